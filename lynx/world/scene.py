@@ -1,0 +1,242 @@
+"""What happens in a clip: shapes that move, sounds, flashes, distances, and what only a second camera sees.
+
+A scene is drawn from `(split, seed, index)`, so the splits can never share a clip. What one sense shows is drawn
+independently of what the others show: no question about sound can be answered from the picture.
+Space is the unit square, x to the right and y down; time is seconds; distance is metres.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+DURATION = 4.0
+"""Length of every clip, seconds."""
+FPS = 24
+"""Frame rate of the rendered files. The grids of 2, 4 and 8 sampled frames a second fall on whole frames."""
+
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+COLORS = {
+    "red": (222, 50, 47),
+    "green": (52, 178, 82),
+    "blue": (45, 105, 230),
+    "yellow": (246, 207, 60),
+    "pink": (240, 112, 200),
+    "white": (246, 246, 242),
+}
+SIZES = {"small": 0.09, "big": 0.155}
+"""Radius of a shape as a fraction of the frame."""
+MOTIONS = ("left", "right", "up", "down", "still")
+SIDES = {"left": (0.15, 0.27), "middle": (0.43, 0.57), "right": (0.73, 0.85)}
+"""The thirds in which a shape may be at the start and at the end, with clear gaps between them."""
+DISTANCES = {"near": (1.2, 2.0), "far": (4.0, 5.5)}
+MOMENTS = {"start": (0.42, 0.54), "middle": (1.8, 2.1), "end": (3.26, 3.36)}
+"""Middle of a burst's onsets, seconds: one range for each third of the clip."""
+SOUNDS = ("bell", "drum", "siren", "chirp", "hum")
+SOUND_SPACING = 0.34
+SOUND_LENGTH = 0.3
+GAINS = {"quiet": 0.09, "loud": 0.6}
+TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+FAST_FRAMES = 3
+"""A flash lies between two frames of a 4-per-second grid: it starts one frame after a multiple of this and lasts two."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One shape: how it looks, where it goes (linearly, over the whole clip), how far away it is, its back's colour."""
+
+    shape: str
+    color: str
+    size: str
+    motion: str
+    start: tuple[float, float]
+    end: tuple[float, float]
+    depth: float
+    back: str
+
+    @property
+    def radius(self) -> float:
+        """Radius as a fraction of the frame."""
+        return SIZES[self.size]
+
+    @property
+    def distance(self) -> str:
+        """`near` or `far`."""
+        return "near" if self.depth <= DISTANCES["near"][1] else "far"
+
+    def position(self, time: float | np.ndarray) -> np.ndarray:
+        """Centre at `time` seconds: `(..., 2)` of x, y."""
+        part = np.clip(np.asarray(time, dtype=np.float64) / DURATION, 0, 1)[..., None]
+        return (1 - part) * np.array(self.start) + part * np.array(self.end)
+
+    def side(self, moment: str) -> str:
+        """Third of the frame at the `start` or the `end`."""
+        return side_of((self.start if moment == "start" else self.end)[0])
+
+
+@dataclass(frozen=True)
+class SoundEvent:
+    """One sound: its kind, its onset in seconds and its peak amplitude."""
+
+    kind: str
+    onset: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Background:
+    """A texture in two muted colours; `angle` in radians, `period` as a fraction of the frame, `seed` of its noise."""
+
+    texture: str
+    colors: tuple[tuple[int, int, int], tuple[int, int, int]]
+    angle: float
+    period: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A whole clip. `flashes` are frame numbers at which `items[flasher]` lights up for two frames."""
+
+    key: tuple[str, int, int]
+    items: tuple[Item, ...]
+    background: Background
+    sounds: tuple[SoundEvent, ...]
+    flasher: int
+    flashes: tuple[int, ...]
+    hidden: Item
+
+    @property
+    def bursts(self) -> tuple[tuple[SoundEvent, ...], ...]:
+        """The sounds grouped into runs of one kind, in order of time."""
+        runs: list[list[SoundEvent]] = []
+        for event in self.sounds:
+            if runs and runs[-1][0].kind == event.kind:
+                runs[-1].append(event)
+            else:
+                runs.append([event])
+        return tuple(tuple(run) for run in runs)
+
+
+def side_of(x: float) -> str:
+    """Name of the third that `x` in 0..1 lies in."""
+    return ("left", "middle", "right")[min(int(x * 3), 2)]
+
+
+def moment_of(onset: float) -> str:
+    """Name of the third of the clip that a time in seconds lies in."""
+    return ("start", "middle", "end")[min(int(onset / DURATION * 3), 2)]
+
+
+def draw_scene(split: str, seed: int, index: int) -> Scene:
+    """Draw the scene `index` of a split; the same key always gives the same scene.
+
+    Raises: KeyError for an unknown split.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index]))
+    items = _draw_items(rng)
+    flashes = _draw_flashes(rng)
+    return Scene(
+        key=(split, seed, index),
+        items=items,
+        background=_draw_background(rng),
+        sounds=_draw_sounds(rng),
+        flasher=int(rng.integers(len(items))),
+        flashes=flashes,
+        hidden=_draw_hidden(rng),
+    )
+
+
+def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
+    """One to three shapes of different shape and colour that keep clear of each other the whole time."""
+    count = int(rng.integers(1, 4))
+    shapes = rng.permutation(SHAPES)[:count]
+    colors = rng.permutation(list(COLORS))[:count]
+    while True:
+        items = tuple(_draw_item(rng, str(s), str(c)) for s, c in zip(shapes, colors, strict=True))
+        if _clear(items):
+            return items
+
+
+def _draw_item(rng: np.random.Generator, shape: str, color: str) -> Item:
+    motion = str(rng.choice(MOTIONS))
+    start, end = _draw_path(rng, motion)
+    distance = DISTANCES[str(rng.choice(list(DISTANCES)))]
+    return Item(
+        shape=shape,
+        color=color,
+        size=str(rng.choice(list(SIZES))),
+        motion=motion,
+        start=start,
+        end=end,
+        depth=float(rng.uniform(*distance)),
+        back=str(rng.choice(list(COLORS))),
+    )
+
+
+def _draw_path(rng: np.random.Generator, motion: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    low, high = (float(rng.uniform(*SIDES[side])) for side in ("left", "right"))
+    across = float(rng.uniform(0.17, 0.83))
+    if motion in ("left", "right"):
+        ends = ((high, across), (low, across))
+        return ends if motion == "left" else (ends[1], ends[0])
+    x = float(rng.uniform(*SIDES[str(rng.choice(list(SIDES)))]))
+    if motion == "still":
+        return (x, across), (x, across)
+    ends = ((x, high), (x, low))
+    return ends if motion == "up" else (ends[1], ends[0])
+
+
+def _clear(items: tuple[Item, ...]) -> bool:
+    times = np.linspace(0, DURATION, 13)
+    for i, one in enumerate(items):
+        for other in items[:i]:
+            gap = np.linalg.norm(one.position(times) - other.position(times), axis=-1)
+            if gap.min() < 0.95 * (one.radius + other.radius):
+                return False
+    return True
+
+
+def _draw_sounds(rng: np.random.Generator) -> tuple[SoundEvent, ...]:
+    """Silence, a burst of one to three equal sounds, or two different sounds in different thirds of the clip."""
+    plan = rng.random()
+    gain = GAINS[str(rng.choice(list(GAINS)))] * float(rng.uniform(0.9, 1.1))
+    kinds = [str(kind) for kind in rng.permutation(SOUNDS)[:2]]
+    moments = sorted(rng.permutation(3)[:2])
+    if plan < 0.12:
+        return ()
+    if plan < 0.7:
+        count = int(rng.integers(1, 4))
+        onset = float(rng.uniform(*MOMENTS[str(rng.choice(list(MOMENTS)))])) - SOUND_SPACING * (count - 1) / 2
+        return tuple(SoundEvent(kinds[0], onset + i * SOUND_SPACING, gain) for i in range(count))
+    onsets = [float(rng.uniform(*list(MOMENTS.values())[moment])) for moment in moments]
+    return tuple(SoundEvent(kind, onset, gain) for kind, onset in zip(kinds, onsets, strict=True))
+
+
+def _draw_flashes(rng: np.random.Generator) -> tuple[int, ...]:
+    """No flash or one to three, each between the frames that 4 samples a second would show."""
+    slots = np.arange(1, math.floor(DURATION * FPS / FAST_FRAMES) - 1, 2)
+    chosen = rng.permutation(slots)[: int(rng.integers(0, 4))]
+    return tuple(int(slot) * FAST_FRAMES + 1 for slot in sorted(chosen))
+
+
+def _draw_hidden(rng: np.random.Generator) -> Item:
+    """The shape that stands beside the first camera, where only the second one sees it."""
+    item = _draw_item(rng, str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))))
+    spot = (0.5, 0.16)
+    return Item(item.shape, item.color, "big", "still", spot, spot, item.depth, item.back)
+
+
+def _draw_background(rng: np.random.Generator) -> Background:
+    base = rng.integers(52, 104, size=3)
+    base = (base + base.mean() * 1.5) / 2.5
+    shift = rng.choice([-1, 1]) * rng.uniform(8, 20)
+    first, second = (tuple(int(v) for v in np.clip(base + d, 20, 130)) for d in (0.0, shift))
+    return Background(
+        texture=str(rng.choice(TEXTURES)),
+        colors=(first, second),  # type: ignore[arg-type]
+        angle=float(rng.uniform(0, math.pi)),
+        period=float(rng.uniform(0.12, 0.3)),
+        seed=int(rng.integers(2**31)),
+    )
