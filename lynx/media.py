@@ -1,0 +1,375 @@
+"""Recordings as arrays with times. The one module that touches PyAV (reading) and moviepy (writing).
+
+Unusual here: every frame is found by its container timestamp, never by an index or a frame rate, and by
+seeking, so that sixteen frames of a ten-minute clip do not decode it all. Time zero is the container's own
+start, as in a player. Only real recording formats are opened: no playlists, no pictures, nothing that makes
+FFmpeg open other files.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.error import EOFError as AvEndOfFile
+from av.error import FFmpegError, InvalidDataError
+from torch import Tensor
+
+from lynx.errors import MediaError
+
+logger = logging.getLogger(__name__)
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
+HEADER_KNOWS_DURATION = ("mov", "matroska")  # elsewhere the duration may be a guess from the bit rate
+MAX_SIDE = 8192  # pixels
+MAX_SECONDS = 2 * 3600.0  # of sound: 0.5 GB at 16 kHz
+EPSILON = 1e-6  # seconds; a frame whose time equals the one asked for is displayed
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """A picture track as it is displayed: size in pixels after rotation, degrees counter-clockwise."""
+
+    width: int
+    height: int
+    fps: float
+    codec: str
+    rotation: int
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """A sound track as stored."""
+
+    sample_rate: int
+    channels: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a recording holds; duration in seconds."""
+
+    path: Path
+    duration: float
+    video: VideoTrack | None
+    audio: tuple[AudioTrack, ...]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures and their moments: pixels (T, 3, H, W) uint8, times (T,) float64 seconds, ascending.
+
+    For pseudo-frames a time is the middle of the window shown. `duration`: the whole recording's, in seconds.
+    """
+
+    pixels: Tensor
+    times: Tensor
+    duration: float
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
+            raise MediaError(
+                f"Frames need pixels (T, 3, H, W) uint8, not {tuple(self.pixels.shape)} {self.pixels.dtype}."
+            )
+        if self.times.shape != self.pixels.shape[:1]:
+            raise MediaError(f"{len(self.pixels)} frames need as many times, not {tuple(self.times.shape)}.")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def at(self, times: Tensor) -> "Frames":
+        """The frame displayed at each time (n,): the last that began before it; before all, the first."""
+        times = torch.as_tensor(times, dtype=torch.float64)
+        index = torch.searchsorted(self.times.double(), times + EPSILON, right=True) - 1
+        return Frames(self.pixels[index.clamp(min=0)], times, self.duration)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Sound: samples (n,) float32 mono in [-1, 1] at sample_rate Hz; sample 0 is time 0 of the recording."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+def sample_times(duration: float, n: int) -> Tensor:
+    """The middles of n equal parts of a recording: (n,) float64 seconds."""
+    return (torch.arange(n, dtype=torch.float64) + 0.5) * (duration / n)
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[InputContainer]:
+    """The opened recording; whatever FFmpeg cannot do inside the block is one sentence to the user."""
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError(f"There is no file {str(path)!r}; give the path of a video or sound file.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path.name!r} is empty (0 bytes); give a video or sound file.")
+    try:
+        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+            yield container
+    except (FFmpegError, ValueError, IndexError) as error:
+        raise MediaError(
+            f"{path.name!r} cannot be read as video or sound: it is damaged, cut off or of another kind."
+        ) from error
+
+
+def _video_streams(container: InputContainer) -> list[av.VideoStream]:
+    """Picture tracks, without the cover pictures that music files carry."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _start(container: InputContainer) -> float:
+    """Seconds on the container's clock at which a player shows 0:00."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _last_moment(container: InputContainer, start_from: float) -> float:
+    """Where the packets really end, in seconds; reads (does not decode) from `start_from` on."""
+    container.seek(round((start_from + _start(container)) * av.time_base))
+    end = 0.0
+    try:
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    except (InvalidDataError, AvEndOfFile):
+        pass  # what could be read until here is the answer
+    return end - _start(container)
+
+
+def _duration(container: InputContainer) -> float:
+    """Seconds. A header that promises more than the file holds is an error; a silent one is replaced."""
+    name = Path(container.name).name
+    if container.duration is None or container.duration <= 0:
+        duration = _last_moment(container, 0.0)
+    else:
+        duration = container.duration / av.time_base
+        if container.format.name.startswith(HEADER_KNOWS_DURATION):
+            end = _last_moment(container, duration)
+            if end < duration - max(1.0, 0.02 * duration):
+                raise MediaError(
+                    f"{name!r} is cut off: it should last {duration:.1f} s but its data ends early."
+                )
+    if duration <= 0:
+        raise MediaError(f"{name!r} holds no moment of video or sound.")
+    return duration
+
+
+def probe(path: str | Path) -> MediaInfo:
+    """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
+    with _open(path) as container:
+        videos, audios = _video_streams(container), list(container.streams.audio)
+        if not videos and not audios:
+            raise MediaError(f"{Path(path).name!r} has neither a picture nor a sound track.")
+        duration = _duration(container)
+        audio = tuple(
+            AudioTrack(s.rate, s.codec_context.channels, s.codec_context.name)
+            for s in audios
+            if s.codec_context
+        )
+        return MediaInfo(Path(path), duration, _video_track(container, videos) if videos else None, audio)
+
+
+def _video_track(container: InputContainer, streams: Sequence[av.VideoStream]) -> VideoTrack:
+    """The first picture track; the rotation is a property of its frames, so one is decoded."""
+    stream = streams[0]
+    container.seek(0)
+    rotation = round(next(_decode(container, stream)).rotation)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max(width, height) > MAX_SIDE:
+        raise MediaError(
+            f"{Path(container.name).name!r} is {width}x{height}; sides of up to {MAX_SIDE} pixels are read."
+        )
+    if rotation % 180:
+        width, height = height, width
+    rate = stream.average_rate or stream.guessed_rate or 0
+    return VideoTrack(width, height, float(rate), stream.codec_context.name, rotation)
+
+
+def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:
+    """Decoded frames from the current position on; single damaged packets are skipped and said in the log.
+
+    Raises MediaError when nothing can be decoded.
+    """
+    good = broken = 0
+    for packet in container.demux(stream):
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame | av.AudioFrame)  # the stream is one of these two
+                good += 1
+                if frame.pts is not None:
+                    yield frame
+        except InvalidDataError:
+            broken += 1
+    name = Path(container.name).name
+    if not good and broken:
+        raise MediaError(f"No {stream.type} of {name!r} can be decoded: the file is damaged.")
+    if broken:
+        logger.warning("%s: %d damaged %s packets were skipped.", name, broken, stream.type)
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
+    """The frames displayed at `times` (T,) ascending seconds, upright, no side longer than max_side.
+
+    A moment after the last frame shows the last frame, as a player does.
+    Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if times.ndim != 1 or not len(times) or not times.isfinite().all() or (times.diff() < 0).any():
+        raise MediaError(f"Frames are read at ascending moments in seconds, not at {times.tolist()}.")
+    if times[0] < 0:
+        raise MediaError(f"Frames are read at moments from 0 s on, not at {float(times[0]):.3f} s.")
+    info = probe(path)
+    if info.video is None:
+        raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
+    with _open(path) as container:
+        stream = _video_streams(container)[0]
+        stream.thread_type = "AUTO"
+        playhead = _Playhead(container, stream)
+        pixels = [_picture(playhead.show(time), max_side) for time in times.tolist()]
+    return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, info.duration)
+
+
+class _Playhead:
+    """Walks a picture track forwards and answers which frame is on the screen at a moment.
+
+    Seeks when the next moment lies further ahead than any key frame has lain behind a moment so far; so
+    neither a file full of key frames nor one with a single key frame is decoded more than about twice.
+    """
+
+    def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
+        self.container, self.stream = container, stream
+        self.frames: Iterator[av.VideoFrame] = iter(())
+        self.shown: av.VideoFrame | None = None
+        self.ahead: av.VideoFrame | None = None  # decoded, but not yet on the screen
+        self.longest_run = 0.0  # seconds from a key frame to the moment it was sought for
+
+    def show(self, time: float) -> av.VideoFrame:
+        """The frame displayed at `time` seconds; times ascend from call to call."""
+        moment = time + _start(self.container) + EPSILON
+        if self.shown is None or moment - self.shown.time > self.longest_run:
+            self._seek(moment)
+        while self.ahead is not None and self.ahead.time <= moment:
+            self.shown, self.ahead = self.ahead, next(self.frames, None)
+        if self.shown is None:  # the track begins after this moment: its first frame stands in
+            self.shown = self.ahead
+        if self.shown is None:
+            raise MediaError(
+                f"{Path(self.container.name).name!r} has no picture at {time:.2f} s: it is cut off."
+            )
+        return self.shown
+
+    def _seek(self, moment: float) -> None:
+        """Go to the last key frame before the moment; some containers need a second, earlier try."""
+        for back in (0.0, 3.0, 30.0, moment):
+            target = max(0.0, moment - back)
+            self.container.seek(int(target / float(self.stream.time_base or 1)), stream=self.stream)
+            self.frames = _decode(self.container, self.stream)
+            self.shown, self.ahead = None, next(self.frames, None)
+            if target == 0.0 or (self.ahead is not None and self.ahead.time <= moment):
+                break
+        if self.ahead is not None:
+            self.longest_run = max(self.longest_run, moment - self.ahead.time)
+
+
+def _picture(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright."""
+    scale = min(1.0, (max_side or MAX_SIDE) / max(frame.width, frame.height))
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    rgb = frame.reformat(width, height, "rgb24", interpolation="AREA" if scale < 1 else None).to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+# --- sound ----------------------------------------------------------------------------------------
+
+
+def read_audio(path: str | Path, sample_rate: int, track: int = 0) -> Waveform:
+    """One sound track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
+
+    Raises MediaError when the file cannot be read, has no such track, or is longer than MAX_SECONDS.
+    """
+    info = probe(path)
+    name = info.path.name
+    if not info.audio:
+        raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
+    if not 0 <= track < len(info.audio):
+        raise MediaError(
+            f"{name!r} has {len(info.audio)} audio tracks (0..{len(info.audio) - 1}), no track {track}."
+        )
+    if info.duration > MAX_SECONDS:
+        raise MediaError(
+            f"{name!r} lasts {info.duration / 3600:.1f} h; sound of up to {MAX_SECONDS / 3600:.0f} h is read."
+        )
+    with _open(path) as container:
+        samples = _samples(container, container.streams.audio[track], sample_rate)
+    return Waveform(torch.from_numpy(samples), sample_rate)
+
+
+def _samples(container: InputContainer, stream: av.AudioStream, sample_rate: int) -> np.ndarray:
+    """(n,) float32; a gap in the track's timestamps is a silence."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    offset = _start(container)
+    chunks: list[np.ndarray] = []
+    clock = 0.0  # seconds of sound so far, on the track's own clock
+    for frame in _decode(container, stream):
+        gap = frame.time - offset - clock
+        if gap > (0.001 if clock == 0 else 0.1):
+            chunks.append(np.zeros(round(gap * sample_rate), np.float32))
+            clock += gap
+        clock += frame.samples / frame.sample_rate
+        chunks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+    if not chunks:
+        raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
+    chunks += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    return np.concatenate(chunks).clip(-1.0, 1.0)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_video(path: str | Path, frames: Tensor, fps: float, waveform: Waveform | None = None) -> None:
+    """Write an mp4 that every browser plays: frames (T, 3, H, W) uint8 as H.264 yuv420p, the waveform as AAC.
+
+    Raises MediaError when a side is odd, which yuv420p cannot hold.
+    """
+    from moviepy import AudioArrayClip, ImageSequenceClip  # 0.5 s to import, and only needed here
+
+    height, width = frames.shape[-2:]
+    if height % 2 or width % 2:
+        raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
+    clip = ImageSequenceClip(list(frames.permute(0, 2, 3, 1).contiguous().numpy()), fps=fps)
+    rate = waveform.sample_rate if waveform else 44100
+    if waveform:
+        stereo = waveform.samples.float().clamp(-1, 1)[:, None].expand(-1, 2).numpy()
+        clip = clip.with_audio(AudioArrayClip(stereo, fps=rate))
+    clip.write_videofile(
+        str(path),
+        codec="libx264",
+        audio_codec="aac",
+        audio_fps=rate,
+        pixel_format="yuv420p",
+        temp_audiofile_path=str(Path(path).parent),
+        threads=1,
+        logger=None,
+        ffmpeg_params=["-movflags", "+faststart"],
+    )
+    clip.close()
