@@ -1,0 +1,8 @@
+"""`python -m lynx` is the command `lynx`."""
+
+import sys
+
+from lynx.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

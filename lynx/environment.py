@@ -1,0 +1,64 @@
+"""What the machine offers and what is missing: the report of `lynx env`."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lynx
+
+# what each part of the product needs: the import names of its packages
+PARTS = {
+    "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
+    "app": ("gradio", "spaces", "matplotlib"),
+    "world": ("moviepy",),
+    "quantisation": ("bitsandbytes",),
+}
+
+
+def report() -> dict[str, Any]:
+    """Versions, threads, device, cache folder, ffmpeg; `ready` says of each part what is missing (empty: nothing)."""
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    missing = {part: [name for name in names if importlib.util.find_spec(name) is None] for part, names in PARTS.items()}
+    if not (embedded := Path(lynx.__file__).parent / "assets" / "lynx-tiny" / "config.json").is_file():
+        missing["library"].append(str(embedded))
+    return {
+        "lynx": lynx.__version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for names in PARTS.values() for name in names},
+        "device": _device(),
+        "torch_threads": torch.get_num_threads(),
+        "hub_cache": str(HF_HUB_CACHE),
+        "ffmpeg": _ffmpeg(),
+        "missing": missing,
+        "ready": not any(missing[part] for part in ("library", "app")),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return f"cpu: {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _ffmpeg() -> str | None:
+    """The ffmpeg that moviepy would start, else the system's; reading needs neither, PyAV brings its own."""
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return shutil.which("ffmpeg")
+    import imageio_ffmpeg
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
