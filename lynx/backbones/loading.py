@@ -1,0 +1,215 @@
+"""From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, nothing missing, nothing run."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from lynx.attention import ATTENTION
+from lynx.backbones.base import Backbone, Preprocessing
+from lynx.backbones.catalog import CATALOG, EMBEDDED
+from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.precision import dtype_of, pick_device, quantisation, ready_for_cpu
+from lynx.errors import BackboneError
+
+FAMILIES: dict[str, type[Backbone]] = {LlavaOnevision.family: LlavaOnevision}
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone is: a folder or a Hub id, with the settings that its catalog row or folder name adds."""
+
+    name: str  # as the user gave it
+    location: str
+    revision: str | None = None
+    default_frames: int | None = None
+    note: str = ""
+
+
+def parse_source(source: str | Path) -> Source:
+    """A catalog name, "lynx-tiny", a folder that exists, or a Hub id with an optional "@revision".
+
+    Raises: BackboneError naming the known models for anything else.
+    """
+    name = str(source)
+    if name == EMBEDDED:
+        return Source(name, str(Path(__file__).parents[1] / "assets" / EMBEDDED))
+    if name in CATALOG:
+        row = CATALOG[name]
+        return Source(name, row.source, row.revision, row.default_frames, row.note)
+    if Path(name).is_dir():
+        return Source(name, name)
+    repo, _, revision = name.partition("@")
+    if _HUB_ID.fullmatch(repo) and not name.startswith("."):
+        return Source(name, repo, revision or None)
+    known = ", ".join([EMBEDDED, *CATALOG])
+    raise BackboneError(f"no backbone {name!r}: expected one of {known}, a folder of a checkpoint, or a Hub id")
+
+
+def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
+    path = _find(source, filename)
+    if path is None:
+        return None
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else None
+
+
+def _find(source: Source, filename: str) -> str | None:
+    found = cached_file(
+        source.location,
+        filename,
+        revision=source.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return str(found) if found is not None else None
+
+
+def read_config(source: Source) -> PreTrainedConfig:
+    """The checkpoint's configuration, of a family that lynx knows.
+
+    Raises: BackboneError: nothing there, unreadable, or an unknown family.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise BackboneError(f"{source.name!r} is a {config.model_type!r} model; the families lynx knows: {known}")
+    return config
+
+
+def read_preprocessing(source: Source) -> Preprocessing:
+    """Size, mean and standard deviation from the checkpoint's JSON, in the order in which transformers looks.
+
+    Raises: BackboneError where no file says them: class defaults are another model's.
+    """
+    processor = _read_json(source, "processor_config.json") or {}
+    values = (
+        processor.get("video_processor")
+        or _read_json(source, "video_preprocessor_config.json")
+        or _read_json(source, "preprocessor_config.json")
+        or processor.get("image_processor")
+        or {}
+    )
+    try:
+        size = (int(values["size"]["height"]), int(values["size"]["width"]))
+        return Preprocessing(size, tuple(values["image_mean"]), tuple(values["image_std"]))
+    except (KeyError, TypeError) as error:
+        raise BackboneError(
+            f"{source.name!r} has no preprocessor JSON with size (height, width), image_mean and image_std"
+        ) from error
+
+
+def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the chat template of the whole model rather than that of its LLM."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read the tokenizer of {source.name!r}: {error}") from error
+    template = (_read_json(source, "chat_template.json") or {}).get("chat_template")
+    jinja = _find(source, "chat_template.jinja")
+    if jinja is not None:
+        template = Path(jinja).read_text(encoding="utf-8")
+    if template is not None:
+        tokenizer.chat_template = template
+    if tokenizer.chat_template is None:
+        raise BackboneError(f"{source.name!r} has no chat template (chat_template.jinja or chat_template.json)")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _read_model(source: Source, config: PreTrainedConfig, precision: str, device: torch.device) -> PreTrainedModel:
+    family = FAMILIES[config.model_type]
+    load = partial(
+        AutoModelForImageTextToText.from_pretrained,
+        source.location,
+        revision=source.revision,
+        dtype=dtype_of(precision, config, device),
+        attn_implementation={"vision_config": ATTENTION, "text_config": ATTENTION},
+        quantization_config=quantisation(precision, family.unquantised),
+        device_map={"": device} if precision in ("int8", "nf4") else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    try:
+        model, info = load()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
+    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
+    if wrong:
+        raise BackboneError(f"the weights of {source.name!r} do not fit its configuration: {wrong}")
+    if precision in ("int8", "nf4"):
+        ready_for_cpu(model)
+        return model  # type: ignore[no-any-return]
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
+    """Load and freeze a backbone.
+
+    source: a catalog name, "lynx-tiny", a folder, or a Hub id ("owner/name", "owner/name@revision").
+    precision: auto | fp32 | bf16 | int8 | nf4; auto is fp32 on a CPU and the checkpoint's own elsewhere.
+    device: auto | cpu | cuda | cuda:1 ...
+
+    Raises: BackboneError: unknown, of another family, incomplete, or not loadable here as asked.
+    """
+    where = parse_source(source)
+    target = pick_device(device)
+    config = read_config(where)
+    preprocessing = read_preprocessing(where)
+    tokenizer = read_tokenizer(where)
+    model = _read_model(where, config, precision, target)
+    extra = _read_json(where, "lynx_tiny.json") or {}
+    words = extra.get("words")
+    return FAMILIES[config.model_type](
+        model,
+        tokenizer,
+        preprocessing,
+        source=where.name if where.name == EMBEDDED else where.location,
+        revision=where.revision or getattr(model.config, "_commit_hash", None),
+        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        words=frozenset(words) if words is not None else None,
+        note=str(extra.get("note", where.note)),
+    )
+
+
+def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
+    """Parameters that one modality adds to a backbone, counted from tensors on the meta device.
+
+    name: a catalog name (no download), or anything `load_backbone` takes (its configuration is read, not its weights).
+    Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the LLM, their sum.
+    """
+    if name in CATALOG:
+        config = AutoConfig.for_model(CATALOG[name].family, **CATALOG[name].geometry)
+    else:
+        config = read_config(parse_source(name))
+    family = FAMILIES[config.model_type]
+    counts = {}
+    for part, targets in (("vision", family.vision_targets), ("llm", family.llm_targets)):
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+            adapted = get_peft_model(model, LoraConfig(r=rank, target_modules=targets))
+        counts[part] = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return {**counts, "total": sum(counts.values())}

@@ -1,0 +1,69 @@
+"""Small checkpoints of the stock classes with random weights: they stand for the real ones in tests."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The template of llava-hf's checkpoints, without images."""
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level: any text, no unknown token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+
+
+def llava_onevision(
+    folder: Path, *, seed: int = 0, hidden: int = 48, layers: int = 2, tied: bool = True, side: int = 28
+) -> Path:
+    """Write a random LLaVA-OneVision checkpoint of a few layers: a stock folder; `side` px in patches of 4."""
+    torch.manual_seed(seed)
+    words = tokenizer()
+    ids = words.convert_tokens_to_ids
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=56, num_hidden_layers=layers + 1, num_attention_heads=4,
+        image_size=side, patch_size=4, vision_use_head=False,
+    )  # fmt: skip
+    text = Qwen2Config(
+        vocab_size=len(words), hidden_size=hidden, intermediate_size=80, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=tied,
+        bos_token_id=None, eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<|endoftext|>"),
+    )  # fmt: skip
+    config = LlavaOnevisionConfig(
+        vision_config=vision, text_config=text, image_token_index=ids("<image>"), video_token_index=ids("<video>"),
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = LlavaOnevisionForConditionalGeneration(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "norm" not in name:  # livelier than the default init, so that answers depend on inputs
+            torch.nn.init.normal_(weight, std=0.15)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    preprocessor = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
