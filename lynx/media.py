@@ -325,8 +325,8 @@ def read_audio(path: str | Path, sample_rate: int, track: int = 0) -> Waveform:
 
 
 def _samples(container: InputContainer, stream: av.AudioStream, sample_rate: int) -> np.ndarray:
-    """(n,) float32; a gap in the track's timestamps is a silence."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    """(n,) float32, the mean of the channels; a gap in the track's timestamps is a silence."""
+    resampler = av.AudioResampler(format="fltp", rate=sample_rate)
     offset = _start(container)
     chunks: list[np.ndarray] = []
     clock = 0.0  # seconds of sound so far, on the track's own clock
@@ -336,10 +336,10 @@ def _samples(container: InputContainer, stream: av.AudioStream, sample_rate: int
             chunks.append(np.zeros(round(gap * sample_rate), np.float32))
             clock += gap
         clock += frame.samples / frame.sample_rate
-        chunks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        chunks += [out.to_ndarray().mean(0) for out in resampler.resample(frame)]
     if not chunks:
         raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
-    chunks += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    chunks += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
     return np.concatenate(chunks).clip(-1.0, 1.0)
 
 

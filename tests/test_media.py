@@ -237,6 +237,7 @@ def test_write_video_round_trip(tmp_path):
     assert (read - colours).abs().max() < 12
     sound = read_audio(tmp_path / "clip.mp4", 16000)
     assert torch.fft.rfft(sound.samples[:16000]).abs().argmax().item() == pytest.approx(500, abs=3)
+    assert sound.samples[2000:20000].abs().max() == pytest.approx(0.5, abs=0.03)  # two channels, one loudness
     with pytest.raises(MediaError, match="even sides"):
         write_video(tmp_path / "odd.mp4", frames[..., :63], 2)
 

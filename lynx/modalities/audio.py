@@ -1,0 +1,144 @@
+"""Hearing: one log-mel spectrogram of the whole recording, cut into one picture a video frame.
+
+The same in alignment, tuning and chat. Decibels are absolute (a full-scale sine is 0 dB), so that loud and
+quiet stay apart and silence is black everywhere; nothing is stretched picture by picture. Each picture is
+centred at its frame's time; low frequencies are at the bottom, time runs to the right.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lynx.errors import DataError, MediaError
+from lynx.media import Frames, Waveform, probe, read_audio
+from lynx.modalities.base import Modality, Source
+
+COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
+
+
+@dataclass(frozen=True)
+class AudioRendering:
+    """How sound is drawn. A picture is n_mels pixels high and (its seconds / hop_s) pixels wide."""
+
+    sample_rate: int = 16000
+    n_mels: int = 64
+    n_fft: int = 1024
+    window_s: float = 0.025
+    hop_s: float = 0.008
+    seconds_per_frame: float | None = None
+    """Seconds of sound in one picture; None is the spacing of the frames, so that nothing goes unheard."""
+    floor_db: float = -80.0
+    ceil_db: float = 0.0
+    fmin: float = 20.0
+    fmax: float = 8000.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window_s * self.sample_rate <= self.n_fft:
+            raise DataError(
+                f"A window of {self.window_s} s does not fit n_fft={self.n_fft} at {self.sample_rate} Hz."
+            )
+        if not self.hop_s * self.sample_rate >= 1:
+            raise DataError(f"hop_s={self.hop_s} is less than one sample at {self.sample_rate} Hz.")
+        if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
+            raise DataError(
+                f"fmin={self.fmin} and fmax={self.fmax} must lie between 0 and {self.sample_rate / 2} Hz."
+            )
+        if not self.floor_db < self.ceil_db:
+            raise DataError(f"floor_db={self.floor_db} must be below ceil_db={self.ceil_db}.")
+        if (mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax).sum(1) == 0).any():
+            raise DataError(
+                f"{self.n_mels} mel bands need more than n_fft={self.n_fft}: some would always be black."
+            )
+
+    @property
+    def hop(self) -> int:
+        """Samples from one column to the next."""
+        return round(self.hop_s * self.sample_rate)
+
+
+@lru_cache(maxsize=8)
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Tensor:
+    """Triangles of peak 1 on the HTK mel scale, 2595 log10(1 + f / 700): (F, n_fft / 2 + 1) float32."""
+    edges = 2595 * torch.log10(1 + torch.tensor([fmin, fmax], dtype=torch.float64) / 700)
+    mels = torch.linspace(float(edges[0]), float(edges[1]), n_mels + 2, dtype=torch.float64)
+    hertz = 700 * (10 ** (mels / 2595) - 1)  # (F + 2,)
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
+    rising = (bins - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
+    falling = (hertz[2:, None] - bins) / (hertz[2:] - hertz[1:-1])[:, None]
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:
+    """The spectrogram of samples (n,) at rendering.sample_rate: (columns, F) uint8, floor to ceil as 0..255.
+
+    Column j is centred at sample j * hop; beyond both ends there is silence. The bands of a column add up to
+    the power of the sound there (by Parseval's theorem), relative to a full-scale sine.
+    """
+    r = rendering
+    length = round(r.window_s * r.sample_rate)
+    window = torch.hann_window(length, periodic=True)
+    scale = 4 / (r.n_fft * window.square().sum())
+    before = length // 2
+    padded = torch.nn.functional.pad(samples.float(), (before, length - before))
+    windows = padded.unfold(0, length, r.hop)  # (columns, length), a view
+    filters = mel_filters(r.sample_rate, r.n_fft, r.n_mels, r.fmin, r.fmax)
+    parts = []
+    for part in windows.split(COLUMNS_AT_ONCE):
+        power = torch.fft.rfft(part * window, n=r.n_fft).abs().square() * scale  # (columns, n_fft / 2 + 1)
+        decibels = 10 * torch.log10((power @ filters.T).clamp(min=1e-20))
+        unit = ((decibels - r.floor_db) / (r.ceil_db - r.floor_db)).clamp(0, 1)
+        parts.append((unit * 255).round().to(torch.uint8))
+    return torch.cat(parts)
+
+
+class Audio(Modality):
+    """Sound as pictures of its spectrogram."""
+
+    name = "audio"
+    label = "sound"
+    Rendering = AudioRendering
+
+    def duration(self, source: Source) -> float:
+        """Seconds of the whole recording. Raises MediaError when it has no audio track."""
+        if isinstance(source, Waveform):
+            return source.duration
+        info = probe(_file(source))
+        if not info.audio:
+            raise MediaError(
+                f"{info.path.name!r} has no audio track; give a separate sound file or switch sound off."
+            )
+        return info.duration
+
+    def render(self, source: Source, times: Tensor) -> Frames:
+        """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centred at it."""
+        rate = self.rendering.sample_rate
+        wave = source if isinstance(source, Waveform) else read_audio(_file(source), rate)
+        if wave.sample_rate != rate:
+            raise MediaError(f"The waveform has {wave.sample_rate} Hz; this sense hears {rate} Hz.")
+        if not len(wave.samples):
+            raise MediaError("The waveform holds no samples.")
+        times = torch.as_tensor(times, dtype=torch.float64)
+        spectrogram = log_mel(wave.samples, self.rendering)  # (columns, F)
+        index = self._columns(times, wave.duration)  # (T, columns a picture)
+        outside = (index < 0) | (index >= len(spectrogram))
+        pictures = spectrogram[index.clamp(0, len(spectrogram) - 1)].masked_fill(outside[..., None], 0)
+        pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
+        return Frames(pictures[:, None].expand(-1, 3, -1, -1).contiguous(), times, wave.duration)
+
+    def _columns(self, times: Tensor, duration: float) -> Tensor:
+        """The columns of the spectrogram in each picture: (T, columns a picture) int64, maybe outside."""
+        spacing = float(times.diff().median()) if len(times) > 1 else duration
+        seconds = self.rendering.seconds_per_frame or spacing or duration
+        step = self.rendering.hop / self.rendering.sample_rate
+        count = max(1, round(seconds / step))
+        first = (times - count * step / 2) / step + 0.5
+        return first.round().long()[:, None] + torch.arange(count)
+
+
+def _file(source: Source) -> str | Path:
+    if not isinstance(source, str | Path):
+        raise MediaError(f"Sound is read from a file or from a Waveform, not from {type(source).__name__}.")
+    return source

@@ -1,0 +1,57 @@
+"""What a sense is: a way to turn media into pseudo-frames, with parameters that travel with its adapter."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from lynx.errors import DataError
+from lynx.media import Frames, Waveform
+
+Source = str | Path | Frames | Waveform
+
+
+class Modality(ABC):
+    """A sense. Subclasses name themselves, their frozen dataclass of rendering parameters, and render."""
+
+    name: ClassVar[str]  # in code and in files: "audio"
+    label: ClassVar[str]  # to people: "sound"
+    Rendering: ClassVar[type]
+
+    def __init__(self, rendering: Any = None) -> None:
+        self.rendering = self.Rendering() if rendering is None else rendering
+        if not isinstance(self.rendering, self.Rendering):
+            raise DataError(
+                f"{self.name} is rendered with {self.Rendering.__name__}, not {type(rendering).__name__}."
+            )
+
+    @classmethod
+    def from_dict(cls, parameters: dict[str, Any]) -> Self:
+        """The modality with these rendering parameters, defaults for those left out.
+
+        Raises DataError when a parameter is unknown: drawn otherwise than in training, it is another sense.
+        """
+        known = [field.name for field in fields(cls.Rendering)]
+        unknown = sorted(set(parameters) - set(known))
+        if unknown:
+            raise DataError(
+                f"Unknown rendering parameters of {cls.name}: {', '.join(unknown)}; known {', '.join(known)}."
+            )
+        return cls(cls.Rendering(**parameters))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rendering parameters as JSON-ready values."""
+        return asdict(self.rendering)
+
+    @abstractmethod
+    def duration(self, source: Source) -> float:
+        """Seconds the recording lasts. Raises MediaError when it cannot be this sense."""
+
+    @abstractmethod
+    def render(self, source: Source, times: Tensor) -> Frames:
+        """Pseudo-frames (T', 3, H, W) uint8 for the moments `times` (T,) of the video's frames, in seconds.
+
+        A sense alone is asked at `sample_times(duration, T)`. Raises MediaError if the source cannot be this.
+        """
