@@ -93,7 +93,7 @@ def _paint(
     """Blend a shape into a window around it. `inset` and `softness` are fractions of its radius."""
     size = picture.shape[0]
     radius = item.radius * size
-    reach = radius * (1.15 + softness) + 1
+    reach = radius * (1.3 + softness) + 1
     top, bottom = (int(np.clip(round(y * size + d), 0, size)) for d in (-reach, reach))
     left, right = (int(np.clip(round(x * size + d), 0, size)) for d in (-reach, reach))
     if top >= bottom or left >= right:
