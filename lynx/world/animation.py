@@ -1,7 +1,7 @@
 """Every frame of a clip at once: the same picture as `draw_frames`, six times as fast.
 
-A shape is painted once for each place it can take within a pixel (in eighths), on black and on white, which gives its
-colour and its opacity; a frame is then the still background with a few of these stamps blended in.
+A shape is painted once for each place it can take within a pixel (in eighths), on black and on white, which
+gives its colour and its opacity; a frame is then the still background with a few of these stamps blended in.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PARTS = 8
 
 @dataclass(frozen=True)
 class Stamp:
-    """A painted shape: `color` (h, w, 3) premultiplied, `through` (h, w, 3) what is left of the background, 0..1."""
+    """A painted shape: `color` (h, w, 3) times opacity, and what shows through, (h, w, 3) in 0..1."""
 
     color: np.ndarray
     through: np.ndarray
