@@ -1,3 +1,31 @@
 """lynx gives an existing Video LLM new senses."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lynx.errors import AdapterError, BackboneError, DataError, LynxError, MediaError
+
+if TYPE_CHECKING:
+    from lynx.model import Lynx
+
 __version__ = "0.1.0"
+
+__all__ = ["AdapterError", "BackboneError", "DataError", "LynxError", "MediaError", "__version__", "load"]
+
+
+def load(
+    source: str | Path = "lynx-tiny",
+    adapters: Sequence[str | Path] = (),
+    precision: str = "auto",
+    device: str = "auto",
+) -> "Lynx":
+    """Load a backbone and its adapters: the start of everything.
+
+    source: "lynx-tiny" (embedded), a catalog name, a folder, or a Hub id. adapters: folders or Hub ids.
+    precision: auto | fp32 | bf16 | int8 | nf4. device: auto | cpu | cuda.
+    Raises: BackboneError, AdapterError.
+    """
+    from lynx import model  # torch is imported here, not with the package
+
+    return model.load(source, adapters, precision, device)

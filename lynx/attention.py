@@ -159,7 +159,9 @@ def recording(
         modules = backbone.text_attention_modules()
         taps += [(module, partial(text_rows.tap, layer)) for layer, module in enumerate(modules)]
     if any(_TAP in module.__dict__ for module, _ in taps):
-        raise RuntimeError("this model's attention is being recorded already: leave the other `recording` first")
+        raise RuntimeError(
+            "this model's attention is being recorded already: leave the other `recording` first"
+        )
     for module, tap in taps:
         module.__dict__[_TAP] = tap
     try:

@@ -33,7 +33,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -59,7 +62,9 @@ def llava_onevision(
     )  # fmt: skip
     model = LlavaOnevisionForConditionalGeneration(config)
     for name, weight in model.named_parameters():
-        if weight.ndim > 1 and "norm" not in name:  # livelier than the default init, so that answers depend on inputs
+        if (
+            weight.ndim > 1 and "norm" not in name
+        ):  # livelier than the default init, so that answers depend on inputs
             torch.nn.init.normal_(weight, std=0.15)
     model.save_pretrained(folder)
     words.save_pretrained(folder)

@@ -66,9 +66,13 @@ class Backbone(ABC):
     """A frozen Video LLM of one family."""
 
     family: ClassVar[str]
-    vision_targets: ClassVar[str]  # regexes of full module names: a list of suffixes would hit the wrong towers
+    vision_targets: ClassVar[
+        str
+    ]  # regexes of full module names: a list of suffixes would hit the wrong towers
     llm_targets: ClassVar[str]
-    unquantised: ClassVar[tuple[str, ...]]  # full paths of what stays in full precision when the LLM is quantised
+    unquantised: ClassVar[
+        tuple[str, ...]
+    ]  # full paths of what stays in full precision when the LLM is quantised
 
     def __init__(
         self,
@@ -100,6 +104,12 @@ class Backbone(ABC):
     def dtype(self) -> torch.dtype:
         """The precision of what is never quantised."""
         return self.interface_weights()[0].dtype
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills a batch; it is masked wherever it stands."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
     @property
     def context(self) -> int:
@@ -148,7 +158,9 @@ class Backbone(ABC):
         vision, text = self.model.config.vision_config, self.model.config.get_text_config()
         digest = hashlib.sha256()
         for weight in self.interface_weights():
-            digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return {
             "vision_layers": vision.num_hidden_layers,
             "vision_hidden": vision.hidden_size,
@@ -208,7 +220,11 @@ class Backbone(ABC):
     def collate(self, prompts: Sequence[Composed]) -> Composed:
         """Several prompts -> one left-padded batch (without spans)."""
         length = max(prompt.input_ids.shape[1] for prompt in prompts)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
         pad_ids = torch.full((1, length), pad, device=self.device)
         pad_embeds = self.model.get_input_embeddings()(pad_ids)
         ids, embeds, masks = [], [], []

@@ -19,7 +19,9 @@ _SIGLIP_SO400M = {
 }
 
 
-def _qwen2(layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int, tied: bool) -> dict[str, Any]:
+def _qwen2(
+    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int, tied: bool
+) -> dict[str, Any]:
     return {
         "model_type": "qwen2",
         "num_hidden_layers": layers,

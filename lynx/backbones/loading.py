@@ -59,7 +59,9 @@ def parse_source(source: str | Path) -> Source:
     if _HUB_ID.fullmatch(repo) and not name.startswith("."):
         return Source(name, repo, revision or None)
     known = ", ".join([EMBEDDED, *CATALOG])
-    raise BackboneError(f"no backbone {name!r}: expected one of {known}, a folder of a checkpoint, or a Hub id")
+    raise BackboneError(
+        f"no backbone {name!r}: expected one of {known}, a folder of a checkpoint, or a Hub id"
+    )
 
 
 def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
@@ -88,13 +90,17 @@ def read_config(source: Source) -> PreTrainedConfig:
     Raises: BackboneError: nothing there, unreadable, or an unknown family.
     """
     try:
-        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise BackboneError(f"{source.name!r} is a {config.model_type!r} model; the families lynx knows: {known}")
+        raise BackboneError(
+            f"{source.name!r} is a {config.model_type!r} model; the families lynx knows: {known}"
+        )
     return config
 
 
@@ -135,11 +141,15 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     if template is not None:
         tokenizer.chat_template = template
     if tokenizer.chat_template is None:
-        raise BackboneError(f"{source.name!r} has no chat template (chat_template.jinja or chat_template.json)")
+        raise BackboneError(
+            f"{source.name!r} has no chat template (chat_template.jinja or chat_template.json)"
+        )
     return tokenizer  # type: ignore[no-any-return]
 
 
-def _read_model(source: Source, config: PreTrainedConfig, precision: str, device: torch.device) -> PreTrainedModel:
+def _read_model(
+    source: Source, config: PreTrainedConfig, precision: str, device: torch.device
+) -> PreTrainedModel:
     family = FAMILIES[config.model_type]
     load = partial(
         AutoModelForImageTextToText.from_pretrained,

@@ -21,7 +21,9 @@ def pick_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"device {device!r} cannot be used here: use 'cpu' or 'auto' ({error})") from error
+        raise BackboneError(
+            f"device {device!r} cannot be used here: use 'cpu' or 'auto' ({error})"
+        ) from error
     return chosen
 
 

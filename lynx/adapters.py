@@ -1,0 +1,318 @@
+"""An adapter on disk: `lynx_config.json`, `vision/` and `llm/` (two plain PEFT folders), and a model card.
+
+Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched: exact
+names and shapes, the projector it was trained on, no pickles, no path out of its folder.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lynx.backbones import Backbone
+from lynx.config import LoraSettings
+from lynx.errors import AdapterError
+from lynx.lora import expected_shapes, lora_config
+
+if TYPE_CHECKING:
+    from lynx.model import Lynx
+
+FORMAT = 1
+CONFIG = "lynx_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PARTS = ("vision", "llm")
+POOLINGS = ("none", "space")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+_LORA_FREE = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
+    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "inference_mode",
+    "task_type", "peft_version", "auto_mapping", "init_lora_weights", "peft_type",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One modality on one backbone: what `lynx_config.json` says."""
+
+    name: str
+    modality: str
+    rendering: Mapping[str, Any] = field(default_factory=dict)
+    token_pooling: str = "none"  # "space": one token a pseudo-frame
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise AdapterError(f"{self.name!r} cannot name an adapter: letters, digits, - and _ only")
+        if self.token_pooling not in POOLINGS:
+            raise AdapterError(f"token_pooling {self.token_pooling!r}: expected one of {', '.join(POOLINGS)}")
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """All that an adapter's folder holds, checked: for each part its size and its tensors under PEFT's names."""
+
+    adapter: Adapter
+    parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
+
+
+def resolve_adapter(source: str | Path) -> Path:
+    """The folder of an adapter: a path that exists, else a Hub id ("owner/name", "owner/name@revision").
+
+    Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    repo, _, revision = str(source).partition("@")
+    if not _HUB_ID.fullmatch(repo):
+        raise AdapterError(f"no adapter at {str(source)!r}: expected a folder with {CONFIG}, or a Hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        allowed = ["*.json", "*.safetensors", "*.md"]
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=allowed))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"no folder {repo!r} here, and the Hub could not give an adapter of that id: {error}"
+        ) from error
+
+
+def read_adapter_config(folder: str | Path) -> Adapter:
+    """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
+    content = _read_json(Path(folder) / CONFIG)
+    if not isinstance(content.get("format"), int):
+        raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
+    if content["format"] > FORMAT:
+        raise AdapterError(
+            f"{folder} is of format {content['format']}, this lynx reads up to {FORMAT}: update lynx"
+        )
+    values = {key: value for key, value in content.items() if key != "format"}
+    known = {item.name for item in fields(Adapter)}
+    if values.keys() - known or not {"name", "modality", "backbone"} <= values.keys():
+        raise AdapterError(
+            f"{folder}/{CONFIG} has {', '.join(sorted(values))}; needed: name, modality, backbone; "
+            f"known: {', '.join(sorted(known))}"
+        )
+    return Adapter(**values)
+
+
+def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
+    """All of an adapter, checked against the backbone. Raises: AdapterError, saying what does not fit."""
+    _refuse_unsafe(folder)
+    adapter = read_adapter_config(folder)
+    check_backbone(adapter, backbone)
+    targets = {"vision": backbone.vision_targets, "llm": backbone.llm_targets}
+    parts = {}
+    for part in PARTS:
+        if (folder / part).is_dir():
+            settings = _read_settings(folder / part, targets[part])
+            shapes = expected_shapes(backbone.model, targets[part], settings.rank)
+            parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
+    if not parts:
+        raise AdapterError(f"{folder} holds no weights: expected a folder vision/, llm/ or both")
+    return AdapterFiles(adapter, parts)
+
+
+def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
+    """Raises: AdapterError where an adapter was trained on another backbone than this one."""
+    wanted = adapter.backbone
+    if wanted.get("family") != backbone.family:
+        raise AdapterError(
+            f"the adapter {adapter.name!r} is for the family {wanted.get('family')!r}, "
+            f"{backbone.source!r} is of {backbone.family!r}"
+        )
+    mine = backbone.fingerprint()
+    theirs = wanted.get("fingerprint") or {}
+    different = [f"{key} {theirs[key]} instead of {mine[key]}" for key in mine if theirs.get(key) != mine[key]
+                 and key in theirs]  # fmt: skip
+    missing = [key for key in mine if key not in theirs]
+    if different or missing:
+        reason = ", ".join(different) or f"its configuration does not say {', '.join(missing)}"
+        raise AdapterError(
+            f"the adapter {adapter.name!r} was trained on {wanted.get('source')!r}, not on {backbone.source!r}: {reason}"
+        )
+
+
+def _refuse_unsafe(folder: Path) -> None:
+    root = folder.resolve()
+    # In the Hub's cache a snapshot is links into the blobs of the same repository.
+    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    for path in folder.rglob("*"):
+        if path.suffix in _PICKLES:
+            raise AdapterError(
+                f"{path} is a pickle, which can run code: an adapter has safetensors and JSON only"
+            )
+        if not any(path.resolve().is_relative_to(allowed) for allowed in roots):
+            raise AdapterError(f"{path} leads out of the adapter's folder, to {path.resolve()}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"{path.parent} has no {path.name}: it is not an adapter, or incomplete"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _read_settings(folder: Path, targets: str) -> LoraSettings:
+    content = _read_json(folder / "adapter_config.json")
+    try:
+        settings = LoraSettings(
+            int(content["r"]), float(content["lora_alpha"]), float(content["lora_dropout"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{folder}/adapter_config.json does not describe a LoRA: {error}") from error
+    if content.get("peft_type") != "LORA" or settings.rank < 1:
+        raise AdapterError(
+            f"{folder} is {content.get('peft_type')!r} of rank {settings.rank}, expected a LORA"
+        )
+    plain = lora_config(targets, settings).to_dict()
+    odd = sorted(
+        key for key in content.keys() - _LORA_FREE if content[key] and content[key] != plain.get(key)
+    )
+    if odd:
+        raise AdapterError(f"{folder}/adapter_config.json asks for {', '.join(odd)}, which lynx does not do")
+    return settings
+
+
+def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing: the adapter is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"cannot read {path}: {error}") from error
+    missing, unexpected = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
+    if missing or unexpected:
+        raise AdapterError(
+            f"{path} does not fit the backbone: {len(missing)} tensors are missing {missing[:2]}, "
+            f"{len(unexpected)} are not expected {unexpected[:2]}"
+        )
+    wrong = [f"{key} {found[key]} instead of {shapes[key]}" for key in shapes if found[key] != shapes[key]]
+    if wrong:
+        raise AdapterError(
+            f"{path} does not fit the backbone: {len(wrong)} shapes differ, such as {wrong[0]}"
+        )
+    tensors: dict[str, Tensor] = load_file(path)
+    broken = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise AdapterError(f"{path} holds values that are no numbers, in {broken[0]}")
+    return tensors
+
+
+def save_adapter(
+    model: "Lynx",
+    name: str,
+    folder: str | Path,
+    *,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a registered adapter with the LoRAs it has; other files in the folder stay.
+
+    training, metrics: replace what the adapter says of itself. Every tensor is read back and compared.
+    Raises: AdapterError where the adapter has no LoRA, or the files do not hold what was written.
+    """
+    folder, adapter, backbone = Path(folder), model.adapter(name), model.backbone
+    parts = model.parts(adapter.name)
+    if not parts:
+        raise AdapterError(f"the adapter {name!r} has no LoRA yet: train one before saving")
+    for part in PARTS:
+        for file in ("adapter_config.json", WEIGHTS) if part not in parts else ():
+            (folder / part / file).unlink(missing_ok=True)
+    for part in parts:
+        _save_part(model, adapter.name, part, folder / part)
+    values = asdict(adapter) | {"backbone": describe_backbone(backbone)}
+    if training is not None:
+        values["training"] = dict(training)
+    if metrics is not None:
+        values["metrics"] = dict(metrics)
+    _write(folder / "README.md", model_card(Adapter(**values)))
+    _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
+    return folder
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    """What an adapter remembers of the backbone it was trained on."""
+    return {
+        "family": backbone.family,
+        "source": backbone.source,
+        "revision": backbone.revision,
+        "fingerprint": backbone.fingerprint(),
+    }
+
+
+def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lora, backbone = f"{name}_{part}", model.backbone
+    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+    config = lora_config(targets, model.lora.settings[lora])
+    config.base_model_name_or_path, config.inference_mode = backbone.source, True
+    config.save_pretrained(folder)
+    tensors = {key: weight.detach().cpu().contiguous() for key, weight in model.lora.tensors(lora).items()}
+    partial = folder / (WEIGHTS + ".part")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    written = load_file(folder / WEIGHTS)
+    if written.keys() != tensors.keys() or any(not written[key].equal(tensors[key]) for key in tensors):
+        raise AdapterError(f"{folder / WEIGHTS} does not hold what was written: is the disk full?")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def model_card(adapter: Adapter) -> str:
+    """The README of an adapter's folder, with the Hub's front matter."""
+    source = adapter.backbone.get("source", "")
+    metrics = "\n".join(f"- {key}: {value}" for key, value in adapter.metrics.items()) or "Not measured yet."
+    training = json.dumps(dict(adapter.training), indent=2) if adapter.training else "{}"
+    return f"""---
+library_name: lynx
+license: apache-2.0
+base_model: {source}
+tags: [lynx, video-llm, {adapter.modality}]
+---
+# {adapter.name}
+
+Gives `{source}` a new sense: **{adapter.modality}**. Load it with
+
+```python
+import lynx
+
+model = lynx.load("{source}", adapters=["adapters/{adapter.name}"])
+chat = model.chat(video="clip.mp4", {adapter.name}="clip.mp4")
+print(chat.ask("what happens ?"))
+```
+
+## Measured
+
+{metrics}
+
+## Trained
+
+```json
+{training}
+```
+"""

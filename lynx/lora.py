@@ -1,0 +1,134 @@
+"""The LoRAs inside one frozen model: added, removed, and switched on only for the length of a `with`.
+
+At rest every LoRA is off and frozen, and the model computes exactly what it did before any was added. PEFT's own
+switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lynx.config import LoraSettings
+
+PREFIX = "base_model.model."
+"""What PEFT's files put before a module's name."""
+
+
+def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
+    """PEFT's description of one LoRA."""
+    return LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+    )
+
+
+def expected_shapes(model: nn.Module, targets: str, rank: int) -> dict[str, tuple[int, int]]:
+    """Name (as in PEFT's files) and shape of every tensor of a LoRA of this rank on the modules `targets` matches."""
+    shapes = {}
+    for name, module in model.named_modules():
+        if re.fullmatch(targets, name):
+            shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, int(module.in_features))
+            shapes[f"{PREFIX}{name}.lora_B.weight"] = (int(module.out_features), rank)
+    return shapes
+
+
+class LoraBank:
+    """All LoRAs of a model. `model` itself stays a stock transformers object: its linear layers are wrapped."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.settings: dict[str, LoraSettings] = {}
+        self._targets: dict[str, str] = {}
+        self._injector: LoraModel | None = None
+        self._on: tuple[str, ...] = ()
+        self._trained: tuple[str, ...] = ()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.settings
+
+    @property
+    def on(self) -> tuple[str, ...]:
+        """The LoRAs that are on now."""
+        return self._on
+
+    def add(self, name: str, targets: str, settings: LoraSettings) -> None:
+        """A fresh LoRA (B = 0, so it changes nothing yet) on the modules whose full names match `targets`."""
+        if name in self.settings:
+            raise ValueError(f"there is a LoRA {name!r} already")
+        config = lora_config(targets, settings)
+        if self._injector is None:
+            self._injector = LoraModel(self.model, {name: config}, name)
+        else:
+            self._injector.peft_config[name] = config
+            self._injector.inject_adapter(self.model, name)
+        self.settings[name] = settings
+        self._targets[name] = targets
+        self._switch(self._on, self._trained)
+
+    def remove(self, name: str) -> None:
+        """Take a LoRA out; a layer that has none left becomes the stock layer again."""
+        if name in self._on:
+            raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
+        for path, layer in self._layers(name).items():
+            layer.delete_adapter(name)
+            if not layer.lora_A:
+                parent, _, child = path.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+        del self.settings[name], self._targets[name]
+        if self._injector is not None:
+            del self._injector.peft_config[name]
+        if not self.settings:
+            self._injector = None
+            del self.model.peft_config
+        self._switch(self._on, self._trained)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The weights of a LoRA under the names of PEFT's files; not copies."""
+        return {
+            f"{PREFIX}{path}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[name].weight
+            for path, layer in self._layers(name).items()
+            for matrix in "AB"
+        }
+
+    def fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Copy weights in; `tensors` has the names and shapes of `tensors(name)`, no more and no less."""
+        mine = self.tensors(name)
+        if mine.keys() != tensors.keys():
+            raise ValueError(f"the LoRA {name!r} has other tensors than these")
+        for key, weight in mine.items():
+            weight.data.copy_(tensors[key])
+
+    @contextmanager
+    def active(self, names: Sequence[str] = (), train: Sequence[str] = ()) -> Iterator[None]:
+        """Inside the `with` exactly these LoRAs are on; those of `train` have gradients and dropout too.
+
+        What was on before is on again afterwards, whatever happens inside.
+        """
+        unknown = sorted(set(names) - self.settings.keys()) + sorted(set(train) - set(names))
+        if unknown:
+            raise ValueError(f"no LoRA {', '.join(unknown)} among {', '.join(self.settings) or 'none'}")
+        before = self._on, self._trained
+        self._switch(tuple(names), tuple(train))
+        try:
+            yield
+        finally:
+            self._switch(*before)
+
+    def _layers(self, name: str | None = None) -> dict[str, LoraLayer]:
+        return {
+            path: module
+            for path, module in self.model.named_modules()
+            if isinstance(module, LoraLayer) and (name is None or name in module.lora_A)
+        }
+
+    def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
+        for layer in self._layers().values():
+            layer.enable_adapters(bool(names))
+            layer.set_adapter(list(names), inference_mode=True)
+            layer.set_requires_grad(list(train), True)
+            for name, dropout in layer.lora_dropout.items():
+                dropout.train(name in train)
+        self._on, self._trained = names, train

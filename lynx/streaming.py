@@ -1,0 +1,27 @@
+"""Text while it is generated: the model runs in a thread of its own, the caller iterates."""
+
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TextIteratorStreamer
+
+
+def stream_text(
+    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], Tensor], stop: threading.Event
+) -> Generator[str, None, Tensor]:
+    """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
+
+    An exception in `run` is raised here. The queue is closed when the thread ends, however it ends, so the caller
+    cannot wait forever; a caller that leaves early sets `stop` and waits for the thread.
+    """
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
+        future = pool.submit(run, streamer)
+        future.add_done_callback(lambda _: streamer.text_queue.put(streamer.stop_signal))
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            stop.set()
+        return future.result()
