@@ -1,55 +1,18 @@
-"""The command `lynx`: one function a command, its result a dict, printed for people or (`--json`) as one JSON object.
+"""The command `lynx`: finds the command, runs it, prints its result for people or as JSON (`--json`).
 
-What a command needs is imported when it runs: `lynx --help` costs no torch. Exit codes: 0 done, 1 failed (one line says
-why), 2 wrong usage. The options of `guide`, `align` and `tune` are the fields of their configuration dataclasses.
+Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
 """
 
 import argparse
-import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import warnings
 
 import lynx
+from lynx.commands import COMMANDS, Command, Result
 from lynx.errors import LynxError
-from lynx.options import add_options, read_options
-
-Parser = argparse.ArgumentParser
-Options = argparse.Namespace
-Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: `run` does it, `arguments` declares its options; the function's docstring is its help."""
-
-    name: str
-    example: str
-    arguments: Callable[[Parser], None]
-    run: Callable[[Options], Result]
-
-    @property
-    def summary(self) -> str:
-        """The first line of the help."""
-        return (self.run.__doc__ or "").strip().splitlines()[0]
-
-
-COMMANDS: dict[str, Command] = {}
-
-
-def command(name: str, arguments: Callable[[Parser], None], example: str) -> Callable[..., Callable[[Options], Result]]:
-    """Register a function as `lynx NAME`."""
-
-    def register(run: Callable[[Options], Result]) -> Callable[[Options], Result]:
-        COMMANDS[name] = Command(name, example, arguments, run)
-        return run
-
-    return register
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
         return _overview(words)
     chosen = COMMANDS[name]
     options = _parser(chosen).parse_args(words[len(name.split()) :])
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    _set_logging(options.verbose)
     try:
         result = chosen.run(options)
-        print(json.dumps(result) if options.json else _for_people(result))
+        print(json.dumps(result, default=str) if options.json else _for_people(result))
         sys.stdout.flush()
     except LynxError as error:
         return _failed(str(error))
@@ -76,13 +39,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _set_logging(verbose: bool) -> None:
+    """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        return
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("lynx: %(message)s"))
+    logging.getLogger("lynx").addHandler(handler)
+
+
 def _failed(message: str) -> int:
     print(f"lynx: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
 def _overview(words: list[str]) -> int:
-    """The list of commands, for `lynx`, `lynx --help`, `lynx world`; a word that is no command is wrong usage."""
+    """The list of commands: all, or those of a group such as `lynx world`; anything else is wrong usage."""
     if words == ["--version"]:
         print(lynx.__version__)
         return 0
@@ -99,8 +74,8 @@ def _overview(words: list[str]) -> int:
     return 0 if words and out is sys.stdout else 2
 
 
-def _parser(chosen: Command) -> Parser:
-    parser = Parser(
+def _parser(chosen: Command) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog=f"lynx {chosen.name}",
         description=chosen.run.__doc__,
         epilog=f"example:\n  {chosen.example}",
@@ -123,45 +98,3 @@ def _for_people(result: Result, indent: str = "") -> str:
         else:
             lines.append(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
     return "\n".join(lines)
-
-
-def _model_arguments(parser: Parser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument("--backbone", default="lynx-tiny", help="catalog name, folder or Hub id (default: lynx-tiny)")
-    group.add_argument("--adapter", action="append", default=[], metavar="DIR", help="adapter folder or Hub id; repeatable")
-    group.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"])
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-
-
-def _load(options: Options) -> Any:
-    return lynx.load(options.backbone, adapters=options.adapter, precision=options.precision, device=options.device)
-
-
-def _chat_arguments(parser: Parser) -> None:
-    from lynx.modalities import REGISTRY
-
-    media = parser.add_argument_group("media (a sense reads its track of the file)")
-    for name, modality in REGISTRY.items():
-        media.add_argument(f"--{name}", metavar="FILE", help=f"the {modality.label} of FILE")
-    parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="repeatable; none: read them from stdin")
-    parser.add_argument("--without", metavar="SENSE", help="answer each question again without this sense")
-    parser.add_argument("--evidence", action="store_true", help="say how much every answer rests on each sense")
-    _model_arguments(parser)
-
-
-@command("chat", _chat_arguments, 'lynx chat --video clip.mp4 --audio clip.mp4 --adapter adapters/audio --ask "what sound do you hear ?"')
-def _chat(options: Options) -> Result:
-    """Ask a model about a clip, with as many senses as it has adapters."""
-    from lynx.modalities import REGISTRY
-
-    media = {name: path for name in REGISTRY if (path := getattr(options, name))}
-    chat = _load(options).chat(**media)
-    turns = []
-    for question in options.ask or map(str.strip, sys.stdin):
-        turn: Result = {"question": question, "answer": _stream(chat, question, show=not options.json)}
-        if options.evidence:
-            turn["evidence"] = chat.evidence.shares()
-        if options.without:
-            turn[f"without {options.without}"] = chat.compare(question, without=options.without)
-        turns.append(turn)
-    return {"turns": turns, "used": chat.used, "notes": chat.notes}

@@ -20,11 +20,14 @@ PARTS = {
 
 
 def report() -> dict[str, Any]:
-    """Versions, threads, device, cache folder, ffmpeg; `ready` says of each part what is missing (empty: nothing)."""
+    """Versions, threads, device, cache folder, ffmpeg, and what each part of the product misses."""
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    missing = {part: [name for name in names if importlib.util.find_spec(name) is None] for part, names in PARTS.items()}
+    missing = {
+        part: [name for name in names if importlib.util.find_spec(name) is None]
+        for part, names in PARTS.items()
+    }
     if not (embedded := Path(lynx.__file__).parent / "assets" / "lynx-tiny" / "config.json").is_file():
         missing["library"].append(str(embedded))
     return {

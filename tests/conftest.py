@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: a test that reaches for the Hub fails at once
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before huggingface_hub is imported: a test that reaches for the Hub fails at once
+)
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")

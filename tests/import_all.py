@@ -1,4 +1,4 @@
-"""Imports every module of the installed `lynx` but the app's, and says which one fails: `python tests/import_all.py`.
+"""Imports every module of the installed `lynx` but the app's: `python tests/import_all.py [NAME ...]`.
 
 A script of its own, so that it also runs where pytest is not installed. Names given as arguments are made
 unimportable first, as if they were not installed.
