@@ -1,0 +1,110 @@
+"""A fair examination: of every type equally many questions, and of every type's answers equally many.
+
+Whoever cannot sense what is asked, and gives a type's best constant answer, gets the chance level: 1 in 2 for
+yes and no, 1 in 6 for colours.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lynx.data import Turn
+from lynx.errors import DataError
+from lynx.world.data import EXAM, check_key, question_rng
+from lynx.world.questions import QUESTION_TYPES, QuestionType, phrase
+from lynx.world.scene import Scene, draw_scene
+
+PER_CLIP = 2
+"""Questions of one type about one clip, at most."""
+PATIENCE = 400
+"""Scenes looked at for one question, at most."""
+Quota = dict[tuple[str, str], int]
+"""How many questions are wanted of each type and answer; free answers count as ``."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question about the clip `index` of the examination's split and seed."""
+
+    index: int
+    turn: Turn
+
+
+def types_for(senses: Collection[str], needed: Collection[str]) -> list[str]:
+    """The types that the senses can answer and that need all of `needed`."""
+    return [kind.name for kind in QUESTION_TYPES.values() if set(needed) <= set(kind.senses) <= set(senses)]
+
+
+def split_evenly(n: int, names: Sequence[str]) -> dict[str, int]:
+    """Share `n` among names, the first ones getting one more where it does not divide."""
+    return {name: n // len(names) + (place < n % len(names)) for place, name in enumerate(names)}
+
+
+def draw_tasks(counts: Mapping[str, int], split: str, seed: int) -> list[Task]:
+    """Draw `counts[type]` questions of each type, from as few clips of the split as it takes, in order.
+
+    Raises: DataError for an unknown split or type, or if the world does not hold that many.
+    """
+    check_key(split, seed)
+    if unknown := [name for name in counts if name not in QUESTION_TYPES]:
+        raise DataError(f"no question type {unknown[0]!r}; there are {', '.join(QUESTION_TYPES)}")
+    left = _quota(counts)
+    tasks: list[Task] = []
+    for index in range(PATIENCE * (1 + sum(left.values()))):
+        kinds = [QUESTION_TYPES[name] for name in counts if any(left[key] for key in left if key[0] == name)]
+        if not kinds:
+            return tasks
+        scene = draw_scene(split, seed, index)
+        rng = question_rng(scene, EXAM)
+        for kind in kinds:
+            tasks += [Task(index, turn) for turn in _draw_turns(kind, scene, rng, left)]
+    raise DataError(
+        f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
+    )
+
+
+def take(tasks: Sequence[Task], counts: Mapping[str, int]) -> list[Task]:
+    """The first tasks that make a smaller examination, as fair as the whole."""
+    left = _quota(counts)
+    taken = []
+    for task in tasks:
+        key = _key(QUESTION_TYPES[task.turn.type], task.turn.answer)
+        if left.get(key, 0):
+            left[key] -= 1
+            taken.append(task)
+    return taken
+
+
+def _quota(counts: Mapping[str, int]) -> Quota:
+    quota: Quota = {}
+    for name, count in counts.items():
+        answers = QUESTION_TYPES[name].answers or ("",)
+        quota |= {(name, answer): share for answer, share in split_evenly(count, answers).items()}
+    return quota
+
+
+def _key(kind: QuestionType, answer: str) -> tuple[str, str]:
+    return kind.name, answer if kind.answers else ""
+
+
+def _draw_turns(kind: QuestionType, scene: Scene, rng: np.random.Generator, left: Quota) -> list[Turn]:
+    """Ask up to `PER_CLIP` questions whose answers are still wanted, and count them off `left`."""
+    candidates = list(kind.candidates(scene))
+    turns: list[Turn] = []
+    while len(turns) < PER_CLIP:
+        open_answers = sorted({answer for _, answer in candidates if left[_key(kind, answer)]})
+        if not open_answers:
+            break
+        answer = open_answers[int(rng.integers(len(open_answers)))]
+        fitting = [place for place, candidate in enumerate(candidates) if candidate[1] == answer]
+        slots, _ = candidates.pop(fitting[int(rng.integers(len(fitting)))])
+        left[_key(kind, answer)] -= 1
+        turns.append(Turn(phrase(kind, slots, rng), answer, kind.name, kind.senses))
+    return turns
+
+
+def answer_counts(tasks: Sequence[Task], name: str) -> Counter[str]:
+    """How often each answer is right among the tasks of a type."""
+    return Counter(task.turn.answer for task in tasks if task.turn.type == name)

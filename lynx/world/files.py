@@ -1,0 +1,144 @@
+"""Writes scenes as real files: a clip with sound, depth in ScanNet form, the second view, and questions.
+
+clip.mp4               H.264 and AAC, 24 frames a second
+second_view.mp4        what the camera on the other side sees
+depth/0000.png ...     uint16 millimetres, 0 = nothing measured; named after the frame of the clip
+pose/0000.txt ...      4 x 4 camera to world, metres
+intrinsic_depth.txt    4 x 4, pixels
+qa.json                questions, answers, their types, the senses they need, and the scene's key
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lynx.media import Waveform, write_video
+from lynx.world.animation import draw_clip
+from lynx.world.data import QUESTIONS, RENDERER, check_key, question_rng
+from lynx.world.questions import ask
+from lynx.world.scene import DURATION, FPS, Scene, draw_scene
+from lynx.world.sound import SAMPLE_RATE, render_sound
+from lynx.world.views import draw_depth, draw_second_view, intrinsics
+
+logger = logging.getLogger(__name__)
+DEPTH_RATE = 4
+"""Depth maps a second."""
+Progress = Callable[[int, int], None]
+
+
+def render(
+    seed: int,
+    out_dir: str | Path,
+    split: str = "test",
+    index: int = 0,
+    size: int = 480,
+    per_type: int = 1,
+) -> Path:
+    """Write all there is of one scene, `size` pixels wide, with `per_type` questions of each type; gives `out_dir`.
+
+    Raises: DataError for an unknown split or seed; MediaError if `size` is odd.
+    """
+    check_key(split, seed)
+    scene, folder = draw_scene(split, seed, index), Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip(scene, folder / "clip.mp4", size)
+    _write_frames(draw_second_view(scene, np.arange(round(DURATION * FPS)), size), folder / "second_view.mp4")
+    _write_depth(scene, folder, size)
+    turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
+    description = {
+        "seed": seed,
+        "split": split,
+        "index": index,
+        "duration": DURATION,
+        "media": {
+            "video": "clip.mp4",
+            "audio": "clip.mp4",
+            "depth": "depth",
+            "multi_view": "second_view.mp4",
+        },
+        "depth_rate": DEPTH_RATE,
+        "questions": [asdict(turn) for turn in turns],
+    }
+    (folder / "qa.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_clip(scene: Scene, path: Path, size: int) -> None:
+    """Write what the first camera sees and hears."""
+    sound = Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
+    _write_frames(draw_clip(scene, size), path, sound)
+
+
+def _write_frames(frames: np.ndarray, path: Path, sound: Waveform | None = None) -> None:
+    write_video(path, torch.from_numpy(frames).permute(0, 3, 1, 2), FPS, sound)
+
+
+def _write_depth(scene: Scene, folder: Path, size: int) -> None:
+    numbers = np.arange(0, round(DURATION * FPS), FPS // DEPTH_RATE)
+    for name in ("depth", "pose"):
+        (folder / name).mkdir(exist_ok=True)
+    for number, metres in zip(numbers, draw_depth(scene, numbers, size), strict=True):
+        Image.fromarray(np.rint(metres * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
+        np.savetxt(folder / "pose" / f"{number:04d}.txt", np.eye(4), fmt="%.6f")
+    np.savetxt(folder / "intrinsic_depth.txt", intrinsics(size), fmt="%.6f")
+
+
+def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path:
+    """Where `render_clips` keeps a clip; another version of the renderer has another folder."""
+    return cache / f"world{RENDERER}-{size}" / f"{split}-{seed}" / f"{index:06d}.mp4"
+
+
+def render_clips(
+    split: str,
+    seed: int,
+    indices: Iterable[int],
+    out_dir: str | Path,
+    size: int = 320,
+    processes: int = 2,
+    progress: Progress | None = None,
+) -> dict[int, Path]:
+    """Write the clips of these indices, with sound and nothing else; gives their paths. Those there are kept.
+
+    `progress` is told how many of the clips are there, and of how many.
+    """
+    check_key(split, seed)
+    paths = {index: clip_path(Path(out_dir), split, seed, index, size) for index in sorted(set(indices))}
+    missing = [index for index, path in paths.items() if not path.exists()]
+    if not missing:
+        return paths
+    paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
+    write = partial(_write_one, split, seed, size)
+    workers = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _quiet)
+    with workers as pool:
+        done = pool.map(write, missing, [paths[index] for index in missing], chunksize=4)
+        for number, _ in enumerate(done, 1):
+            if progress:
+                progress(len(paths) - len(missing) + number, len(paths))
+    return paths
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+
+
+def _write_one(split: str, seed: int, size: int, index: int, path: Path) -> None:
+    """Write a clip beside its place and move it there: a file that has its name is whole."""
+    half = path.with_name(f"half-{os.getpid()}-{path.name}")
+    write_clip(draw_scene(split, seed, index), half, size)
+    os.replace(half, path)
+
+
+def default_cache() -> Path:
+    """Where evaluations keep their clips: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lynx" / "world"
