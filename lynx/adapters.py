@@ -1,7 +1,7 @@
 """An adapter on disk: `lynx_config.json`, `vision/` and `llm/` (two plain PEFT folders), and a model card.
 
-Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched: exact
-names and shapes, the projector it was trained on, no pickles, no path out of its folder.
+Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
+exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
 """
 
 import json
@@ -34,8 +34,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _LORA_FREE = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
-    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "inference_mode",
-    "task_type", "peft_version", "auto_mapping", "init_lora_weights", "peft_type",
+    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
+    "inference_mode", "task_type", "peft_version", "auto_mapping", "init_lora_weights",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """All that an adapter's folder holds, checked: for each part its size and its tensors under PEFT's names."""
+    """All that an adapter's folder holds, checked: each part's size, and its tensors under PEFT's names."""
 
     adapter: Adapter
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
@@ -135,13 +135,15 @@ def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
         )
     mine = backbone.fingerprint()
     theirs = wanted.get("fingerprint") or {}
-    different = [f"{key} {theirs[key]} instead of {mine[key]}" for key in mine if theirs.get(key) != mine[key]
-                 and key in theirs]  # fmt: skip
-    missing = [key for key in mine if key not in theirs]
-    if different or missing:
-        reason = ", ".join(different) or f"its configuration does not say {', '.join(missing)}"
+    different = [
+        f"{key} is {theirs.get(key, 'not given')} instead of {mine[key]}"
+        for key in mine
+        if theirs.get(key) != mine[key]
+    ]
+    if different:
         raise AdapterError(
-            f"the adapter {adapter.name!r} was trained on {wanted.get('source')!r}, not on {backbone.source!r}: {reason}"
+            f"the adapter {adapter.name!r} was trained on {wanted.get('source')!r}, "
+            f"not on {backbone.source!r}: {', '.join(different)}"
         )
 
 
@@ -267,7 +269,7 @@ def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
     targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
     config = lora_config(targets, model.lora.settings[lora])
     config.base_model_name_or_path, config.inference_mode = backbone.source, True
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     tensors = {key: weight.detach().cpu().contiguous() for key, weight in model.lora.tensors(lora).items()}
     partial = folder / (WEIGHTS + ".part")
     save_file(tensors, partial, metadata={"format": "pt"})

@@ -1,9 +1,10 @@
 """One attention function for guidance, alignment and evidence: stock sdpa, plus what a recorder asks for.
 
-transformers' registry hands query, key and value of every layer of every family to `lynx_attention`. It calls the
-stock sdpa function, so its outputs are bit-identical to it, recording or not. A recorder is a *tap* that lies on the
-attention modules for the length of a `with`: no forward hooks, no eager attention, no global state, and whichever
-thread runs the model meets it. The output projection belongs to the module (`out_proj`, `o_proj`), LoRA included.
+transformers' registry hands query, key and value of every layer of every family to `lynx_attention`. It calls
+the stock sdpa function, so its outputs are bit-identical to it, recording or not. A recorder is a *tap* that
+lies on the attention modules for the length of a `with`: no forward hooks, no eager attention, no global
+state, and whichever thread runs the model meets it. The output projection belongs to the module (`out_proj`,
+`o_proj`), LoRA included.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ ATTENTION = "lynx"
 """The name under which transformers knows the function (`config._attn_implementation`)."""
 
 VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None]
-"""(layer, module, query (B, H, n, d), key, value, output (B, n, H, d)): called before the output projection."""
+"""(layer, module, query (B, H, n, d), key, value, output (B, n, H, d)), before the output projection."""
 
 _TAP = "lynx_tap"
 
@@ -61,8 +62,8 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 class RowRecorder:
     """The attention row of the last query of every call of the LLM, one row for each generated token.
 
-    While the model runs only the queries are kept (a few kilobytes a token) and the last key tensor of each layer,
-    which holds all earlier ones: the rows themselves are computed once, at the end, by `rows`. Batch size 1.
+    While the model runs only the queries are kept (a few kilobytes a token) and the last key tensor of each
+    layer, which holds all earlier ones: the rows are computed once, at the end, by `rows`. Batch size 1.
 
     positions: positions in the prompt whose rows are wanted as well (where they are not taken from a cache).
     """
@@ -107,7 +108,7 @@ class RowRecorder:
         return self._mean_rows({layer: list(steps) for layer, steps in self._steps.items()})
 
     def row_at(self, position: int) -> Tensor | None:
-        """The row (n_total,) of one of `positions`; None where that position was not computed in this call."""
+        """The row (n_total,) of one of `positions`; None where that position came from a cache."""
         if any(position not in self._extra.get(layer, {}) for layer in self._keys) or not self._keys:
             return None
         return self._mean_rows({k: [(v[position], position + 1)] for k, v in self._extra.items()})[0]
@@ -127,8 +128,8 @@ class RowRecorder:
 def attention_rows(queries: Tensor, key: Tensor, visible: Sequence[int], scaling: float) -> Tensor:
     """Attention of single queries over the keys they may see, the mean over heads, in float32.
 
-    queries: (steps, Hq, d); key: (Hkv, n, d), query heads grouped by key head; visible: how many of the first keys
-    each step sees. Returns (steps, n) on the CPU.
+    queries: (steps, Hq, d); key: (Hkv, n, d), query heads grouped by key head; visible: how many of the first
+    keys each step sees. Returns (steps, n) on the CPU.
     """
     steps, n_heads, width = queries.shape
     n_kv, n_keys, _ = key.shape

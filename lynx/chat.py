@@ -116,9 +116,9 @@ class _Kept:
 class Session:
     """A conversation about one clip.
 
-    `history` is the conversation; `senses` are switches, one a sense; `streams` what was encoded; `notes` what the
-    user should know; `used` the senses of the last answer with their frames and seconds; `evidence` what it rests on.
-    A `Session` answers one question at a time.
+    `history` is the conversation; `senses` are switches, one a sense; `streams` what was encoded; `notes`
+    what the user should know; `used` the senses of the last answer with their frames and seconds; `evidence`
+    what it rests on. A `Session` answers one question at a time.
     """
 
     def __init__(self, model: "Lynx", media: Mapping[str, Any], *, frames: int | None = None) -> None:
@@ -177,7 +177,7 @@ class Session:
             raise
 
     def compare(self, question: str | None = None, *, without: str, max_new_tokens: int = 128) -> Comparison:
-        """Answer a question (the last one where none is given) with and without a sense; the history stays as it is.
+        """Answer a question (the last one where none is given) with and without a sense, outside the history.
 
         Raises: LynxError where the sense is not on, or there is no question.
         """
@@ -197,10 +197,12 @@ class Session:
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
         """How much the log-probability of the last answer falls when a sense is hidden.
 
-        window: hide only what lies between these seconds. Hidden tokens become the mean of their stream. Above 0:
-        the answer rests on it. Raises: LynxError where there is no answer, or the sense was not used for it.
+        window: hide only what lies between these seconds. Hidden tokens become the mean of their stream.
+        Above 0: the answer rests on it.
+        Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        if self._answer_ids is None or sense not in self.used:
+        answer = self._answer_ids
+        if answer is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
         stream, senses = self.streams[sense], tuple(self.used)
         start, end = window if window is not None else (-torch.inf, torch.inf)
@@ -208,8 +210,8 @@ class Session:
         mean = stream.tokens[~stream.times.isnan()].mean(dim=0)
         blanked = replace(stream, tokens=torch.where(hidden[:, None], mean, stream.tokens))
         with self._answering():
-            seen = self._score(senses, self.streams)
-            return seen - self._score(senses, {**self.streams, sense: blanked})
+            seen = self._score(answer, senses, self.streams)
+            return seen - self._score(answer, senses, {**self.streams, sense: blanked})
 
     def unknown_words(self, question: str) -> list[str]:
         """Words of the question that the backbone was never taught; none for one that learned open text."""
@@ -220,7 +222,7 @@ class Session:
         return [word for word in dict.fromkeys(words) if word not in known]
 
     def encode(self) -> dict[str, Stream]:
-        """Read, render and encode every sense that is on and has not been yet; returns all that are encoded."""
+        """Read, render and encode every sense that is on and not encoded yet; returns all that are."""
         for sense in self._on():
             if sense not in self.streams:
                 frames = self.model.modality(sense).render(self.media[sense], self.plan.times)
@@ -314,9 +316,9 @@ class Session:
         return answer
 
     @torch.no_grad()
-    def _score(self, senses: tuple[str, ...], streams: Mapping[str, Stream]) -> float:
-        """The log-probability of the last answer with these streams."""
-        backbone, answer = self.model.backbone, self._answer_ids
+    def _score(self, answer: Tensor, senses: tuple[str, ...], streams: Mapping[str, Stream]) -> float:
+        """The log-probability of the last answer (n,) with these streams."""
+        backbone = self.model.backbone
         prompt = self._prompt(self.history[:-1], senses, streams)
         embeds = backbone.model.get_input_embeddings()(answer[None])  # (1, n, D)
         mask = torch.cat([prompt.attention_mask, torch.ones_like(answer[None])], dim=1)
@@ -330,8 +332,7 @@ class Session:
         return answer_log_prob(logits[0], answer)
 
     def _text(self, ids: Tensor) -> str:
-        text: str = self.model.backbone.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+        return str(self.model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _evidence(self, turn: _Turn, ids: Tensor) -> Evidence:
         tokenizer = self.model.backbone.tokenizer
@@ -343,7 +344,7 @@ class Session:
         sinks[0] = True
         for sense, span in turn.prompt.spans.items():
             sinks[span] = self.streams[sense].times.isnan()
-        texts = [tokenizer.decode(ids[: step + 1], skip_special_tokens=True) for step in steps]
+        texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
         pieces = [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
         streams = {sense: self.streams[sense] for sense in turn.senses}
         baseline = self._kept.baseline if self._kept is not None else None

@@ -1,10 +1,11 @@
 """What an answer rests on: attention of each answer token over the senses, over time and over space.
 
-The row of an answer token is the LLM's attention at the step that produced it, the mean over layers and heads. Raw
-attention has sinks: positions that take much of it whatever is asked (the first token, newlines, chat markers). They
-are left out; and where a *baseline* is known (the row of the token right behind the media, which has seen them and not
-yet the question) it is subtracted from maps and curves, so that what is left was looked at because of the question.
-All of this is an indication. `Session.occlusion` is the check: it hides something and measures the answer again.
+The row of an answer token is the LLM's attention at the step that produced it, the mean over layers and
+heads. Raw attention has sinks: positions that take much of it whatever is asked (the first token, newlines,
+chat markers). They are left out; and where a *baseline* is known (the row of the token right behind the
+media, which has seen them and not yet the question) it is subtracted from maps and curves, so that what is
+left was looked at because of the question. All of this is an indication. `Session.occlusion` is the check:
+it hides something and measures the answer again.
 """
 
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def above(values: Tensor, baseline: Tensor) -> Tensor:
 
 
 def answer_log_prob(logits: Tensor, answer: Tensor) -> float:
-    """Sum of the log-probabilities of the answer's tokens. logits: (S, V) of prompt + answer; answer: (n,) ids."""
+    """Log-probability of the answer. logits: (>= n + 1, V), the last of prompt + answer; answer: (n,) ids."""
     n = len(answer)
     scores = logits[-n - 1 : -1].float().log_softmax(dim=-1)
     return float(scores.gather(1, answer[:, None]).sum())

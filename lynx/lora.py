@@ -1,7 +1,7 @@
 """The LoRAs inside one frozen model: added, removed, and switched on only for the length of a `with`.
 
-At rest every LoRA is off and frozen, and the model computes exactly what it did before any was added. PEFT's own
-switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
+At rest every LoRA is off and frozen, and the model computes exactly what it did before any was added. PEFT's
+own switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
 """
 
 import re
@@ -21,12 +21,15 @@ PREFIX = "base_model.model."
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
     """PEFT's description of one LoRA."""
     return LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
+        lora_dropout=settings.dropout,
+        target_modules=targets,
     )
 
 
 def expected_shapes(model: nn.Module, targets: str, rank: int) -> dict[str, tuple[int, int]]:
-    """Name (as in PEFT's files) and shape of every tensor of a LoRA of this rank on the modules `targets` matches."""
+    """Name, as in PEFT's files, and shape of every tensor of a LoRA on the modules that `targets` matches."""
     shapes = {}
     for name, module in model.named_modules():
         if re.fullmatch(targets, name):
@@ -36,7 +39,7 @@ def expected_shapes(model: nn.Module, targets: str, rank: int) -> dict[str, tupl
 
 
 class LoraBank:
-    """All LoRAs of a model. `model` itself stays a stock transformers object: its linear layers are wrapped."""
+    """All LoRAs of a model, which stays a stock transformers object whose linear layers are wrapped."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

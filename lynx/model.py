@@ -46,8 +46,8 @@ class _Stop(StoppingCriteria):
 class Lynx:
     """A frozen Video LLM and its adapters.
 
-    Everything that changes the state of the model is a context manager that holds `lock` and restores what it found.
-    A *sense* is "video", the name of a loaded adapter, or a modality that exactly one loaded adapter brings.
+    What changes the state of the model is a context manager that holds `lock` and restores what it found. A
+    *sense* is "video", the name of a loaded adapter, or a modality that exactly one loaded adapter brings.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -59,7 +59,7 @@ class Lynx:
     def load_adapter(self, source: str | Path) -> Adapter:
         """Add a trained adapter from a folder or a Hub id; it stays off until it is used.
 
-        Raises: AdapterError: not an adapter, of another backbone, incomplete, unsafe; the model stays as it was.
+        Raises: AdapterError: not an adapter, of another backbone, unsafe; the model stays as it was.
         """
         files = read_adapter(resolve_adapter(source), self.backbone)
         with self.lock:
@@ -123,7 +123,7 @@ class Lynx:
 
     @contextmanager
     def using(self, *senses: str) -> Iterator[None]:
-        """Inside the `with` the LLM LoRAs of these senses are on, all together; with none it is the stock model."""
+        """Inside the `with` the LLM LoRAs of these senses are on, together; with none, the stock model."""
         with self.lock:
             names = [f"{self.adapter(sense).name}_llm" for sense in senses if sense != VIDEO]
             with self.lora.active([name for name in names if name in self.lora]):
@@ -131,15 +131,15 @@ class Lynx:
 
     @contextmanager
     def sensing(self, sense: str, train: bool = False) -> Iterator[None]:
-        """Inside the `with` the vision LoRA of that sense is on ("video": none); `train` gives it gradients."""
+        """Inside the `with` that sense's vision LoRA is on ("video": none); `train` gives it gradients."""
         with self.lock:
-            name = None if sense == VIDEO else f"{self.adapter(sense).name}_vision"
-            names = [name] if name in self.lora else []
+            names = [] if sense == VIDEO else [f"{self.adapter(sense).name}_vision"]
+            names = [name for name in names if name in self.lora]
             with self.lora.active(names, names if train else ()):
                 yield
 
     def encode(self, sense: str, frames: Frames) -> Stream:
-        """(Pseudo-)frames of one clip -> the stream of that sense, through its own vision LoRA. No gradients."""
+        """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
         with self.sensing(sense), torch.no_grad():
             tokens, layout = self.backbone.encode(self.backbone.pixels(frames.pixels))
         times = frames.times.to(torch.float64)[layout.frame.clamp(min=0)]
@@ -174,12 +174,12 @@ class Lynx:
     ) -> Tensor:
         """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
 
-        temperature: 0 is greedy. cache: filled; where it holds a prefix of the prompt, that is not computed again.
+        temperature: 0 is greedy. cache: filled; a prefix of the prompt that it holds is not computed again.
         stop: set it from another thread to end after the current token.
         """
-        sampling = (
-            {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        )
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature}
         with self.lock:
             ids: Tensor = self.backbone.model.generate(
                 inputs_embeds=prompt.inputs_embeds,
@@ -226,7 +226,7 @@ def load(
     precision: str = "auto",
     device: str = "auto",
 ) -> Lynx:
-    """Load a backbone and its adapters; see `load_backbone` and `Lynx.load_adapter` for what they take and raise."""
+    """Load a backbone and its adapters: see `load_backbone` and `Lynx.load_adapter`."""
     model = Lynx(load_backbone(source, precision, device))
     for adapter in adapters:
         model.load_adapter(adapter)

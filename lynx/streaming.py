@@ -13,8 +13,8 @@ def stream_text(
 ) -> Generator[str, None, Tensor]:
     """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
 
-    An exception in `run` is raised here. The queue is closed when the thread ends, however it ends, so the caller
-    cannot wait forever; a caller that leaves early sets `stop` and waits for the thread.
+    An exception in `run` is raised here. The queue is closed when the thread ends, however it ends, so the
+    caller cannot wait forever; a caller that leaves early sets `stop` and waits for the thread.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:

@@ -15,7 +15,8 @@ from transformers import (
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}"
+    "{{ '<video>' }}{% endfor %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -43,7 +44,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def llava_onevision(
     folder: Path, *, seed: int = 0, hidden: int = 48, layers: int = 2, tied: bool = True, side: int = 28
 ) -> Path:
-    """Write a random LLaVA-OneVision checkpoint of a few layers: a stock folder; `side` px in patches of 4."""
+    """Write a random LLaVA-OneVision checkpoint of a few layers; frames of `side` px in patches of 4."""
     torch.manual_seed(seed)
     words = tokenizer()
     ids = words.convert_tokens_to_ids
@@ -57,14 +58,12 @@ def llava_onevision(
         bos_token_id=None, eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<|endoftext|>"),
     )  # fmt: skip
     config = LlavaOnevisionConfig(
-        vision_config=vision, text_config=text, image_token_index=ids("<image>"), video_token_index=ids("<video>"),
-        tie_word_embeddings=tied,
+        vision_config=vision, text_config=text, tie_word_embeddings=tied,
+        image_token_index=ids("<image>"), video_token_index=ids("<video>"),
     )  # fmt: skip
     model = LlavaOnevisionForConditionalGeneration(config)
     for name, weight in model.named_parameters():
-        if (
-            weight.ndim > 1 and "norm" not in name
-        ):  # livelier than the default init, so that answers depend on inputs
+        if weight.ndim > 1 and "norm" not in name:  # livelier than the default: answers depend on inputs
             torch.nn.init.normal_(weight, std=0.15)
     model.save_pretrained(folder)
     words.save_pretrained(folder)

@@ -1,8 +1,8 @@
-"""What every family of Video LLMs does for lynx: frames -> pixels -> interface tokens; messages -> LLM inputs.
+"""What every family of Video LLMs does for lynx: frames -> pixels -> tokens; messages -> LLM inputs.
 
 A `Backbone` wraps a *stock* transformers model, frozen and in eval mode, whose attention runs through
-`lynx.attention`. A family overrides what its architecture decides (pixels, encode, positions, module names) and
-nothing else. Axis letters: T frames, D width, n tokens, S sequence.
+`lynx.attention`. A family overrides what its architecture decides (pixels, encode, positions, module names)
+and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
 """
 
 import hashlib
@@ -154,7 +154,7 @@ class Backbone(ABC):
         return (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
 
     def fingerprint(self) -> dict[str, int | str]:
-        """What an adapter must find again: sizes, and a digest of the projector that does not depend on precision."""
+        """What an adapter must find again: sizes, and a digest of the projector, whatever the precision."""
         vision, text = self.model.config.vision_config, self.model.config.get_text_config()
         digest = hashlib.sha256()
         for weight in self.interface_weights():
@@ -170,7 +170,7 @@ class Backbone(ABC):
         }
 
     def prompt_ids(self, messages: Sequence[Message], with_media: bool) -> list[int]:
-        """Token ids of the messages under the checkpoint's chat template; one placeholder stands for the media."""
+        """Token ids of the messages under the checkpoint's chat template, one placeholder for the media."""
         blocks: list[dict[str, Any]] = []
         media_due = with_media
         for message in messages:
@@ -185,17 +185,17 @@ class Backbone(ABC):
         if ids.count(self.placeholder) != int(with_media):
             marker = self.tokenizer.convert_ids_to_tokens(self.placeholder)
             raise BackboneError(
-                f"the conversation holds {ids.count(self.placeholder)} markers {marker!r}, expected {int(with_media)}: "
-                f"{marker!r} stands for the media and must not be written in a message"
+                f"the conversation holds {marker!r} {ids.count(self.placeholder)} times, expected "
+                f"{int(with_media)}: it stands for the media and must not be written in a message"
             )
         return ids
 
     def compose(self, messages: Sequence[Message], streams: Sequence[Stream] = ()) -> Composed:
-        """Messages and streams -> one prompt (B = 1). The streams stand side by side where the template puts a video.
+        """Messages and streams -> one prompt (B = 1), all streams where the template has a video.
 
         The number of placeholders is taken from the encoded tensors, so the two cannot disagree.
 
-        Raises: BackboneError where a message contains the placeholder, or the prompt is longer than the context.
+        Raises: BackboneError: a message contains the placeholder, or the prompt exceeds the context.
         """
         ids = self.prompt_ids(messages, with_media=bool(streams))
         spans: dict[str, slice] = {}
@@ -207,7 +207,8 @@ class Backbone(ABC):
             ids[start : start + 1] = [self.placeholder] * (end - start)
         if len(ids) >= self.context:
             raise BackboneError(
-                f"the prompt has {len(ids)} tokens, {self.source} takes fewer than {self.context}: use fewer frames"
+                f"the prompt has {len(ids)} tokens, {self.source} takes fewer than {self.context}: "
+                "use fewer frames"
             )
         input_ids = torch.tensor([ids], device=self.device)
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)

@@ -1,7 +1,7 @@
 """The models `lynx` knows by name, as data: one row a model. A new size of a known family is a new row.
 
-`geometry` is the true architecture, typed in from the public configuration, so that parameters can be counted on the
-meta device without a download.
+`geometry` is the true architecture, typed in from the public configuration, so that parameters can be counted
+on the meta device without a download.
 """
 
 from dataclasses import dataclass, field

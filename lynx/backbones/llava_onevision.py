@@ -1,7 +1,7 @@
 """LLaVA-OneVision: SigLIP, a two-layer projector with 2x2 pooling, Qwen2. Also the family of `lynx-tiny`.
 
-`get_video_features` gives T * rows * cols tokens and one newline token at the very end; frames of any size are
-squashed to the tower's square.
+`get_video_features` gives T * rows * cols tokens and one newline token at the very end; frames of any size
+are squashed to the tower's square.
 """
 
 import math

@@ -1,9 +1,8 @@
-"""From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, nothing missing, nothing run."""
+"""From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, no code."""
 
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a backbone is: a folder or a Hub id, with the settings that its catalog row or folder name adds."""
+    """Where a backbone is: a folder or a Hub id, with what its catalog row adds."""
 
     name: str  # as the user gave it
     location: str
@@ -144,36 +143,36 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         raise BackboneError(
             f"{source.name!r} has no chat template (chat_template.jinja or chat_template.json)"
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _read_model(
     source: Source, config: PreTrainedConfig, precision: str, device: torch.device
 ) -> PreTrainedModel:
-    family = FAMILIES[config.model_type]
-    load = partial(
-        AutoModelForImageTextToText.from_pretrained,
-        source.location,
-        revision=source.revision,
-        dtype=dtype_of(precision, config, device),
-        attn_implementation={"vision_config": ATTENTION, "text_config": ATTENTION},
-        quantization_config=quantisation(precision, family.unquantised),
-        device_map={"": device} if precision in ("int8", "nf4") else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    family, quantised = FAMILIES[config.model_type], precision in ("int8", "nf4")
     try:
-        model, info = load()
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source.location,
+            revision=source.revision,
+            dtype=dtype_of(precision, config, device),
+            attn_implementation={"vision_config": ATTENTION, "text_config": ATTENTION},
+            quantization_config=quantisation(precision, family.unquantised),
+            device_map={"": device} if quantised else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
     wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
     if wrong:
         raise BackboneError(f"the weights of {source.name!r} do not fit its configuration: {wrong}")
-    if precision in ("int8", "nf4"):
+    if quantised:
         ready_for_cpu(model)
-        return model  # type: ignore[no-any-return]
-    return model.to(device)  # type: ignore[no-any-return]
+        return model
+    return model.to(device)  # type: ignore[arg-type]
 
 
 def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
@@ -208,8 +207,8 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
 def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
     """Parameters that one modality adds to a backbone, counted from tensors on the meta device.
 
-    name: a catalog name (no download), or anything `load_backbone` takes (its configuration is read, not its weights).
-    Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the LLM, their sum.
+    name: a catalog name (no download), or anything `load_backbone` takes (its configuration is read, not its
+    weights). Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the LLM, their sum.
     """
     if name in CATALOG:
         config = AutoConfig.for_model(CATALOG[name].family, **CATALOG[name].geometry)

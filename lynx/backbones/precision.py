@@ -1,4 +1,4 @@
-"""Which device, which precision: full or half for the whole model, int8 or nf4 (bitsandbytes) for the LLM alone."""
+"""Which device and precision: fp32 or bf16 for the whole model, int8 or nf4 (bitsandbytes) for the LLM."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def quantisation(precision: str, unquantised: tuple[str, ...]) -> BitsAndBytesCo
 
 
 def ready_for_cpu(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking nf4 weights for AVX512-BF16: that fails for odd sizes and loses gradients."""
+    """Keep bitsandbytes from repacking nf4 weights: that fails for odd sizes and loses gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (not an attribute mypy knows)
