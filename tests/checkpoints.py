@@ -71,3 +71,12 @@ def llava_onevision(
     preprocessor = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder
+
+
+def render(messages: list[dict[str, str]]) -> str:
+    """The prompt as text, written out by hand: one video before the first question."""
+    text = ""
+    for i, message in enumerate(messages):
+        video = "<video>" if i == 0 else ""
+        text += f"<|im_start|>{message['role']} {video}\n{message['content']}<|im_end|>"
+    return text + "<|im_start|>assistant\n"

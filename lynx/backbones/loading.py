@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,7 +22,9 @@ from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.backbones.precision import dtype_of, pick_device, quantisation, ready_for_cpu
+from lynx.config import LoraSettings
 from lynx.errors import BackboneError
+from lynx.lora import LoraBank
 
 FAMILIES: dict[str, type[Backbone]] = {LlavaOnevision.family: LlavaOnevision}
 
@@ -215,10 +216,9 @@ def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
     else:
         config = read_config(parse_source(name))
     family = FAMILIES[config.model_type]
-    counts = {}
-    for part, targets in (("vision", family.vision_targets), ("llm", family.llm_targets)):
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-            adapted = get_peft_model(model, LoraConfig(r=rank, target_modules=targets))
-        counts[part] = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    with torch.device("meta"):
+        loras = LoraBank(AutoModelForImageTextToText.from_config(config))
+        for part, targets in (("vision", family.vision_targets), ("llm", family.llm_targets)):
+            loras.add(part, targets, LoraSettings(rank, alpha=rank, dropout=0.0))
+    counts = {part: sum(t.numel() for t in loras.tensors(part).values()) for part in ("vision", "llm")}
     return {**counts, "total": sum(counts.values())}

@@ -1,0 +1,229 @@
+import json
+import shutil
+from dataclasses import replace
+
+import checkpoints
+import pytest
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Config
+
+from lynx.backbones import CATALOG, Stream, count_parameters, load_backbone, parse_source
+from lynx.backbones.llava_onevision import FRAMES_PER_PASS, LlavaOnevision
+from lynx.errors import BackboneError
+from lynx.media import Frames
+
+QUESTION = [{"role": "user", "content": "what is it ?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def backbone(folder):
+    return load_backbone(folder)
+
+
+def frames(n, height=50, width=70, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+    return Frames(pixels, torch.arange(n).double(), float(n))
+
+
+def stream(backbone, clip):
+    with torch.no_grad():
+        tokens, layout = backbone.encode(backbone.pixels(clip.pixels))
+    return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, clip)
+
+
+def stock_inputs(backbone, clip, messages):
+    """What the stock processor would make: as many placeholders as its formula says, and pixels."""
+    text = checkpoints.render(messages)
+    side = backbone.model.config.vision_config.image_size // backbone.model.config.vision_config.patch_size
+    count = len(clip) * ((side + 1) // 2) ** 2 + 1
+    inputs = backbone.tokenizer(text.replace("<video>", "<video>" * count), return_tensors="pt")
+    return {**inputs, "pixel_values_videos": backbone.pixels(clip.pixels)[None]}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_prefill_and_generation_are_bit_identical_to_stock(tmp_path, precision, tied):
+    checkpoints.llava_onevision(tmp_path, tied=tied, side=36)
+    backbone = load_backbone(tmp_path, precision=precision)
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path, dtype=backbone.dtype).eval()
+    clip = frames(5)
+    inputs = stock_inputs(backbone, clip, QUESTION)
+    with torch.no_grad():
+        composed = backbone.compose(QUESTION, [stream(backbone, clip)])
+        assert torch.equal(composed.input_ids, inputs["input_ids"])
+        found = backbone.model(
+            inputs_embeds=composed.inputs_embeds,
+            attention_mask=composed.attention_mask,
+            position_ids=composed.position_ids,
+        )
+        assert torch.equal(found.logits, stock(**inputs).logits)
+        expected = stock.generate(**inputs, max_new_tokens=12, do_sample=False)
+        ids = backbone.model.generate(
+            inputs_embeds=composed.inputs_embeds, position_ids=composed.position_ids, max_new_tokens=12,
+            attention_mask=composed.attention_mask, do_sample=False,
+        )  # fmt: skip
+    assert torch.equal(ids, expected[:, inputs["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
+    backbone = load_backbone(folder, precision=precision)
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=backbone.dtype).eval()
+    longer = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and now then ?"}]
+    clip = frames(3)
+    rows = [stock_inputs(backbone, clip, messages) for messages in (QUESTION, longer)]
+    backbone.tokenizer.padding_side = "left"
+    inputs = backbone.tokenizer.pad(
+        {key: [row[key][0].tolist() for row in rows] for key in ("input_ids", "attention_mask")},
+        return_tensors="pt",
+    )
+    pixels = torch.cat([row["pixel_values_videos"] for row in rows])
+    with torch.no_grad():
+        # Stock encodes the clips of a batch in one pass; in passes of their own fp32 sums differ in the last bit.
+        encoded = backbone.model.model.get_video_features(pixels).pooler_output
+        assert torch.allclose(encoded[0], stream(backbone, clip).tokens, atol=2e-2 if precision == "bf16" else 1e-5)
+        streams = [replace(stream(backbone, clip), tokens=tokens) for tokens in encoded]
+        prompts = [backbone.compose(m, [s]) for m, s in zip((QUESTION, longer), streams, strict=True)]
+        batch = backbone.collate(prompts)
+        assert torch.equal(batch.input_ids, inputs["input_ids"])
+        assert torch.equal(batch.attention_mask, inputs["attention_mask"])
+        options = {"max_new_tokens": 6, "do_sample": False, "output_logits": True}
+        options["return_dict_in_generate"] = True
+        expected = stock.generate(**inputs, pixel_values_videos=pixels, **options)
+        found = backbone.model.generate(
+            inputs_embeds=batch.inputs_embeds, attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids, **options,
+        )  # fmt: skip
+    assert torch.equal(found.sequences, expected.sequences[:, inputs["input_ids"].shape[1] :])
+    assert all(torch.equal(a, b) for a, b in zip(found.logits, expected.logits, strict=True))
+
+
+def test_pixels_are_the_resized_and_normalised_frames(backbone):
+    exact = frames(2, 28, 28).pixels
+    assert torch.allclose(backbone.pixels(exact), exact / 127.5 - 1, atol=1e-6)
+    flat = torch.full((1, 3, 90, 31), 51, dtype=torch.uint8)
+    assert torch.allclose(backbone.pixels(flat), torch.full((1, 3, 28, 28), 51 / 127.5 - 1), atol=1e-6)
+
+
+def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
+    pixels = backbone.pixels(frames(FRAMES_PER_PASS + 3).pixels)
+    with torch.no_grad():
+        tokens, layout = backbone.encode(pixels)
+        whole = backbone.model.model.get_video_features(pixels[None]).pooler_output[0]
+    assert torch.allclose(tokens, whole, atol=1e-5)
+    assert len(tokens) == len(layout.frame) == backbone.tokens(FRAMES_PER_PASS + 3)
+    assert (layout.frame == -1).sum() == 1 and layout.frame[-1] == -1 and layout.cell[-1].tolist() == [-1, -1]
+    assert layout.frame[16 * 7] == 7 and layout.cell[16 * 7 + 6].tolist() == [1, 2]
+
+
+def test_streams_stand_side_by_side_where_the_template_has_the_video(backbone):
+    first, second = stream(backbone, frames(2)), stream(backbone, frames(3, seed=1))
+    both = backbone.compose(QUESTION, [first, Stream("audio", *[getattr(second, k) for k in (
+        "tokens", "times", "cells", "grid", "frames")])])  # fmt: skip
+    assert both.spans["video"].stop == both.spans["audio"].start
+    assert torch.equal(both.inputs_embeds[0, both.spans["audio"]], second.tokens)
+    alone = backbone.compose(QUESTION)
+    assert alone.spans == {} and alone.input_ids.shape[1] == both.input_ids.shape[1] - 33 - 49 - 0
+
+
+def test_a_message_with_the_placeholder_is_refused(backbone):
+    with pytest.raises(BackboneError, match="<video>"):
+        backbone.compose([{"role": "user", "content": "what is <video> ?"}], [stream(backbone, frames(1))])
+
+
+def test_a_prompt_beyond_the_context_is_refused(backbone):
+    with pytest.raises(BackboneError, match="fewer frames"):
+        backbone.compose(QUESTION, [stream(backbone, frames(128))])
+
+
+def test_the_catalog_counts_the_papers_parameters():
+    assert count_parameters("llava-onevision-0.5b") == {"vision": 33492992, "llm": 35192832, "total": 68685824}
+    assert count_parameters("llava-onevision-7b") == {"vision": 33492992, "llm": 161480704, "total": 194973696}
+
+
+def test_the_projector_and_heads_get_no_lora(folder):
+    counted = count_parameters(str(folder), rank=2)
+    # 3 vision layers: q k v out (32 x 32), fc1 fc2 (32 <-> 56); 2 LLM layers: q k v o, gate up down
+    assert counted["vision"] == 3 * 2 * (4 * (32 + 32) + 2 * (32 + 56))
+    assert counted["llm"] == 2 * 2 * (2 * (48 + 48) + 2 * (48 + 24) + 3 * (48 + 80))
+
+
+def test_even_queries_are_a_quarter_of_the_paper_s_grid():
+    class Grid(LlavaOnevision):
+        patch_grid = (27, 27)
+
+    even = Grid.even_queries(Grid.__new__(Grid))
+    assert len(even) == 196 and even[:3].tolist() == [0, 2, 4] and even[14] == 54 and even[-1] == 728
+
+
+def test_sources_are_catalog_names_folders_or_hub_ids(folder):
+    row = parse_source("llava-onevision-0.5b")
+    assert row.location == CATALOG["llava-onevision-0.5b"].source == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    assert parse_source("owner/name@abc").revision == "abc" and parse_source(folder).location == str(folder)
+    with pytest.raises(BackboneError, match="llava-onevision-7b"):
+        parse_source("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "configuration"),
+        ("preprocessor_config.json", "image_mean"),
+        ("chat_template.jinja", "chat template"),
+        ("model.safetensors", "cannot load"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused(folder, tmp_path, file, message):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / file).unlink()
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(tmp_path / "copy")
+
+
+def test_a_missing_tensor_is_refused(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(key for key in weights if "fc1.weight" in key)]
+    save_file(weights, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=r"missing_keys.*fc1\.weight"):
+        load_backbone(tmp_path / "copy")
+
+
+def test_another_family_is_refused_with_the_list_of_known_ones(tmp_path):
+    Qwen2Config(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=r"qwen2.*llava_onevision"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "device"), [("fp8", "cpu"), ("fp32", "cuda:99"), ("fp32", "toaster")])
+def test_what_cannot_run_here_is_refused(folder, precision, device):
+    with pytest.raises(BackboneError, match=precision if device == "cpu" else device):
+        load_backbone(folder, precision, device)
+
+
+def test_the_embedded_backbone_declares_its_words_and_frames(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    extra = {"words": ["what", "is"], "frames": 8, "note": "knows its miniature world only"}
+    (tmp_path / "copy" / "lynx_tiny.json").write_text(json.dumps(extra))
+    backbone = load_backbone(tmp_path / "copy")
+    assert (backbone.words, backbone.default_frames) == (frozenset({"what", "is"}), 8)
+    assert backbone.note == extra["note"] and load_backbone(folder).words is None
+
+
+def test_the_fingerprint_knows_the_weights_and_not_the_precision(folder, backbone, tmp_path):
+    assert load_backbone(folder, precision="bf16").fingerprint() == backbone.fingerprint()
+    other = load_backbone(checkpoints.llava_onevision(tmp_path, seed=1)).fingerprint()
+    assert {k for k in other if other[k] != backbone.fingerprint()[k]} == {"projector"}
+
+
+def test_everything_is_frozen_and_in_eval_mode(backbone):
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    assert not any(m.training for m in backbone.model.modules())
