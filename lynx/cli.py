@@ -40,7 +40,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _set_logging(verbose: bool) -> None:
-    """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`."""
+    """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
+
+    Progress bars are for people: where nobody looks, there are none.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return

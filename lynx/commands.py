@@ -1,7 +1,7 @@
 """What the commands of `lynx` do: a function each, whose docstring is its help and whose result is a dict.
 
-What a command needs is imported when it runs: `lynx --help` costs no torch. The options of the training stages are
-the fields of their configuration dataclasses.
+What a command needs is imported when it runs: `lynx --help` costs no torch. The options of a stage are the
+fields of its configuration dataclass.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from lynx.options import add_options, read_options
 Parser = argparse.ArgumentParser
 Options = argparse.Namespace
 Result = dict[str, Any]
+
+ADAPTERS = Path("adapters")
+"""Where trained adapters lie in a checkout, one folder a sense."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,10 @@ def _count(text: str) -> int:
     return value
 
 
-def _load(options: Options) -> Any:
-    adapters = getattr(options, "adapter", [])
+def _load(options: Options, *senses: str) -> Any:
+    """The model with the adapters asked for; where none is, with the senses' own in `adapters/`, if any."""
+    own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
+    adapters = getattr(options, "adapter", []) or own
     return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
 
 
@@ -110,6 +115,12 @@ def _chat_arguments(parser: Parser) -> None:
         "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
     )
     parser.add_argument("--without", metavar="SENSE", help="answer every question again without this sense")
+    parser.add_argument(
+        "--evidence", action="store_true", help="tell how much each answer rests on each sense"
+    )
+    parser.add_argument(
+        "--frames", type=_count, metavar="N", help="moments looked at; default: the backbone's own"
+    )
     _adapter_argument(parser)
     _model_arguments(parser)
 
@@ -117,21 +128,26 @@ def _chat_arguments(parser: Parser) -> None:
 @command(
     "chat",
     _chat_arguments,
-    'lynx chat --video clip.mp4 --audio clip.mp4 --adapter adapters/audio --ask "what sound do you hear ?"',
+    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "what sound do you hear ?" --evidence',
 )
 def _chat(options: Options) -> Result:
     """Ask a model about a clip, with as many senses as it has adapters."""
     from lynx.modalities import REGISTRY
 
     media = {name: path for name in REGISTRY if (path := getattr(options, name))}
-    session = _load(options).chat(**media)
+    session = _load(options, *media).chat(frames=options.frames, **media)
     turns = []
     for question in options.ask or filter(None, map(str.strip, sys.stdin)):
         turn: Result = {"question": question, "answer": _answer(session, question, shown=not options.json)}
+        turn |= {"used": session.used, "notes": list(session.notes)}
+        if options.evidence:
+            turn["rests_on"] = session.evidence.share()
         if options.without:
-            turn[f"without_{options.without}"] = session.compare(question, without=options.without)
+            turn["without"] = session.compare(without=options.without).without_sense
         turns.append(turn)
-    return {"turns": turns, "used": session.used, "notes": list(session.notes)}
+        if not options.json:
+            turn.pop("answer")  # it has been read
+    return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
 
 
 def _answer(session: Any, question: str, shown: bool) -> str:
@@ -232,7 +248,11 @@ def _params(options: Options) -> Result:
 
 
 def _render_arguments(parser: Parser) -> None:
-    parser.add_argument("--seed", type=int, required=True, help="which clip")
+    parser.add_argument("--seed", type=int, required=True, help="of the clips of the test split")
+    parser.add_argument("--index", type=int, default=0, help="which of the seed's clips (default: 0)")
+    parser.add_argument(
+        "--size", type=_count, default=480, help="side of the picture in pixels (default: 480)"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder the files are written to"
     )
@@ -243,7 +263,7 @@ def _world_render(options: Options) -> Result:
     """Write a clip of the miniature world: mp4, depth, second view, and its questions with answers."""
     from lynx.world.files import render
 
-    render(options.seed, options.out)
+    render(options.seed, options.out, index=options.index, size=options.size)
     return {"written": sorted(str(path) for path in options.out.iterdir())}
 
 
@@ -295,12 +315,12 @@ def _adapters_list(options: Options) -> Result:
     """List the adapters of a folder: sense, backbone and measured figures."""
     from lynx.adapters import read_adapter_config
 
-    found = sorted(path.parent for path in options.dir.glob("*/lynx_config.json"))
-    return {str(folder): _described(read_adapter_config(folder)) for folder in found}
-
-
-def _described(config: Any) -> Result:
-    return {"modality": config.modality, "backbone": config.backbone.get("source"), **config.metrics}
+    found = {}
+    for folder in sorted(path.parent for path in options.dir.glob("*/lynx_config.json")):
+        adapter = read_adapter_config(folder)
+        found[str(folder)] = {"modality": adapter.modality, "backbone": adapter.backbone.get("source")}
+        found[str(folder)] |= {"metrics": dict(adapter.metrics)}
+    return found
 
 
 def _adapters_check_arguments(parser: Parser) -> None:
@@ -312,8 +332,8 @@ def _adapters_check_arguments(parser: Parser) -> None:
 def _adapters_check(options: Options) -> Result:
     """Load an adapter strictly: every tensor's name and shape, its backbone, its rendering."""
     model = _load(options)
-    model.load_adapter(options.folder)
-    return {"folder": options.folder, "fits": options.backbone}
+    adapter = model.load_adapter(options.folder)
+    return {"adapter": adapter.name, "fits": options.backbone, "parts": list(model.parts(adapter.name))}
 
 
 def _app_arguments(parser: Parser) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from checkpoints import llava_onevision
 
 import lynx
 from lynx.cli import main
@@ -22,6 +24,22 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         code = int(stop.code or 0)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random backbone."""
+    return str(llava_onevision(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A second of noise without sound."""
+    from lynx.media import write_video
+
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8), fps=8)
+    return str(path)
 
 
 def test_the_overview_names_every_command(capsys):
@@ -118,8 +136,6 @@ def test_params_are_those_of_the_paper(capsys, name, vision, llm):
 
 
 def test_env_reports_versions(capsys):
-    import torch
-
     code, out, _ = run(capsys, "env", "--json")
     report = json.loads(out)
     assert code == 0
@@ -134,3 +150,50 @@ def test_a_reader_that_leaves_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_chat_answers_and_says_what_it_used(capsys, tiny, clip):
+    words = ("--backbone", tiny, "--video", clip, "--frames", "4", "--evidence", "--without", "video")
+    code, out, err = run(capsys, "chat", *words, "--ask", "what is it ?", "--ask", "and now ?", "--json")
+    assert code == 0, err
+    first, second = json.loads(out)["turns"]
+    assert (first["question"], second["question"]) == ("what is it ?", "and now ?")
+    assert first["used"] == {"video": [4, 1.0]}
+    assert sum(first["rests_on"].values()) == pytest.approx(1)
+    assert first["without"] != first["answer"], "noise moves even a random model"
+
+
+def test_chat_reads_its_questions_from_the_input_and_streams(capsys, monkeypatch, tiny, clip):
+    monkeypatch.setattr(sys, "stdin", iter(["what is it ?\n", "\n"]))
+    code, out, err = run(capsys, "chat", "--backbone", tiny, "--video", clip)
+    assert code == 0, err
+    assert "what is it ?:" in out and "used:" in out
+
+
+@pytest.mark.parametrize("sense, file", [("audio", "clip"), ("video", "missing.mp4"), ("video", "text.mp4")])
+def test_chat_never_leaves_out_what_it_was_given(capsys, tiny, clip, tmp_path, sense, file):
+    (tmp_path / "text.mp4").write_text("no clip")
+    path = clip if file == "clip" else str(tmp_path / file)
+    code, _, err = run(capsys, "chat", "--backbone", tiny, f"--{sense}", path, "--ask", "what is it ?")
+    assert code == 1
+    assert err.count("\n") == 1 and (sense == "audio" or file in err)
+
+
+def test_world_render_writes_the_same_clip_for_the_same_seed(capsys, tmp_path):
+    for name in ("a", "b"):
+        code, out, _ = run(
+            capsys, "world", "render", "--seed", "7", "--size", "96", "--out", str(tmp_path / name), "--json"
+        )
+        assert code == 0
+        assert str(tmp_path / name / "clip.mp4") in json.loads(out)["written"]
+    assert (tmp_path / "a" / "qa.json").read_text() == (tmp_path / "b" / "qa.json").read_text()
+
+
+def test_adapters_list_of_an_empty_folder_is_empty(capsys, tmp_path):
+    assert run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json") == (0, "{}\n", "")
+
+
+def test_adapters_check_refuses_what_is_no_adapter(capsys, tiny, tmp_path):
+    code, _, err = run(capsys, "adapters", "check", str(tmp_path), "--backbone", tiny)
+    assert code == 1
+    assert "lynx_config.json" in err and err.count("\n") == 1

@@ -22,7 +22,8 @@ CONFINED = {
     "transformers": (
         "lynx/backbones/",
         "lynx/attention.py",
-        "lynx/model.py",
+        "lynx/model.py",  # generation, with its cache and its streamer
+        "lynx/chat.py",
         "lynx/streaming.py",
         "lynx/world/",
     ),
