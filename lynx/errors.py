@@ -1,4 +1,5 @@
-"""The one family of errors a user of `lynx` meets. Each message names what was given, what was expected, what to do."""
+"""The one family of errors a user of `lynx` meets. Each message names what was given, what was expected,
+what to do."""
 
 
 class LynxError(Exception):

@@ -1,4 +1,5 @@
-"""The embedded backbone `lynx-tiny`: a stock LLaVA-OneVision of 2.5 million parameters, and its checkpoint folder."""
+"""The embedded backbone `lynx-tiny`: a stock LLaVA-OneVision of 2.5 million parameters, and its checkpoint
+folder."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""What every patch of a frame shows: the labels on which the vision tower learns to see, and heads that read them."""
+"""What every patch of a frame shows: the labels on which the vision tower learns to see, and heads that
+read them."""
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ _REACH = 0.2
 def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Label the patches of frames (numbers at `FPS`).
 
-    Returns: classes `(T, grid * grid, 2)` int64 of shape and colour, 0 = background; places `(T, grid * grid, 3)`
-    float32: x and y of the shape's centre seen from the patch, and its radius.
+    Returns: classes `(T, grid * grid, 2)` int64 of shape and colour, 0 = background; places `(T, grid *
+    grid, 3)` float32: x and y of the shape's centre seen from the patch, and its radius.
     """
     axis = (np.arange(grid) + 0.5) / grid
     centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)  # (N, 2) x, y

@@ -1,4 +1,5 @@
-"""Many questions behind one prefix: a batch in which every question of a clip sees the clip and itself only."""
+"""Many questions behind one prefix: a batch in which every question of a clip sees the clip and itself
+only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Packed:
-    """ids, positions, labels: (B, S) int64, labels shifted already; mask: (B, 1, S, S) bool, True = may be seen."""
+    """ids, positions, labels: (B, S) int64, labels shifted already; mask: (B, 1, S, S) bool, True = may be
+    seen."""
 
     ids: Tensor
     positions: Tensor
@@ -40,7 +42,8 @@ class Packer:
     def pack(
         self, prefixes: Sequence[list[int]], turns: Sequence[Sequence[Turn]], conversation: bool
     ) -> Packed:
-        """Pack the turns of each clip behind its prefix, side by side, or one after the other as a conversation."""
+        """Pack the turns of each clip behind its prefix, side by side, or one after the other as a
+        conversation."""
         rows = [
             self._row(prefix, questions, conversation)
             for prefix, questions in zip(prefixes, turns, strict=True)

@@ -1,7 +1,7 @@
 """Draws a scene for eyes: what the first camera sees, at any size and at any of its frames.
 
-Shapes are signed distance fields, drawn with antialiased edges at any resolution, so that the small frames used in
-training and the large ones in the files are the same picture.
+Shapes are signed distance fields, drawn with antialiased edges at any resolution, so that the small frames
+used in training and the large ones in the files are the same picture.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,8 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 
 
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
-    """Paint one shape with a soft shadow and a darker rim into `picture`, `(size, size, 3)` float32, in place."""
+    """Paint one shape with a soft shadow and a darker rim into `picture`, `(size, size, 3)` float32, in
+    place."""
     color = np.array((255, 255, 255) if lit else COLORS[item.color], dtype=np.float32)
     shadow = np.float32(0.35)
     _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)

@@ -1,8 +1,8 @@
 """Questions about a scene, with answers, and the senses each one needs.
 
-A type is a row: its senses, its answers, several ways to say it, and a function that lists every instance a scene
-allows. `ask` first draws the answer, evenly among those the scene allows, and only then the instance: so the answers
-are balanced, and who lacks the sense is at chance.
+A type is a row: its senses, its answers, several ways to say it, and a function that lists every instance a
+scene allows. `ask` first draws the answer, evenly among those the scene allows, and only then the instance:
+so the answers are balanced, and who lacks the sense is at chance.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -59,7 +59,7 @@ def caption(scene: Scene) -> str:
     return " and ".join(f"a {item.color} {item.shape}" for item in items)
 
 
-# --- what each type may ask of a scene ---------------------------------------------------------------------------
+# --- what each type may ask of a scene ---
 
 
 def _of_items(attribute: Callable[[Item], str]) -> Callable[[Scene], Candidates]:
@@ -155,7 +155,8 @@ def _ordered(which: int) -> Callable[[Scene], Candidates]:
 
 
 def _crossings(scene: Scene) -> Iterable[tuple[Item, str, str]]:
-    """Each shape that crosses the frame with each sound: the shape, the sound's kind, the side where the shape is then."""
+    """Each shape that crosses the frame with each sound: the shape, the sound's kind, the side where the
+    shape is then."""
     for item in scene.items:
         if item.motion not in ("left", "right"):
             continue
@@ -561,7 +562,8 @@ def ask(
     senses: Collection[str] | None = None,
     per_type: int = 1,
 ) -> list[Turn]:
-    """Ask up to `per_type` questions of every type that the scene allows and that needs none but the given senses."""
+    """Ask up to `per_type` questions of every type that the scene allows and that needs none but the given
+    senses."""
     turns = []
     for kind in _TYPES:
         if senses is None or set(kind.senses) <= set(senses):

@@ -1,8 +1,8 @@
 """What happens in a clip: shapes that move, sounds, flashes, distances, and what only a second camera sees.
 
-A scene is drawn from `(split, seed, index)`, so the splits can never share a clip. What one sense shows is drawn
-independently of what the others show: no question about sound can be answered from the picture.
-Space is the unit square, x to the right and y down; time is seconds; distance is metres.
+A scene is drawn from `(split, seed, index)`, so the splits can never share a clip. What one sense shows is
+drawn independently of what the others show: no question about sound can be answered from the picture. Space
+is the unit square, x to the right and y down; time is seconds; distance is metres.
 """
 
 import math
@@ -39,12 +39,14 @@ GAINS = {"quiet": 0.09, "loud": 0.6}
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 FAST_FRAMES = 3
-"""A flash lies between two frames of a 4-per-second grid: it starts one frame after a multiple of this and lasts two."""
+"""A flash lies between two frames of a 4-per-second grid: it starts one frame after a multiple of this and
+lasts two."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: how it looks, where it goes (linearly, over the whole clip), how far away it is, its back's colour."""
+    """One shape: how it looks, where it goes (linearly, over the whole clip), how far away it is, its
+    back's colour."""
 
     shape: str
     color: str
@@ -86,7 +88,8 @@ class SoundEvent:
 
 @dataclass(frozen=True)
 class Background:
-    """A texture in two muted colours; `angle` in radians, `period` as a fraction of the frame, `seed` of its noise."""
+    """A texture in two muted colours; `angle` in radians, `period` as a fraction of the frame, `seed` of
+    its noise."""
 
     texture: str
     colors: tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -199,7 +202,8 @@ def _clear(items: tuple[Item, ...]) -> bool:
 
 
 def _draw_sounds(rng: np.random.Generator) -> tuple[SoundEvent, ...]:
-    """Silence, a burst of one to three equal sounds, or two different sounds in different thirds of the clip."""
+    """Silence, a burst of one to three equal sounds, or two different sounds in different thirds of the
+    clip."""
     plan = rng.random()
     gain = GAINS[str(rng.choice(list(GAINS)))] * float(rng.uniform(0.9, 1.1))
     kinds = [str(kind) for kind in rng.permutation(SOUNDS)[:2]]

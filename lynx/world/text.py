@@ -1,7 +1,8 @@
 """Scenes told in words: what the language model of the embedded backbone learns before it sees a frame.
 
-It learns every sense's words here, as a large model knows them from text. Where the text leaves a sense out, the answer
-is drawn evenly from the possible ones: asked about what it cannot sense, the model guesses and has no favourite.
+It learns every sense's words here, as a large model knows them from text. Where the text leaves a sense
+out, the answer is drawn evenly from the possible ones: asked about what it cannot sense, the model guesses
+and has no favourite.
 """
 
 import re
@@ -39,7 +40,8 @@ SPEECH = ("a voice says", *_SPOKEN, "what digit is spoken ?", "is it a", "the", 
 
 
 def tell(scene: Scene, rng: np.random.Generator) -> tuple[str, list[Turn]]:
-    """Tell a scene as facts, some senses left out, and ask about it: the text and the questions with answers."""
+    """Tell a scene as facts, some senses left out, and ask about it: the text and the questions with
+    answers."""
     scene = _rename_sounds(scene, rng)
     known = {"video", *(sense for sense in SENSES if rng.random() < 0.75)}
     sentences = [_look(item, rng) for item in scene.items]

@@ -1,0 +1,94 @@
+"""The training loop of the embedded backbone: one optimiser for matrices, one for the rest, steps that can
+resume."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+class Muons:
+    """Muon for matrices inside layers, AdamW for everything else, with one schedule for both."""
+
+    def __init__(
+        self, groups: list[tuple[list[tuple[str, nn.Parameter]], float]], lr: float, steps: int
+    ) -> None:
+        matrices, others = [], []
+        for parameters, scale in groups:
+            inner = [p for n, p in parameters if p.ndim == 2 and "embed" not in n and "shared" not in n]
+            outer = [p for n, p in parameters if not any(p is q for q in inner)]
+            matrices.append({"params": inner, "lr": lr * scale, "peak": lr * scale})
+            others.append({"params": outer, "lr": lr * scale, "peak": lr * scale})
+        self.steps = steps
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+        ]
+
+    def step(self, step: int) -> None:
+        """Update with the rate of this step: a short warm-up, a plateau, a linear fall over the last 40 %."""
+        rate = min(1.0, (step + 1) / 30, max(0.0, (self.steps - step) / (0.4 * self.steps)))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> list[dict[str, Any]]:
+        """State of both optimisers."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        """Restore what `state` gave."""
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+class Run:
+    """One phase: its steps with a bar and a log, its checkpoint, and where it left off."""
+
+    def __init__(
+        self, name: str, folder: Path, modules: nn.Module, optimizer: Muons, quiet: bool = False
+    ) -> None:
+        self.name, self.folder, self.modules, self.optimizer, self.quiet = (
+            name,
+            folder,
+            modules,
+            optimizer,
+            quiet,
+        )
+        self.path = folder / f"{name}.pt"
+        self.start = 0
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            modules.load_state_dict(state["model"])
+            optimizer.load(state["optimizers"])
+            self.start = state["step"]
+
+    def steps(self, every: int = 100) -> Iterator[int]:
+        """The numbers of the steps still to do; a checkpoint every so many and at the end."""
+        total = self.optimizer.steps
+        for step in tqdm(range(self.start, total), self.name, total, initial=self.start, disable=self.quiet):
+            yield step
+            if not self.quiet and ((step + 1) % every == 0 or step + 1 == total):
+                self.save(step + 1)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint; a kill in the middle leaves the old one."""
+        half = self.path.with_suffix(".half")
+        state = {"model": self.modules.state_dict(), "optimizers": self.optimizer.state(), "step": step}
+        torch.save(state, half)
+        os.replace(half, self.path)
+
+    def log(self, step: int, **values: Tensor | float) -> None:
+        """Add a line to the phase's log, every twentieth step."""
+        if not self.quiet and step % 20 == 0:
+            line = {"time": round(time.time(), 1), "step": step}
+            with (self.folder / f"{self.name}.jsonl").open("a") as file:
+                file.write(json.dumps(line | {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}) + "\n")
