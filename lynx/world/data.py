@@ -75,7 +75,7 @@ class SceneMedia(Mapping[str, Source]):
 class WorldDataset(Sequence[Example]):
     """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
 
-    `types` keeps to some types of questions. The frames are at the middles of `frames` equal parts of the clip,
+    `types` keeps to some types of questions. The frames are at the middles of `frames` equal parts,
     `size` pixels wide. The three splits share no clip, whatever the seed.
     """
 

@@ -44,7 +44,7 @@ def render(
     size: int = 480,
     per_type: int = 1,
 ) -> Path:
-    """Write all there is of one scene, `size` pixels wide, with `per_type` questions of each type; gives `out_dir`.
+    """Write all there is of a scene, `size` pixels wide, `per_type` questions of each type; gives `out_dir`.
 
     Raises: DataError for an unknown split or seed; MediaError if `size` is odd.
     """

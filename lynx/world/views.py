@@ -1,8 +1,8 @@
-"""What other instruments make of a scene: a depth camera in the first one's place, a camera on the other side.
+"""What other instruments make of a scene: a depth camera and a camera on the other side.
 
 A shape stands at its item's depth from the first camera, before a wall. The second camera stands behind the
-shapes, further away, and looks back: left and right change places, the shapes show their backs, and on a shelf
-over the first camera, out of its sight, stands the hidden shape.
+shapes, further away, and looks back: left and right change places, the shapes show their backs, and the
+hidden shape, out of the first camera's sight, stands on a shelf over it.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def draw_depth(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> n
 
 
 def _stand(picture: np.ndarray, item: Item, x: np.ndarray, y: np.ndarray) -> None:
-    """Put a slightly bulging shape into a depth map in place; `x`, `y` (size, size) are radii from its centre."""
+    """Put a bulging shape into a depth map in place; `x`, `y` (size, size) in radii from its centre."""
     field = FIELDS[item.shape](x, y)
     inside = field < 0
     picture[inside] = item.depth - BULGE * np.minimum(-field[inside], 1)

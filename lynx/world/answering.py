@@ -1,0 +1,115 @@
+"""Greedy answers to many questions about one clip.
+
+`answer_together` computes what the prompts share (the clip) once and writes all answers side by side.
+`answer_stock` asks transformers' own `generate`, pixels in and text out, with nothing of ours between.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from lynx.backbones import Backbone, Composed, parse_source
+from lynx.media import Frames
+
+LIMIT = 20
+"""New tokens of an answer, at most; the longest of the world's answers has 11 words."""
+
+
+@torch.no_grad()
+def answer_together(backbone: Backbone, prompts: Sequence[Composed], limit: int = LIMIT) -> list[str]:
+    """The greedy answer to each prompt, as if asked alone; under the adapters that are on."""
+    shared = _shared(prompts)
+    first = prompts[0]
+    output = backbone.model(
+        inputs_embeds=first.inputs_embeds[:, :shared],
+        attention_mask=first.attention_mask[:, :shared],
+        position_ids=first.position_ids[..., :shared],
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(len(prompts))
+    embeds, mask, positions = _rest(prompts, shared)
+    ends = torch.tensor(_ends(backbone), device=mask.device)
+    ids = torch.zeros(len(prompts), 0, dtype=torch.long, device=mask.device)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=mask.device)
+    while ids.shape[1] < limit and not done.all():
+        output = backbone.model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        new = output.logits[:, -1].argmax(-1).masked_fill(done, backbone.pad_id)
+        ids = torch.cat([ids, new[:, None]], 1)  # (B, new)
+        done |= torch.isin(new, ends)
+        embeds = backbone.model.get_input_embeddings()(new[:, None])
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        positions = positions[..., -1:] + 1
+    return [_text(backbone, row) for row in ids]
+
+
+def _shared(prompts: Sequence[Composed]) -> int:
+    """The number of tokens with which all prompts begin; at least one is left of each."""
+    rows = [prompt.input_ids[0].tolist() for prompt in prompts]
+    length = min(len(row) for row in rows) - 1
+    return next((i for i in range(length) if any(row[i] != rows[0][i] for row in rows)), length)
+
+
+def _rest(prompts: Sequence[Composed], shared: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What follows the shared part, padded in front: embeds (B, R, D), mask (B, shared + R), positions (B, R)."""
+    longest = max(prompt.input_ids.shape[1] for prompt in prompts)
+    embeds, masks, positions = [], [], []
+    for prompt in prompts:
+        gap = longest - prompt.input_ids.shape[1]
+        rest = prompt.inputs_embeds[:, shared:]
+        embeds.append(torch.cat([rest.new_zeros(1, gap, rest.shape[-1]), rest], 1))
+        places = prompt.position_ids[..., shared:]
+        positions.append(torch.cat([places.new_zeros(*places.shape[:-1], gap), places], -1))
+        mask = prompt.attention_mask
+        masks.append(torch.cat([mask[:, :shared], mask.new_zeros(1, gap), mask[:, shared:]], 1))
+    return torch.cat(embeds), torch.cat(masks), torch.cat(positions, -2)
+
+
+def _ends(backbone: Backbone) -> list[int]:
+    ends = backbone.model.generation_config.eos_token_id
+    return list(ends) if isinstance(ends, (list, tuple)) else [ends]
+
+
+def _text(backbone: Backbone, ids: Tensor) -> str:
+    return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def stock(backbone: Backbone) -> Backbone:
+    """The same backbone on a model that transformers alone has loaded: its own attention, no LoRA layers."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        parse_source(backbone.source).location, revision=backbone.revision, dtype=backbone.dtype
+    )
+    twin = copy.copy(backbone)
+    twin.model = model.to(backbone.device).eval().requires_grad_(False)
+    return twin
+
+
+@torch.no_grad()
+def answer_stock(backbone: Backbone, frames: Frames, question: str, limit: int = LIMIT) -> str:
+    """The greedy answer of a `stock` backbone about a video alone."""
+    pixels = backbone.pixels(frames.pixels)
+    ids = backbone.prompt_ids([{"role": "user", "content": question}], with_media=True)
+    place = ids.index(backbone.placeholder)
+    ids[place : place + 1] = [backbone.placeholder] * backbone.tokens(len(pixels))
+    input_ids = torch.tensor([ids], device=backbone.device)
+    output = backbone.model.generate(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        pixel_values_videos=pixels[None],
+        do_sample=False,
+        max_new_tokens=limit,
+        pad_token_id=backbone.pad_id,
+    )
+    return _text(backbone, output[0, len(ids) :])

@@ -1,0 +1,243 @@
+"""Measures a sense or a backbone on clips never seen in training: H.264 and AAC files, read as a user's are.
+
+`python -m lynx.world.eval --backbone DIR --n 5000 --seed 7 --json` measures a backbone on video alone,
+through stock transformers.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from lynx.backbones import Backbone, Stream, load_backbone
+from lynx.errors import DataError
+from lynx.media import read_frames, sample_times
+from lynx.metrics import Scores, score
+from lynx.world.answering import answer_stock, answer_together, stock
+from lynx.world.exam import Task, draw_tasks, split_evenly, take, types_for
+from lynx.world.files import default_cache, render_clips
+from lynx.world.scene import DURATION
+
+if TYPE_CHECKING:
+    from lynx.model import Lynx
+
+logger = logging.getLogger(__name__)
+VIDEO = "video"
+SPLIT = "test"
+IN_CLIP = ("audio",)
+"""The modalities that a clip's own file carries."""
+Progress = Callable[[int, int], None]
+Answers = dict[Task, str]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Questions of each type in each cell: that need the modality, that need both senses, that need video."""
+
+    needed: Mapping[str, int]
+    both: Mapping[str, int]
+    seen: Mapping[str, int]
+
+    @classmethod
+    def of(cls, modality: str, n: int) -> "Cells":
+        """`n` questions a cell, shared evenly among its types."""
+        senses = (VIDEO, modality)
+        wanted = ((senses, (modality,)), (senses, senses), ((VIDEO,), (VIDEO,)))
+        needed, both, seen = (split_evenly(n, types_for(has, needs)) for has, needs in wanted)
+        return cls(needed, both, seen)
+
+    @property
+    def together(self) -> dict[str, int]:
+        """Questions of each type that all cells can be taken from."""
+        cells = (self.needed, self.both, self.seen)
+        return {
+            name: max(cell.get(name, 0) for cell in cells)
+            for name in {**self.needed, **self.both, **self.seen}
+        }
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The answers: with the sense, without it (adapters off), and of stock transformers."""
+
+    on: Answers = field(default_factory=dict)
+    off: Answers = field(default_factory=dict)
+    stock: Answers = field(default_factory=dict)
+
+
+def evaluate(
+    model: "Lynx",
+    modality: str,
+    n: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a modality: `n` questions in every cell, accuracies 0..1, answers balanced within each type.
+
+    `with`: questions that need the modality (some need video too), video and modality given, adapter on;
+    `without`: the same on video alone, adapters off; `both_senses`: questions that need video and the modality,
+    in a cell of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
+    `video_only_stock`: the same through stock transformers; `chance`: the best constant answer to each type.
+
+    Raises: DataError if the world asks nothing about the modality; AdapterError if the model has none for it.
+    """
+    cells = Cells.of(modality, n)
+    if not cells.needed or modality not in IN_CLIP:
+        raise DataError(f"the world's clips are evaluated for {', '.join(IN_CLIP)}, not for {modality!r}")
+    model.adapter(modality)
+    tasks = draw_tasks(cells.together, SPLIT, seed)
+    sheet = _answer(model, modality, tasks, seed, progress, cache)
+    return {"modality": modality, "n": n, "seed": seed, **_summary(cells, tasks, sheet)}
+
+
+def _answer(
+    model: "Lynx",
+    modality: str,
+    tasks: Sequence[Task],
+    seed: int,
+    progress: Progress | None,
+    cache: Path | None,
+) -> Sheet:
+    """Ask everything: each clip is read and encoded once, its questions answered side by side."""
+    groups = _by_clip(tasks)
+    total = 2 * len(groups)
+    clips = _clips(groups, seed, cache, progress, total)
+    plain, sheet = stock(model.backbone), Sheet()
+    for number, (index, asked) in enumerate(groups.items(), len(groups) + 1):
+        media: dict[str, Any] = {VIDEO: clips[index], modality: clips[index]}
+        session = model.chat(**media)
+        streams = session.encode()
+        sheet.on.update(_ask(model, streams, (VIDEO, modality), asked))
+        sheet.off.update(_ask(model, streams, (VIDEO,), asked))
+        for task in asked:
+            if task.turn.senses == (VIDEO,):
+                sheet.stock[task] = answer_stock(plain, streams[VIDEO].frames, task.turn.question)
+        if progress:
+            progress(number, total)
+    return sheet
+
+
+def _by_clip(tasks: Iterable[Task]) -> dict[int, list[Task]]:
+    groups: dict[int, list[Task]] = defaultdict(list)
+    for task in tasks:
+        groups[task.index].append(task)
+    return dict(groups)
+
+
+def _clips(
+    indices: Iterable[int], seed: int, cache: Path | None, progress: Progress | None, total: int
+) -> dict[int, Path]:
+    def tell(done: int, _: int) -> None:
+        if progress:
+            progress(done, total)
+
+    return render_clips(SPLIT, seed, indices, cache or default_cache(), progress=tell)
+
+
+@torch.no_grad()
+def _ask(
+    model: "Lynx", streams: Mapping[str, Stream], senses: tuple[str, ...], tasks: Sequence[Task]
+) -> Answers:
+    """Answer with these senses, and with the adapters of these alone."""
+    used = [streams[sense] for sense in senses]
+    with model.using(*senses):
+        prompts = [model.backbone.compose([_user(task)], used) for task in tasks]
+        answers = answer_together(model.backbone, prompts)
+    return dict(zip(tasks, answers, strict=True))
+
+
+def _user(task: Task) -> dict[str, str]:
+    return {"role": "user", "content": task.turn.question}
+
+
+def _summary(cells: Cells, tasks: Sequence[Task], sheet: Sheet) -> dict[str, Any]:
+    needed, both, seen = (take(tasks, cell) for cell in (cells.needed, cells.both, cells.seen))
+    heard = _score(needed, sheet.on)
+    return {
+        "with": heard.overall.accuracy,
+        "without": _score(needed, sheet.off).overall.accuracy,
+        "chance": heard.overall.chance,
+        "both_senses": _score(both, sheet.on).overall.accuracy if both else None,
+        "video_only_on": _score(seen, sheet.on).overall.accuracy,
+        "video_only_off": _score(seen, sheet.off).overall.accuracy,
+        "video_only_stock": _score(seen, sheet.stock).overall.accuracy,
+        "by_type": _by_type(tasks, sheet),
+    }
+
+
+def _score(tasks: Sequence[Task], answers: Answers) -> Scores:
+    turns = [task.turn for task in tasks]
+    given = [answers[task] for task in tasks]
+    return score(given, [turn.answer for turn in turns], [turn.type for turn in turns])
+
+
+def _by_type(tasks: Sequence[Task], sheet: Sheet) -> dict[str, dict[str, Any]]:
+    """Every type over all its questions; those on video alone also through stock transformers."""
+    on, off = _score(tasks, sheet.on).by_type, _score(tasks, sheet.off).by_type
+    plain = _score([task for task in tasks if task in sheet.stock], sheet.stock).by_type
+    senses = {task.turn.type: list(task.turn.senses) for task in tasks}
+    table: dict[str, dict[str, Any]] = {}
+    for name, mine in on.items():
+        table[name] = {"senses": senses[name], "n": mine.n, "chance": mine.chance}
+        table[name] |= {"with": mine.accuracy, "without": off[name].accuracy}
+        if name in plain:
+            table[name]["stock"] = plain[name].accuracy
+    return table
+
+
+def evaluate_backbone(
+    source: str | Path | Backbone,
+    n: int = 5000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a backbone on video alone through stock transformers: `n` questions, evenly of every type."""
+    backbone = stock(source if isinstance(source, Backbone) else load_backbone(source))
+    tasks = draw_tasks(split_evenly(n, types_for((VIDEO,), (VIDEO,))), SPLIT, seed)
+    groups = _by_clip(tasks)
+    clips = _clips(groups, seed, cache, progress, 2 * len(groups))
+    times, answers = sample_times(DURATION, backbone.default_frames), Answers()
+    for number, (index, asked) in enumerate(groups.items(), len(groups) + 1):
+        frames = read_frames(clips[index], times)
+        with torch.no_grad():
+            tokens, layout = backbone.encode(backbone.pixels(frames.pixels))
+            video = Stream(VIDEO, tokens, layout.frame.double(), layout.cell, layout.grid, frames)
+            prompts = [backbone.compose([_user(task)], [video]) for task in asked]
+        answers.update(zip(asked, answer_together(backbone, prompts), strict=True))
+        if progress:
+            progress(number, 2 * len(groups))
+    scores = _score(tasks, answers)
+    return {"backbone": str(backbone.source), "seed": seed, **scores.to_dict()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line of `evaluate_backbone`."""
+    parser = argparse.ArgumentParser(prog="python -m lynx.world.eval", description=evaluate_backbone.__doc__)
+    parser.add_argument("--backbone", default="lynx-tiny", help="a name, or a checkpoint folder")
+    parser.add_argument("--n", type=int, default=5000, help="questions (default: 5000)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the clips (default: 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)  # beside two drawing processes, more threads cost more than they bring
+    with tqdm(disable=None, unit="clip", leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = evaluate_backbone(options.backbone, options.n, options.seed, tell)
+    sys.stdout.write(json.dumps(result, indent=None if options.json else 2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
