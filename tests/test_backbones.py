@@ -75,6 +75,8 @@ def test_prefill_and_generation_are_bit_identical_to_stock(tmp_path, precision, 
 def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     backbone = load_backbone(folder, precision=precision)
     stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=backbone.dtype).eval()
+    # torch multiplies a slice of a batch by weights that ask for gradients in another order, even under no_grad.
+    stock.requires_grad_(False)
     longer = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and now then ?"}]
     clip = frames(3)
     rows = [stock_inputs(backbone, clip, messages) for messages in (QUESTION, longer)]
@@ -87,7 +89,8 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     with torch.no_grad():
         # Stock encodes the clips of a batch in one pass; in passes of their own fp32 sums differ in the last bit.
         encoded = backbone.model.model.get_video_features(pixels).pooler_output
-        assert torch.allclose(encoded[0], stream(backbone, clip).tokens, atol=2e-2 if precision == "bf16" else 1e-5)
+        tolerance = {"fp32": 1e-5, "bf16": 2e-2}[precision]
+        assert torch.allclose(encoded[0], stream(backbone, clip).tokens, atol=tolerance)
         streams = [replace(stream(backbone, clip), tokens=tokens) for tokens in encoded]
         prompts = [backbone.compose(m, [s]) for m, s in zip((QUESTION, longer), streams, strict=True)]
         batch = backbone.collate(prompts)
@@ -143,8 +146,16 @@ def test_a_prompt_beyond_the_context_is_refused(backbone):
 
 
 def test_the_catalog_counts_the_papers_parameters():
-    assert count_parameters("llava-onevision-0.5b") == {"vision": 33492992, "llm": 35192832, "total": 68685824}
-    assert count_parameters("llava-onevision-7b") == {"vision": 33492992, "llm": 161480704, "total": 194973696}
+    assert count_parameters("llava-onevision-0.5b") == {
+        "vision": 33492992,
+        "llm": 35192832,
+        "total": 68685824,
+    }
+    assert count_parameters("llava-onevision-7b") == {
+        "vision": 33492992,
+        "llm": 161480704,
+        "total": 194973696,
+    }
 
 
 def test_the_projector_and_heads_get_no_lora(folder):
@@ -164,7 +175,9 @@ def test_even_queries_are_a_quarter_of_the_paper_s_grid():
 
 def test_sources_are_catalog_names_folders_or_hub_ids(folder):
     row = parse_source("llava-onevision-0.5b")
-    assert row.location == CATALOG["llava-onevision-0.5b"].source == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    assert (
+        row.location == CATALOG["llava-onevision-0.5b"].source == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    )
     assert parse_source("owner/name@abc").revision == "abc" and parse_source(folder).location == str(folder)
     with pytest.raises(BackboneError, match="llava-onevision-7b"):
         parse_source("no such thing")
