@@ -33,16 +33,23 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Processor time of one call, all threads together: other programs on the machine do not count."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def interleaved(plain: Callable[[], object], ours: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Median seconds of both and of their ratio, run in turn (A B B A ...) after one warm-up of each."""
+    """Median processor seconds of both and of their ratio, run in turn (A B, B A, ...) after a warm-up."""
     plain(), ours()
     pairs = []
-    for i in range(rounds):
-        if i % 2:
-            b, a = seconds(ours), seconds(plain)
+    for number in range(rounds):
+        if number % 2:
+            after = cpu_seconds(ours)
+            pairs.append((cpu_seconds(plain), after))
         else:
-            a, b = seconds(plain), seconds(ours)
-        pairs.append((a, b))
+            pairs.append((cpu_seconds(plain), cpu_seconds(ours)))
     ratios = [b / a for a, b in pairs]
     return {
         "plain_s": round(median(a for a, _ in pairs), 4),

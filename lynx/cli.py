@@ -45,7 +45,7 @@ def _set_logging(verbose: bool) -> None:
     Progress bars are for people: where nobody looks, there are none.
     """
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return
