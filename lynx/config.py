@@ -1,0 +1,162 @@
+"""What a stage can be told: frozen dataclasses whose fields are also the options of the command line.
+
+Every field carries its help in `metadata["help"]`, so an option is written once. Defaults are those of the
+paper; where paper and released code differ, the released code's.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from lynx.errors import DataError
+
+LayerReduction = Literal["mean", "sum"]
+QuerySubset = Literal["even", "all"]
+TokenPooling = Literal["none", "space"]
+Checkpointing = Literal["off", "non-reentrant"]
+
+
+C = TypeVar("C", bound="Config")
+
+
+def option(default: Any, help: str) -> Any:
+    """One field of a config: its default and the sentence that `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Size of one LoRA; its update is scaled by `alpha / rank`."""
+
+    rank: int
+    alpha: float
+    dropout: float
+
+
+class Config:
+    """What all configs share: values become JSON, and wrong ones are refused with the field's name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise DataError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(get_args(hint))}")
+
+    def _range(self, name: str, low: float, high: float = float("inf")) -> None:
+        value = getattr(self, name)
+        if value is not None and not low <= value <= high:
+            limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+            raise DataError(f"{name} is {value!r}; it must be {limit}")
+
+
+@dataclass(frozen=True)
+class GuideConfig(Config):
+    """Stage 1: statistics of the token interface over reference videos; nothing is trained."""
+
+    frames: int | None = option(None, "frames taken from a clip; the backbone's own number if not given")
+    batch_size: int = option(32, "frames in one forward pass of the encoder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._range("frames", 1)
+        self._range("batch_size", 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """What stages 2 and 3 share: how long, how fast, how large a LoRA, and how a run is kept."""
+
+    lr: float = option(5e-4, "peak learning rate of AdamW")
+    epochs: float = option(1.0, "passes over the data; fractions are allowed")
+    steps: int | None = option(None, "optimizer steps, instead of epochs")
+    batch_size: int = option(8, "examples in one forward pass of one process")
+    accumulate: int = option(1, "forward passes whose gradients make one step")
+    warmup: float = option(0.03, "share of the steps in which lr rises linearly, to fall as a cosine")
+    weight_decay: float = option(0.0, "weight decay of AdamW")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them as they are")
+    rank: int = option(64, "rank of the LoRA that is trained")
+    alpha: float = option(128.0, "its scale is alpha / rank")
+    dropout: float = option(0.05, "dropout before its first matrix")
+    frames: int | None = option(None, "frames taken from a clip; the backbone's own number if not given")
+    seed: int = option(0, "fixes the order of the data, the first weights and the dropout")
+    checkpointing: Checkpointing = option("off", "non-reentrant: less memory, activations are computed twice")
+    save_every: int = option(100, "steps between checkpoints; 0 keeps none")
+    resume: bool = option(True, "go on from the checkpoint in the output folder if there is one")
+
+    def __post_init__(self) -> None:
+        if self.checkpointing == "reentrant":
+            raise DataError(
+                "checkpointing is 'reentrant', which gives silently wrong gradients when attention is "
+                "recorded or adapters are switched; use 'non-reentrant'"
+            )
+        super().__post_init__()
+        for name in ("batch_size", "accumulate", "rank", "frames"):
+            self._range(name, 1)
+        for name in ("lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha", "save_every"):
+            self._range(name, 0)
+        for name in ("warmup", "dropout"):
+            self._range(name, 0, 1)
+
+    @property
+    def lora(self) -> LoraSettings:
+        """The LoRA this stage trains."""
+        return LoraSettings(self.rank, self.alpha, self.dropout)
+
+
+@dataclass(frozen=True)
+class AlignConfig(TrainConfig):
+    """Stage 2: train the vision LoRA of one modality so that its pseudo-frames land on the interface."""
+
+    epochs: float = option(2.0, "passes over the data; fractions are allowed")
+    batch_size: int = option(32, "pseudo-frames in one forward pass of one process")
+    beta: float = option(0.01, "weight of the statistics loss")
+    attention_weight: float = option(1.0, "weight of the attention loss; 0 leaves it out, for an ablation")
+    layer_reduction: LayerReduction = option(
+        "mean", "how the attention loss joins the layers: mean (released code) or sum (paper)"
+    )
+    query_subset: QuerySubset = option(
+        "even", "queries compared: those at even rows and columns (released code) or all (paper)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._range("beta", 0)
+        self._range("attention_weight", 0)
+
+
+@dataclass(frozen=True)
+class TuneConfig(TrainConfig):
+    """Stage 3: train the LLM LoRA on questions and answers; the vision LoRA stays as it is."""
+
+    lr: float = option(1e-4, "peak learning rate of AdamW")
+    batch_size: int = option(4, "clips in one forward pass of one process; a clip brings all its questions")
+    alpha: float = option(16.0, "its scale is alpha / rank")
+    token_pooling: TokenPooling = option(
+        "none", "modality tokens the LLM gets: all, or their mean over space, one a pseudo-frame"
+    )
+    replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
+    questions: int | None = option(None, "most questions of a clip in one step; all if not given")
+    drop_modality: float = option(0.0, "share of the clips shown without the modality")
+    cache: str | None = option(None, "folder of the encoded streams; one in the output folder if not given")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._range("replay", 0, 1)
+        self._range("questions", 1)
+        self._range("drop_modality", 0, 1)
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """Build the config `kind` from JSON values.
+
+    Raises:
+        DataError: a key that `kind` does not have.
+    """
+    known = {spec.name for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise DataError(f"{kind.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return kind(**values)

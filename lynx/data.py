@@ -1,0 +1,141 @@
+"""Examples to train and measure on: media with questions, from a JSONL file or from the miniature world.
+
+A source is one function and one line in `SOURCES`. A line of the JSONL form, paths relative to the file's folder:
+
+    {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
+     "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from lynx.errors import DataError
+
+if TYPE_CHECKING:
+    from lynx.media import Frames, Waveform
+
+Source = Union[str, Path, "Frames", "Waveform"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question with its answer; `senses` are those that an answer needs, () = not known."""
+
+    question: str
+    answer: str
+    type: str = ""
+    senses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip: a medium for each sense, and the questions about it.
+
+    `media` may render on access. `key` names the content of the media where the source vouches for it, so that
+    encoded streams are found again without rendering; where it is "" the bytes are hashed.
+    """
+
+    id: str
+    media: Mapping[str, Source]
+    turns: tuple[Turn, ...] = ()
+    key: str = ""
+
+
+def open_data(
+    name: str,
+    path: str | Path | None = None,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    n: int | None = None,
+    senses: Sequence[str] | None = None,
+) -> Sequence[Example]:
+    """The examples of the source `name` ("jsonl" with a path, "world" without).
+
+    At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
+    `senses=("audio",)` is unpaired audio.
+
+    Raises:
+        DataError: unknown source, unreadable file, or nothing left.
+    """
+    if name not in SOURCES:
+        raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")
+    examples = SOURCES[name](path, split, seed, n, tuple(senses) if senses is not None else None)
+    if not len(examples):
+        wanted = f" with {' and '.join(senses)}" if senses else ""
+        raise DataError(f"the source {name!r} has no {split} examples{wanted}; check the path and the senses")
+    return examples
+
+
+def _open_world(
+    path: str | Path | None, split: str, seed: int, n: int | None, senses: tuple[str, ...] | None
+) -> Sequence[Example]:
+    from lynx.world.data import WorldDataset
+
+    if path is not None:
+        raise DataError(f"the world is drawn, not read: it takes no path (given: {path})")
+    more: dict[str, Any] = {"senses": senses} if senses is not None else {}
+    return WorldDataset(split=split, seed=seed, n=n if n is not None else 1000, **more)
+
+
+def _open_jsonl(
+    path: str | Path | None, split: str, seed: int, n: int | None, senses: tuple[str, ...] | None
+) -> Sequence[Example]:
+    if path is None:
+        raise DataError(
+            f"the source 'jsonl' needs a path: a .jsonl file, or a folder that holds {split}.jsonl"
+        )
+    file = Path(path) / f"{split}.jsonl" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {split}.jsonl")
+    examples = [_parse_line(file, i, line) for i, line in enumerate(_lines(file), 1) if line.strip()]
+    if senses is not None:
+        examples = [
+            replace(example, media={sense: example.media[sense] for sense in senses})
+            for example in examples
+            if set(senses) <= set(example.media)
+        ]
+    if n is not None and n < len(examples):
+        examples = random.Random(seed).sample(examples, n)
+    return examples
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); expected JSON lines") from error
+
+
+def _parse_line(file: Path, number: int, line: str) -> Example:
+    where = f"{file}, line {number}"
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("media"), dict) or not row["media"]:
+        raise DataError(f'{where}: expected an object with "media": {{"video": "clip.mp4", ...}}')
+    media = {sense: file.parent / name for sense, name in row["media"].items()}
+    missing = [str(medium) for medium in media.values() if not medium.exists()]
+    if missing:
+        raise DataError(f"{where}: {', '.join(missing)} does not exist; paths are relative to {file.parent}")
+    turns = tuple(_parse_turn(where, turn) for turn in row.get("turns", ()))
+    return Example(id=str(row.get("id", number)), media=media, turns=turns)
+
+
+def _parse_turn(where: str, turn: Any) -> Turn:
+    if not isinstance(turn, dict) or not {"question", "answer"} <= set(turn):
+        raise DataError(f'{where}: a turn needs "question" and "answer", this one is {turn!r}')
+    senses = tuple(turn.get("senses", ()))
+    return Turn(str(turn["question"]), str(turn["answer"]), str(turn.get("type", "")), senses)
+
+
+Opener = Callable[[str | Path | None, str, int, int | None, tuple[str, ...] | None], Sequence[Example]]
+SOURCES: dict[str, Opener] = {
+    "jsonl": _open_jsonl,
+    "world": _open_world,
+}
