@@ -63,7 +63,7 @@ def _shared(prompts: Sequence[Composed]) -> int:
 
 
 def _rest(prompts: Sequence[Composed], shared: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What follows the shared part, padded in front: embeds (B, R, D), mask (B, shared + R), positions (B, R)."""
+    """What follows the shared part, padded in front: embeds (B, R, D), mask (B, shared + R), positions."""
     longest = max(prompt.input_ids.shape[1] for prompt in prompts)
     embeds, masks, positions = [], [], []
     for prompt in prompts:

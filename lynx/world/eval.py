@@ -84,7 +84,7 @@ def evaluate(
     """Measure a modality: `n` questions in every cell, accuracies 0..1, answers balanced within each type.
 
     `with`: questions that need the modality (some need video too), video and modality given, adapter on;
-    `without`: the same on video alone, adapters off; `both_senses`: questions that need video and the modality,
+    `without`: the same on video alone, adapters off; `both_senses`: questions that need video and modality,
     in a cell of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
     `video_only_stock`: the same through stock transformers; `chance`: the best constant answer to each type.
 
@@ -96,7 +96,7 @@ def evaluate(
     model.adapter(modality)
     tasks = draw_tasks(cells.together, SPLIT, seed)
     sheet = _answer(model, modality, tasks, seed, progress, cache)
-    return {"modality": modality, "n": n, "seed": seed, **_summary(cells, tasks, sheet)}
+    return {"modality": modality, "n": n, "seed": seed, **summarise(cells, tasks, sheet)}
 
 
 def _answer(
@@ -159,7 +159,8 @@ def _user(task: Task) -> dict[str, str]:
     return {"role": "user", "content": task.turn.question}
 
 
-def _summary(cells: Cells, tasks: Sequence[Task], sheet: Sheet) -> dict[str, Any]:
+def summarise(cells: Cells, tasks: Sequence[Task], sheet: Sheet) -> dict[str, Any]:
+    """The figures of `evaluate` from all questions and their answers."""
     needed, both, seen = (take(tasks, cell) for cell in (cells.needed, cells.both, cells.seen))
     heard = _score(needed, sheet.on)
     return {

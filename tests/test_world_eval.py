@@ -1,0 +1,121 @@
+"""The figures of an evaluation, and that answers given side by side are those given alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import lynx
+from lynx.adapters import Adapter
+from lynx.config import LoraSettings
+from lynx.errors import AdapterError, DataError
+from lynx.model import Lynx
+from lynx.world.answering import LIMIT, answer_stock, answer_together, stock
+from lynx.world.backbone import build_backbone, save_backbone
+from lynx.world.eval import Cells, Sheet, evaluate, evaluate_backbone, summarise
+from lynx.world.exam import draw_tasks
+from lynx.world.files import render_clips
+from lynx.world.questions import QUESTION_TYPES
+
+QUESTIONS = (
+    "what do you see ?",
+    "how many shapes are there",
+    "do you hear a bell ?",
+    "where is the red circle at the end ?",
+)
+KEYS = ["modality", "n", "seed", "with", "without", "chance", "both_senses"]
+KEYS += ["video_only_on", "video_only_off", "video_only_stock", "by_type"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone that has learned nothing, and so says a lot."""
+    path = tmp_path_factory.mktemp("backbone")
+    model, tokenizer = build_backbone(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "embed" not in name:
+            weight.data.mul_(8)
+    save_backbone(model, tokenizer, path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Lynx:
+    model = lynx.load(folder)
+    model.add_adapter(Adapter(name="audio", modality="audio"))
+    torch.manual_seed(0)
+    for part in ("vision", "llm"):
+        model.add_lora("audio", part, LoraSettings(rank=4, alpha=8, dropout=0.0))
+    for name, weight in model.backbone.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+def test_answers_side_by_side_are_those_of_a_chat(model: Lynx, cache: Path) -> None:
+    clip = render_clips("test", 7, [0], cache)[0]
+    for media in ({"video": clip}, {"video": clip, "audio": clip}):
+        session = model.chat(**media)
+        streams = list(session.encode().values())
+        with model.using(*media):
+            prompts = [model.backbone.compose([{"role": "user", "content": q}], streams) for q in QUESTIONS]
+            together = answer_together(model.backbone, prompts)
+        alone = []
+        for question in QUESTIONS:
+            session.clear()
+            alone.append(session.ask(question, max_new_tokens=LIMIT))
+        assert together == alone
+        assert len(set(together)) > 1  # else the comparison would show nothing
+
+
+def test_stock_transformers_gives_the_answers_without_adapters(model: Lynx, cache: Path) -> None:
+    session = model.chat(video=render_clips("test", 7, [0], cache)[0])
+    plain = stock(model.backbone)
+    assert not any("lora" in name for name, _ in plain.model.named_modules())
+    for question in QUESTIONS:
+        session.clear()
+        frames = session.encode()["video"].frames
+        assert answer_stock(plain, frames, question) == session.ask(question, max_new_tokens=LIMIT)
+
+
+def test_evaluation_has_exactly_its_keys_and_off_is_stock(model: Lynx, cache: Path) -> None:
+    told: list[tuple[int, int]] = []
+    result = evaluate(model, "audio", n=3, seed=7, cache=cache, progress=lambda *done: told.append(done))
+    assert list(result) == KEYS
+    assert (result["modality"], result["n"], result["seed"]) == ("audio", 3, 7)
+    assert all(0 <= result[key] <= 1 for key in KEYS[3:-1])
+    assert result["video_only_off"] == result["video_only_stock"]
+    assert sum(row["n"] for row in result["by_type"].values() if row["senses"] == ["video"]) == 3
+    assert told[-1][0] == told[-1][1]
+
+
+def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
+    cells = Cells.of("audio", 60)
+    tasks = draw_tasks(cells.together, "test", 3)
+    right = {task: task.turn.answer for task in tasks}
+    constant = {task: (QUESTION_TYPES[task.turn.type].answers or ("nothing",))[0] for task in tasks}
+    seen = {task: answer for task, answer in constant.items() if task.turn.senses == ("video",)}
+    result = summarise(cells, tasks, Sheet(on=right, off=constant, stock=seen))
+    assert result["with"] == result["both_senses"] == result["video_only_on"] == 1
+    assert result["without"] == pytest.approx(result["chance"])
+    assert 0.25 < result["chance"] < 0.45
+    assert result["video_only_off"] == result["video_only_stock"] < 0.5
+    assert result["by_type"]["heard"]["chance"] == 0.5 and "stock" not in result["by_type"]["heard"]
+
+
+def test_backbone_is_measured_evenly_over_its_types(folder: Path, cache: Path) -> None:
+    result = evaluate_backbone(folder, n=11, seed=7, cache=cache)
+    assert result["n"] == 11 and {row["n"] for row in result["by_type"].values()} == {1}
+    assert 0 <= result["accuracy"] <= 1
+
+
+def test_what_cannot_be_measured_is_said(model: Lynx, folder: Path) -> None:
+    with pytest.raises(DataError, match="smell"):
+        evaluate(model, "smell", n=3)
+    with pytest.raises(AdapterError):
+        evaluate(lynx.load(folder), "audio", n=3)
