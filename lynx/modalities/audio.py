@@ -99,6 +99,7 @@ class Audio(Modality):
 
     name = "audio"
     label = "sound"
+    takes = "audio"
     Rendering = AudioRendering
 
     def duration(self, source: Source) -> float:

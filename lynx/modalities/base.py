@@ -18,6 +18,7 @@ class Modality(ABC):
 
     name: ClassVar[str]  # in code and in files: "audio"
     label: ClassVar[str]  # to people: "sound"
+    takes: ClassVar[str]  # the kind of file it is read from: "video" or "audio"
     Rendering: ClassVar[type]
 
     def __init__(self, rendering: Any = None) -> None:

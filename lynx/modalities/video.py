@@ -22,6 +22,7 @@ class Video(Modality):
 
     name = "video"
     label = "picture"
+    takes = "video"
     Rendering = VideoRendering
 
     def duration(self, source: Source) -> float:

@@ -1,0 +1,14 @@
+"""The Space's entry, and `python app.py`."""
+
+import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything that may touch CUDA
+
+# isort: split
+import os
+
+from lynx.ui import launch
+
+if __name__ == "__main__":
+    launch(
+        host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+    )

@@ -1,0 +1,59 @@
+"""The app. Gradio is imported in this folder alone; `launch` opens the page and then loads the model."""
+
+import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything that may touch CUDA
+
+# isort: split
+import logging
+from pathlib import Path
+
+import gradio as gr
+
+from lynx.errors import LynxError
+from lynx.ui.engine import EMBEDDED, Engine, Setup
+from lynx.ui.examples import find_adapters, find_examples
+from lynx.ui.page import build
+
+logger = logging.getLogger(__name__)
+
+BACKBONES = [EMBEDDED, "llava-onevision-0.5b", "llava-onevision-7b"]
+MAX_FILE_SIZE = "600mb"
+
+
+def launch(
+    host: str = "127.0.0.1", port: int | None = 7860, backbone: str = EMBEDDED, block: bool = True
+) -> gr.Blocks:
+    """Serve the page at host:port and return when the server ends, or at once if not `block`."""
+    engine, setup = Engine(), Setup(backbone, adapters=find_adapters(backbone))
+    blocks = build(engine, setup, BACKBONES, find_examples())
+    blocks.queue(default_concurrency_limit=8)
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        theme=theme(),
+        css_paths=Path(__file__).with_name("style.css"),
+        max_file_size=MAX_FILE_SIZE,
+        allowed_paths=[],
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        footer_links=["api"],
+        share=False,
+    )
+    try:
+        engine.model(setup)  # after the page is up; whoever asks meanwhile waits for it
+    except LynxError as error:
+        logger.warning("%s", error)  # the page says it to each visitor
+    if block:
+        blocks.block_thread()
+    return blocks
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys, one accent, fonts that are on every machine: the page asks the internet for nothing."""
+    sans = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=sans,
+        font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"),
+    )

@@ -1,0 +1,317 @@
+"""The app's hands on the library: models and sessions kept between clicks, answers as plain data. No Gradio.
+
+Everything that goes in and out can be pickled and sits on the CPU, because on a ZeroGPU Space an answer is
+made in another process whose state does not come back. Where it does come back, sessions keep their encoded
+media and their KV cache from turn to turn.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import lynx
+from lynx.errors import BackboneError, LynxError, MediaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lynx.chat import Comparison, Session
+    from lynx.media import Frames
+    from lynx.model import Lynx
+
+Result = TypeVar("Result")
+
+EMBEDDED = "lynx-tiny"
+VIDEO, AUDIO = "video", "audio"
+SESSIONS_KEPT = 4
+MODELS_KEPT = 2
+THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
+MAX_NEW_TOKENS = 128
+SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
+    0.1,
+    0.2,
+    10,
+)  # of a large model, for the ZeroGPU scheduler
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model: a backbone, its precision, and its adapters (folders or Hub ids)."""
+
+    backbone: str = EMBEDDED
+    precision: str = "auto"
+    adapters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which recording: a video file, and the file its sound comes from (the video's own track where None)."""
+
+    video: str | None = None
+    audio: str | None = None
+
+    @property
+    def files(self) -> str:
+        """Its names, for people."""
+        return " + ".join(Path(path).name for path in (self.video, self.audio) if path)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: everything an answer depends on."""
+
+    conversation: str
+    setup: Setup
+    clip: Clip
+    senses: tuple[str, ...]
+    history: tuple[tuple[str, str], ...] = ()  # (question, answer)
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model looks at: the (pseudo-)frames of each sense, small, and what they cost."""
+
+    frames: "Mapping[str, Frames]" = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    context: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What each word of an answer rests on. Index 0 is the whole answer, then word by word."""
+
+    words: tuple[str, ...]
+    shares: tuple[Mapping[str, float], ...]
+    curves: "tuple[Mapping[str, tuple[Tensor, Tensor]], ...]"
+    maps: "tuple[Mapping[str, Tensor], ...]"
+    frames: "Mapping[str, Frames]"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: the senses used with their frames and seconds, notes, and what it rests on."""
+
+    answer: str
+    used: Mapping[str, tuple[int, float]]
+    notes: tuple[str, ...] = ()
+    findings: Findings | None = None
+
+
+class Engine:
+    """Models by setup and sessions by conversation, the last few of each."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[Setup, Lynx] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, Setup, Clip], Session] = OrderedDict()
+        self._stopped: set[str] = set()
+        self._loading = threading.Lock()
+
+    def model(self, setup: Setup) -> "Lynx":
+        """The loaded model. Raises LynxError when it cannot be loaded; those loaded before stay."""
+        with self._loading:
+            if setup not in self._models:
+                self._models[setup] = lynx.load(setup.backbone, list(setup.adapters), setup.precision)
+                while len(self._models) > MODELS_KEPT:
+                    self._models.popitem(last=False)
+            self._models.move_to_end(setup)
+            return self._models[setup]
+
+    def senses(self, setup: Setup) -> dict[str, str]:
+        """The senses of a model, each with its word for people: {"video": "picture", "audio": "sound"}."""
+        model = self.model(setup)
+        return {sense: model.modality(sense).label for sense in (VIDEO, *model.adapters)}
+
+    def look(self, request: Request, encode: bool) -> View:
+        """What the model will see; with `encode` its tokens are ready when the first question comes."""
+        session, notes = self._session(request)
+        if encode:
+            self._guarded(session.encode)
+            frames = {
+                sense: stream.frames for sense, stream in session.streams.items() if session.senses[sense]
+            }
+        else:
+            model, times = session.model, session.plan.times
+            on = {sense: path for sense, path in session.media.items() if session.senses[sense]}
+            frames = {sense: model.modality(sense).render(path, times) for sense, path in on.items()}
+        small = {sense: thumbnails(pictures) for sense, pictures in frames.items()}
+        tokens = {sense: session.plan.tokens[sense] for sense in frames}
+        return View(small, tokens, session.plan.context, (*notes, *session.plan.notes))
+
+    def answer(self, request: Request) -> Iterator[str | Reply]:
+        """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
+        session, notes = self._session(request)
+        pieces = session.stream(request.question, max_new_tokens=MAX_NEW_TOKENS)
+        for piece in self._guarded_pieces(pieces):
+            yield piece
+            if request.conversation in self._stopped:
+                session.stop()
+        yield Reply(
+            session.history[-1]["content"], dict(session.used), (*notes, *session.notes), findings(session)
+        )
+
+    def compare(self, request: Request, without: str) -> "Comparison":
+        """A question, or the last one of the history, answered with and without a sense. Raises LynxError."""
+        session, _ = self._session(request)
+        question = request.question.strip() or None
+        return self._guarded(
+            lambda: session.compare(question, without=without, max_new_tokens=MAX_NEW_TOKENS)
+        )
+
+    def hide(self, request: Request) -> dict[str, float]:
+        """How much the log-probability of the last answer falls when each sense it used is hidden."""
+        session, _ = self._session(request)
+        if not session.used:
+            raise LynxError("There is no answer about this clip to check yet.")
+        return self._guarded(lambda: {sense: session.occlusion(sense) for sense in session.used})
+
+    def usable(self, request: Request, wanted: list[str] | None) -> tuple[str, ...]:
+        """The senses asked for, or all that the clip has. Raises LynxError for one that it has not."""
+        model = self.model(request.setup)
+        known = self.senses(request.setup)
+        unknown = sorted(set(wanted or ()) - set(known))
+        if unknown:
+            raise LynxError(f"There is no sense {', '.join(unknown)} here; loaded are {', '.join(known)}.")
+        request = replace(request, senses=tuple(known if wanted is None else wanted))
+        media, notes = self._media(model, request)
+        missing = [sense for sense in wanted or () if sense not in media]
+        if missing:
+            raise MediaError(notes[0] if notes else f"Nothing was given for {', '.join(missing)}.")
+        return tuple(sense for sense in request.senses if sense in media)
+
+    def forget(self, conversation: str) -> None:
+        """Let go of a conversation's sessions."""
+        for key in [key for key in self._sessions if key[0] == conversation]:
+            del self._sessions[key]
+
+    def start(self, conversation: str) -> None:
+        """Forget an earlier Stop."""
+        self._stopped.discard(conversation)
+
+    def stop(self, conversation: str) -> None:
+        """End the answer this conversation is being given, at its next token."""
+        self._stopped.add(conversation)
+        for key, session in list(self._sessions.items()):
+            if key[0] == conversation:
+                session.stop()
+
+    def stopped(self, conversation: str) -> bool:
+        """Whether `stop` was called since `start`."""
+        return conversation in self._stopped
+
+    def _session(self, request: Request) -> "tuple[Session, list[str]]":
+        """The session of this conversation about this clip, switched as asked, and notes on its media."""
+        model = self.model(request.setup)
+        media, notes = self._media(model, request)
+        key = (request.conversation, request.setup, request.clip)
+        session = self._sessions.get(key)
+        if session is None or session.model is not model:
+            session = self._sessions[key] = self._guarded(lambda: model.chat(**media))
+            while len(self._sessions) > SESSIONS_KEPT:
+                self._sessions.popitem(last=False)
+        self._sessions.move_to_end(key)
+        session.senses = {sense: sense in request.senses for sense in session.media}
+        session.history = [
+            {"role": role, "content": text}
+            for turn in request.history
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        return session, notes
+
+    def _media(self, model: "Lynx", request: Request) -> tuple[dict[str, str], list[str]]:
+        """Which file each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
+        check(request.clip)
+        clip, media, notes = request.clip, {}, []
+        for sense, label in self.senses(request.setup).items():
+            takes_sound = model.modality(sense).takes == AUDIO
+            source = (clip.audio or clip.video) if takes_sound else clip.video
+            if source is None:
+                continue
+            if takes_sound and lacks_sound(source):
+                notes += [f"{Path(source).name} has no audio track, so there is no {label}."] * (
+                    sense in request.senses
+                )
+                continue
+            media[sense] = source
+        return media, notes
+
+    def _guarded(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns; too little memory is an error to the user like any other."""
+        import torch
+
+        try:
+            return call()
+        except torch.OutOfMemoryError as error:
+            raise BackboneError(
+                "The model ran out of memory; use a smaller backbone, int8 or nf4, or a shorter conversation."
+            ) from error
+
+    def _guarded_pieces(self, pieces: Iterator[str]) -> Iterator[str]:
+        while (piece := self._guarded(lambda: next(pieces, None))) is not None:
+            yield piece
+
+
+def lacks_sound(path: str) -> bool:
+    """Whether a video file has no audio track. Raises MediaError when it is not readable."""
+    from lynx.media import probe
+
+    return not probe(path).audio
+
+
+def thumbnails(frames: "Frames") -> "Frames":
+    """The same frames, no side longer than a page needs."""
+    from torch.nn.functional import interpolate
+
+    from lynx.media import Frames
+
+    height, width = frames.pixels.shape[-2:]
+    size = tuple(
+        min(side, round(side * THUMBNAIL_SIDE / max(height, width))) or 1 for side in (height, width)
+    )
+    if max(height, width) > 2 * THUMBNAIL_SIDE and min(height, width) < THUMBNAIL_SIDE / 4:
+        size = (height, THUMBNAIL_SIDE)  # a long spectrogram keeps its rows
+    pixels = interpolate(frames.pixels, size, mode="bilinear", align_corners=False, antialias=True)
+    return Frames(pixels, frames.times, frames.duration)
+
+
+def findings(session: "Session") -> Findings | None:
+    """The session's evidence as small plain data, for the whole answer and for each word."""
+    evidence = session.evidence
+    if evidence is None or not evidence.words:
+        return None
+    indices = [None, *(tokens for _, tokens in evidence.words)]
+    return Findings(
+        tuple(word for word, _ in evidence.words),
+        tuple(evidence.share(index) for index in indices),
+        tuple({sense: evidence.curve(index, sense) for sense in evidence.spans} for index in indices),
+        tuple({sense: evidence.heatmap(index, sense) for sense in evidence.spans} for index in indices),
+        {sense: thumbnails(stream.frames) for sense, stream in evidence.streams.items()},
+    )
+
+
+def seconds_needed(request: Request) -> int:
+    """How long an answer may take on a GPU, estimated before anything is read, for ZeroGPU's scheduler."""
+    frames = 16 * len(request.senses)
+    return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
+
+
+def check(clip: Clip) -> None:
+    """Raises MediaError when a file of the clip cannot be used for what it was given for."""
+    from lynx.media import probe
+
+    if clip.video is None and clip.audio is None:
+        raise MediaError("Give a video or a sound file first, or pick an example.")
+    if clip.video and probe(clip.video).video is None:
+        raise MediaError(f"{Path(clip.video).name} has no picture track; give it as a sound file instead.")
+    if clip.audio and not probe(clip.audio).audio:
+        raise MediaError(f"{Path(clip.audio).name} has no audio track; give another sound file.")
+
+
+def sentence(error: LynxError) -> str:
+    """An error as one sentence for people."""
+    text = " ".join(str(error).split())
+    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -1,0 +1,134 @@
+"""The components of the page and where they stand; what they do is in `lynx.ui.page`."""
+
+import gradio as gr
+
+from lynx.ui import views
+from lynx.ui.engine import VIDEO, Setup
+from lynx.ui.examples import Example
+from lynx.ui.state import Chat
+
+OWN_TRACK, OTHER_FILE = "the video's own track", "a separate file"
+PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
+PICTURE = {"format": "png", "image_mode": "RGBA", "show_label": False, "interactive": False}
+
+
+class Layout:
+    """All components, as attributes. Built inside a `gr.Blocks`."""
+
+    def __init__(self, setup: Setup, backbones: list[str], examples: list[Example]) -> None:
+        self.setup, self.backbones, self.examples = setup, backbones, examples
+        self.chat = gr.State(Chat("", setup))
+        gr.HTML(views.HEADER, elem_id="header")
+        self.hint = gr.HTML(views.hint(setup), elem_id="hint")
+        with gr.Row(elem_id="desk", equal_height=False):
+            with gr.Column(scale=5, min_width=320, elem_id="left"):
+                self._model()
+                self._media()
+            with gr.Column(scale=6, min_width=320, elem_id="right"):
+                self._conversation()
+        self._evidence()
+        self._endpoint()
+
+    def _model(self) -> None:
+        setup = self.setup
+        with gr.Accordion(views.model_line(setup, {}), open=False, elem_id="model") as self.model:
+            with gr.Row():
+                self.backbone = gr.Dropdown(
+                    self.backbones, value=setup.backbone, label="Backbone", allow_custom_value=True,
+                    info="A name, a folder or a Hub id", scale=3, min_width=160, elem_id="backbone",
+                )  # fmt: skip
+                self.precision = gr.Dropdown(
+                    list(PRECISIONS), value=setup.precision, label="Precision", info="of its weights",
+                    scale=1, min_width=110, elem_id="precision",
+                )  # fmt: skip
+            self.adapters = gr.Dropdown(
+                list(setup.adapters), value=list(setup.adapters), label="Adapters", multiselect=True,
+                allow_custom_value=True, info="Folders or Hub ids; type one and press Enter",
+                elem_id="adapters",
+            )  # fmt: skip
+            self.load = gr.Button("Load this model", size="sm", elem_id="load")
+
+    def _media(self) -> None:
+        if self.examples:
+            self.shelf = gr.Dataset(
+                components=[gr.Video(visible=False, render=False)],
+                samples=[[str(example.clip)] for example in self.examples],
+                type="index", label="Examples from the miniature world", samples_per_page=6,
+                elem_id="examples",
+            )  # fmt: skip
+        self.video = gr.Video(label="Video", sources=["upload"], height=220, elem_id="video", buttons=[])
+        with gr.Row(elem_id="listening"):
+            self.senses = gr.CheckboxGroup(
+                [("picture", VIDEO)],
+                value=[VIDEO],
+                label="Senses that are on",
+                elem_id="senses",
+                min_width=150,
+            )
+            self.sound = gr.Radio(
+                [OWN_TRACK, OTHER_FILE],
+                value=OWN_TRACK,
+                label="Sound comes from",
+                elem_id="sound",
+                min_width=240,
+            )
+        self.audio = gr.Audio(
+            label="Sound file",
+            sources=["upload"],
+            type="filepath",
+            visible=False,
+            elem_id="audio",
+            editable=False,
+        )
+        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
+            gr.HTML(views.SEEN_HEADER)
+            self.seen = gr.Image(elem_id="seen-picture", buttons=["fullscreen"], container=False, **PICTURE)
+            self.budget = gr.HTML(elem_id="budget")
+
+    def _conversation(self) -> None:
+        self.window = gr.Chatbot(
+            label="Conversation", height=430, elem_id="chat", buttons=["copy_all"], feedback_options=None,
+            placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
+        )  # fmt: skip
+        self.notice = gr.HTML(elem_id="notice")
+        with gr.Row(elem_id="asking", equal_height=True):
+            self.question = gr.Textbox(
+                placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,
+                min_width=180, elem_id="question",
+            )  # fmt: skip
+            self.send = gr.Button("Ask", variant="primary", scale=1, min_width=84, elem_id="send")
+            self.halt = gr.Button(
+                "Stop", variant="stop", scale=1, min_width=84, visible=False, elem_id="stop"
+            )
+        self.suggestions = gr.Dataset(
+            components=[gr.Textbox(visible=False, render=False)], samples=[], type="values", visible=False,
+            label="Questions to try", elem_id="suggestions",
+        )  # fmt: skip
+        with gr.Row(elem_id="actions"):
+            self.again = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
+            self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
+            self.versus = gr.Button("With / without sound", size="sm", min_width=170, elem_id="compare")
+        self.versus_view = gr.HTML(elem_id="comparison")
+
+    def _evidence(self) -> None:
+        with gr.Column(visible=False, elem_id="evidence") as self.evidence:
+            gr.HTML(views.EVIDENCE_HEADER)
+            self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
+            self.shares = gr.HTML(elem_id="shares")
+            self.rests_on = gr.Image(elem_id="rests-on", buttons=["fullscreen"], container=False, **PICTURE)
+            with gr.Row(elem_id="checking"):
+                self.hide = gr.Button(
+                    "Check it: hide each sense", size="sm", elem_id="hide", scale=0, min_width=220
+                )
+                self.hidden = gr.HTML(elem_id="hidden")
+
+    def _endpoint(self) -> None:
+        """What `/ask` takes and gives; components, because they check that a file is an upload."""
+        self.endpoint = gr.Button(visible=False)
+        self.given = [
+            gr.File(visible=False, label="video"),
+            gr.File(visible=False, label="audio"),
+            gr.Textbox(visible=False, label="question"),
+            gr.JSON(visible=False, label="senses"),
+        ]
+        self.answer = gr.Textbox(visible=False, label="answer")

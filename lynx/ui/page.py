@@ -1,0 +1,269 @@
+"""What happens on each click: handlers are thin, the engine works, the views draw."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+import spaces
+from spaces.config import Config as SpaceConfig
+
+from lynx.errors import LynxError
+from lynx.ui import views
+from lynx.ui.engine import VIDEO, Clip, Engine, Reply, Request, Setup, check, seconds_needed, sentence
+from lynx.ui.examples import Example
+from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
+from lynx.ui.state import Chat, Turn
+
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+Update = dict[Any, Any]
+
+
+def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[Example]) -> gr.Blocks:
+    """The page with its events and its endpoint, ready to launch."""
+    with gr.Blocks(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        Page(Layout(setup, backbones, examples), engine, blocks)
+    return blocks
+
+
+class Page:
+    """The handlers of a layout. Those that touch the model wait for one another; the others never wait."""
+
+    def __init__(self, ui: Layout, engine: Engine, blocks: gr.Blocks) -> None:
+        self.ui, self.engine = ui, engine
+        self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
+        self.compare = spaces.GPU(duration=lambda request, _: 2 * seconds_needed(request))(engine.compare)
+        self.state_comes_back = not SpaceConfig.zero_gpu
+        self._wire_media(blocks)
+        self._wire_conversation()
+
+    def _wire_media(self, blocks: gr.Blocks) -> None:
+        ui = self.ui
+        self.media = [ui.video, ui.sound, ui.audio, ui.senses, ui.chat]
+        loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model]
+        looked = [ui.seen_box, ui.seen, ui.budget, ui.notice]
+        blocks.load(self.on_load, ui.chat, loaded, **MODEL)
+        wanted = [ui.backbone, ui.precision, ui.adapters, ui.chat]
+        ui.load.click(self.on_setup, wanted, loaded, **MODEL).success(
+            self.on_media, self.media, looked, **MODEL
+        )
+        changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.senses.input]
+        gr.on(changes, self.on_media, self.media, looked, trigger_mode="always_last", **MODEL)
+        ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
+        if ui.examples:
+            ui.shelf.click(self.on_example, ui.shelf, [ui.video, ui.sound, ui.suggestions], **LIGHT)
+
+    def _wire_conversation(self) -> None:
+        ui = self.ui
+        asking = [ui.question, *self.media]
+        told = [ui.chat, ui.window, ui.question, ui.send, ui.halt, ui.notice, ui.versus_view]
+        told += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden]
+        quiet = MODEL | {"show_progress": "hidden"}
+        gr.on([ui.send.click, ui.question.submit], self.on_ask, asking, told, **quiet)
+        picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
+        picked.then(self.on_ask, asking, told, **quiet)
+        ui.again.click(self.on_retry, self.media, told, **quiet)
+        ui.halt.click(self.on_stop, ui.chat, None, **LIGHT)
+        gr.on([ui.clear.click, ui.window.clear], self.on_clear, ui.chat, told, **LIGHT)
+        ui.versus.click(self.on_compare, asking, [ui.versus_view, ui.notice], **MODEL)
+        ui.word.input(self.on_word, [ui.word, ui.chat], [ui.shares, ui.rests_on], **LIGHT)
+        ui.hide.click(self.on_hide, self.media, [ui.hidden, ui.notice], **MODEL)
+        public = MODEL | {"api_visibility": "public"}
+        ui.endpoint.click(self.ask, ui.given, ui.answer, api_name="ask", **public)
+
+    # --- the model and the media ---------------------------------------------------------------
+
+    def on_load(self, chat: Chat) -> Update:
+        """A visitor arrives: give the conversation a key, and say what the model can sense."""
+        return self._set_up(replace(chat, key=chat.key or uuid4().hex), self.ui.setup)
+
+    def on_setup(self, backbone: str, precision: str, adapters: list[str], chat: Chat) -> Update:
+        """Load another model; when that fails the one before stays."""
+        return self._set_up(chat, Setup((backbone or "").strip(), precision, tuple(adapters or ())))
+
+    def _set_up(self, chat: Chat, setup: Setup) -> Update:
+        ui = self.ui
+        try:
+            labels = self.engine.senses(setup)
+        except LynxError as error:
+            return {ui.chat: chat, ui.notice: views.notice(sentence(error))}
+        added = [label for sense, label in labels.items() if sense != VIDEO]
+        choices = [(label, sense) for sense, label in labels.items()]
+        return {
+            ui.chat: replace(chat, setup=setup, labels=tuple(labels.items())),
+            ui.senses: gr.update(choices=choices, value=list(labels)),
+            ui.versus: gr.update(value=f"With / without {(added or ['sound'])[-1]}", interactive=bool(added)),
+            ui.notice: "",
+            ui.hint: views.hint(setup),
+            ui.model: gr.update(label=views.model_line(setup, labels)),
+        }
+
+    def on_example(self, index: int) -> Update:
+        """Put an example on the desk."""
+        ui, example = self.ui, self.ui.examples[index]
+        samples = [[question] for question in example.questions]
+        return {
+            ui.video: str(example.clip),
+            ui.sound: OWN_TRACK,
+            ui.suggestions: gr.update(samples=samples, visible=bool(samples)),
+        }
+
+    def on_media(self, *media: Any) -> Update:
+        """Show what the model will see of the clip."""
+        ui, request = self.ui, self._request("", *media)
+        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: ""}
+        if request.clip == Clip():
+            return hidden | {ui.notice: ""}
+        try:
+            view = self.engine.look(request, encode=self.state_comes_back)
+        except LynxError as error:
+            return hidden | {ui.notice: views.notice(sentence(error))}
+        words = media[-1].words
+        return {
+            ui.seen_box: gr.update(visible=bool(view.frames or view.notes)),
+            ui.seen: views.seen(view, words),
+            ui.budget: views.budget(view, words),
+            ui.notice: "",
+        }
+
+    def _request(
+        self, question: str, video: str | None, sound: str, audio: str | None, senses: list[str], chat: Chat
+    ) -> Request:
+        clip = Clip(video, audio if sound == OTHER_FILE else None)
+        return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())
+
+    # --- the conversation ----------------------------------------------------------------------
+
+    def on_ask(self, question: str, *media: Any) -> Iterator[Update]:
+        """Stream an answer into the conversation; an error leaves all as it was, the question included."""
+        ui, chat = self.ui, media[-1]
+        request = self._request(question, *media)
+        try:
+            if not request.question:
+                raise LynxError("Type a question first.")
+            check(request.clip)
+            turn = Turn(request.question, "", chat.setup, request.clip)
+            yield {
+                ui.window: views.messages((*chat.turns, replace(turn, answer="…"))),
+                **{ui.question: "", ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+                **self._answering(True),
+            }
+            yield from self._stream(request, turn, chat)
+        except LynxError as error:
+            yield {
+                ui.window: views.messages(chat.turns),
+                **{ui.question: question, ui.notice: views.notice(sentence(error))},
+                **self._answering(False),
+            }
+
+    def _stream(self, request: Request, turn: Turn, chat: Chat) -> Iterator[Update]:
+        """The pieces of an answer as they come, then the answer with its chips and its evidence."""
+        self.engine.start(chat.key)
+        pieces = self.generate(request)
+        for piece in pieces:
+            if isinstance(piece, Reply):
+                yield self._told(chat, turn, piece)
+                return
+            turn = replace(turn, answer=turn.answer + piece)
+            yield {self.ui.window: views.messages((*chat.turns, turn))}
+            if self.engine.stopped(chat.key) and not self.state_comes_back:
+                pieces.close()  # the other process cannot hear `stop`
+                yield self._told(chat, turn, Reply(turn.answer, {}))
+                return
+
+    def _told(self, chat: Chat, turn: Turn, reply: Reply) -> Update:
+        """Everything that changes when an answer is complete."""
+        ui, stopped = self.ui, self.engine.stopped(chat.key)
+        turn = replace(turn, answer=reply.answer, chips=views.chips(reply, chat.words, stopped))
+        chat = replace(chat, turns=(*chat.turns, turn), findings=reply.findings)
+        choices = views.word_choices(reply.findings)
+        index = choices[0][1] if choices else None
+        return {
+            **{
+                ui.chat: chat,
+                ui.window: views.messages(chat.turns),
+                ui.evidence: gr.update(visible=bool(choices)),
+            },
+            **{ui.word: gr.update(choices=choices, value=index), **self.on_word(index, chat)},
+            **self._answering(False),
+        }
+
+    def _answering(self, busy: bool) -> Update:
+        return {self.ui.send: gr.update(visible=not busy), self.ui.halt: gr.update(visible=busy)}
+
+    def on_retry(self, *media: Any) -> Iterator[Update]:
+        """Ask the last question again, with the senses that are on now; when that fails its answer stays."""
+        ui, chat = self.ui, media[-1]
+        if not chat.turns:
+            yield {ui.notice: views.notice("There is no question to ask again yet.")}
+            return
+        for update in self.on_ask(chat.turns[-1].question, *media[:-1], replace(chat, turns=chat.turns[:-1])):
+            if update.get(ui.notice):
+                update |= {ui.window: views.messages(chat.turns), ui.question: ""}
+            yield update
+
+    def on_stop(self, chat: Chat) -> None:
+        """End the answer; what was said stays."""
+        self.engine.stop(chat.key)
+
+    def on_clear(self, chat: Chat) -> Update:
+        """Forget the conversation; the clip stays on the desk."""
+        ui = self.ui
+        return {
+            ui.chat: replace(chat, turns=(), findings=None),
+            **{ui.window: [], ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+            ui.evidence: gr.update(visible=False),
+        }
+
+    def on_compare(self, question: str, *media: Any) -> Update:
+        """The question in the box, or the last one, answered with and without the added sense."""
+        ui, chat = self.ui, media[-1]
+        request = self._request(question, *media)
+        added = [sense for sense in request.senses if sense != VIDEO]
+        try:
+            check(request.clip)
+            if not added:
+                raise LynxError("Switch an added sense on first; then its absence can be compared.")
+            result = self.compare(request, added[-1])
+        except LynxError as error:
+            return {ui.versus_view: "", ui.notice: views.notice(sentence(error))}
+        label = chat.words[added[-1]]
+        shown = views.comparison(result.question, label, result.with_sense, result.without_sense)
+        return {ui.versus_view: shown, ui.notice: ""}
+
+    def on_word(self, index: int | None, chat: Chat) -> Update:
+        """Evidence for one word of the last answer."""
+        ui, found = self.ui, chat.findings
+        if found is None or index is None:
+            return {ui.shares: "", ui.rests_on: None, ui.hidden: ""}
+        return {
+            ui.shares: views.shares(found, index, chat.words),
+            ui.rests_on: views.rests_on(found, index, chat.words),
+        }
+
+    def on_hide(self, *media: Any) -> Update:
+        """How much less likely the last answer becomes when a sense is hidden."""
+        ui = self.ui
+        try:
+            drops = self.engine.hide(self._request("", *media))
+        except LynxError as error:
+            return {ui.hidden: "", ui.notice: views.notice(sentence(error))}
+        return {ui.hidden: views.hidden(drops, media[-1].words), ui.notice: ""}
+
+    def ask(self, video: str | None, audio: str | None, question: str, senses: list[str] | None) -> str:
+        """Answer one question about a video, a sound file or both.
+
+        senses: names such as ["video", "audio"]; all that the clip has where none are given. A sense that is
+        named and cannot be used is an error.
+        """
+        request = Request(uuid4().hex, self.ui.setup, Clip(video, audio), (), question=question.strip())
+        try:
+            request = replace(request, senses=self.engine.usable(request, senses))
+            *_, reply = self.generate(request)
+        except LynxError as error:
+            raise gr.Error(sentence(error), print_exception=False) from error
+        finally:
+            self.engine.forget(request.conversation)
+        return reply.answer

@@ -1,0 +1,173 @@
+"""What the page shows: pieces of HTML and pictures, from plain data; text of users and models is escaped."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import exp, log
+
+from PIL import Image
+
+from lynx import render
+from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Reply, Setup, View
+from lynx.ui.state import Turn
+
+WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
+LOG_TWO, LOG_MILLION = log(2), log(1e6)
+HEADER = """
+<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip and its sound, and see what
+each word of the answer rests on.</p></div>
+"""
+HINT = """
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of coloured shapes and a few sounds. For
+real recordings load a real backbone below.</div>
+"""
+SEEN_HEADER = '<div class="caption">What the model really sees and hears</div>'
+PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>what sound do you hear ?</i>"
+EVIDENCE_HEADER = """
+<h2>What the answer rests on</h2>
+<p>The model's attention while it said the chosen word: its share for each sense, then where it lay in the
+frames, in the sound and in time. An indication, not a proof.</p>
+"""
+
+
+def hint(setup: Setup) -> str:
+    """What the embedded backbone cannot do; nothing for a real one."""
+    return HINT if setup.backbone == EMBEDDED else ""
+
+
+def model_line(setup: Setup, labels: Mapping[str, str]) -> str:
+    """The model in use, in a line."""
+    added = [label for sense, label in labels.items() if sense != VIDEO]
+    return f"Model and adapters: {setup.backbone}" + (f" + {', '.join(added)}" if added else "")
+
+
+def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
+    """Which senses an answer used, with how many frames and seconds; then what there is to note."""
+    parts = [
+        f'<span class="chip" style="--sense:{_css(sense)}">{escape(labels.get(sense, sense))} · '
+        f"{frames} frames · {_seconds(seconds)}</span>"
+        for sense, (frames, seconds) in reply.used.items()
+    ]
+    unused = [label for sense, label in labels.items() if sense not in reply.used]
+    parts += [f'<span class="chip off">no {escape(label)}</span>' for label in unused]
+    parts += ['<span class="chip off">stopped</span>'] * stopped
+    notes = "".join(f'<div class="note">{escape(_capital(note))}</div>' for note in reply.notes)
+    return f'<div class="chips">{"".join(parts)}</div>{notes}'
+
+
+def messages(turns: Sequence[Turn]) -> list[dict]:
+    """The conversation for the chat window; a line says where another clip or another model begins."""
+    shown: list[dict] = []
+    for before, turn in zip((None, *turns), turns, strict=False):
+        if before and (turn.setup, turn.clip) != (before.setup, before.clip):
+            line = f'<div class="divider">{escape(turn.clip.files)} · {escape(turn.setup.backbone)}</div>'
+            shown.append(_message("assistant", line))
+        shown.append(_message("user", escape(turn.question)))
+        shown.append(_message("assistant", escape(turn.answer) + (f"\n\n{turn.chips}" if turn.chips else "")))
+    return shown
+
+
+def _message(role: str, text: str) -> dict:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def budget(view: View, labels: Mapping[str, str]) -> str:
+    """How much of the model's context the clip takes, as a bar and in words."""
+    if not view.frames:
+        return ""
+    used = sum(view.tokens.values())
+    bars = "".join(
+        f'<i style="width:{100 * count / view.context:.2f}%;background:{_css(sense)}"></i>'
+        for sense, count in view.tokens.items()
+    )
+    words = ", ".join(
+        f"{labels.get(sense, sense)} {len(view.frames[sense])} frames, {count:,} tokens"
+        for sense, count in view.tokens.items()
+    )
+    length = _seconds(next(iter(view.frames.values())).duration)
+    notes = "".join(f'<div class="note">{escape(_capital(note))}</div>' for note in view.notes)
+    return (
+        f'<div class="budget"><div class="bar">{bars}</div>'
+        f"<div>{length}: {escape(words)} · {used:,} of {view.context:,} tokens</div>{notes}</div>"
+    )
+
+
+def shares(findings: Findings, index: int, labels: Mapping[str, str]) -> str:
+    """How much the chosen word rests on each sense and on the conversation's words."""
+    share = findings.shares[index]
+    rows = "".join(
+        f'<div class="share"><span>{escape(_share_label(sense, labels))}</span>'
+        f'<div class="bar"><i style="width:{100 * value:.1f}%;background:{_css(sense)}"></i></div>'
+        f"<b>{100 * value:.0f} %</b></div>"
+        for sense, value in share.items()
+    )
+    return f'<div class="shares">{rows}</div>'
+
+
+def comparison(question: str, label: str, with_sense: str, without_sense: str) -> str:
+    """Two answers side by side."""
+    cards = "".join(
+        f'<div class="card"><span class="{kind}">{escape(title)}</span><p>{escape(answer) or "—"}</p></div>'
+        for title, answer, kind in (
+            (f"with {label}", with_sense, "chip"),
+            (f"without {label}", without_sense, "chip off"),
+        )
+    )
+    return f'<div class="compare"><div class="asked">{escape(question)}</div>{cards}</div>'
+
+
+def notice(text: str) -> str:
+    """One sentence about what went wrong."""
+    return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
+
+
+def word_choices(findings: Findings | None) -> list[tuple[str, int]]:
+    """The answer's words to choose from; 0 is all of them together."""
+    if findings is None:
+        return []
+    words = [(word, i) for i, word in enumerate(findings.words, start=1)]
+    return words if len(words) == 1 else [("whole answer", 0), *words]
+
+
+def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
+    """What hiding each sense does to the answer. drops: in log-probability."""
+    parts = []
+    for sense, drop in drops.items():
+        label = labels.get(sense, sense)
+        if drop < LOG_TWO:
+            parts.append(f"Without the {label} the answer stays as likely.")
+        else:
+            factor = f"{exp(drop):,.0f}" if drop < LOG_MILLION else "over a million"
+            parts.append(f"Without the {label} the answer is {factor} times less likely.")
+    return f'<div class="hidden-check">{escape(" ".join(parts))}</div>' if parts else ""
+
+
+def seen(view: View, labels: Mapping[str, str]) -> Image.Image | None:
+    """What the model looks at, all senses on one time axis."""
+    lanes = [render.Lane(sense, labels.get(sense, sense), frames) for sense, frames in view.frames.items()]
+    return render.timeline(lanes) if lanes else None
+
+
+def rests_on(findings: Findings, index: int, labels: Mapping[str, str]) -> Image.Image | None:
+    """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
+    lanes = [
+        render.Lane(sense, labels.get(sense, sense), frames, findings.maps[index][sense])
+        for sense, frames in findings.frames.items()
+    ]
+    curves = [render.Curve(sense, *findings.curves[index][sense]) for sense in findings.frames]
+    return render.timeline(lanes, curves) if lanes else None
+
+
+def _share_label(sense: str, labels: Mapping[str, str]) -> str:
+    return "words" if sense == WORDS else labels.get(sense, sense)
+
+
+def _css(sense: str) -> str:
+    return "rgb({},{},{})".format(*render.colour(sense))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else render.clock(seconds, seconds) + " min"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
