@@ -1,6 +1,6 @@
 """Examples to train and measure on: media with questions, from a JSONL file or from the miniature world.
 
-A source is one function and one line in `SOURCES`. A line of the JSONL form, paths relative to the file's folder:
+A source is one function and one line in `SOURCES`. A line of the JSONL form, paths relative to its folder:
 
     {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
@@ -35,8 +35,8 @@ class Turn:
 class Example:
     """One clip: a medium for each sense, and the questions about it.
 
-    `media` may render on access. `key` names the content of the media where the source vouches for it, so that
-    encoded streams are found again without rendering; where it is "" the bytes are hashed.
+    `media` may render on access. `key` names the content of the media where the source vouches for it, so
+    that encoded streams are found again without rendering; where it is "" the bytes are hashed.
     """
 
     id: str

@@ -48,7 +48,7 @@ class Score:
 class Scores:
     """The score over all questions and the score of each question type.
 
-    The overall chance level knows a question's type: it is the mean of the types' levels, weighted by questions.
+    The overall chance level knows a question's type: the mean of the types' levels, weighted by questions.
     """
 
     overall: Score
