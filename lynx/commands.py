@@ -6,7 +6,8 @@ fields of its configuration dataclass.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,20 @@ def _load(options: Options, *senses: str) -> Any:
     own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
     adapters = getattr(options, "adapter", []) or own
     return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell
 
 
 def _examples(options: Options, senses: tuple[str, ...] | None) -> Any:
@@ -268,9 +283,14 @@ def _world_render(options: Options) -> Result:
 
 
 def _eval_arguments(parser: Parser) -> None:
-    parser.add_argument("--modality", required=True, help="the sense that is measured")
+    parser.add_argument(
+        "--modality", metavar="SENSE", help="the sense that is measured; none: the backbone alone"
+    )
     parser.add_argument("--n", type=_count, default=1000, help="questions in every cell (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="draws clips never seen in training (default: 0)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where the clips are kept; default: user's cache"
+    )
     _adapter_argument(parser)
     _model_arguments(parser)
 
@@ -278,13 +298,14 @@ def _eval_arguments(parser: Parser) -> None:
 @command("eval world", _eval_arguments, "lynx eval world --modality audio --n 1000 --seed 7 --json")
 def _eval_world(options: Options) -> Result:
     """Measure a sense in the miniature world: accuracy with it, without it, by chance, and on video alone."""
-    from lynx.world.eval import evaluate
+    from lynx.world.eval import evaluate, evaluate_backbone
 
-    return dict(evaluate(options.modality, options.n, options.seed))
-
-
-def _nothing(parser: Parser) -> None:
-    """A command without options of its own."""
+    sense = options.modality
+    model = _load(options, *([sense] if sense else []))
+    with _progress("clips") as progress:
+        if sense is None:
+            return evaluate_backbone(model.backbone, options.n, options.seed, progress, options.cache)
+        return evaluate(model, sense, options.n, options.seed, progress, options.cache)
 
 
 def _world_train_arguments(parser: Parser) -> None:

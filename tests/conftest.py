@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # before huggingface_hub is imported: a test that reaches for the Hub fails at once
-)
+# Read once, at import: a test that reaches for the Hub fails at once, and no progress bars are drawn.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
