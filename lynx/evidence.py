@@ -11,7 +11,6 @@ it hides something and measures the answer again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lynx.backbones import Stream
@@ -64,7 +63,9 @@ class Evidence:
         """How the attention divides among the senses and the words ("text"); the shares sum to 1."""
         row = self._row(token).masked_fill(self.sinks, 0)
         mass = {sense: float(row[span].sum()) for sense, span in self.spans.items()}
-        mass[TEXT] = max(float(row.sum()) - sum(mass.values()), 0.0)
+        for span in self.spans.values():
+            row[span] = 0
+        mass[TEXT] = float(row.sum())
         total = sum(mass.values())
         return {name: value / total if total else 0.0 for name, value in mass.items()}
 
@@ -91,8 +92,9 @@ class Evidence:
 
 def above(values: Tensor, baseline: Tensor) -> Tensor:
     """What is more than the baseline, which is first scaled to the same sum; at least 0."""
-    scale = values.sum() / baseline.sum().clamp(min=torch.finfo(baseline.dtype).tiny)
-    return (values - baseline * scale).clamp(min=0)
+    if not baseline.any():
+        return values
+    return (values - baseline * (values.sum() / baseline.sum())).clamp(min=0)
 
 
 def answer_log_prob(logits: Tensor, answer: Tensor) -> float:

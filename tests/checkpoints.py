@@ -1,7 +1,9 @@
 """Small checkpoints of the stock classes with random weights: they stand for the real ones in tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -12,6 +14,10 @@ from transformers import (
     Qwen2Config,
     SiglipVisionConfig,
 )
+
+from lynx.adapters import Adapter
+from lynx.config import LoraSettings
+from lynx.media import Frames, Waveform
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
@@ -80,3 +86,29 @@ def render(messages: list[dict[str, str]]) -> str:
         video = "<video>" if i == 0 else ""
         text += f"<|im_start|>{message['role']} {video}\n{message['content']}<|im_end|>"
     return text + "<|im_start|>assistant\n"
+
+
+def random_adapter(
+    model: Any, name: str, modality: str = "audio", parts: Sequence[str] = ("vision", "llm"), **more: Any
+) -> None:
+    """Register an adapter whose LoRAs are random and strong enough to change every answer."""
+    model.add_adapter(Adapter(name, modality, **more))
+    for part in parts:
+        lora = model.add_lora(name, part, LoraSettings(4, 8.0, 0.1))
+        generator = torch.Generator().manual_seed(len(model.adapters))
+        for weight in model.lora.tensors(lora).values():
+            weight.data.normal_(std=0.3, generator=generator)
+
+
+def clip(n: int = 8, height: int = 50, width: int = 70, seed: int = 0) -> Frames:
+    """`n` frames of noise, two a second."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+    return Frames(pixels, torch.arange(n).double() / 2, n / 2)
+
+
+def sound(seconds: float = 4.0, seed: int = 0) -> Waveform:
+    """Noise at 16 kHz."""
+    return Waveform(
+        torch.randn(int(seconds * 16000), generator=torch.Generator().manual_seed(seed)) * 0.1, 16000
+    )

@@ -5,12 +5,12 @@ from dataclasses import replace
 import checkpoints
 import pytest
 import torch
+from checkpoints import clip
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Config
 
 from lynx.backbones import CATALOG, Stream, count_parameters, load_backbone, parse_source
 from lynx.backbones.llava_onevision import FRAMES_PER_PASS, LlavaOnevision
 from lynx.errors import BackboneError
-from lynx.media import Frames
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 
@@ -25,25 +25,19 @@ def backbone(folder):
     return load_backbone(folder)
 
 
-def frames(n, height=50, width=70, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
-    return Frames(pixels, torch.arange(n).double(), float(n))
-
-
-def stream(backbone, clip):
+def stream(backbone, video):
     with torch.no_grad():
-        tokens, layout = backbone.encode(backbone.pixels(clip.pixels))
-    return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, clip)
+        tokens, layout = backbone.encode(backbone.pixels(video.pixels))
+    return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, video)
 
 
-def stock_inputs(backbone, clip, messages):
+def stock_inputs(backbone, video, messages):
     """What the stock processor would make: as many placeholders as its formula says, and pixels."""
     text = checkpoints.render(messages)
     side = backbone.model.config.vision_config.image_size // backbone.model.config.vision_config.patch_size
-    count = len(clip) * ((side + 1) // 2) ** 2 + 1
+    count = len(video) * ((side + 1) // 2) ** 2 + 1
     inputs = backbone.tokenizer(text.replace("<video>", "<video>" * count), return_tensors="pt")
-    return {**inputs, "pixel_values_videos": backbone.pixels(clip.pixels)[None]}
+    return {**inputs, "pixel_values_videos": backbone.pixels(video.pixels)[None]}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -52,10 +46,10 @@ def test_prefill_and_generation_are_bit_identical_to_stock(tmp_path, precision, 
     checkpoints.llava_onevision(tmp_path, tied=tied, side=36)
     backbone = load_backbone(tmp_path, precision=precision)
     stock = LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path, dtype=backbone.dtype).eval()
-    clip = frames(5)
-    inputs = stock_inputs(backbone, clip, QUESTION)
+    video = clip(5)
+    inputs = stock_inputs(backbone, video, QUESTION)
     with torch.no_grad():
-        composed = backbone.compose(QUESTION, [stream(backbone, clip)])
+        composed = backbone.compose(QUESTION, [stream(backbone, video)])
         assert torch.equal(composed.input_ids, inputs["input_ids"])
         found = backbone.model(
             inputs_embeds=composed.inputs_embeds,
@@ -75,11 +69,11 @@ def test_prefill_and_generation_are_bit_identical_to_stock(tmp_path, precision, 
 def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     backbone = load_backbone(folder, precision=precision)
     stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=backbone.dtype).eval()
-    # torch multiplies a slice of a batch by weights that ask for gradients in another order, even under no_grad.
+    # torch multiplies a slice by weights that ask for gradients in another order, even under no_grad
     stock.requires_grad_(False)
-    longer = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and now then ?"}]
-    clip = frames(3)
-    rows = [stock_inputs(backbone, clip, messages) for messages in (QUESTION, longer)]
+    longer = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and then ?"}]
+    video = clip(3)
+    rows = [stock_inputs(backbone, video, messages) for messages in (QUESTION, longer)]
     backbone.tokenizer.padding_side = "left"
     inputs = backbone.tokenizer.pad(
         {key: [row[key][0].tolist() for row in rows] for key in ("input_ids", "attention_mask")},
@@ -87,11 +81,11 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     )
     pixels = torch.cat([row["pixel_values_videos"] for row in rows])
     with torch.no_grad():
-        # Stock encodes the clips of a batch in one pass; in passes of their own fp32 sums differ in the last bit.
+        # Stock encodes the clips of a batch in one pass; in passes of their own the last bit may differ.
         encoded = backbone.model.model.get_video_features(pixels).pooler_output
         tolerance = {"fp32": 1e-5, "bf16": 2e-2}[precision]
-        assert torch.allclose(encoded[0], stream(backbone, clip).tokens, atol=tolerance)
-        streams = [replace(stream(backbone, clip), tokens=tokens) for tokens in encoded]
+        assert torch.allclose(encoded[0], stream(backbone, video).tokens, atol=tolerance)
+        streams = [replace(stream(backbone, video), tokens=tokens) for tokens in encoded]
         prompts = [backbone.compose(m, [s]) for m, s in zip((QUESTION, longer), streams, strict=True)]
         batch = backbone.collate(prompts)
         assert torch.equal(batch.input_ids, inputs["input_ids"])
@@ -108,14 +102,14 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
 
 
 def test_pixels_are_the_resized_and_normalised_frames(backbone):
-    exact = frames(2, 28, 28).pixels
+    exact = clip(2, 28, 28).pixels
     assert torch.allclose(backbone.pixels(exact), exact / 127.5 - 1, atol=1e-6)
     flat = torch.full((1, 3, 90, 31), 51, dtype=torch.uint8)
     assert torch.allclose(backbone.pixels(flat), torch.full((1, 3, 28, 28), 51 / 127.5 - 1), atol=1e-6)
 
 
 def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
-    pixels = backbone.pixels(frames(FRAMES_PER_PASS + 3).pixels)
+    pixels = backbone.pixels(clip(FRAMES_PER_PASS + 3).pixels)
     with torch.no_grad():
         tokens, layout = backbone.encode(pixels)
         whole = backbone.model.model.get_video_features(pixels[None]).pooler_output[0]
@@ -126,7 +120,7 @@ def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
 
 
 def test_streams_stand_side_by_side_where_the_template_has_the_video(backbone):
-    first, second = stream(backbone, frames(2)), stream(backbone, frames(3, seed=1))
+    first, second = stream(backbone, clip(2)), stream(backbone, clip(3, seed=1))
     both = backbone.compose(QUESTION, [first, Stream("audio", *[getattr(second, k) for k in (
         "tokens", "times", "cells", "grid", "frames")])])  # fmt: skip
     assert both.spans["video"].stop == both.spans["audio"].start
@@ -137,12 +131,12 @@ def test_streams_stand_side_by_side_where_the_template_has_the_video(backbone):
 
 def test_a_message_with_the_placeholder_is_refused(backbone):
     with pytest.raises(BackboneError, match="<video>"):
-        backbone.compose([{"role": "user", "content": "what is <video> ?"}], [stream(backbone, frames(1))])
+        backbone.compose([{"role": "user", "content": "what is <video> ?"}], [stream(backbone, clip(1))])
 
 
 def test_a_prompt_beyond_the_context_is_refused(backbone):
     with pytest.raises(BackboneError, match="fewer frames"):
-        backbone.compose(QUESTION, [stream(backbone, frames(128))])
+        backbone.compose(QUESTION, [stream(backbone, clip(128))])
 
 
 def test_the_catalog_counts_the_papers_parameters():

@@ -1,0 +1,217 @@
+import json
+import shutil
+import warnings
+
+import checkpoints
+import pytest
+import torch
+from checkpoints import clip, random_adapter, sound
+from safetensors.torch import load_file, save_file
+
+import lynx
+from lynx import AdapterError
+from lynx.adapters import CONFIG, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def saved(folder, tmp_path_factory):
+    model = lynx.load(folder)
+    random_adapter(model, "audio", rendering={"n_mels": 32}, token_pooling="space")
+    out = tmp_path_factory.mktemp("adapters") / "audio"
+    return save_adapter(model, "audio", out, training={"seed": 3}, metrics={"with": 0.9})
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "adapter")
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def streams(model):
+    video = clip()
+    frames = model.modality("audio").render(sound(), video.times)
+    return model.encode("video", video), model.encode("audio", frames)
+
+
+def test_what_was_saved_is_what_is_loaded(folder, saved):
+    model, other = lynx.load(folder, adapters=[saved]), lynx.load(folder)
+    random_adapter(other, "audio", rendering={"n_mels": 32}, token_pooling="space")
+    assert model.adapters["audio"].training == {"seed": 3} and model.parts("audio") == ("vision", "llm")
+    for mine, theirs in zip(streams(model), streams(other), strict=True):
+        assert torch.equal(mine.tokens, theirs.tokens)
+    for name in ("audio_vision", "audio_llm"):
+        for key, weight in model.lora.tensors(name).items():
+            assert torch.equal(weight, other.lora.tensors(name)[key])
+        assert model.lora.settings[name] == other.lora.settings[name]
+
+
+@pytest.mark.parametrize("part", ["vision", "llm"])
+def test_both_parts_are_plain_peft_folders(folder, saved, part):
+    """PEFT's own loader, on the stock model, computes what ours computes."""
+    from peft import PeftModel
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    model = lynx.load(folder, adapters=[saved])
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers renames
+        theirs = PeftModel.from_pretrained(stock, str(saved / part)).eval()
+    pixels, ids = torch.randn(1, 2, 3, 28, 28), torch.randint(0, 256, (1, 9))
+    with torch.no_grad(), model.lora.active([f"audio_{part}"]):
+        mine, other = model.backbone.model, theirs.base_model.model
+        if part == "vision":
+            found = mine.model.get_video_features(pixels).pooler_output
+            assert torch.allclose(found, other.model.get_video_features(pixels).pooler_output, atol=1e-6)
+        else:
+            assert torch.allclose(mine(input_ids=ids).logits, other(input_ids=ids).logits, atol=1e-6)
+    assert json.loads((saved / part / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+def test_an_adapter_after_stage_two_has_no_llm_part(folder, tmp_path):
+    model = lynx.load(folder)
+    random_adapter(model, "audio", parts=("vision",))
+    save_adapter(model, "audio", tmp_path / "out")
+    loaded = lynx.load(folder, adapters=[tmp_path / "out"])
+    assert loaded.parts("audio") == ("vision",) and not (tmp_path / "out" / "llm").exists()
+    with loaded.using("audio"):
+        assert loaded.lora.on == ()
+
+
+def test_saving_again_keeps_other_files_and_drops_stale_parts(folder, saved, copy):
+    (copy / "notes.txt").write_text("mine")
+    model = lynx.load(folder)
+    random_adapter(model, "audio", parts=("vision",))
+    save_adapter(model, "audio", copy)
+    assert (copy / "notes.txt").read_text() == "mine" and not (copy / "llm" / WEIGHTS).exists()
+
+
+def test_nothing_to_save_is_an_error(folder, tmp_path):
+    model = lynx.load(folder)
+    model.add_adapter(Adapter("audio", "audio"))
+    with pytest.raises(AdapterError, match="no LoRA"):
+        save_adapter(model, "audio", tmp_path / "out")
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "vision" / WEIGHTS)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, folder / "vision" / WEIGHTS)
+
+
+def add_tensor(folder):
+    tensors = load_file(folder / "llm" / WEIGHTS) | {
+        "base_model.model.lm_head.lora_A.weight": torch.zeros(4, 48)
+    }
+    save_file(tensors, folder / "llm" / WEIGHTS)
+
+
+def widen(folder):
+    tensors = load_file(folder / "llm" / WEIGHTS)
+    key = next(iter(tensors))
+    save_file(tensors | {key: torch.zeros(4, 47)}, folder / "llm" / WEIGHTS)
+
+
+def poison(folder):
+    tensors = load_file(folder / "llm" / WEIGHTS)
+    key = next(iter(tensors))
+    save_file(tensors | {key: tensors[key] * torch.nan}, folder / "llm" / WEIGHTS)
+
+
+def pickle(folder):
+    torch.save({}, folder / "vision" / "adapter_model.bin")
+
+
+def escape(folder):
+    outside = folder.parent / "outside.safetensors"
+    shutil.move(folder / "llm" / WEIGHTS, outside)
+    (folder / "llm" / WEIGHTS).symlink_to(outside)
+
+
+def other_backbone(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    config["backbone"]["fingerprint"]["projector"] = "0" * 16
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+BROKEN = {
+    "a tensor is missing": (drop_tensor, r"1 tensors are missing.*fc1|1 tensors are missing"),
+    "a tensor too many": (add_tensor, "1 are not expected.*lm_head"),
+    "a wrong shape": (widen, r"shapes differ.*47"),
+    "not a number": (poison, "no numbers"),
+    "a pickle": (pickle, "pickle"),
+    "a link out of the folder": (escape, "leads out"),
+    "another backbone": (other_backbone, "projector is 0000"),
+    "a newer format": (lambda f: edit(f / CONFIG, format=2), "update lynx"),
+    "no format": (lambda f: edit(f / CONFIG, format=None), "no format"),
+    "another family": (lambda f: edit(f / CONFIG, backbone={"family": "qwen"}), "'qwen'"),
+    "an unknown setting": (lambda f: edit(f / CONFIG, colour=1), "colour"),
+    "a name that is a path": (lambda f: edit(f / CONFIG, name="../audio"), "cannot name"),
+    "an unknown pooling": (lambda f: edit(f / CONFIG, token_pooling="time"), "'time'"),
+    "an unknown modality": (lambda f: edit(f / CONFIG, modality="smell"), "smell"),
+    "no config": (lambda f: (f / CONFIG).unlink(), f"no {CONFIG}"),
+    "not JSON": (lambda f: (f / CONFIG).write_text("{"), "cannot read"),
+    "no weights": (lambda f: (f / "llm" / WEIGHTS).unlink(), "missing"),
+    "truncated weights": (lambda f: (f / "llm" / WEIGHTS).write_bytes(b"\x08\0\0"), "cannot read"),
+    "no parts": (lambda f: [shutil.rmtree(f / part) for part in ("llm", "vision")], "no weights"),
+    "not a LoRA": (lambda f: edit(f / "llm" / "adapter_config.json", peft_type="IA3"), "IA3"),
+    "a LoRA of another kind": (lambda f: edit(f / "llm" / "adapter_config.json", use_dora=True), "use_dora"),
+    "no rank": (lambda f: edit(f / "llm" / "adapter_config.json", r=None), "does not describe"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_does_not_fit_is_refused_and_the_model_stays_as_it_was(folder, copy, case):
+    damage, message = BROKEN[case]
+    damage(copy)
+    model = lynx.load(folder)
+    before = [(name, type(module)) for name, module in model.backbone.model.named_modules()]
+    with pytest.raises(lynx.LynxError, match=message):
+        model.load_adapter(copy)
+    assert [(name, type(module)) for name, module in model.backbone.model.named_modules()] == before
+    assert model.adapters == {}
+
+
+def test_the_same_adapter_twice_is_refused_and_the_first_stays(folder, saved):
+    model = lynx.load(folder, adapters=[saved])
+    with pytest.raises(AdapterError, match="loaded already"):
+        model.load_adapter(saved)
+    assert model.parts("audio") == ("vision", "llm")
+
+
+def test_an_adapter_of_other_weights_of_the_same_shape_is_refused(saved, tmp_path):
+    other = lynx.load(checkpoints.llava_onevision(tmp_path, seed=5))
+    with pytest.raises(AdapterError, match="projector"):
+        other.load_adapter(saved)
+
+
+def test_a_snapshot_in_the_hub_s_cache_is_read_through_its_links(folder, saved, tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0f"
+    shutil.copytree(saved, snapshot)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(p for p in snapshot.rglob("*") if p.is_file())):
+        shutil.move(file, blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    assert lynx.load(folder, adapters=[snapshot]).parts("audio") == ("vision", "llm")
+
+
+def test_sources_are_folders_or_hub_ids(saved, tmp_path):
+    assert resolve_adapter(saved) == saved
+    with pytest.raises(AdapterError, match="Hub could not give"):
+        resolve_adapter("nobody/nothing")  # the tests run offline
+    with pytest.raises(AdapterError, match="expected a folder"):
+        resolve_adapter(tmp_path / "nowhere")
+
+
+def test_the_card_and_the_config_say_what_was_measured(saved):
+    card = (saved / "README.md").read_text()
+    assert card.startswith("---\n") and "- with: 0.9" in card and '"seed": 3' in card
+    config = read_adapter_config(saved)
+    assert config.metrics == {"with": 0.9} and config.rendering == {"n_mels": 32}

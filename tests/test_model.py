@@ -1,0 +1,242 @@
+import random
+import threading
+
+import checkpoints
+import pytest
+import torch
+from checkpoints import clip, random_adapter, sound
+from peft.tuners.lora import LoraLayer
+from transformers import LlavaOnevisionForConditionalGeneration
+
+import lynx
+from lynx import AdapterError, DataError
+from lynx.adapters import Adapter
+from lynx.config import LoraSettings
+
+QUESTION = [{"role": "user", "content": "what is it ?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def model(folder):
+    return lynx.load(folder)
+
+
+def stock_logits(model, folder, video):
+    """Prefill logits of the stock class, by its own forward."""
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=model.backbone.dtype).eval()
+    placeholders = "<video>" * model.backbone.tokens(len(video))
+    text = checkpoints.render(QUESTION).replace("<video>", placeholders)
+    ids = model.backbone.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        return stock(**ids, pixel_values_videos=model.backbone.pixels(video.pixels)[None]).logits
+
+
+def logits(model, *streams):
+    with torch.no_grad():
+        prompt = model.backbone.compose(QUESTION, streams)
+        return model.backbone.model(
+            inputs_embeds=prompt.inputs_embeds,
+            attention_mask=prompt.attention_mask,
+            position_ids=prompt.position_ids,
+        ).logits
+
+
+def pseudo_frames(model, sense, video):
+    return model.modality(sense).render(sound(), video.times)
+
+
+def dropout(model):
+    modules = model.backbone.model.named_modules()
+    return {name: module.training for name, module in modules if isinstance(module, torch.nn.Dropout)}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_switches_leave_no_trace(folder, precision):
+    """Random sequences of loading, switching, failing and unloading: off is the stock model, bit for bit."""
+    model, video, rng = lynx.load(folder, precision=precision), clip(), random.Random(0)
+    expected = stock_logits(model, folder, video)
+    random_adapter(model, "first")
+    random_adapter(model, "second")
+
+    def use(senses):
+        with model.using(*senses):
+            stream = model.encode(rng.choice(senses), pseudo_frames(model, senses[0], video))
+            changed = logits(model, model.encode("video", video), stream)
+            if rng.random() < 0.3:
+                raise KeyError
+        assert not torch.equal(changed[:, -1], expected[:, -1])
+
+    for step in range(12):
+        senses = rng.sample(["first", "second"], rng.randint(1, 2))
+        try:
+            use(senses)
+        except KeyError:
+            assert model.lora.on == ()
+        if step == 8:
+            model.unload_adapter("first")
+            random_adapter(model, "first")
+        assert torch.equal(logits(model, model.encode("video", video)), expected)
+    assert not any(p.requires_grad or p.grad is not None for p in model.backbone.model.parameters())
+
+
+def test_an_unloaded_adapter_leaves_a_stock_model(model):
+    kinds = {name: type(module) for name, module in model.backbone.model.named_modules()}
+    random_adapter(model, "audio")
+    assert any(isinstance(module, LoraLayer) for module in model.backbone.model.modules())
+    model.unload_adapter("audio")
+    assert {name: type(module) for name, module in model.backbone.model.named_modules()} == kinds
+    assert model.adapters == {} and not hasattr(model.backbone.model, "peft_config")
+
+
+def test_generation_without_adapters_is_stock_s_while_one_is_loaded(model, folder):
+    video = clip()
+    random_adapter(model, "audio")
+    prompt = model.backbone.compose(QUESTION, [model.encode("video", video)])
+    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder).eval()
+    inputs = {"input_ids": prompt.input_ids, "attention_mask": prompt.attention_mask}
+    pixels = model.backbone.pixels(video.pixels)[None]
+    expected = stock.generate(**inputs, pixel_values_videos=pixels, max_new_tokens=12, do_sample=False)
+    assert torch.equal(model.generate(prompt, max_new_tokens=12), expected[:, prompt.input_ids.shape[1] :])
+    with model.using("audio"):
+        changed = model.generate(prompt, max_new_tokens=12)
+    assert not torch.equal(changed, expected[:, prompt.input_ids.shape[1] :])
+
+
+def test_each_sense_is_encoded_by_its_own_lora_alone(model):
+    video = clip()
+    random_adapter(model, "first")
+    random_adapter(model, "second")
+    frames = pseudo_frames(model, "first", video)
+    plain, first = model.encode("video", frames).tokens, model.encode("first", frames).tokens
+    with model.using("first", "second"):
+        assert torch.equal(model.encode("video", frames).tokens, plain)
+        assert torch.equal(model.encode("first", frames).tokens, first)
+        assert model.lora.on == ("first_llm", "second_llm")
+    assert not torch.equal(first, plain) and not torch.equal(model.encode("second", frames).tokens, first)
+
+
+def test_several_llm_loras_act_together(model):
+    video = clip()
+    random_adapter(model, "first")
+    random_adapter(model, "second")
+    streams = [model.encode("video", video)]
+    seen = []
+    for senses in ((), ("first",), ("second",), ("first", "second")):
+        with model.using(*senses):
+            seen.append(logits(model, *streams))
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+    with model.using("second", "first"):
+        assert torch.allclose(logits(model, *streams), seen[3], atol=1e-5)
+
+
+def test_a_stream_knows_the_second_and_the_cell_of_every_token(model):
+    video = clip(5)
+    stream = model.encode("video", video)
+    assert stream.tokens.shape == (5 * 16 + 1, 48) and stream.grid == (4, 4)
+    assert stream.times[:-1].view(5, 16).eq(video.times[:, None]).all() and stream.times[-1].isnan()
+    assert stream.cells[16 + 7].tolist() == [1, 3] and stream.cells[-1].tolist() == [-1, -1]
+    assert stream.frames is video and len(stream.tokens) == model.tokens("video", 5)
+
+
+def test_pooled_streams_have_one_token_a_frame(model):
+    video = clip(5)
+    random_adapter(model, "plain")
+    random_adapter(model, "pooled", token_pooling="space")
+    for weight, other in zip(
+        *(model.lora.tensors(f"{n}_vision").values() for n in ("pooled", "plain")), strict=True
+    ):
+        weight.data.copy_(other)
+    frames = pseudo_frames(model, "plain", video)
+    whole, pooled = model.encode("plain", frames), model.encode("pooled", frames)
+    assert len(pooled.tokens) == model.tokens("pooled", 5) == 6 and pooled.grid == (1, 1)
+    assert torch.allclose(pooled.tokens[:-1], whole.tokens[:-1].view(5, 16, -1).mean(1), atol=1e-6)
+    assert torch.equal(pooled.tokens[-1], whole.tokens[-1])
+    assert torch.equal(pooled.times[:-1], video.times) and pooled.times[-1].isnan()
+
+
+def test_training_gives_gradients_and_dropout_to_the_named_lora_only(model):
+    random_adapter(model, "first")
+    random_adapter(model, "second")
+    with model.sensing("first", train=True):
+        trained = {n for n, p in model.backbone.model.named_parameters() if p.requires_grad}
+        dropouts = {name for name, on in dropout(model).items() if on}
+        tokens, _ = model.backbone.encode(model.backbone.pixels(clip(2).pixels))
+        tokens.square().sum().backward()
+    assert trained and all("first_vision" in name for name in trained)
+    assert dropouts and all("first_vision" in name for name in dropouts)
+    # the tokens come from the last layer's output: every layer is on their way
+    assert all(weight.grad.abs().sum() > 0 for weight in model.lora.tensors("first_vision").values())
+    assert not any(p.requires_grad for p in model.backbone.model.parameters())
+    assert not any(dropout(model).values())
+
+
+def test_a_sense_is_an_adapter_or_the_only_one_of_a_modality(model):
+    random_adapter(model, "bells", rendering={"n_mels": 32})
+    assert model.adapter("audio").name == model.adapter("bells").name == "bells"
+    assert model.modality("audio").rendering.n_mels == 32
+    random_adapter(model, "speech")
+    with pytest.raises(AdapterError, match="bells, speech"):
+        model.adapter("audio")
+    with pytest.raises(AdapterError, match="no adapter for 'depth'"):
+        model.adapter("depth")
+
+
+def test_wrong_adapters_are_refused_before_anything_changes(model):
+    random_adapter(model, "audio")
+    with pytest.raises(AdapterError, match="loaded already"):
+        model.add_adapter(Adapter("audio", "audio"))
+    with pytest.raises(DataError, match="smell"):
+        model.add_adapter(Adapter("nose", "smell"))
+    with pytest.raises(DataError, match="colour"):
+        model.add_adapter(Adapter("odd", "audio", rendering={"colour": 1}))
+    with pytest.raises(ValueError, match="already"):
+        model.add_lora("audio", "vision", LoraSettings(4, 8.0, 0.0))
+    assert list(model.adapters) == ["audio"]
+
+
+def test_threads_wait_for_each_other(model):
+    """Two threads, one with the adapter and one without: each gets what it gets alone."""
+    video = clip()
+    random_adapter(model, "audio")
+    stream = model.encode("video", video)
+
+    def run(senses):
+        with model.using(*senses):
+            return logits(model, stream)
+
+    alone = {senses: run(senses) for senses in ((), ("audio",))}
+    wrong = []
+
+    def work(senses):
+        for _ in range(20):
+            if not torch.equal(run(senses), alone[senses]):
+                wrong.append(senses)
+
+    threads = [threading.Thread(target=work, args=(senses,)) for senses in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_sampling_follows_the_temperature(model):
+    prompt = model.backbone.compose(QUESTION, [model.encode("video", clip())])
+    greedy = model.generate(prompt, max_new_tokens=12)
+    torch.manual_seed(0)
+    sampled = [model.generate(prompt, max_new_tokens=12, temperature=5.0) for _ in range(3)]
+    assert torch.equal(model.generate(prompt, max_new_tokens=12), greedy)
+    assert any(not torch.equal(ids, greedy) for ids in sampled)
+
+
+def test_the_package_root_does_not_import_torch():
+    import subprocess
+    import sys
+
+    code = "import lynx, sys; lynx.load, lynx.LynxError; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
