@@ -200,8 +200,8 @@ def _guide(options: Options) -> Result:
     from lynx.interface.guidance import guide
 
     guidance = guide(_load(options), _examples(options, ("video",)), read_options(options, GuideConfig))
-    guidance.save(options.out)
-    return {"written": options.out}
+    path = guidance.save(options.out)
+    return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
 
 
 def _align_arguments(parser: Parser) -> None:
@@ -373,6 +373,10 @@ def _app(options: Options) -> Result:
         ) from error
     launch(host=options.host, port=options.port)
     return {}
+
+
+def _nothing(parser: Parser) -> None:
+    """A command without options of its own."""
 
 
 @command("env", _nothing, "lynx env --json")
