@@ -1,0 +1,302 @@
+"""The one training loop: LoRA weights, a loss over example indices, AdamW with warm-up and cosine.
+
+What a step sees is a function of its number: the order of the data and every random draw of step k come from
+(seed, k, process), so a checkpoint holds weights and optimizer state only, and a resumed run equals an
+uninterrupted one bit for bit. LoRA gradients are small: processes average them directly, without a wrapper
+around the frozen model. Checkpoints are safetensors.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lynx.config import Checkpointing, TrainConfig
+from lynx.errors import AdapterError, DataError
+
+logger = logging.getLogger(__name__)
+
+Loss = Callable[[list[int]], dict[str, Tensor]]
+"""Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
+
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine towards 0."""
+    rise = math.ceil(config.warmup * steps)
+    if step < rise:
+        return config.lr * (step + 1) / rise
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class Order:
+    """Batches of indices of `examples` examples: one shuffle after the other, without gaps between them."""
+
+    def __init__(self, examples: int, batch: int, seed: int) -> None:
+        self.examples, self.size, self.seed = examples, batch, seed
+        self._shuffles: dict[int, list[int]] = {}
+
+    def batch(self, number: int) -> list[int]:
+        """The indices of batch `number`, always `batch` of them."""
+        return [self._at(place) for place in range(number * self.size, (number + 1) * self.size)]
+
+    def _at(self, place: int) -> int:
+        epoch, index = divmod(place, self.examples)
+        if epoch not in self._shuffles:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
+            self._shuffles = {
+                **{e: order for e, order in self._shuffles.items() if e == epoch - 1},
+                epoch: torch.randperm(self.examples, generator=generator).tolist(),
+            }
+        return self._shuffles[epoch][index]
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed for torch that is different for different parts: 63 bits of their digest."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+class Trainer:
+    """Trains `weights` in place.
+
+    weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
+    batch_size: examples a forward pass, if not the config's.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        examples: int,
+        loss: Loss,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not examples:
+            raise DataError("there is nothing to train on: the data set is empty")
+        self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
+        self.progress = progress
+        self.accelerator = Accelerator(cpu=next(iter(self.weights.values())).device.type == "cpu")
+        fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
+        self.optimizer = torch.optim.AdamW(
+            list(self.weights.values()), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
+        size = batch_size or config.batch_size
+        self.order = Order(examples, size, config.seed)
+        a_step = size * config.accumulate * self.accelerator.num_processes
+        self.steps = (
+            config.steps if config.steps is not None else math.ceil(config.epochs * examples / a_step)
+        )
+        self.silent = {name for name in self.weights if ".lora_B." in name}
+        self._identity = {"config": config.to_dict(), "steps": self.steps, "examples": examples}
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file from which a killed run goes on."""
+        return self.folder / CHECKPOINT
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step; returns the report.
+
+        Raises:
+            DataError: the folder holds the checkpoint of another run. AdapterError: a `lora_B` never got a
+            gradient, or the loss is not finite.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = self._resume() if self.config.resume else 0
+        history = self._open_log(start)
+        begin = time.perf_counter()
+        bar = tqdm(
+            range(start, self.steps),
+            initial=start,
+            total=self.steps,
+            desc=self.folder.name,
+            disable=None if self.progress and self.accelerator.is_main_process else True,
+        )
+        with _own_randomness(), (self.folder / LOG).open("a", encoding="utf-8") as log:
+            for step in bar:
+                row = self._step(step)
+                row["seconds"] = round(time.perf_counter() - begin, 3)
+                history.append(row)
+                bar.set_postfix(loss=f"{row['loss']:.4f}")
+                if self.accelerator.is_main_process:
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                if self.config.save_every and (step + 1) % self.config.save_every == 0:
+                    self._save(step + 1)
+        return self._report(history)
+
+    def finish(self) -> None:
+        """Drop the checkpoint: what was trained has been saved elsewhere."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _step(self, step: int) -> dict[str, Any]:
+        accelerator, config = self.accelerator, self.config
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, list[float]] = {}
+        for part in range(config.accumulate):
+            number = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
+            torch.manual_seed(seed_of(config.seed, "step", number))
+            parts = self.loss(self.order.batch(number))
+            accelerator.backward(parts["loss"] / config.accumulate)
+            for name, value in parts.items():
+                sums.setdefault(name, []).append(float(value.detach()))
+        row = {name: sum(values) / len(values) for name, values in sums.items()}
+        if not math.isfinite(row["loss"]):
+            raise AdapterError(f"the loss is {row['loss']} at step {step}: lower lr, or look at the data")
+        norm = self._gradients()
+        lr = learning_rate(step, self.steps, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return {"step": step, **row, "lr": lr, "grad_norm": norm}
+
+    def _gradients(self) -> float:
+        """Average gradients over processes, note which `lora_B` have one, clip; returns the norm before."""
+        gradients = {name: weight.grad for name, weight in self.weights.items()}
+        missing = [name for name, gradient in gradients.items() if gradient is None]
+        if missing:
+            raise AdapterError(f"{len(missing)} weights get no gradient, such as {missing[0]}")
+        present = [gradient for gradient in gradients.values() if gradient is not None]
+        if self.accelerator.num_processes > 1:
+            for gradient in present:
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+        self.silent -= {name for name in self.silent if bool(gradients[name].any())}  # type: ignore[union-attr]
+        limit = self.config.max_grad_norm or math.inf
+        return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
+
+    def _report(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What was trained, counted from the tensors, and the means of the last tenth of the steps."""
+        last = history[-max(1, len(history) // 10) :]
+        names = {name for row in last for name in row} - {"step", "lr", "seconds"}
+        return {
+            "modules": sum(".lora_B." in name for name in self.weights),
+            "parameters": sum(weight.numel() for weight in self.weights.values()),
+            "without_gradient": sorted(self.silent) if self.steps else [],
+            "steps": self.steps,
+            "batch": self.order.size * self.config.accumulate * self.accelerator.num_processes,
+            "seconds": history[-1]["seconds"] if history else 0.0,
+            "last": {name: _mean([row[name] for row in last if name in row]) for name in sorted(names)},
+        }
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+            metadata = {"step": str(step), "silent": json.dumps(sorted(self.silent)), "run": self._run_id()}
+            partial = self.checkpoint.with_suffix(".part")
+            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial, metadata=metadata)
+            partial.replace(self.checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Load the checkpoint, if there is one; returns the step to go on with."""
+        if not self.checkpoint.exists():
+            return 0
+        with safe_open(self.checkpoint, "pt") as file:
+            metadata = file.metadata()
+            self._check_same_run(metadata["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "weight":
+                self.weights[rest].data.copy_(tensor)
+            else:
+                index, _, key = rest.partition("/")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.silent = set(json.loads(metadata["silent"]))
+        logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
+        return int(metadata["step"])
+
+    def _run_id(self) -> str:
+        return json.dumps(self._identity, sort_keys=True)
+
+    def _check_same_run(self, saved: str) -> None:
+        was, now = json.loads(saved), json.loads(self._run_id())
+        was, now = ({**run.pop("config"), **run} for run in (was, now))
+        free = {"save_every", "resume", "cache"}
+        changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
+        if changed:
+            raise DataError(
+                f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
+                "another folder, or --no-resume"
+            )
+
+    def _open_log(self, start: int) -> list[dict[str, Any]]:
+        """The rows of the steps before `start`; what an interrupted run wrote after them is cut off."""
+        path = self.folder / LOG
+        lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
+        rows = [json.loads(line) for line in lines[:start]]
+        if self.accelerator.is_main_process:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Seeds set inside do not change what the caller draws afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is drawn inside depends on `seed` alone, and nothing outside depends on it."""
+    with _own_randomness():
+        torch.manual_seed(seed_of(seed, "weights"))
+        yield
+
+
+@contextmanager
+def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
+    """Gradient checkpointing of a transformers model inside the `with`, non-reentrant or not at all.
+
+    Raises:
+        DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
+    """
+    for module in model.modules():
+        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant"):
+            raise DataError(
+                "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
+                "call gradient_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
+            )
+    if mode == "off":
+        yield
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.training = True  # of this module alone: the frozen parts inside stay in eval
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
