@@ -10,7 +10,7 @@ import gradio as gr
 
 from lynx.errors import LynxError
 from lynx.ui.engine import EMBEDDED, Engine, Setup
-from lynx.ui.examples import find_adapters, find_examples
+from lynx.ui.examples import Example, find_adapters, find_examples
 from lynx.ui.page import build
 
 logger = logging.getLogger(__name__)
@@ -20,11 +20,20 @@ MAX_FILE_SIZE = "600mb"
 
 
 def launch(
-    host: str = "127.0.0.1", port: int | None = 7860, backbone: str = EMBEDDED, block: bool = True
+    host: str = "127.0.0.1",
+    port: int | None = 7860,
+    setup: Setup | None = None,
+    examples: list[Example] | None = None,
+    engine: Engine | None = None,
+    block: bool = True,
 ) -> gr.Blocks:
-    """Serve the page at host:port and return when the server ends, or at once if not `block`."""
-    engine, setup = Engine(), Setup(backbone, adapters=find_adapters(backbone))
-    blocks = build(engine, setup, BACKBONES, find_examples())
+    """Serve the page at host:port and return when the server ends, or as soon as it is ready if not `block`.
+
+    setup: the model to begin with; the embedded one with the adapters of the checkout where not given.
+    """
+    setup = setup or Setup(adapters=find_adapters(EMBEDDED))
+    engine = engine or Engine()
+    blocks = build(engine, setup, BACKBONES, find_examples() if examples is None else examples)
     blocks.queue(default_concurrency_limit=8)
     blocks.launch(
         server_name=host,

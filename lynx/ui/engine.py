@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 EMBEDDED = "lynx-tiny"
 VIDEO, AUDIO = "video", "audio"
 SESSIONS_KEPT = 4
-MODELS_KEPT = 2
+EMBEDDED_MODELS_KEPT = 4  # with different adapters; of real ones, which fill a machine, one
 THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
 MAX_NEW_TOKENS = 128
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
@@ -105,21 +105,33 @@ class Reply:
 class Engine:
     """Models by setup and sessions by conversation, the last few of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+        self.max_new_tokens = max_new_tokens
         self._models: OrderedDict[Setup, Lynx] = OrderedDict()
         self._sessions: OrderedDict[tuple[str, Setup, Clip], Session] = OrderedDict()
         self._stopped: set[str] = set()
         self._loading = threading.Lock()
 
     def model(self, setup: Setup) -> "Lynx":
-        """The loaded model. Raises LynxError when it cannot be loaded; those loaded before stay."""
+        """The loaded model; it takes the place of older ones, which load again when they are asked for.
+
+        Raises LynxError when it cannot be loaded.
+        """
         with self._loading:
             if setup not in self._models:
+                self._make_room(setup)
                 self._models[setup] = lynx.load(setup.backbone, list(setup.adapters), setup.precision)
-                while len(self._models) > MODELS_KEPT:
-                    self._models.popitem(last=False)
             self._models.move_to_end(setup)
             return self._models[setup]
+
+    def _make_room(self, setup: Setup) -> None:
+        """Let go of models, and of the sessions that hold them, before another one is loaded."""
+        embedded = setup.backbone == EMBEDDED
+        alike = [other for other in self._models if (other.backbone == EMBEDDED) == embedded]
+        for other in alike[: max(0, len(alike) + 1 - (EMBEDDED_MODELS_KEPT if embedded else 1))]:
+            del self._models[other]
+            for key in [key for key in self._sessions if key[1] == other]:
+                del self._sessions[key]
 
     def senses(self, setup: Setup) -> dict[str, str]:
         """The senses of a model, each with its word for people: {"video": "picture", "audio": "sound"}."""
@@ -145,7 +157,7 @@ class Engine:
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
         session, notes = self._session(request)
-        pieces = session.stream(request.question, max_new_tokens=MAX_NEW_TOKENS)
+        pieces = session.stream(request.question, max_new_tokens=self.max_new_tokens)
         for piece in self._guarded_pieces(pieces):
             yield piece
             if request.conversation in self._stopped:
@@ -159,7 +171,7 @@ class Engine:
         session, _ = self._session(request)
         question = request.question.strip() or None
         return self._guarded(
-            lambda: session.compare(question, without=without, max_new_tokens=MAX_NEW_TOKENS)
+            lambda: session.compare(question, without=without, max_new_tokens=self.max_new_tokens)
         )
 
     def hide(self, request: Request) -> dict[str, float]:

@@ -7,7 +7,7 @@ from lynx.ui.engine import VIDEO, Setup
 from lynx.ui.examples import Example
 from lynx.ui.state import Chat
 
-OWN_TRACK, OTHER_FILE = "the video's own track", "a separate file"
+OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
 PICTURE = {"format": "png", "image_mode": "RGBA", "show_label": False, "interactive": False}
 
@@ -56,7 +56,7 @@ class Layout:
                 type="index", label="Examples from the miniature world", samples_per_page=6,
                 elem_id="examples",
             )  # fmt: skip
-        self.video = gr.Video(label="Video", sources=["upload"], height=220, elem_id="video", buttons=[])
+        self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
         with gr.Row(elem_id="listening"):
             self.senses = gr.CheckboxGroup(
                 [("picture", VIDEO)],
@@ -115,7 +115,7 @@ class Layout:
             gr.HTML(views.EVIDENCE_HEADER)
             self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
             self.shares = gr.HTML(elem_id="shares")
-            self.rests_on = gr.Image(elem_id="rests-on", buttons=["fullscreen"], container=False, **PICTURE)
+            self.rests_on = gr.Image(elem_id="rests-on", buttons=[], container=False, **PICTURE)
             with gr.Row(elem_id="checking"):
                 self.hide = gr.Button(
                     "Check it: hide each sense", size="sm", elem_id="hide", scale=0, min_width=220
