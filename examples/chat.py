@@ -14,6 +14,7 @@ QUESTIONS = (
 
 
 def main(clip: Path) -> None:
+    """Ask, and ask again without the sound."""
     model = lynx.load("lynx-tiny", adapters=[HERE.parent / "adapters" / "audio"])
     chat = model.chat(video=clip, audio=clip)
     for question in QUESTIONS:
