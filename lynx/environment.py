@@ -13,7 +13,7 @@ import lynx
 # what each part of the product needs: the import names of its packages
 PARTS = {
     "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
-    "app": ("gradio", "spaces", "matplotlib"),
+    "app": ("gradio", "spaces"),
     "world": ("moviepy",),
     "quantisation": ("bitsandbytes",),
 }

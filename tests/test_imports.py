@@ -27,7 +27,6 @@ CONFINED = {
         "lynx/streaming.py",
         "lynx/world/",
     ),
-    "matplotlib": ("lynx/render.py",),
     "PIL": ("lynx/render.py", "lynx/ui/", "lynx/world/"),
 }
 
