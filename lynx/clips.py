@@ -36,11 +36,8 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
 
 def content_key(example: Example) -> str:
     """What the media of an example are, in 32 hex digits: its own `key`, else a digest of the bytes."""
-    if example.key:
-        return hashlib.blake2b(example.key.encode(), digest_size=16).hexdigest()
-    digest = hashlib.blake2b(digest_size=16)
-    for sense in sorted(example.media):
-        digest.update(json.dumps(sense).encode())
+    digest = hashlib.blake2b(json.dumps([example.key, sorted(example.media)]).encode(), digest_size=16)
+    for sense in sorted(example.media) if not example.key else ():
         _feed(digest, example.media[sense])
     return digest.hexdigest()
 

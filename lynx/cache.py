@@ -1,0 +1,146 @@
+"""Streams of frozen encoders, encoded once and kept on disk.
+
+One folder for everything that decides what a stream is (backbone, precision, sense, rendering, vision LoRA,
+pooling, number of frames), named by its digest; in it safetensors shards whose tensors are named by the
+content of the media. Shards are memory-mapped; a run that is killed loses one shard at most.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lynx.clips import VIDEO, render_clip
+from lynx.data import Example
+from lynx.errors import DataError
+from lynx.model import Lynx
+
+logger = logging.getLogger(__name__)
+
+CLIPS_A_SHARD = 256
+
+
+class StreamCache:
+    """The streams of clips of `frames` frames, as `model` encodes them now, kept under `root`.
+
+    senses: the name of a sense in the examples' media -> the name by which the model knows it.
+    """
+
+    def __init__(self, root: str | Path, model: Lynx, senses: Mapping[str, str], frames: int) -> None:
+        self.model, self.senses, self.frames = model, dict(senses), frames
+        self.folders = {sense: Path(root) / self._digest(sense) for sense in self.senses}
+        self._files: list[Any] = []  # open shards; their mapping lives as long as this object
+        self._index: dict[tuple[str, str], Any] = {}
+        self._seen: set[Path] = set()
+        self._open_shards()
+
+    def prepare(
+        self,
+        examples: Sequence[Example],
+        keys: Sequence[str],
+        part: tuple[int, int] = (0, 1),
+        progress: bool = True,
+    ) -> int:
+        """Encode what is missing of `examples`, whose `content_key`s are `keys`; returns how many that were.
+
+        part: (i, k) does every k-th missing clip from the i-th on: one of k processes.
+        """
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # clips may repeat
+        missing = [i for i in sorted(first.values()) if self._lacks(examples[i], keys[i])]
+        mine = missing[part[0] :: part[1]]
+        bar = tqdm(mine, desc="encode", unit="clip", disable=None if progress else True)
+        for start in range(0, len(mine), CLIPS_A_SHARD):
+            self._write_shards(examples, keys, mine[start : start + CLIPS_A_SHARD], bar)
+        bar.close()
+        return len(mine)
+
+    def refresh(self) -> None:
+        """See the shards that other processes wrote."""
+        self._open_shards()
+
+    def tokens(self, sense: str, key: str) -> Tensor:
+        """The stream (n, D) of a sense in the clip with this content key.
+
+        Raises:
+            DataError: it has not been prepared.
+        """
+        file = self._index.get((sense, key))
+        if file is None:
+            raise DataError(f"the clip {key} has no stream of {sense!r} in {self.folders[sense]}")
+        tensor: Tensor = file.get_tensor(key)
+        return tensor
+
+    def _lacks(self, example: Example, key: str) -> bool:
+        return any(sense in example.media and (sense, key) not in self._index for sense in self.senses)
+
+    def _write_shards(
+        self, examples: Sequence[Example], keys: Sequence[str], indices: Sequence[int], bar: Any
+    ) -> None:
+        shards: dict[str, dict[str, Tensor]] = {sense: {} for sense in self.senses}
+        for i in indices:
+            for sense, tokens in self._encode(examples[i]):
+                shards[sense][keys[i]] = tokens.cpu().contiguous()
+            bar.update()
+        for sense, tensors in shards.items():
+            name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
+            self.folders[sense].mkdir(parents=True, exist_ok=True)
+            partial = self.folders[sense] / f"{name}.part"
+            save_file(tensors, partial)
+            partial.replace(partial.with_suffix(".safetensors"))
+        self._open_shards()
+
+    def _encode(self, example: Example) -> Iterator[tuple[str, Tensor]]:
+        senses = [sense for sense in self.senses if sense in example.media]
+        modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
+        clips = render_clip(modalities, example, self.frames)
+        for sense in senses:
+            yield sense, self.model.encode(self.senses[sense], clips[sense]).tokens
+
+    def _open_shards(self) -> None:
+        for sense, folder in self.folders.items():
+            for path in sorted(folder.glob("*.safetensors")):
+                if path in self._seen:
+                    continue
+                try:
+                    file = safe_open(path, "pt")
+                except SafetensorError as error:
+                    raise DataError(f"{path} is damaged ({error}): remove it, it is made anew") from error
+                self._seen.add(path)
+                self._files.append(file)
+                self._index |= {(sense, key): file for key in file.keys()}  # noqa: SIM118
+
+    def _digest(self, sense: str) -> str:
+        """Of all that decides what the tokens of this sense are, beside the media."""
+        model, name = self.model, self.senses[sense]
+        settings: dict[str, Any] = {
+            "backbone": model.backbone.fingerprint(),
+            "precision": str(model.backbone.dtype),
+            "with_video": VIDEO in self.senses,  # whose length sets the moments
+            "sense": sense,
+            "rendering": model.modality(name).to_dict(),
+            "frames": self.frames,
+        }
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+        if name != VIDEO:
+            adapter = model.adapter(name)
+            digest.update(adapter.token_pooling.encode())
+            if "vision" in model.parts(adapter.name):
+                digest.update(lora_digest(model, f"{adapter.name}_vision"))
+        return digest.hexdigest()
+
+
+def lora_digest(model: Lynx, lora: str) -> bytes:
+    """A digest of a LoRA: its scale and every one of its tensors."""
+    digest = hashlib.blake2b(repr(model.lora.settings[lora]).encode(), digest_size=16)
+    for name, tensor in sorted(model.lora.tensors(lora).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
