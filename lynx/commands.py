@@ -239,7 +239,7 @@ def _tune_arguments(parser: Parser) -> None:
     add_options(parser, TuneConfig)
 
 
-@command("tune", _tune_arguments, "lynx tune --modality audio --adapter runs/audio --out runs/audio")
+@command("tune", _tune_arguments, "lynx tune --modality audio --out runs/audio")
 def _tune(options: Options) -> Result:
     """Stage 3: train the LLM LoRA on clips with the sense, questions and answers."""
     from lynx.config import TuneConfig

@@ -197,3 +197,21 @@ def test_adapters_check_refuses_what_is_no_adapter(capsys, tiny, tmp_path):
     code, _, err = run(capsys, "adapters", "check", str(tmp_path), "--backbone", tiny)
     assert code == 1
     assert "lynx_config.json" in err and err.count("\n") == 1
+
+
+def test_the_three_stages_make_an_adapter(capsys, tiny, tmp_path):
+    guidance, adapter = str(tmp_path / "guidance.safetensors"), str(tmp_path / "audio")
+    few = ("--backbone", tiny, "--frames", "2", "--n", "4", "--json")
+    short = ("--modality", "audio", "--rank", "2", "--steps", "1", "--out", adapter)
+    for stage in (
+        ("guide", *few, "--out", guidance),
+        ("align", *few, *short, "--guidance", guidance),
+        ("tune", *few, *short, "--questions", "1"),
+    ):
+        code, out, err = run(capsys, *stage)
+        assert code == 0, err
+        assert isinstance(json.loads(out), dict)
+    code, out, _ = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    assert json.loads(out)[adapter]["modality"] == "audio"
+    code, out, _ = run(capsys, "adapters", "check", adapter, "--backbone", tiny, "--json")
+    assert (code, json.loads(out)["parts"]) == (0, ["vision", "llm"])
