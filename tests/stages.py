@@ -1,0 +1,58 @@
+"""What the tests of the three stages share: a small random backbone and a few clips of noise."""
+
+from pathlib import Path
+
+import torch
+
+import checkpoints
+from lynx.config import AlignConfig, GuideConfig
+from lynx.data import Example, Turn
+from lynx.interface.alignment import align
+from lynx.interface.guidance import Guidance, guide
+from lynx.media import Frames, Waveform, sample_times
+from lynx.model import Lynx, load
+
+FRAMES = 2
+SOUNDS = ("bell", "drum")
+
+
+def small_model(folder: Path, seed: int = 0) -> Lynx:
+    """A random LLaVA-OneVision: 4 x 4 patches, 2 x 2 tokens a frame."""
+    path = folder / f"backbone{seed}"
+    if not path.exists():
+        checkpoints.llava_onevision(path, seed=seed, hidden=32, layers=2, side=16)
+    return load(path)
+
+
+def clips(n: int, senses: tuple[str, ...] = ("video", "audio"), seed: int = 0) -> list[Example]:
+    """`n` clips of 2 s: noise to see, a tone of one of two pitches to hear, and questions about both."""
+    generator = torch.Generator().manual_seed(seed)
+    return [_clip(i, senses, generator) for i in range(n)]
+
+
+def _clip(i: int, senses: tuple[str, ...], generator: torch.Generator) -> Example:
+    pixels = torch.randint(0, 256, (4, 3, 20, 24), generator=generator, dtype=torch.uint8)
+    pitch = (400, 3000)[i % 2] * (0.9 + 0.2 * float(torch.rand((), generator=generator)))
+    samples = 0.5 * torch.sin(2 * torch.pi * pitch * torch.arange(2 * 16000) / 16000)
+    media = {"video": Frames(pixels, sample_times(2.0, 4), 2.0), "audio": Waveform(samples, 16000)}
+    turns = (
+        Turn("hear ?", SOUNDS[i % 2], "sound", ("audio",)),
+        Turn("hear what ?", SOUNDS[i % 2], "sound", ("video", "audio")),
+        Turn("see ?", "dots", "sight", ("video",)),
+        Turn("see what now ?", "more dots", "sight", ("video",)),
+        Turn("how deep ?", "far", "depth", ("depth",)),
+    )
+    return Example(f"clip{i}", {sense: media[sense] for sense in senses}, turns)
+
+
+def small_guidance(model: Lynx) -> Guidance:
+    """Guidance over a few clips."""
+    return guide(model, clips(3, ("video",)), GuideConfig(frames=FRAMES), progress=False)
+
+
+def small_adapter(model: Lynx, folder: Path, **settings: object) -> Path:
+    """An adapter for audio with a vision LoRA that was aligned for a few steps; it is loaded."""
+    values = {"steps": 2, "rank": 2, "alpha": 4, "batch_size": 4, "frames": FRAMES, "lr": 1e-2, **settings}
+    config = AlignConfig(**values)
+    align(model, "audio", clips(4, ("audio",)), small_guidance(model), config, folder, progress=False)
+    return folder

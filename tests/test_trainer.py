@@ -1,0 +1,214 @@
+"""The training loop: order, learning rate, exact resume, and refusals."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lynx.config import TrainConfig
+from lynx.errors import AdapterError, DataError
+from lynx.trainer import Order, Trainer, checkpointed, learning_rate, seed_of, seeded
+
+CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
+POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Fit:
+    """A linear fit with dropout, which may stop like a killed process does: without a word."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.weights = {
+            "x.lora_A.weight": nn.Parameter(torch.randn(3, 4, generator=generator)),
+            "x.lora_B.weight": nn.Parameter(torch.zeros(2, 3)),
+        }
+        self.stop_at, self.calls, self.seen = stop_at, 0, []
+
+    def loss(self, indices):
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.seen.append(indices)
+        a, b = list(self.weights.values())[:2]
+        noisy = nn.functional.dropout(POINTS[indices], 0.3)
+        return {"loss": (noisy @ a.T @ b.T - 1).square().mean(), "spread": noisy.std()}
+
+    def trainer(self, folder: Path, config: TrainConfig = CONFIG) -> Trainer:
+        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False)
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainConfig(lr=2.0, warmup=0.2)
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    by_hand = [1.0, 2.0] + [1 + math.cos(math.pi * k / 8) for k in range(8)]
+    assert rates == pytest.approx(by_hand)
+    assert learning_rate(0, 1, TrainConfig(lr=2.0, warmup=0.0)) == 2.0
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    order = Order(10, 4, seed=0)
+    drawn = [index for number in range(5) for index in order.batch(number)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:]
+    assert order.batch(1) == drawn[4:8]  # asked again, out of turn
+    assert Order(10, 4, seed=1).batch(0) != drawn[:4]
+    assert Order(2, 5, seed=0).batch(0)[:4] != []  # a batch larger than the data
+
+
+def test_seeds_differ_and_last():
+    assert len({seed_of(0, "step", k) for k in range(1000)}) == 1000
+    assert seed_of(1, "a") == seed_of(1, "a") < 2**63
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, stop_at):
+    whole, broken, resumed = Fit(), Fit(stop_at), Fit()
+    report = whole.trainer(tmp_path / "whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path / "broken").run()
+    again = resumed.trainer(tmp_path / "broken").run()
+    assert resumed.calls == 7 - stop_at // 2 * 2
+    for name, weight in whole.weights.items():
+        assert weight.equal(resumed.weights[name]), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+    assert again["last"] == report["last"]
+
+
+def test_a_killed_process_can_be_resumed(tmp_path):
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from test_trainer import Fit\n"
+        "fit = Fit(); loss = fit.loss\n"
+        "def fatal(indices):\n"
+        "    if fit.calls == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return loss(indices)\n"
+        "fit.loss = fatal; fit.trainer(Path(sys.argv[2])).run()\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -9
+    whole, resumed = Fit(), Fit()
+    whole.trainer(tmp_path / "whole").run()
+    resumed.trainer(tmp_path).run()
+    assert resumed.calls == 3
+    assert all(w.equal(resumed.weights[name]) for name, w in whole.weights.items())
+
+
+def test_a_finished_run_leaves_its_log_and_no_checkpoint(tmp_path):
+    trainer = Fit().trainer(tmp_path)
+    report = trainer.run()
+    assert trainer.checkpoint.exists()
+    trainer.finish()
+    assert not trainer.checkpoint.exists()
+    assert [row["step"] for row in rows(tmp_path)] == list(range(7))
+    assert report["parameters"] == 3 * 4 + 2 * 3
+    assert (report["modules"], report["steps"], report["batch"]) == (1, 7, 2)
+    assert report["last"]["loss"] == rows(tmp_path)[-1]["loss"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    Fit().trainer(tmp_path).run()
+    with pytest.raises(DataError, match=r"other settings \(lr 0.05 -> 0.1\).*--no-resume"):
+        Fit().trainer(tmp_path, replace(CONFIG, lr=0.1)).run()
+    fit = Fit()
+    fit.trainer(tmp_path, replace(CONFIG, lr=0.1, resume=False)).run()
+    assert fit.calls == 7
+
+
+def test_accumulated_steps_equal_one_large_batch(tmp_path):
+    plain = {"steps": 2, "save_every": 0, "max_grad_norm": 0.0}
+    fits = [Fit(), Fit()]
+    for fit, sizes in zip(fits, ({"batch_size": 4}, {"batch_size": 2, "accumulate": 2}), strict=True):
+        a, b = fit.weights.values()
+
+        def loss(indices, a=a, b=b):
+            return {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+
+        config = replace(CONFIG, **plain, **sizes)
+        Trainer(fit.weights, 5, loss, config, tmp_path / str(len(sizes)), progress=False).run()
+    for one, two in zip(fits[0].weights.values(), fits[1].weights.values(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_epochs_count_examples(tmp_path):
+    config = replace(CONFIG, steps=None, epochs=1.5)
+    assert Fit().trainer(tmp_path, config).steps == math.ceil(1.5 * 5 / 2)
+    assert Fit().trainer(tmp_path, replace(config, accumulate=2)).steps == 2
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    fit = Fit()
+    fit.trainer(tmp_path, replace(CONFIG, max_grad_norm=0.25, steps=1)).run()
+    norm = torch.stack([weight.grad.norm() for weight in fit.weights.values()]).norm()
+    assert float(norm) == pytest.approx(0.25, rel=1e-3)
+    assert rows(tmp_path)[0]["grad_norm"] > 1
+
+
+def test_weights_without_a_gradient_are_an_error(tmp_path):
+    fit = Fit()
+    fit.weights["y.lora_B.weight"] = nn.Parameter(torch.zeros(2))
+    with pytest.raises(AdapterError, match="1 weights get no gradient, such as y.lora_B.weight"):
+        fit.trainer(tmp_path).run()
+
+
+def test_weights_whose_gradient_stays_zero_are_reported(tmp_path):
+    fit = Fit()
+    silent = fit.weights["y.lora_B.weight"] = nn.Parameter(torch.zeros(2))
+    loss = fit.loss
+    fit.loss = lambda indices: (parts := loss(indices)) | {"loss": parts["loss"] + 0 * silent.sum()}
+    assert fit.trainer(tmp_path).run()["without_gradient"] == ["y.lora_B.weight"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    fit = Fit()
+    with torch.no_grad():
+        fit.weights["x.lora_A.weight"].fill_(torch.nan)
+    with pytest.raises(AdapterError, match="loss is nan at step 0"):
+        fit.trainer(tmp_path).run()
+
+
+def test_no_data_is_said(tmp_path):
+    with pytest.raises(DataError, match="nothing to train on"):
+        Trainer(Fit().weights, 0, Fit().loss, CONFIG, tmp_path)
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Fit().trainer(tmp_path).run()
+    with seeded(7):
+        first = torch.rand(2)
+    assert torch.rand(3).equal(expected)
+    with seeded(7):
+        assert torch.rand(2).equal(first)
+
+
+class Reentrant(nn.Module):
+    """A module as transformers leaves it with reentrant checkpointing."""
+
+    gradient_checkpointing = True
+
+    def __init__(self) -> None:
+        from functools import partial
+
+        super().__init__()
+        self._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=True)
+
+
+def test_reentrant_checkpointing_is_refused():
+    with (
+        pytest.raises(DataError, match="reentrant gradient checkpointing.*wrong gradients"),
+        checkpointed(nn.Sequential(Reentrant()), "off"),
+    ):
+        pass
