@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from lynx.media import read_frames, sample_times
 from lynx.metrics import Scores, score
 from lynx.world.answering import answer_stock, answer_together, stock
 from lynx.world.exam import Task, draw_tasks, split_evenly, take, types_for
-from lynx.world.files import default_cache, render_clips
+from lynx.world.files import default_cache, stream_clips
 from lynx.world.scene import DURATION
 
 if TYPE_CHECKING:
@@ -108,39 +108,30 @@ def _answer(
     cache: Path | None,
 ) -> Sheet:
     """Ask everything: each clip is read and encoded once, its questions answered side by side."""
-    groups = _by_clip(tasks)
-    total = 2 * len(groups)
-    clips = _clips(groups, seed, cache, progress, total)
     plain, sheet = stock(model.backbone), Sheet()
-    for number, (index, asked) in enumerate(groups.items(), len(groups) + 1):
-        media: dict[str, Any] = {VIDEO: clips[index], modality: clips[index]}
-        session = model.chat(**media)
-        streams = session.encode()
+    for clip, asked in _clips(tasks, seed, cache, progress):
+        media: dict[str, Any] = {VIDEO: clip, modality: clip}
+        streams = model.chat(**media).encode()
         sheet.on.update(_ask(model, streams, (VIDEO, modality), asked))
         sheet.off.update(_ask(model, streams, (VIDEO,), asked))
         for task in asked:
             if task.turn.senses == (VIDEO,):
                 sheet.stock[task] = answer_stock(plain, streams[VIDEO].frames, task.turn.question)
-        if progress:
-            progress(number, total)
     return sheet
 
 
-def _by_clip(tasks: Iterable[Task]) -> dict[int, list[Task]]:
+def _clips(
+    tasks: Iterable[Task], seed: int, cache: Path | None, progress: Progress | None
+) -> Iterator[tuple[Path, list[Task]]]:
+    """The clips and what is asked about each; the next ones are drawn while one is being asked about."""
     groups: dict[int, list[Task]] = defaultdict(list)
     for task in tasks:
         groups[task.index].append(task)
-    return dict(groups)
-
-
-def _clips(
-    indices: Iterable[int], seed: int, cache: Path | None, progress: Progress | None, total: int
-) -> dict[int, Path]:
-    def tell(done: int, _: int) -> None:
+    clips = stream_clips(SPLIT, seed, groups, cache or default_cache())
+    for number, (index, clip) in enumerate(clips, 1):
+        yield clip, groups[index]
         if progress:
-            progress(done, total)
-
-    return render_clips(SPLIT, seed, indices, cache or default_cache(), progress=tell)
+            progress(number, len(groups))
 
 
 @torch.no_grad()
@@ -205,18 +196,14 @@ def evaluate_backbone(
     """Measure a backbone on video alone through stock transformers: `n` questions, evenly of every type."""
     backbone = stock(source if isinstance(source, Backbone) else load_backbone(source))
     tasks = draw_tasks(split_evenly(n, types_for((VIDEO,), (VIDEO,))), SPLIT, seed)
-    groups = _by_clip(tasks)
-    clips = _clips(groups, seed, cache, progress, 2 * len(groups))
     times, answers = sample_times(DURATION, backbone.default_frames), Answers()
-    for number, (index, asked) in enumerate(groups.items(), len(groups) + 1):
-        frames = read_frames(clips[index], times)
+    for clip, asked in _clips(tasks, seed, cache, progress):
+        frames = read_frames(clip, times)
         with torch.no_grad():
             tokens, layout = backbone.encode(backbone.pixels(frames.pixels))
             video = Stream(VIDEO, tokens, layout.frame.double(), layout.cell, layout.grid, frames)
             prompts = [backbone.compose([_user(task)], [video]) for task in asked]
         answers.update(zip(asked, answer_together(backbone, prompts), strict=True))
-        if progress:
-            progress(number, 2 * len(groups))
     scores = _score(tasks, answers)
     return {"backbone": str(backbone.source), "seed": seed, **scores.to_dict()}
 

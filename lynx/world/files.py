@@ -11,7 +11,7 @@ qa.json                questions, answers, their types, the senses they need, an
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -33,7 +33,6 @@ from lynx.world.views import draw_depth, draw_second_view, intrinsics
 logger = logging.getLogger(__name__)
 DEPTH_RATE = 4
 """Depth maps a second."""
-Progress = Callable[[int, int], None]
 
 
 def render(
@@ -98,33 +97,38 @@ def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path
     return cache / f"world{RENDERER}-{size}" / f"{split}-{seed}" / f"{index:06d}.mp4"
 
 
-def render_clips(
-    split: str,
-    seed: int,
-    indices: Iterable[int],
-    out_dir: str | Path,
-    size: int = 320,
-    processes: int = 2,
-    progress: Progress | None = None,
-) -> dict[int, Path]:
-    """Write the clips of these indices, with sound and nothing else; gives their paths. Those there are kept.
+def stream_clips(
+    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2
+) -> Iterator[tuple[int, Path]]:
+    """Write the clips of these indices, with sound and nothing else; gives each as soon as it is there.
 
-    `progress` is told how many of the clips are there, and of how many.
+    They come in ascending order; those that are there already are kept.
     """
     check_key(split, seed)
     paths = {index: clip_path(Path(out_dir), split, seed, index, size) for index in sorted(set(indices))}
     missing = [index for index, path in paths.items() if not path.exists()]
     if not missing:
-        return paths
+        yield from paths.items()
+        return
     paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
     write = partial(_write_one, split, seed, size)
-    workers = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _quiet)
-    with workers as pool:
-        done = pool.map(write, missing, [paths[index] for index in missing], chunksize=4)
-        for number, _ in enumerate(done, 1):
-            if progress:
-                progress(len(paths) - len(missing) + number, len(paths))
-    return paths
+    pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _quiet)
+    try:
+        written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
+        waiting = set(missing)
+        for index, path in paths.items():
+            while index in waiting:
+                waiting.remove(next(written)[0])
+            yield index, path
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def render_clips(
+    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2
+) -> dict[int, Path]:
+    """Write the clips of these indices as `stream_clips` does, and wait for all of them."""
+    return dict(stream_clips(split, seed, indices, out_dir, size, processes))
 
 
 def _quiet() -> None:
