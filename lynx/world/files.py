@@ -8,6 +8,7 @@ intrinsic_depth.txt    4 x 4, pixels
 qa.json                questions, answers, their types, the senses they need, and the scene's key
 """
 
+import gc
 import json
 import logging
 import os
@@ -112,7 +113,7 @@ def stream_clips(
         return
     paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
     write = partial(_write_one, split, seed, size)
-    pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _quiet)
+    pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare)
     try:
         written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
         waiting = set(missing)
@@ -131,8 +132,10 @@ def render_clips(
     return dict(stream_clips(split, seed, indices, out_dir, size, processes))
 
 
-def _quiet() -> None:
+def _prepare() -> None:
+    """Make a worker small: one thread, and what is imported is no business of the garbage collector's."""
     torch.set_num_threads(1)
+    gc.freeze()
 
 
 def _write_one(split: str, seed: int, size: int, index: int, path: Path) -> None:
@@ -140,6 +143,7 @@ def _write_one(split: str, seed: int, size: int, index: int, path: Path) -> None
     half = path.with_name(f"half-{os.getpid()}-{path.name}")
     write_clip(draw_scene(split, seed, index), half, size)
     os.replace(half, path)
+    gc.collect()  # moviepy's clips hold their frames in cycles: a worker would grow by gigabytes
 
 
 def default_cache() -> Path:
