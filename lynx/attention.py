@@ -70,7 +70,7 @@ class RowRecorder:
 
     def __init__(self, positions: Sequence[int] = ()) -> None:
         self.positions = tuple(positions)
-        self._steps: dict[int, list[tuple[Tensor, int]]] = {}
+        self._queries: dict[int, list[tuple[Tensor, int]]] = {}  # per layer: (Hq, d) and the keys it sees
         self._extra: dict[int, dict[int, Tensor]] = {}
         self._keys: dict[int, tuple[Tensor, float]] = {}
 
@@ -85,27 +85,26 @@ class RowRecorder:
         scaling: float | None,
         output: Tensor,
     ) -> None:
-        """Keep what `rows` needs of one call of one layer."""
+        """Keep what `rows` needs of one call of one layer; of a decoding step, two references."""
         n_query, n_total = query.shape[2], key.shape[2]
         self._keys[layer] = (key, scaling if scaling is not None else query.shape[-1] ** -0.5)
-        self._steps.setdefault(layer, []).append((self._query(query, -1), n_total))
-        for position in self.positions if n_query > 1 else ():
+        queries = self._queries.setdefault(layer, [])
+        if n_query == 1:
+            queries.append((query, n_total))
+            return
+        # of a whole prompt copies: a view would keep all of its queries alive
+        queries.append((query[:, :, -1:].clone(), n_total))
+        for position in self.positions:
             local = position - (n_total - n_query)
             if 0 <= local < n_query:
-                self._extra.setdefault(layer, {})[position] = self._query(query, local)
-
-    @staticmethod
-    def _query(query: Tensor, index: int) -> Tensor:
-        """(Hq, d), a copy where a view would keep the queries of a whole prompt alive."""
-        row = query[0, :, index].detach()
-        return row if query.shape[2] == 1 else row.clone()
+                self._extra.setdefault(layer, {})[position] = query[:, :, local : local + 1].clone()
 
     def rows(self) -> Tensor:
         """Attention of each step, the mean over layers and heads: (steps, n_total) float32; rows sum to 1.
 
         A key that a step could not see yet (the tokens generated after it) has 0.
         """
-        return self._mean_rows({layer: list(steps) for layer, steps in self._steps.items()})
+        return self._mean_rows(self._queries)
 
     def row_at(self, position: int) -> Tensor | None:
         """The row (n_total,) of one of `positions`; None where that position came from a cache."""
@@ -119,12 +118,12 @@ class RowRecorder:
         total = torch.zeros(())
         for layer, steps in queries.items():
             key, scaling = self._keys[layer]
-            total = total + attention_rows(
-                torch.stack([query for query, _ in steps]), key[0], [n for _, n in steps], scaling
-            )
+            stacked = torch.cat([query for query, _ in steps], dim=2)[0].transpose(0, 1)  # (steps, Hq, d)
+            total = total + attention_rows(stacked, key[0], [n for _, n in steps], scaling)
         return total / len(queries)
 
 
+@torch.no_grad()
 def attention_rows(queries: Tensor, key: Tensor, visible: Sequence[int], scaling: float) -> Tensor:
     """Attention of single queries over the keys they may see, the mean over heads, in float32.
 
@@ -133,8 +132,8 @@ def attention_rows(queries: Tensor, key: Tensor, visible: Sequence[int], scaling
     """
     steps, n_heads, width = queries.shape
     n_kv, n_keys, _ = key.shape
-    grouped = queries.float().view(steps, n_kv, n_heads // n_kv, width).permute(1, 0, 2, 3)
-    scores = grouped.reshape(n_kv, -1, width) @ key.detach().float().transpose(1, 2) * scaling
+    grouped = queries.float().reshape(steps, n_kv, n_heads // n_kv, width).permute(1, 0, 2, 3)
+    scores = grouped.reshape(n_kv, -1, width) @ key.float().transpose(1, 2) * scaling
     scores = scores.view(n_kv, steps, -1, n_keys)  # (Hkv, steps, group, n)
     hidden = torch.arange(n_keys, device=key.device) >= torch.tensor(visible, device=key.device)[:, None]
     scores = scores.masked_fill(hidden[None, :, None], float("-inf"))

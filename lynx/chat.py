@@ -1,10 +1,14 @@
-"""A conversation over one set of media: each sense is encoded once, the KV cache goes from turn to turn."""
+"""A conversation over one set of media: each sense is encoded once, the KV cache goes from turn to turn.
+
+A first answer is bit for bit what stock `generate` gives for the same prompt; later ones take what they
+share with the turn before from its cache, which equals a full prefill but for the order of a few sums.
+"""
 
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,10 +101,10 @@ class _Turn:
     senses: tuple[str, ...]
     prompt: Composed
     cache: DynamicCache
+    baseline: Tensor | None  # of the media, where they are in the cache already
     rows: RowRecorder
     max_new_tokens: int
     temperature: float
-    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,7 @@ class Session:
         self.streams: dict[str, Stream] = {}
         self.clear()
         self._kept: _Kept | None = None
-        self._turn: _Turn | None = None
-        self._busy = threading.Lock()
+        self._busy, self._stop = threading.Lock(), threading.Event()
 
     def clear(self) -> None:
         """Forget the conversation; the media stay encoded."""
@@ -149,15 +152,14 @@ class Session:
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
         with self._answering():
-            turn = self._turn = self._begin(self._with(question), max_new_tokens, temperature)
+            turn = self._begin(self._with(question), max_new_tokens, temperature)
             tokenizer = self.model.backbone.tokenizer
-            ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), turn.stop)
+            ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), self._stop)
             self._finish(turn, ids)
 
     def stop(self) -> None:
-        """End the answer that is being streamed after its current token; what was said stays."""
-        if self._turn is not None:
-            self._turn.stop.set()
+        """End the answer that is being written after its current token; what was said stays."""
+        self._stop.set()
 
     def undo(self) -> str:
         """Take the last question and its answer out of the history; returns the question."""
@@ -239,10 +241,10 @@ class Session:
     def _answering(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
             raise LynxError("an answer is being written: wait for it, or stop it first")
+        self._stop.clear()
         try:
             yield
         finally:
-            self._turn = None
             self._busy.release()
 
     def _with(self, question: str) -> list[dict[str, str]]:
@@ -253,7 +255,7 @@ class Session:
     def _prompt(
         self, messages: Sequence[dict[str, str]], senses: tuple[str, ...], streams: Mapping[str, Stream]
     ) -> Composed:
-        with self.model.using(*senses), torch.no_grad():
+        with torch.no_grad():
             return self.model.backbone.compose(messages, [streams[sense] for sense in senses])
 
     def _begin(
@@ -268,23 +270,24 @@ class Session:
         prompt = self._prompt(messages, senses, self.streams)
         behind = max((span.stop for span in prompt.spans.values()), default=None)
         rows = RowRecorder(() if behind is None else (behind,))
-        cache = self._reuse(prompt.input_ids[0].tolist(), senses)
-        return _Turn(messages, senses, prompt, cache, rows, max_new_tokens, temperature)
+        cache, baseline = self._take_cache(prompt.input_ids[0].tolist(), senses)
+        return _Turn(messages, senses, prompt, cache, baseline, rows, max_new_tokens, temperature)
 
-    def _reuse(self, ids: list[int], senses: tuple[str, ...]) -> DynamicCache:
-        """The last turn's cache, cut to what this prompt shares with it; else an empty one."""
-        kept = self._kept
+    def _take_cache(self, ids: list[int], senses: tuple[str, ...]) -> tuple[DynamicCache, Tensor | None]:
+        """The last turn's cache, cut to what this prompt shares with it, and its baseline; else an empty one.
+
+        It is taken out of the session: what a failure leaves half filled is never used again.
+        """
+        kept, self._kept = self._kept, None
         if kept is None or kept.senses != senses:
-            return DynamicCache(config=self.model.backbone.model.config.get_text_config())
+            return DynamicCache(config=self.model.backbone.model.config.get_text_config()), None
         pairs = zip(kept.ids, ids[:-1], strict=False)  # at least one token has to be computed
         shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(kept.ids), len(ids) - 1))
         kept.cache.crop(-(len(kept.ids) - shared))
-        return kept.cache
+        return kept.cache, kept.baseline
 
     def _run(self, turn: _Turn, streamer: "TextIteratorStreamer | None" = None) -> Tensor:
         """The new ids (n,)."""
-        baseline = self._kept.baseline if self._kept is not None and self._kept.cache is turn.cache else None
-        self._kept = None  # whatever happens now, a half-filled cache is never used again
         with self.model.using(*turn.senses), recording(self.model.backbone, text_rows=turn.rows):
             ids = self.model.generate(
                 turn.prompt,
@@ -292,13 +295,16 @@ class Session:
                 temperature=turn.temperature,
                 cache=turn.cache,
                 streamer=streamer,
-                stop=turn.stop,
+                stop=self._stop,
             )[0]
-        behind = turn.rows.positions
-        mine = turn.rows.row_at(behind[0]) if behind else None
         held = turn.prompt.input_ids[0].tolist() + ids[:-1].tolist()
-        self._kept = _Kept(turn.cache, held, turn.senses, mine if mine is not None else baseline)
+        self._kept = _Kept(turn.cache, held, turn.senses, self._baseline(turn))
         return ids
+
+    @staticmethod
+    def _baseline(turn: _Turn) -> Tensor | None:
+        rows = [turn.rows.row_at(position) for position in turn.rows.positions]
+        return rows[0] if rows and rows[0] is not None else turn.baseline
 
     def _finish(self, turn: _Turn, ids: Tensor) -> str:
         answer = self._text(ids)

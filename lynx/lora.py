@@ -44,8 +44,8 @@ class LoraBank:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.settings: dict[str, LoraSettings] = {}
-        self._targets: dict[str, str] = {}
         self._injector: LoraModel | None = None
+        self._layers: dict[str, LoraLayer] = {}
         self._on: tuple[str, ...] = ()
         self._trained: tuple[str, ...] = ()
 
@@ -68,31 +68,30 @@ class LoraBank:
             self._injector.peft_config[name] = config
             self._injector.inject_adapter(self.model, name)
         self.settings[name] = settings
-        self._targets[name] = targets
-        self._switch(self._on, self._trained)
+        self._settle()
 
     def remove(self, name: str) -> None:
         """Take a LoRA out; a layer that has none left becomes the stock layer again."""
         if name in self._on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
-        for path, layer in self._layers(name).items():
+        for path, layer in self._of(name).items():
             layer.delete_adapter(name)
             if not layer.lora_A:
                 parent, _, child = path.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        del self.settings[name], self._targets[name]
+        del self.settings[name]
         if self._injector is not None:
             del self._injector.peft_config[name]
         if not self.settings:
             self._injector = None
             del self.model.peft_config
-        self._switch(self._on, self._trained)
+        self._settle()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights of a LoRA under the names of PEFT's files; not copies."""
         return {
             f"{PREFIX}{path}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[name].weight
-            for path, layer in self._layers(name).items()
+            for path, layer in self._of(name).items()
             for matrix in "AB"
         }
 
@@ -120,18 +119,27 @@ class LoraBank:
         finally:
             self._switch(*before)
 
-    def _layers(self, name: str | None = None) -> dict[str, LoraLayer]:
-        return {
-            path: module
-            for path, module in self.model.named_modules()
-            if isinstance(module, LoraLayer) and (name is None or name in module.lora_A)
-        }
+    def _of(self, name: str) -> dict[str, LoraLayer]:
+        return {path: layer for path, layer in self._layers.items() if name in layer.lora_A}
+
+    def _settle(self) -> None:
+        """Find the layers, and undo what PEFT switched on while it added or removed a LoRA."""
+        modules = self.model.named_modules()
+        self._layers = {path: module for path, module in modules if isinstance(module, LoraLayer)}
+        for layer in self._layers.values():
+            self._set(layer, self._on, self._trained)
+
+    @staticmethod
+    def _set(layer: LoraLayer, names: Sequence[str], train: Sequence[str]) -> None:
+        layer.set_adapter(list(names), inference_mode=True)
+        layer.set_requires_grad(list(train), True)
+        for name, dropout in layer.lora_dropout.items():
+            dropout.train(name in train)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
-        for layer in self._layers().values():
-            layer.enable_adapters(bool(names))
-            layer.set_adapter(list(names), inference_mode=True)
-            layer.set_requires_grad(list(train), True)
-            for name, dropout in layer.lora_dropout.items():
-                dropout.train(name in train)
+        concerned = {*names, *self._on}
+        for layer in self._layers.values():
+            # switching is on the way of every answer: leave the layers alone for which nothing changes
+            if not concerned.isdisjoint(layer.lora_A.keys()):
+                self._set(layer, names, train)
         self._on, self._trained = names, train

@@ -1,6 +1,5 @@
 import shutil
 import threading
-import time
 from dataclasses import replace
 
 import checkpoints
@@ -239,15 +238,3 @@ def test_words_the_backbone_was_never_taught_are_said(folder, tmp_path):
     assert chat.notes == ["words this model was never taught: a, giraffe"]
     chat.ask("what is it ?", max_new_tokens=2)
     assert chat.notes == []
-
-
-def test_recording_evidence_costs_little(chat):
-    """A guard against a mistake, not the measurement: the benchmark measures."""
-    chat.ask("what is it ?", max_new_tokens=2)
-    start = time.perf_counter()
-    turn = chat._begin([{"role": "user", "content": "what is it ?"}], 64, 0.0)
-    ids = chat._run(turn)
-    generated = time.perf_counter() - start
-    start = time.perf_counter()
-    turn.rows.rows()
-    assert time.perf_counter() - start < 0.5 * generated and len(ids) > 0

@@ -71,13 +71,13 @@ def test_switches_leave_no_trace(folder, precision):
                 raise KeyError
         assert not torch.equal(changed[:, -1], expected[:, -1])
 
-    for step in range(12):
+    for step in range(8):
         senses = rng.sample(["first", "second"], rng.randint(1, 2))
         try:
             use(senses)
         except KeyError:
             assert model.lora.on == ()
-        if step == 8:
+        if step == 5:
             model.unload_adapter("first")
             random_adapter(model, "first")
         assert torch.equal(logits(model, model.encode("video", video)), expected)
@@ -213,7 +213,7 @@ def test_threads_wait_for_each_other(model):
     wrong = []
 
     def work(senses):
-        for _ in range(20):
+        for _ in range(6):
             if not torch.equal(run(senses), alone[senses]):
                 wrong.append(senses)
 
