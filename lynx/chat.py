@@ -157,6 +157,11 @@ class Session:
             ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), self._stop)
             self._finish(turn, ids)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written."""
+        return self._busy.locked()
+
     def stop(self) -> None:
         """End the answer that is being written after its current token; what was said stays."""
         self._stop.set()

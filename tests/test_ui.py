@@ -23,6 +23,10 @@ from lynx.ui.examples import find_adapters, find_examples, pick
 from lynx.ui.page import Page, build
 from lynx.ui.state import Chat, Turn
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
 LABELS = {"video": "picture", "audio": "sound"}
 
 
@@ -136,7 +140,7 @@ def test_stop_ends_the_answer_and_keeps_what_was_said(setup, desk):
     engine.start("stop me")
     with ThreadPoolExecutor() as pool:
         answering = pool.submit(lambda: list(engine.answer(request)))
-        while not any(session._turn for session in list(engine._sessions.values())):
+        while not any(session.busy for session in list(engine._sessions.values())):
             sleep(0.01)
         engine.stop("stop me")
         *pieces, reply = answering.result(timeout=60)
