@@ -6,7 +6,7 @@ import torch
 
 from lynx.errors import DataError
 from lynx.media import Frames, Waveform, sample_times
-from lynx.world.data import WorldDataset
+from lynx.world.data import RENDERER, WorldDataset
 from lynx.world.picture import draw_frames
 from lynx.world.scene import DURATION, draw_scene
 
@@ -64,3 +64,14 @@ def test_it_is_a_sequence() -> None:
 def test_what_does_not_exist_is_said(wrong: dict) -> None:
     with pytest.raises(DataError):
         WorldDataset(**{"split": "train", "seed": 0, "n": 1} | wrong)
+
+
+def test_whoever_changes_what_the_world_looks_or_sounds_like_counts_the_renderer_up() -> None:
+    media = WorldDataset("train", 0, 2, frames=2, size=32)[1].media
+    video, audio = media["video"], media["audio"]
+    assert isinstance(video, Frames) and isinstance(audio, Waveform)
+    colours = video.pixels.float().mean(dim=(0, 2, 3)).tolist()
+    peaks = audio.samples.reshape(8, -1).abs().amax(dim=1).tolist()
+    assert RENDERER == 1
+    assert colours == pytest.approx([83.3, 100.3, 94.5], abs=0.2)
+    assert peaks == pytest.approx([0, 0, 0, 0.578, 0.577, 0, 0, 0], abs=0.006)

@@ -6,11 +6,15 @@ import pytest
 
 from lynx.errors import DataError
 from lynx.metrics import chance_level
-from lynx.world.exam import PER_CLIP, answer_counts, draw_tasks, split_evenly, take, types_for
+from lynx.world.exam import PER_CLIP, Task, draw_tasks, split_evenly, take, types_for
 from lynx.world.questions import QUESTION_TYPES
 
 COUNTS = split_evenly(220, types_for(("video", "audio"), ("audio",)))
 TASKS = draw_tasks(COUNTS, "test", 7)
+
+
+def answer_counts(tasks: list[Task], name: str) -> Counter[str]:
+    return Counter(task.turn.answer for task in tasks if task.turn.type == name)
 
 
 def test_every_type_and_every_answer_is_asked_for_equally_often() -> None:

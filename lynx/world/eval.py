@@ -6,7 +6,6 @@ through stock transformers.
 
 import argparse
 import json
-import logging
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ from lynx.world.scene import DURATION
 if TYPE_CHECKING:
     from lynx.model import Lynx
 
-logger = logging.getLogger(__name__)
 VIDEO = "video"
 SPLIT = "test"
 IN_CLIP = ("audio",)

@@ -4,7 +4,6 @@ Whoever cannot sense what is asked, and gives a type's best constant answer, get
 yes and no, 1 in 6 for colours.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,8 +102,3 @@ def _draw_turns(kind: QuestionType, scene: Scene, rng: np.random.Generator, left
         left[_key(kind, answer)] -= 1
         turns.append(Turn(phrase(kind, slots, rng), answer, kind.name, kind.senses))
     return turns
-
-
-def answer_counts(tasks: Sequence[Task], name: str) -> Counter[str]:
-    """How often each answer is right among the tasks of a type."""
-    return Counter(task.turn.answer for task in tasks if task.turn.type == name)

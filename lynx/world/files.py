@@ -10,7 +10,6 @@ qa.json                questions, answers, their types, the senses they need, an
 
 import gc
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +30,6 @@ from lynx.world.scene import DURATION, FPS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
 from lynx.world.views import draw_depth, draw_second_view, intrinsics
 
-logger = logging.getLogger(__name__)
 DEPTH_RATE = 4
 """Depth maps a second."""
 
