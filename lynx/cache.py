@@ -79,7 +79,11 @@ class StreamCache:
         return tensor
 
     def _lacks(self, example: Example, key: str) -> bool:
-        return any(sense in example.media and (sense, key) not in self._index for sense in self.senses)
+        return any((sense, key) not in self._index for sense in self._there(example))
+
+    def _there(self, example: Example) -> list[str]:
+        there = set(example.media)  # `in` would make a lazy mapping render
+        return [sense for sense in self.senses if sense in there]
 
     def _write_shards(
         self, examples: Sequence[Example], keys: Sequence[str], indices: Sequence[int], bar: Any
@@ -98,7 +102,7 @@ class StreamCache:
         self._open_shards()
 
     def _encode(self, example: Example) -> Iterator[tuple[str, Tensor]]:
-        senses = [sense for sense in self.senses if sense in example.media]
+        senses = self._there(example)
         modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
         clips = render_clip(modalities, example, self.frames)
         for sense in senses:

@@ -23,7 +23,7 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
     Raises:
         DataError: the example has no medium for one of the senses.
     """
-    missing = [sense for sense in modalities if sense not in example.media]
+    missing = sorted(set(modalities) - set(example.media))
     if missing:
         raise DataError(
             f"example {example.id!r} has no {missing[0]}; it has {', '.join(example.media) or 'no media'}"

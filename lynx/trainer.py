@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from lynx.config import Checkpointing, TrainConfig
@@ -280,23 +282,25 @@ def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
     Raises:
         DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
     """
-    for module in model.modules():
-        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant"):
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+    for layer in layers:
+        settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
+        if layer.gradient_checkpointing and settings.get("use_reentrant"):
             raise DataError(
                 "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
-                "call gradient_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
+                "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
             )
     if mode == "off":
         yield
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    # Switched layer by layer: transformers' own switch would also leave hooks on the embeddings.
+    before = [(layer, layer.gradient_checkpointing, layer.training) for layer in layers]
     for layer in layers:
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer.gradient_checkpointing = True
         layer.training = True  # of this module alone: the frozen parts inside stay in eval
     try:
         yield
     finally:
-        for layer in layers:
-            layer.training = False
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+        for layer, flag, training in before:
+            layer.gradient_checkpointing, layer.training = flag, training

@@ -43,7 +43,8 @@ class Lesson:
 
 def lesson_of(example: Example, modality: str, key: str) -> Lesson | None:
     """Sort the turns of an example; None where none can be answered from its media."""
-    senses = tuple(sense for sense in (VIDEO, modality) if sense in example.media)
+    there = set(example.media)  # `in` would make a lazy mapping render
+    senses = tuple(sense for sense in (VIDEO, modality) if sense in there)
     turns = [turn for turn in example.turns if set(turn.senses) <= set(senses)]
     needed = tuple(turn for turn in turns if not turn.senses or modality in turn.senses)
     replayed = tuple(turn for turn in turns if turn.senses and modality not in turn.senses)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import checkpoints
 import torch
 
-import checkpoints
 from lynx.config import AlignConfig, GuideConfig
 from lynx.data import Example, Turn
 from lynx.interface.alignment import align
@@ -56,3 +56,10 @@ def small_adapter(model: Lynx, folder: Path, **settings: object) -> Path:
     config = AlignConfig(**values)
     align(model, "audio", clips(4, ("audio",)), small_guidance(model), config, folder, progress=False)
     return folder
+
+
+def small_model_with(folder: Path) -> Lynx:
+    """The small model with the adapter that lies in `folder`."""
+    model = small_model(folder)
+    model.load_adapter(folder / "audio")
+    return model

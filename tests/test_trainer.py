@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import stages
 import torch
 from torch import nn
 
@@ -194,21 +195,15 @@ def test_the_callers_random_numbers_are_left_alone(tmp_path):
         assert torch.rand(2).equal(first)
 
 
-class Reentrant(nn.Module):
-    """A module as transformers leaves it with reentrant checkpointing."""
-
-    gradient_checkpointing = True
-
-    def __init__(self) -> None:
-        from functools import partial
-
-        super().__init__()
-        self._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=True)
-
-
-def test_reentrant_checkpointing_is_refused():
+def test_reentrant_checkpointing_is_refused(tmp_path):
+    model = stages.small_model(tmp_path).backbone.model
+    model.activation_checkpointing_enable({"use_reentrant": True})
     with (
         pytest.raises(DataError, match="reentrant gradient checkpointing.*wrong gradients"),
-        checkpointed(nn.Sequential(Reentrant()), "off"),
+        checkpointed(model, "off"),
     ):
         pass
+    model.activation_checkpointing_disable()
+    with checkpointed(model, "non-reentrant"):
+        assert any(module.training for module in model.modules())
+    assert not any(module.training for module in model.modules())

@@ -1,0 +1,343 @@
+"""Stage 3: packed questions as if asked alone, streams from disk, and the stage from end to end."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import stages
+import torch
+from torch.nn import functional as F
+
+from lynx.cache import StreamCache
+from lynx.clips import content_key, render_clip
+from lynx.config import AlignConfig, TuneConfig
+from lynx.data import Example, Turn
+from lynx.errors import AdapterError, DataError
+from lynx.interface.alignment import align
+from lynx.media import sample_times
+from lynx.packing import IGNORE, Packer, see, shared_length
+from lynx.tuning import Lesson, answer_loss, choose, lesson_of, tune
+
+SENSES = {"video": "video", "audio": "audio"}
+SHORT = TuneConfig(
+    steps=6, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=2e-2, save_every=2, warmup=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A backbone, and an adapter for it that has been aligned."""
+    folder = tmp_path_factory.mktemp("stages")
+    stages.small_adapter(stages.small_model(folder), folder / "audio")
+    return folder
+
+
+@pytest.fixture
+def model(folder):
+    """A model of its own for every test, with the aligned adapter."""
+    model = stages.small_model(folder)
+    model.load_adapter(folder / "audio")
+    return model
+
+
+def streams_of(model, example):
+    clips = render_clip({s: model.modality(s) for s in SENSES}, example, stages.FRAMES)
+    return [model.encode(sense, clips[sense]) for sense in SENSES]
+
+
+# --- packing --------------------------------------------------------------------------------------
+
+
+def alone(model, streams, turn):
+    """Logits (answer tokens, V) of one question in a sequence of its own, and the answer's ids."""
+    backbone = model.backbone
+    prompt = backbone.compose([{"role": "user", "content": turn.question}], streams)
+    ids = backbone.tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([[*ids, backbone.tokenizer.eos_token_id]])
+    embeds = torch.cat([prompt.inputs_embeds, backbone.model.get_input_embeddings()(ids)], 1)
+    logits = backbone.model(inputs_embeds=embeds).logits[0]
+    return logits[prompt.input_ids.shape[1] - 1 : -1], ids[0]
+
+
+@torch.no_grad()
+def test_packed_questions_get_the_logits_of_separate_sequences(model):
+    examples = stages.clips(3)
+    streams = [streams_of(model, example) for example in examples]
+    turns = [list(example.turns[: 4 - i]) for i, example in enumerate(examples)]  # rows of unequal length
+    streams[1] = streams[1][:1]  # and one clip without sound
+    packed = Packer(model.backbone).pack([[s.tokens for s in row] for row in streams], turns)
+    hidden = model.backbone.model.get_decoder()(
+        inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
+    ).last_hidden_state
+    logits = model.backbone.model.lm_head(hidden)
+    losses, number = [], 0
+    for row, asked in enumerate(turns):
+        for turn in asked:
+            number += 1
+            mine = (packed.questions[row] == number) & (packed.labels[row] != IGNORE)
+            expected, ids = alone(model, streams[row], turn)
+            torch.testing.assert_close(logits[row][mine], expected, rtol=0, atol=1e-5)
+            assert packed.labels[row][mine].tolist() == ids.tolist()
+            losses.append(F.cross_entropy(expected, ids, reduction="none"))
+    loss, right = answer_loss(model.backbone, packed)
+    torch.testing.assert_close(loss, torch.cat(losses).mean())
+    assert right.shape == (number,)
+
+
+@torch.no_grad()
+def test_a_question_is_right_if_all_its_tokens_are(model):
+    (example,) = stages.clips(1)
+    streams = streams_of(model, example)
+    logits, _ = alone(model, streams, Turn("hear ?", "xyz"))
+    best = model.backbone.tokenizer.decode(logits[:1].argmax(-1))
+    turns = [Turn("hear ?", best), Turn("hear ?", "xyz"), *example.turns[2:4]]
+    _, right = answer_loss(
+        model.backbone, Packer(model.backbone).pack([[s.tokens for s in streams]], [turns])
+    )
+    expected = []
+    for turn in turns:
+        logits, ids = alone(model, streams, turn)
+        expected.append(float((logits.argmax(-1) == ids).all()))
+    assert right.tolist() == expected
+
+
+def test_who_sees_whom():
+    questions = torch.tensor([[0, 0, 1, 1, 2, -1]])
+    seen = see(questions)[0, 0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+
+
+def test_the_shared_part_leaves_every_question_something_of_its_own():
+    assert shared_length([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert shared_length([[1, 2], [1, 2, 4]]) == 1
+    assert shared_length([[1, 2, 3]]) == 2
+    assert shared_length([[1], [1]]) == 0
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+def test_turns_are_sorted_by_the_senses_they_need():
+    (example,) = stages.clips(1)
+    lesson = lesson_of(example, "audio", "key")
+    assert [turn.question for turn in lesson.needed] == ["hear ?", "hear what ?"]
+    assert [turn.question for turn in lesson.replayed] == ["see ?", "see what now ?"]
+    deaf = lesson_of(stages.clips(1, ("video",))[0], "audio", "key")
+    assert (deaf.senses, deaf.needed, len(deaf.replayed)) == (("video",), (), 2)
+    unknown = Example("x", {"video": "", "audio": ""}, (Turn("?", "!"),))
+    assert lesson_of(unknown, "audio", "key").needed == unknown.turns
+    assert lesson_of(Example("x", {"audio": ""}, (Turn("?", "!", "", ("video",)),)), "audio", "") is None
+
+
+def lesson(needed=4, replayed=8):
+    turns = [Turn(f"n{i}", "a", "", ("audio",)) for i in range(needed)]
+    old = [Turn(f"r{i}", "a", "", ("video",)) for i in range(replayed)]
+    return Lesson("key", ("video", "audio"), tuple(turns), tuple(old))
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed", "replayed"),
+    [
+        ({}, 4, 4),
+        ({"replay": 0.0}, 4, 0),
+        ({"replay": 0.2}, 4, 1),
+        ({"replay": 1.0}, 0, 8),
+        ({"questions": 4}, 2, 2),
+        ({"replay": 0.9}, 4, 8),  # no more than there are
+        ({"drop_modality": 1.0}, 0, 8),
+        ({"drop_modality": 1.0, "questions": 3}, 0, 3),
+    ],
+)
+def test_the_share_of_replayed_questions(settings, needed, replayed):
+    torch.manual_seed(0)
+    senses, turns = choose(lesson(), "audio", TuneConfig(**settings))
+    names = [turn.question[0] for turn in turns]
+    assert (names.count("n"), names.count("r")) == (needed, replayed)
+    assert len({turn.question for turn in turns}) == len(turns)
+    assert senses == (("video",) if "drop_modality" in settings else ("video", "audio"))
+
+
+def test_a_clip_without_old_questions_keeps_its_sound():
+    senses, turns = choose(lesson(replayed=0), "audio", TuneConfig(drop_modality=1.0))
+    assert senses == ("video", "audio")
+    assert len(turns) == 4
+
+
+def test_clips_are_dropped_as_often_as_asked():
+    torch.manual_seed(0)
+    config = TuneConfig(drop_modality=0.25)
+    dropped = sum("audio" not in choose(lesson(), "audio", config)[0] for _ in range(1000))
+    assert 200 < dropped < 300
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def open_cache(root, model, frames=stages.FRAMES):
+    return StreamCache(root, model, SENSES, frames)
+
+
+def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
+    examples = stages.clips(3)
+    examples[2] = stages.clips(3, ("video",), seed=1)[2]
+    keys = [content_key(example) for example in examples]
+    assert (
+        open_cache(tmp_path, model).prepare([*examples, examples[0]], [*keys, keys[0]], progress=False) == 3
+    )
+    cache = open_cache(tmp_path, model)
+    assert cache.prepare(examples, keys, progress=False) == 0
+    for example, key in zip(examples[:2], keys[:2], strict=True):
+        for stream in streams_of(model, example):
+            assert cache.tokens(stream.sense, key).equal(stream.tokens)
+    with pytest.raises(DataError, match="has no stream of 'audio'"):
+        cache.tokens("audio", keys[2])
+
+
+def test_processes_share_the_work(model, tmp_path):
+    examples = stages.clips(3)
+    keys = [content_key(example) for example in examples]
+    first, second = open_cache(tmp_path, model), open_cache(tmp_path, model)
+    assert first.prepare(examples, keys, (0, 2), progress=False) == 2
+    assert second.prepare(examples, keys, (1, 2), progress=False) == 1
+    first.refresh()
+    assert first.prepare(examples, keys, progress=False) == 0
+
+
+def test_what_decides_a_stream_decides_its_folder(folder, model, tmp_path):
+    base = open_cache(tmp_path, model)
+    longer = open_cache(tmp_path, model, frames=3)
+    assert longer.folders["video"] != base.folders["video"]
+    model.adapters["audio"] = replace(model.adapters["audio"], token_pooling="space")
+    pooled = open_cache(tmp_path, model)
+    assert pooled.folders["video"] == base.folders["video"]
+    assert pooled.folders["audio"] != base.folders["audio"]
+    model.adapters["audio"] = replace(model.adapters["audio"], token_pooling="none")
+    next(iter(model.lora.tensors("audio_vision").values())).data.add_(1e-3)
+    changed = open_cache(tmp_path, model)
+    assert changed.folders["video"] == base.folders["video"]
+    assert changed.folders["audio"] != base.folders["audio"]
+    assert open_cache(tmp_path, stages.small_model_with(folder)).folders == base.folders
+
+
+def test_content_decides_a_key_unless_the_source_vouches_for_it(tmp_path):
+    one, same, other = stages.clips(1)[0], stages.clips(1)[0], stages.clips(1, seed=1)[0]
+    assert content_key(one) == content_key(replace(same, id="renamed"))
+    assert len({content_key(e) for e in (one, other, replace(one, key="a"), replace(one, key="b"))}) == 4
+    assert content_key(replace(one, key="a")) == content_key(replace(other, key="a"))
+    (tmp_path / "a").write_bytes(b"1")
+    file = Example("f", {"audio": tmp_path / "a"})
+    before = content_key(file)
+    (tmp_path / "a").write_bytes(b"2")
+    assert content_key(file) != before
+
+
+def test_damaged_shards_are_named(model, tmp_path):
+    cache = open_cache(tmp_path, model)
+    cache.folders["video"].mkdir(parents=True)
+    (cache.folders["video"] / "0.safetensors").write_bytes(b"broken")
+    with pytest.raises(DataError, match="0.safetensors is damaged"):
+        cache.refresh()
+
+
+# --- the stage ------------------------------------------------------------------------------------
+
+
+def log(folder):
+    return [json.loads(row) for row in (folder / "training" / "tune" / "log.jsonl").read_text().splitlines()]
+
+
+def test_tuning_trains_the_llm_lora_and_nothing_else(folder, model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.backbone.model.state_dict().items()}
+    config = replace(SHORT, steps=12, drop_modality=0.3)
+    report = tune(model, "audio", stages.clips(6), config, tmp_path, progress=False)
+    after = model.backbone.model.state_dict()
+    for name, tensor in before.items():  # the vision LoRA included
+        assert after[name].equal(tensor), name
+    tensors = model.lora.tensors("audio_llm")
+    assert report["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert (report["modules"], report["without_gradient"]) == (2 * 7, [])
+    assert (report["examples"], report["encoded"]) == (6, 6)
+    rows = log(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {"accuracy", "replay_accuracy"} <= set().union(*rows)
+    other = stages.small_model(folder)
+    adapter = other.load_adapter(tmp_path)
+    assert set(adapter.training) == {"align", "tune"}
+    assert all(tensor.equal(tensors[name]) for name, tensor in other.lora.tensors("audio_llm").items())
+
+
+class Killed:
+    """The loss of a run that ends in its n-th step, like a process that is killed."""
+
+    def __init__(self, monkeypatch, steps):
+        import lynx.tuning
+
+        whole, self.steps = lynx.tuning.answer_loss, steps
+
+        def loss(*arguments):
+            self.steps -= 1
+            if self.steps < 0:
+                raise KeyboardInterrupt
+            return whole(*arguments)
+
+        monkeypatch.setattr(lynx.tuning, "answer_loss", loss)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(folder, model, tmp_path, monkeypatch):
+    config = replace(SHORT, drop_modality=0.3, dropout=0.1)
+    tune(model, "audio", stages.clips(5), config, tmp_path / "whole", progress=False)
+    broken = stages.small_model_with(folder)
+    with monkeypatch.context() as patch:
+        Killed(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
+    assert broken.parts("audio") == ("vision",)
+    report = tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
+    assert report["encoded"] == 0
+    whole = model.lora.tensors("audio_llm")
+    assert all(tensor.equal(whole[name]) for name, tensor in broken.lora.tensors("audio_llm").items())
+
+
+def test_checkpointing_gives_the_same_weights(folder, model, tmp_path):
+    config = replace(SHORT, steps=2, dropout=0.1)
+    tune(model, "audio", stages.clips(3), config, tmp_path / "off", progress=False)
+    other = stages.small_model_with(folder)
+    config = replace(config, checkpointing="non-reentrant")
+    tune(other, "audio", stages.clips(3), config, tmp_path / "on", progress=False)
+    whole = model.lora.tensors("audio_llm")
+    for name, tensor in other.lora.tensors("audio_llm").items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_pooled_tokens_are_what_the_adapter_says(model, tmp_path):
+    config = replace(SHORT, steps=1, token_pooling="space")
+    tune(model, "audio", stages.clips(2), config, tmp_path, progress=False)
+    assert model.adapter("audio").token_pooling == "space"
+    assert json.loads((tmp_path / "lynx_config.json").read_text())["token_pooling"] == "space"
+    sound = model.modality("audio").render(stages.clips(1)[0].media["audio"], sample_times(2.0, 2))
+    assert len(model.encode("audio", sound).tokens) == 2 + 1
+
+
+def test_an_adapter_is_needed_and_found_in_the_output_folder(folder, tmp_path):
+    model = stages.small_model(folder)
+    with pytest.raises(AdapterError, match="no adapter for 'audio'.*lynx align"):
+        tune(model, "audio", stages.clips(2), SHORT, tmp_path, progress=False)
+    config = AlignConfig(steps=0, rank=2, alpha=4, frames=stages.FRAMES)
+    guidance = stages.small_guidance(model)
+    align(model, "audio", stages.clips(2, ("audio",)), guidance, config, tmp_path, progress=False)
+    other = stages.small_model(folder)
+    tune(other, "audio", stages.clips(2), replace(SHORT, steps=1), tmp_path, progress=False)
+    assert other.parts("audio") == ("vision", "llm")
+
+
+def test_data_without_the_sense_are_refused(model, tmp_path):
+    with pytest.raises(DataError, match="none of the 2 examples has a question that needs 'audio'"):
+        tune(model, "audio", stages.clips(2, ("video",)), SHORT, tmp_path, progress=False)
+    assert model.parts("audio") == ("vision",)
