@@ -110,7 +110,7 @@ def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
 def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
     *_, reply = engine.answer(request_for(setup, desk, "mute.mp4"))
     assert set(reply.used) == {"video"}
-    assert any("mute.mp4 has no audio track" in note for note in reply.notes)
+    assert any("'mute.mp4' has no audio track" in note for note in reply.notes)
 
 
 def test_sound_from_another_file_and_sound_alone(engine, setup, desk):

@@ -244,7 +244,7 @@ class Engine:
             if source is None:
                 continue
             if takes_sound and lacks_sound(source):
-                notes += [f"{Path(source).name} has no audio track, so there is no {label}."] * (
+                notes += [f"{Path(source).name!r} has no audio track, so there is no {label}."] * (
                     sense in request.senses
                 )
                 continue
@@ -318,9 +318,9 @@ def check(clip: Clip) -> None:
     if clip.video is None and clip.audio is None:
         raise MediaError("Give a video or a sound file first, or pick an example.")
     if clip.video and probe(clip.video).video is None:
-        raise MediaError(f"{Path(clip.video).name} has no picture track; give it as a sound file instead.")
+        raise MediaError(f"{Path(clip.video).name!r} has no picture track; give it as a sound file instead.")
     if clip.audio and not probe(clip.audio).audio:
-        raise MediaError(f"{Path(clip.audio).name} has no audio track; give another sound file.")
+        raise MediaError(f"{Path(clip.audio).name!r} has no audio track; give another sound file.")
 
 
 def sentence(error: LynxError) -> str:

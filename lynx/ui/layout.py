@@ -63,6 +63,7 @@ class Layout:
                 value=[VIDEO],
                 label="Senses that are on",
                 elem_id="senses",
+                scale=4,
                 min_width=150,
             )
             self.sound = gr.Radio(
@@ -70,6 +71,7 @@ class Layout:
                 value=OWN_TRACK,
                 label="Sound comes from",
                 elem_id="sound",
+                scale=5,
                 min_width=240,
             )
         self.audio = gr.Audio(
@@ -116,11 +118,8 @@ class Layout:
             self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
             self.shares = gr.HTML(elem_id="shares")
             self.rests_on = gr.Image(elem_id="rests-on", buttons=[], container=False, **PICTURE)
-            with gr.Row(elem_id="checking"):
-                self.hide = gr.Button(
-                    "Check it: hide each sense", size="sm", elem_id="hide", scale=0, min_width=220
-                )
-                self.hidden = gr.HTML(elem_id="hidden")
+            self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
+            self.hidden = gr.HTML(elem_id="hidden")
 
     def _endpoint(self) -> None:
         """What `/ask` takes and gives; components, because they check that a file is an upload."""

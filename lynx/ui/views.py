@@ -11,6 +11,7 @@ from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Reply, Setup, View
 from lynx.ui.state import Turn
 
 WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
+SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
 HEADER = """
 <div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip and its sound, and see what
@@ -144,7 +145,7 @@ def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
 def seen(view: View, labels: Mapping[str, str]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
     lanes = [render.Lane(sense, labels.get(sense, sense), frames) for sense, frames in view.frames.items()]
-    return render.timeline(lanes) if lanes else None
+    return render.timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
 def rests_on(findings: Findings, index: int, labels: Mapping[str, str]) -> Image.Image | None:
