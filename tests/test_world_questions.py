@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from lynx.world.questions import QUESTION_TYPES, ask, caption
+from lynx.world.instances import caption
+from lynx.world.questions import QUESTION_TYPES, ask
 from lynx.world.scene import SOUND_LENGTH, draw_scene, side_of
 from lynx.world.text import REAL_SOUNDS, SENSES, tell, vocabulary
 from lynx.world.tokenizer import build_tokenizer

@@ -1,2 +1,1 @@
-"""The miniature world: procedural clips with sound, depth, fast motion and a second camera, with questions
-and answers."""
+"""The miniature world: procedural clips with sound, depth, fast motion, a second camera, and questions."""

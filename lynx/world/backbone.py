@@ -1,5 +1,4 @@
-"""The embedded backbone `lynx-tiny`: a stock LLaVA-OneVision of 2.5 million parameters, and its checkpoint
-folder."""
+"""The embedded backbone `lynx-tiny`: a small stock LLaVA-OneVision, and its checkpoint folder."""
 
 import json
 from pathlib import Path
@@ -18,6 +17,8 @@ from lynx.world.tokenizer import build_tokenizer
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
+WIDTH = 128
+"""Of the vision tower."""
 FRAMES = 8
 """Frames of a clip that the backbone is trained on."""
 NOTE = (
@@ -29,7 +30,7 @@ NOTE = (
 def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
     """The architecture: SigLIP 128 x 4 on 8 x 8 patches, pooled to 4 x 4 tokens a frame; Qwen2 160 x 4."""
     vision = SiglipVisionConfig(
-        hidden_size=128,
+        hidden_size=WIDTH,
         intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -54,8 +55,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
     return LlavaOnevisionConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        image_token_index=tokenizer.vocab["<image>"],
+        video_token_index=tokenizer.vocab["<video>"],
         image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,

@@ -21,6 +21,8 @@ DRAWN = 128
 """Frames are drawn at this size and made small as the backbone's preprocessing does."""
 SCENES = {"vision": 0, "text": 1, "joint": 2}
 """The seed of each phase's scenes, within the training split."""
+PLACES = ("where", "motion", "moves", "mover", "beside")
+"""The types of questions that rest on where things are."""
 
 
 def pixels_of(frames: np.ndarray) -> Tensor:
@@ -69,10 +71,16 @@ def _choose(turns: list[Turn], rng: np.random.Generator, count: int) -> list[Tur
 
 
 def joint_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Questions about the video, and one or two about senses that it does not show, answered at random."""
-    seen = _choose(ask(scene, rng, ("video",), per_type=2), rng, 10)
+    """Questions about the video, most of them about places, which are learned last, and one it cannot answer.
+
+    That one is about a sense that the video does not show, and its answer is drawn at random.
+    """
+    seen = ask(scene, rng, ("video",), per_type=3)
+    placed = [turn for turn in seen if turn.type in PLACES]
+    others = [turn for turn in seen if turn.type not in PLACES]
     blind = [turn for turn in ask(scene, rng, ("video", *SENSES)) if turn.senses != ("video",)]
-    return _choose(seen + [guess(turn, rng) for turn in _choose(blind, rng, 2)], rng, 12)
+    guesses = [guess(turn, rng) for turn in _choose(blind, rng, 1)]
+    return _choose(_choose(placed, rng, 9) + _choose(others, rng, 3) + guesses, rng, 13)
 
 
 def joint_batch(

@@ -1,5 +1,4 @@
-"""What every patch of a frame shows: the labels on which the vision tower learns to see, and heads that
-read them."""
+"""What every patch of a frame shows: the labels on which the vision tower learns to see."""
 
 import numpy as np
 import torch
@@ -10,14 +9,14 @@ from lynx.world.scene import COLORS, FPS, SHAPES, Scene
 
 _COLORS = tuple(COLORS)
 _REACH = 0.2
-"""Offsets to a shape's centre are in units of this fraction of the frame."""
+"""Places are in units of this fraction of the frame."""
 
 
 def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Label the patches of frames (numbers at `FPS`).
 
     Returns: classes `(T, grid * grid, 2)` int64 of shape and colour, 0 = background; places `(T, grid *
-    grid, 3)` float32: x and y of the shape's centre seen from the patch, and its radius.
+    grid, 3)` float32: x and y of the shape's centre, from the middle of the frame, and its radius.
     """
     axis = (np.arange(grid) + 0.5) / grid
     centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)  # (N, 2) x, y
@@ -30,7 +29,8 @@ def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarr
         inside = (distance < item.radius * 1.05 + 0.02) & (distance < nearest)
         nearest[inside] = distance[inside]
         classes[inside] = (1 + SHAPES.index(item.shape), 1 + _COLORS.index(item.color))
-        places[inside, :2] = offset[inside] / _REACH
+        centre = np.broadcast_to((item.position(frames / FPS) - 0.5)[:, None], offset.shape)
+        places[inside, :2] = centre[inside] / _REACH
         places[inside, 2] = item.radius / _REACH
     return classes, places
 

@@ -1,5 +1,4 @@
-"""The training loop of the embedded backbone: one optimiser for matrices, one for the rest, steps that can
-resume."""
+"""The loop that trains lynx-tiny: an optimiser for matrices, one for the rest, steps that can resume."""
 
 import json
 import os
@@ -90,5 +89,6 @@ class Run:
         """Add a line to the phase's log, every twentieth step."""
         if not self.quiet and step % 20 == 0:
             line = {"time": round(time.time(), 1), "step": step}
+            line |= {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
             with (self.folder / f"{self.name}.jsonl").open("a") as file:
-                file.write(json.dumps(line | {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}) + "\n")
+                file.write(json.dumps(line) + "\n")

@@ -1,5 +1,4 @@
-"""Many questions behind one prefix: a batch in which every question of a clip sees the clip and itself
-only."""
+"""Batches of the world's training: many questions behind one prefix, or one after the other as a chat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from lynx.data import Turn
-
-IGNORE = -100
+from lynx.packing import IGNORE, see
 
 
 @dataclass(frozen=True)
 class Packed:
-    """ids, positions, labels: (B, S) int64, labels shifted already; mask: (B, 1, S, S) bool, True = may be
-    seen."""
+    """ids, positions, labels (shifted already): (B, S) int64; mask: (B, 1, S, S) bool, True = may be seen."""
 
     ids: Tensor
     positions: Tensor
@@ -42,8 +39,7 @@ class Packer:
     def pack(
         self, prefixes: Sequence[list[int]], turns: Sequence[Sequence[Turn]], conversation: bool
     ) -> Packed:
-        """Pack the turns of each clip behind its prefix, side by side, or one after the other as a
-        conversation."""
+        """Pack the turns of each clip behind its prefix, side by side or as a conversation."""
         rows = [
             self._row(prefix, questions, conversation)
             for prefix, questions in zip(prefixes, turns, strict=True)
@@ -52,11 +48,7 @@ class Packer:
             pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill)
             for i, fill in enumerate((self.pad, 0, -1, IGNORE))
         )
-        size = ids.shape[1]
-        keys, queries = segments[:, None, None, :], segments[:, None, :, None]
-        causal = torch.ones(size, size, dtype=torch.bool).tril()
-        mask = causal & ((keys == 0) | (keys == queries))
-        return Packed(ids, positions, labels, mask)
+        return Packed(ids, positions, labels, see(segments))
 
     def _row(self, prefix: list[int], turns: Sequence[Turn], conversation: bool) -> tuple[list[int], ...]:
         ids, positions = list(prefix), list(range(len(prefix)))

@@ -70,8 +70,7 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 
 
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
-    """Paint one shape with a soft shadow and a darker rim into `picture`, `(size, size, 3)` float32, in
-    place."""
+    """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32."""
     color = np.array((255, 255, 255) if lit else COLORS[item.color], dtype=np.float32)
     shadow = np.float32(0.35)
     _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)
@@ -111,7 +110,7 @@ def _paint(
 @lru_cache(maxsize=8)
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return np.meshgrid(axis, axis)  # type: ignore[return-value]
+    return np.meshgrid(axis, axis)
 
 
 def draw_background(background: Background, size: int) -> np.ndarray:

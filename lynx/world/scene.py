@@ -39,14 +39,12 @@ GAINS = {"quiet": 0.09, "loud": 0.6}
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 FAST_FRAMES = 3
-"""A flash lies between two frames of a 4-per-second grid: it starts one frame after a multiple of this and
-lasts two."""
+"""A flash lies between two frames of a 4-per-second grid: it starts one frame after a multiple of this."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: how it looks, where it goes (linearly, over the whole clip), how far away it is, its
-    back's colour."""
+    """One shape: its looks, its path (linear, over the whole clip), its distance, its back's colour."""
 
     shape: str
     color: str
@@ -88,8 +86,7 @@ class SoundEvent:
 
 @dataclass(frozen=True)
 class Background:
-    """A texture in two muted colours; `angle` in radians, `period` as a fraction of the frame, `seed` of
-    its noise."""
+    """A texture in two muted colours; `angle` in radians, `period` a fraction of the frame."""
 
     texture: str
     colors: tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -202,8 +199,7 @@ def _clear(items: tuple[Item, ...]) -> bool:
 
 
 def _draw_sounds(rng: np.random.Generator) -> tuple[SoundEvent, ...]:
-    """Silence, a burst of one to three equal sounds, or two different sounds in different thirds of the
-    clip."""
+    """Silence, a burst of one to three equal sounds, or two different sounds in different thirds."""
     plan = rng.random()
     gain = GAINS[str(rng.choice(list(GAINS)))] * float(rng.uniform(0.9, 1.1))
     kinds = [str(kind) for kind in rng.permutation(SOUNDS)[:2]]

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from lynx.data import Turn
-from lynx.world.questions import NUMBERS, QUESTION_TYPES, ask
+from lynx.world.question_types import NUMBERS, QUESTION_TYPES
+from lynx.world.questions import ask
 from lynx.world.scene import MOMENTS, SOUNDS, Item, Scene, moment_of
 
 REAL_SOUNDS = (
@@ -40,8 +41,7 @@ SPEECH = ("a voice says", *_SPOKEN, "what digit is spoken ?", "is it a", "the", 
 
 
 def tell(scene: Scene, rng: np.random.Generator) -> tuple[str, list[Turn]]:
-    """Tell a scene as facts, some senses left out, and ask about it: the text and the questions with
-    answers."""
+    """Tell a scene as facts, some senses left out: the text, and questions with answers."""
     scene = _rename_sounds(scene, rng)
     known = {"video", *(sense for sense in SENSES if rng.random() < 0.75)}
     sentences = [_look(item, rng) for item in scene.items]

@@ -1,5 +1,4 @@
-"""The tokenizer of the embedded backbone: whole words of the world, bytes for everything else, never an
-unknown token."""
+"""The tokenizer of lynx-tiny: whole words of the world, bytes for everything else, never an unknown token."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,20 +21,21 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from lynx.errors import DataError
-from lynx.world.backbone import build_backbone, save_backbone
+from lynx.world.backbone import WIDTH, build_backbone, save_backbone
 from lynx.world.batches import joint_batch, text_batch, vision_batch
 from lynx.world.dense import DenseHeads, accuracy
 from lynx.world.loop import Muons, Run
 from lynx.world.packing import IGNORE, Packed, Packer
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What a training run is made of. Steps are optimiser steps; batches are per process."""
 
     seed: int = field(default=0, metadata={"help": "seed of the initial weights"})
-    vision_steps: int = field(default=500, metadata={"help": "steps of 96 frames for the tower"})
+    vision_steps: int = field(default=800, metadata={"help": "steps of 96 frames for the tower"})
     text_steps: int = field(default=500, metadata={"help": "steps of 24 told scenes for the language model"})
-    joint_steps: int = field(default=1900, metadata={"help": "steps of both on `clips` clips a process"})
+    joint_steps: int = field(default=2000, metadata={"help": "steps of both on `clips` clips a process"})
     clips: int = field(default=16, metadata={"help": "clips in a process's batch of the joint phase"})
     lr: float = field(default=2e-3, metadata={"help": "peak learning rate of vision and text"})
     joint_lr: float = field(default=1.5e-3, metadata={"help": "peak learning rate of the joint phase"})
@@ -88,16 +90,17 @@ def train_vision(config: TrainConfig, folder: Path) -> None:
     torch.set_num_threads(1)
     model, _ = build_backbone(config.seed)
     tower = model.model.vision_tower
-    modules = nn.ModuleDict({"tower": tower, "heads": DenseHeads(tower.config.hidden_size)})
+    heads = DenseHeads(WIDTH)
+    modules = nn.ModuleDict({"tower": tower, "heads": heads})
     optimizer = Muons([(list(modules.named_parameters()), 1.0)], config.lr, config.vision_steps)
     run = Run("vision", folder, modules, optimizer)
     for step in run.steps():
         pixels, classes, places = vision_batch(step)
         features = patch_features(model, pixels)
-        loss = modules["heads"](features, classes, places)
+        loss = heads(features, classes, places)
         loss.backward()
         optimizer.step(step)
-        run.log(step, loss=loss, accuracy=accuracy(modules["heads"], features, classes))
+        run.log(step, loss=loss, accuracy=accuracy(heads, features, classes))
 
 
 def train_text(config: TrainConfig, folder: Path) -> None:
@@ -121,7 +124,7 @@ def train_joint(rank: int, config: TrainConfig, folder: Path, port: int) -> None
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=config.processes)
     model, tokenizer = build_backbone(config.seed)
-    heads = DenseHeads(model.config.vision_config.hidden_size)
+    heads = DenseHeads(WIDTH)
     modules = nn.ModuleDict({"model": model, "heads": heads})
     tower = {n: p for n, p in modules.named_parameters() if "vision_tower" in n or n.startswith("heads")}
     others = [(n, p) for n, p in modules.named_parameters() if n not in tower]
@@ -172,7 +175,7 @@ def answer_loss(
 def _joint_losses(
     modules: nn.ModuleDict, batch: tuple[Tensor, Packed, Tensor, Tensor], frozen: bool
 ) -> dict[str, Tensor]:
-    model, heads = modules["model"], modules["heads"]
+    model: Any = modules["model"]
     pixels, packed, classes, places = batch
     with torch.set_grad_enabled(not frozen):
         features = patch_features(model, pixels.flatten(0, 1))
@@ -182,16 +185,17 @@ def _joint_losses(
     videos = torch.cat([pooled.reshape(clips, -1, pooled.shape[-1]), newline], 1)
     losses = {"answers": answer_loss(model, packed, videos)}
     if not frozen:
-        losses["dense"] = 0.3 * heads(features, classes, places)
+        losses["dense"] = 0.5 * modules["heads"](features, classes, places)
     return losses
 
 
 def _load_phases(modules: nn.ModuleDict, folder: Path) -> None:
     vision, text = (torch.load(folder / f"{n}.pt", weights_only=True)["model"] for n in ("vision", "text"))
+    model: Any = modules["model"]
     parts = {
-        "tower.": modules["model"].model.vision_tower,
+        "tower.": model.model.vision_tower,
         "heads.": modules["heads"],
-        "language.": modules["model"].model.language_model,
+        "language.": model.model.language_model,
     }
     for prefix, part in parts.items():
         found = {n.removeprefix(prefix): w for n, w in (vision | text).items() if n.startswith(prefix)}
