@@ -9,10 +9,10 @@ from PIL import Image
 
 from lynx.errors import DataError
 from lynx.media import probe, read_audio, read_frames, sample_times
-from lynx.world.data import RENDERER
+from lynx.world.data import QUESTIONS, RENDERER, question_rng
 from lynx.world.files import render, render_clips
 from lynx.world.picture import draw_frames
-from lynx.world.questions import QUESTION_TYPES
+from lynx.world.questions import QUESTION_TYPES, ask
 from lynx.world.scene import DURATION, draw_scene
 from lynx.world.sound import render_sound
 from lynx.world.views import draw_depth
@@ -64,6 +64,22 @@ def test_questions_say_what_they_need(folder: Path) -> None:
         kind = QUESTION_TYPES[question["type"]]
         assert tuple(question["senses"]) == kind.senses
         assert not kind.answers or question["answer"] in kind.answers
+
+
+def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> None:
+    examples = sorted((root / "examples").glob("*/qa.json"))
+    assert len(examples) >= 4
+    commands = (root / "examples" / "README.md").read_text()
+    for path in examples:
+        description = json.loads(path.read_text())
+        scene = draw_scene(description["split"], description["seed"], description["index"])
+        turns = ask(scene, question_rng(scene, QUESTIONS))
+        assert [(q["question"], q["answer"]) for q in description["questions"]] == [
+            (turn.question, turn.answer) for turn in turns
+        ]
+        assert f"--seed {description['seed']} --out examples/{path.parent.name}`" in commands
+        shown = read_frames(path.parent / "clip.mp4", [2.0]).pixels[0].permute(1, 2, 0).numpy()
+        assert np.abs(shown.astype(int) - draw_frames(scene, [48], shown.shape[0])[0]).mean() < 3
 
 
 def test_clips_are_kept_and_only_missing_ones_made(tmp_path: Path) -> None:
