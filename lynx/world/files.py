@@ -146,5 +146,4 @@ def _write_one(split: str, seed: int, size: int, index: int, path: Path) -> None
 
 def default_cache() -> Path:
     """Where evaluations keep their clips: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lynx" / "world"
+    return Path.home() / ".cache" / "lynx" / "world"
