@@ -257,10 +257,15 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     """What an adapter remembers of the backbone it was trained on."""
     return {
         "family": backbone.family,
-        "source": backbone.source,
+        "source": _public_name(backbone),
         "revision": backbone.revision,
         "fingerprint": backbone.fingerprint(),
     }
+
+
+def _public_name(backbone: Backbone) -> str:
+    """The backbone's name or Hub id; of a folder its last part, since paths are nobody else's."""
+    return Path(backbone.source).name if Path(backbone.source).is_dir() else backbone.source
 
 
 def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
@@ -268,7 +273,7 @@ def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
     lora, backbone = f"{name}_{part}", model.backbone
     targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
     config = lora_config(targets, model.lora.settings[lora])
-    config.base_model_name_or_path, config.inference_mode = backbone.source, True
+    config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
     config.save_pretrained(str(folder))
     tensors = {key: weight.detach().cpu().contiguous() for key, weight in model.lora.tensors(lora).items()}
     partial = folder / (WEIGHTS + ".part")
@@ -290,11 +295,11 @@ def model_card(adapter: Adapter) -> str:
     source = adapter.backbone.get("source", "")
     metrics = "\n".join(f"- {key}: {value}" for key, value in adapter.metrics.items()) or "Not measured yet."
     training = json.dumps(dict(adapter.training), indent=2) if adapter.training else "{}"
+    base_model = f"base_model: {source}\n" if _HUB_ID.fullmatch(source) else ""
     return f"""---
 library_name: lynx
 license: apache-2.0
-base_model: {source}
-tags: [lynx, video-llm, {adapter.modality}]
+{base_model}tags: [lynx, video-llm, {adapter.modality}]
 ---
 # {adapter.name}
 

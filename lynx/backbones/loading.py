@@ -1,6 +1,7 @@
 """From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, no code."""
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from lynx.backbones.precision import dtype_of, pick_device, quantisation, ready_
 from lynx.config import LoraSettings
 from lynx.errors import BackboneError
 from lynx.lora import LoraBank
+
+logger = logging.getLogger(__name__)
 
 FAMILIES: dict[str, type[Backbone]] = {LlavaOnevision.family: LlavaOnevision}
 
@@ -167,9 +170,15 @@ def _read_model(
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
     info: dict[str, Any] = loaded[1]
-    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
-    if wrong:
-        raise BackboneError(f"the weights of {source.name!r} do not fit its configuration: {wrong}")
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise BackboneError(
+            f"the weights of {source.name!r} lack {len(info['missing_keys'])} tensors, such as {missing}"
+        )
+    if info["unexpected_keys"]:
+        logger.warning(
+            "%s holds tensors its model has no place for: %s", source.name, info["unexpected_keys"]
+        )
     if quantised:
         ready_for_cpu(model)
         return model
