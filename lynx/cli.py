@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     _set_logging(options.verbose)
     try:
         result = chosen.run(options)
-        print(json.dumps(result, default=str) if options.json else _for_people(result))
+        if result or options.json:
+            print(json.dumps(result, default=str) if options.json else _for_people(result))
         sys.stdout.flush()
     except LynxError as error:
         return _failed(str(error))

@@ -32,7 +32,7 @@ CONFINED = {
 
 # Layers: a module imports from its own layer and from those after it, never from one before it.
 LAYERS = (
-    ("lynx/ui/", "lynx/cli.py", "lynx/commands.py", "lynx/environment.py", "lynx/__main__.py"),
+    ("lynx/ui/", "lynx/cli.py", "lynx/commands/", "lynx/environment.py", "lynx/__main__.py"),
     (
         "lynx/chat.py",
         "lynx/render.py",

@@ -1,0 +1,94 @@
+"""`lynx world render`, `world train` and `eval world`: the miniature world."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lynx.commands.registry import (
+    Options,
+    Parser,
+    Result,
+    adapter_argument,
+    command,
+    count,
+    load_model,
+    model_arguments,
+)
+from lynx.options import add_options, read_options
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def _render_arguments(parser: Parser) -> None:
+    parser.add_argument("--seed", type=int, required=True, help="of the clips of the test split")
+    parser.add_argument("--index", type=int, default=0, help="which of the seed's clips (default: 0)")
+    parser.add_argument(
+        "--size", type=count, default=480, help="side of the picture in pixels (default: 480)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder the files are written to"
+    )
+
+
+@command("world render", _render_arguments, "lynx world render --seed 7 --out clip")
+def _world_render(options: Options) -> Result:
+    """Write a clip of the miniature world: mp4, depth, second view, and its questions with answers."""
+    from lynx.world.files import render
+
+    render(options.seed, options.out, index=options.index, size=options.size)
+    return {"written": sorted(str(path) for path in options.out.iterdir())}
+
+
+def _eval_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--modality", metavar="SENSE", help="the sense that is measured; none: the backbone alone"
+    )
+    parser.add_argument("--n", type=count, default=1000, help="questions in every cell (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="draws clips never seen in training (default: 0)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where the clips are kept; default: ~/.cache/lynx/world"
+    )
+    adapter_argument(parser)
+    model_arguments(parser)
+
+
+@command("eval world", _eval_arguments, "lynx eval world --modality audio --n 1000 --seed 7 --json")
+def _eval_world(options: Options) -> Result:
+    """Measure a sense in the miniature world: accuracy with it, without it, by chance, and on video alone."""
+    from lynx.world.eval import evaluate, evaluate_backbone
+
+    sense = options.modality
+    model = load_model(options, *([sense] if sense else []))
+    with _progress("clips") as progress:
+        if sense is None:
+            return evaluate_backbone(model.backbone, options.n, options.seed, progress, options.cache)
+        return evaluate(model, sense, options.n, options.seed, progress, options.cache)
+
+
+def _world_train_arguments(parser: Parser) -> None:
+    from lynx.world.train import TrainConfig
+
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/lynx-tiny"), metavar="DIR", help="folder of the run"
+    )
+    add_options(parser, TrainConfig)
+
+
+@command("world train", _world_train_arguments, "lynx world train --out runs/lynx-tiny")
+def _world_train(options: Options) -> Result:
+    """Train the embedded backbone from nothing; a killed run goes on when the command is given again."""
+    from lynx.world.train import TrainConfig, train
+
+    return {"written": train(read_options(options, TrainConfig), options.out)}
