@@ -8,6 +8,7 @@ content of the media. Shards are memory-mapped; a run that is killed loses one s
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,13 @@ class StreamCache:
         """Encode what is missing of `examples`, whose `content_key`s are `keys`; returns how many that were.
 
         part: (i, k) does every k-th missing clip from the i-th on: one of k processes.
+
+        Raises:
+            DataError: the disk has no room for them.
         """
         first = {key: i for i, key in reversed(list(enumerate(keys)))}  # clips may repeat
         missing = [i for i in sorted(first.values()) if self._lacks(examples[i], keys[i])]
+        self._check_space(len(missing))
         mine = missing[part[0] :: part[1]]
         bar = tqdm(mine, desc="encode", unit="clip", disable=None if progress else True)
         for start in range(0, len(mine), CLIPS_A_SHARD):
@@ -78,6 +83,22 @@ class StreamCache:
         tensor: Tensor = file.get_tensor(key)
         return tensor
 
+    def _check_space(self, clips: int) -> None:
+        """Say so before the first clip is encoded if the streams of that many will not fit the disk."""
+        backbone = self.model.backbone
+        tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
+        width = backbone.model.config.get_text_config().hidden_size
+        needed = clips * tokens * width * backbone.dtype.itemsize
+        for folder in self.folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        root = next(iter(self.folders.values())).parent
+        free = shutil.disk_usage(root).free
+        if needed > free:
+            raise DataError(
+                f"the streams of {clips} clips take {needed / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB: "
+                "give `cache` a folder on a larger disk, or use fewer clips, fewer frames or pooled tokens"
+            )
+
     def _lacks(self, example: Example, key: str) -> bool:
         return any((sense, key) not in self._index for sense in self._there(example))
 
@@ -95,7 +116,6 @@ class StreamCache:
             bar.update()
         for sense, tensors in shards.items():
             name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
-            self.folders[sense].mkdir(parents=True, exist_ok=True)
             partial = self.folders[sense] / f"{name}.part"
             save_file(tensors, partial)
             partial.replace(partial.with_suffix(".safetensors"))

@@ -203,10 +203,11 @@ def test_dropout_falls_on_both_responses_alike(model, guidance):
 def test_the_loss_leaves_no_trace(model, guidance):
     before = model.backbone.encode(pictures(model))[0]
     weights = with_lora(model)
+    modes = {name: module.training for name, module in model.backbone.model.named_modules()}
     our_loss(model, guidance, AlignConfig(checkpointing="non-reentrant"), pictures(model), weights)
     assert model.backbone.encode(pictures(model))[0].equal(before)
     assert not any(weight.requires_grad for weight in weights.values())
-    assert not any(module.training for module in model.backbone.model.modules())
+    assert {name: module.training for name, module in model.backbone.model.named_modules()} == modes
 
 
 # --- the stage ------------------------------------------------------------------------------------

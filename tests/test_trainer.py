@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import stages
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from lynx.config import TrainConfig
@@ -139,6 +141,44 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
         Trainer(fit.weights, 5, loss, config, tmp_path / str(len(sizes)), progress=False).run()
     for one, two in zip(fits[0].weights.values(), fits[1].weights.values(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+PROCESSES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from safetensors.torch import save_file
+from test_trainer import CONFIG, POINTS, Fit, Trainer, replace
+fit = Fit()
+a, b = fit.weights.values()
+fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+trainer = fit.trainer(Path(sys.argv[2]), replace(CONFIG, steps=3))
+assert trainer.accelerator.num_processes == 2
+report = trainer.run()
+assert report["batch"] == 4, report
+file = Path(sys.argv[2]) / str(trainer.accelerator.process_index)
+save_file({n: w.detach() for n, w in fit.weights.items()}, file)
+"""
+
+
+def test_two_processes_equal_one_with_their_batches_together(tmp_path):
+    (tmp_path / "script.py").write_text(PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    fit = Fit()
+    a, b = fit.weights.values()
+    fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+    fit.trainer(tmp_path / "one", replace(CONFIG, steps=3, batch_size=4)).run()
+    ranks = [load_file(tmp_path / str(rank)) for rank in range(2)]
+    for name, weight in fit.weights.items():
+        assert ranks[0][name].equal(ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], weight.detach())
+    assert len(rows(tmp_path)) == 3
 
 
 def test_epochs_count_examples(tmp_path):

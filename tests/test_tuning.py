@@ -1,6 +1,7 @@
 """Stage 3: packed questions as if asked alone, streams from disk, and the stage from end to end."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -238,6 +239,18 @@ def test_content_decides_a_key_unless_the_source_vouches_for_it(tmp_path):
     assert content_key(file) != before
 
 
+def test_a_disk_that_is_too_small_is_said_before_the_work(model, tmp_path, monkeypatch):
+    space = shutil.disk_usage(tmp_path)
+    examples = stages.clips(2)
+    keys = [content_key(example) for example in examples]
+    bytes_needed = 2 * 2 * (2 * 4 + 1) * 32 * 4  # clips, senses, tokens, width, float32
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: space._replace(free=bytes_needed - 1))
+    with pytest.raises(DataError, match="streams of 2 clips take"):
+        open_cache(tmp_path, model).prepare(examples, keys, progress=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: space._replace(free=bytes_needed))
+    assert open_cache(tmp_path, model).prepare(examples, keys, progress=False) == 2
+
+
 def test_damaged_shards_are_named(model, tmp_path):
     cache = open_cache(tmp_path, model)
     cache.folders["video"].mkdir(parents=True)
@@ -253,13 +266,19 @@ def log(folder):
     return [json.loads(row) for row in (folder / "training" / "tune" / "log.jsonl").read_text().splitlines()]
 
 
+def frozen(model):
+    """All weights but the LLM LoRA's, under the names they have without any LoRA around them."""
+    weights = model.backbone.model.state_dict().items()
+    return {name.replace(".base_layer", ""): weight for name, weight in weights if "audio_llm" not in name}
+
+
 def test_tuning_trains_the_llm_lora_and_nothing_else(folder, model, tmp_path):
-    before = {name: tensor.clone() for name, tensor in model.backbone.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in frozen(model).items()}
     config = replace(SHORT, steps=12, drop_modality=0.3)
     report = tune(model, "audio", stages.clips(6), config, tmp_path, progress=False)
-    after = model.backbone.model.state_dict()
-    for name, tensor in before.items():  # the vision LoRA included
-        assert after[name].equal(tensor), name
+    after = frozen(model)
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+    assert sum("audio_vision" in name for name in after) == 3 * 6 * 2
     tensors = model.lora.tensors("audio_llm")
     assert report["parameters"] == sum(tensor.numel() for tensor in tensors.values())
     assert (report["modules"], report["without_gradient"]) == (2 * 7, [])

@@ -40,7 +40,7 @@ class Guidance:
     """Stage 1's statistics. `frames` and `tokens` say over how many they were taken.
 
     keys, values: one a layer, (H, n, d) float32; token_mean, token_var: (D,) float32, variance biased.
-    backbone: what they were taken from, as adapters describe it. training: how they were taken.
+    backbone: what they were taken from, as adapters describe it.
     """
 
     keys: tuple[Tensor, ...]
