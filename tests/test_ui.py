@@ -107,6 +107,12 @@ def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
     assert set(reply.used) == {"video"} and set(reply.findings.frames) == {"video"}
 
 
+def test_with_all_senses_off_words_alone_answer(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, senses=()))
+    assert reply.used == {} and views.rests_on(reply.findings, 0, LABELS) is None
+    assert reply.findings.shares[0] == {"text": pytest.approx(1)}
+
+
 def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
     *_, reply = engine.answer(request_for(setup, desk, "mute.mp4"))
     assert set(reply.used) == {"video"}
@@ -130,7 +136,7 @@ def test_what_is_seen_is_shown_with_its_budget(engine, setup, desk):
     assert torch.equal(view.frames["audio"].pixels, raw.frames["audio"].pixels)
     line = views.budget(view, LABELS)
     assert f"of {view.context:,} tokens" in line and "16 frames" in line
-    assert views.seen(view, LABELS).width == 1200
+    assert views.seen(view, LABELS).width == views.SEEN_WIDTH
     assert set(engine.look(request_for(setup, desk, senses=("video",)), True).frames) == {"video"}
 
 
@@ -267,7 +273,7 @@ def test_examples_and_adapters_are_found_and_broken_ones_skipped(tmp_path, desk,
     found = find_examples(tmp_path)
     assert [example.clip.parent.name for example in found] == ["good"] and found[0].questions == ("q ?",)
     assert "torn" in caplog.text
-    assert find_adapters(str(desk / "backbone"), desk) == (str(desk / "adapter"),)
+    assert find_adapters("backbone", desk) == (str(desk / "adapter"),)
     assert find_adapters("another", desk) == ()
 
 

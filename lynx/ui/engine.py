@@ -244,9 +244,8 @@ class Engine:
             if source is None:
                 continue
             if takes_sound and lacks_sound(source):
-                notes += [f"{Path(source).name!r} has no audio track, so there is no {label}."] * (
-                    sense in request.senses
-                )
+                if sense in request.senses:
+                    notes.append(f"{Path(source).name!r} has no audio track, so there is no {label}.")
                 continue
             media[sense] = source
         return media, notes

@@ -84,7 +84,13 @@ class Layout:
         )
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
             gr.HTML(views.SEEN_HEADER)
-            self.seen = gr.Image(elem_id="seen-picture", buttons=["fullscreen"], container=False, **PICTURE)
+            self.seen = gr.Image(
+                elem_id="seen-picture",
+                buttons=["fullscreen"],
+                container=False,
+                alt_text=views.SEEN,
+                **PICTURE,
+            )
             self.budget = gr.HTML(elem_id="budget")
 
     def _conversation(self) -> None:
@@ -117,7 +123,9 @@ class Layout:
             gr.HTML(views.EVIDENCE_HEADER)
             self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
             self.shares = gr.HTML(elem_id="shares")
-            self.rests_on = gr.Image(elem_id="rests-on", buttons=[], container=False, **PICTURE)
+            self.rests_on = gr.Image(
+                elem_id="rests-on", buttons=[], container=False, alt_text=views.RESTS_ON, **PICTURE
+            )
             self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
             self.hidden = gr.HTML(elem_id="hidden")
 

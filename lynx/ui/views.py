@@ -10,6 +10,7 @@ from lynx import render
 from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Reply, Setup, View
 from lynx.ui.state import Turn
 
+NO_ANSWER = "<i>no answer</i>"
 WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
@@ -21,7 +22,9 @@ HINT = """
 <div class="hint"><b>lynx-tiny knows only its miniature world</b> of coloured shapes and a few sounds. For
 real recordings load a real backbone below.</div>
 """
-SEEN_HEADER = '<div class="caption">What the model really sees and hears</div>'
+SEEN = "What the model really sees and hears"
+RESTS_ON = "Attention over the frames, over the sound and over time"
+SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>what sound do you hear ?</i>"
 EVIDENCE_HEADER = """
 <h2>What the answer rests on</h2>
@@ -62,8 +65,13 @@ def messages(turns: Sequence[Turn]) -> list[dict]:
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f'<div class="divider">{escape(turn.clip.files)} · {escape(turn.setup.backbone)}</div>'
             shown.append(_message("assistant", line))
-        shown.append(_message("user", escape(turn.question)))
-        shown.append(_message("assistant", escape(turn.answer) + (f"\n\n{turn.chips}" if turn.chips else "")))
+        shown.append(_message("user", escape(turn.question, quote=False)))
+        shown.append(
+            _message(
+                "assistant",
+                (escape(turn.answer, quote=False) or NO_ANSWER) + (f"\n\n{turn.chips}" if turn.chips else ""),
+            )
+        )
     return shown
 
 
