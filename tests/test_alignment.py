@@ -197,7 +197,7 @@ def test_dropout_falls_on_both_responses_alike(model, guidance):
     with model.sensing("audio", train=True):
         total, count = response_distance(query, response, key[0], value[0], module.out_proj)
     assert weights
-    assert float(total) / count < 1e-6
+    assert total.item() / count < 1e-6
 
 
 def test_the_loss_leaves_no_trace(model, guidance):
