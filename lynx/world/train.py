@@ -35,7 +35,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "seed of the initial weights"})
     vision_steps: int = field(default=800, metadata={"help": "steps of 96 frames for the tower"})
     text_steps: int = field(default=500, metadata={"help": "steps of 24 told scenes for the language model"})
-    joint_steps: int = field(default=2000, metadata={"help": "steps of both on `clips` clips a process"})
+    joint_steps: int = field(default=2600, metadata={"help": "steps of both on `clips` clips a process"})
     clips: int = field(default=16, metadata={"help": "clips in a process's batch of the joint phase"})
     lr: float = field(default=2e-3, metadata={"help": "peak learning rate of vision and text"})
     joint_lr: float = field(default=1.5e-3, metadata={"help": "peak learning rate of the joint phase"})
