@@ -38,7 +38,7 @@ FONT_SIZE = 20
 class Lane:
     """One sense on the time axis: its (pseudo-)frames, and where attention lay on them.
 
-    maps: (T, rows, cols) >= 0 or None; the brightest cell of all of them is full heat.
+    maps: (T, rows, cols) >= 0 or None, on one scale.
     """
 
     sense: str
@@ -62,9 +62,9 @@ def colour(sense: str) -> tuple[int, int, int]:
 
 
 def clock(seconds: float, duration: float) -> str:
-    """A moment as a player writes it: 2.3 s in short clips, 1:07 in long ones."""
+    """A moment as a player writes it: 2.25 s in short clips, 12.3 s in longer ones, 1:07 in long ones."""
     if duration < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{2 if duration < 10 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
@@ -86,8 +86,14 @@ def heat_picture(values: Tensor) -> Image.Image:
     position = values * (len(stops) - 1)
     low = position.floor().long().clamp(max=len(stops) - 2)
     rgb = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])  # (rows, cols, 3)
-    alpha = 215 * values.sqrt()
+    alpha = 175 * values.sqrt()
     return Image.fromarray(torch.cat([rgb, alpha[..., None]], -1).round().to(torch.uint8).numpy())
+
+
+def full_heat(maps: Tensor) -> float:
+    """The attention drawn brightest: that of the hottest 2 % of cells, so that one outlier hides nothing."""
+    hot = float(maps.float().quantile(0.98)) if maps.numel() else 0.0
+    return hot or float(maps.max()) or 1.0
 
 
 def overlay_heatmap(frame: Tensor, heat: Tensor, size: tuple[int, int] | None = None) -> Image.Image:
@@ -162,11 +168,11 @@ def _lane(lane: Lane, start: float, end: float, width: int, first: bool) -> Imag
     height, wide = lane.frames.pixels.shape[-2:]
     size = _fit(wide, height, cell - (GAP if lane.sense != "audio" else 0), lane.sense == "audio")
     sheet = Image.new("RGBA", (width, size[1]), GROUND)
-    peak = float(lane.maps.max()) if lane.maps is not None and lane.maps.numel() else 0.0
+    peak = full_heat(lane.maps) if lane.maps is not None else 1.0
     for i in shown:
         frame = lane.frames.pixels[i]
         if lane.maps is not None:
-            tile = overlay_heatmap(frame, lane.maps[i] / (peak or 1.0), size)
+            tile = overlay_heatmap(frame, lane.maps[i] / peak, size)
         else:
             tile = picture(frame).resize(size, Image.Resampling.BICUBIC)
         sheet.paste(tile, (round(_x(float(lane.frames.times[i]), start, end, width) - size[0] / 2), 0))

@@ -12,6 +12,7 @@ from lynx.render import (
     clock,
     colour,
     contact_sheet,
+    full_heat,
     heat_picture,
     overlay_heatmap,
     plot_curve,
@@ -76,7 +77,7 @@ def test_odd_shapes_fit(height, width):
 
 def test_heat_is_transparent_where_cold_and_bright_where_hot():
     cold, hot = np.asarray(heat_picture(torch.tensor([[0.0, 1.0]])))[0]
-    assert cold[3] == 0 and hot[3] > 180 and hot[:3].mean() > 180
+    assert cold[3] == 0 and hot[3] > 150 and hot[:3].mean() > 180
 
 
 def test_heat_lies_on_its_cell():
@@ -94,6 +95,16 @@ def test_one_peak_for_all_frames_of_a_sense():
         timeline([Lane("video", "picture", flat([0, 0]), maps)], width=904).convert("RGB")
     ).astype(int)
     assert sheet[40, GUTTER + 200].sum() > sheet[40, GUTTER + 600].sum() + 150
+
+
+def test_one_outlier_does_not_hide_the_rest():
+    maps = torch.full((8, 4, 4), 0.1)
+    maps[0, 0, 0] = 9.0
+    assert full_heat(maps) == pytest.approx(0.1)
+    maps[:] = 0.0
+    assert full_heat(maps) == 1.0
+    maps[0, 0, 0] = 9.0
+    assert full_heat(maps) == 9.0
 
 
 def test_a_curve_peaks_where_attention_does():
@@ -124,7 +135,8 @@ def test_share_bar_is_proportional():
 
 
 def test_clock():
-    assert [clock(2.26, 9.0), clock(67.4, 600.0), clock(599.6, 600.0)] == ["2.3 s", "1:07", "10:00"]
+    moments = [clock(2.25, 9.0), clock(12.34, 30.0), clock(67.4, 600.0), clock(599.6, 600.0)]
+    assert moments == ["2.25 s", "12.3 s", "1:07", "10:00"]
 
 
 def test_a_sense_nobody_has_drawn_yet_has_a_colour_of_its_own():
