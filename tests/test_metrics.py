@@ -8,7 +8,13 @@ from lynx.metrics import chance_level, exact_match, normalise, score
 
 @pytest.mark.parametrize(
     ("answer", "plain"),
-    [("A bell.", "bell"), ("the  red circle!", "red circle"), ("Three", "3"), ("left-most", "left most"), ("", "")],
+    [
+        ("A bell.", "bell"),
+        ("the  red circle!", "red circle"),
+        ("Three", "3"),
+        ("left-most", "left most"),
+        ("", ""),
+    ],
 )
 def test_normalise(answer, plain):
     assert normalise(answer) == plain
