@@ -221,7 +221,7 @@ def test_the_main_job(app, open_page, files):
     assert "bell" not in page.inner_text("#chat .bot.message p").lower()
 
     upload(page, files / "own.mp4")
-    page.wait_for_function("!document.querySelector('#budget').innerText.includes('sound')")
+    page.wait_for_selector("#seen-picture img")
     page.fill("#question textarea", "how many shapes are there ?")
     page.click("#send")
     page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")

@@ -44,7 +44,8 @@ class Page:
         self.media = [ui.video, ui.sound, ui.audio, ui.senses, ui.chat]
         loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model]
         looked = [ui.seen_box, ui.seen, ui.budget, ui.notice]
-        blocks.load(self.on_load, ui.chat, loaded, **MODEL)
+        opened = blocks.load(self.on_load, ui.chat, loaded, **MODEL)
+        opened.then(self.on_media, self.media, looked, **MODEL)  # who was quick has a clip there already
         wanted = [ui.backbone, ui.precision, ui.adapters, ui.chat]
         ui.load.click(self.on_setup, wanted, loaded, **MODEL).success(
             self.on_media, self.media, looked, **MODEL
