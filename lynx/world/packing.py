@@ -54,7 +54,7 @@ class Packer:
         ids, positions = list(prefix), list(range(len(prefix)))
         segments, labels = [0] * len(prefix), [IGNORE] * len(prefix)
         for number, turn in enumerate(turns, 1):
-            head = "<|im_start|>user" if conversation and number > 1 else ""
+            head = "<|im_start|>user " if conversation and number > 1 else ""
             question = self.tokens(f"{head}{turn.question}<|im_end|><|im_start|>assistant")
             answer = self.tokens(f"{turn.answer}<|im_end|>")
             start = len(ids) if conversation else len(prefix)
