@@ -238,7 +238,9 @@ class Trainer:
     def _check_same_run(self, saved: str) -> None:
         was, now = json.loads(saved), json.loads(self._run_id())
         was, now = ({**run.pop("config"), **run} for run in (was, now))
-        free = {"save_every", "resume", "cache"}
+        free = {"save_every", "resume", "cache", "steps", "epochs"}
+        if was["steps"] != now["steps"]:
+            logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
         changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
         if changed:
             raise DataError(

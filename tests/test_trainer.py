@@ -127,6 +127,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     assert fit.calls == 7
 
 
+def test_a_run_can_be_made_longer(tmp_path, caplog):
+    Fit().trainer(tmp_path).run()  # 7 steps, the last checkpoint after 6
+    longer = Fit()
+    assert longer.trainer(tmp_path, replace(CONFIG, steps=10)).run()["steps"] == 10
+    assert longer.calls == 4
+    assert "10 steps now, no longer of 7" in caplog.text
+    assert [row["step"] for row in rows(tmp_path)] == list(range(10))
+
+
 def test_accumulated_steps_equal_one_large_batch(tmp_path):
     plain = {"steps": 2, "save_every": 0, "max_grad_norm": 0.0}
     fits = [Fit(), Fit()]
