@@ -28,8 +28,8 @@ SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>what sound do you hear ?</i>"
 EVIDENCE_HEADER = """
 <h2>What the answer rests on</h2>
-<p>The model's attention while it said the chosen word: its share for each sense, then where it lay in the
-frames, in the sound and in time. An indication, not a proof.</p>
+<p>The model's attention while it said the chosen word. Bars and curve compare the senses; colours show where
+it lay within each of them. An indication, not a proof.</p>
 """
 
 
