@@ -140,6 +140,10 @@ class TuneConfig(TrainConfig):
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")
+    conversation: float = option(
+        0.25, "share of the batches in which a clip's questions follow one another, as in a chat"
+    )
+    warm_start: bool = option(False, "go on from the adapter's own LLM LoRA instead of a fresh one")
     cache: str | None = option(None, "folder of the encoded streams; one in the output folder if not given")
 
     def __post_init__(self) -> None:
@@ -147,6 +151,7 @@ class TuneConfig(TrainConfig):
         self._range("replay", 0, 1)
         self._range("questions", 1)
         self._range("drop_modality", 0, 1)
+        self._range("conversation", 0, 1)
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:

@@ -61,14 +61,40 @@ class Packer:
             self._answers[turn.answer] = [*ids, tokenizer.eos_token_id]
         return Asked(self._prompts[known], self._answers[turn.answer])
 
-    def pack(self, streams: Sequence[Sequence[Tensor]], turns: Sequence[Sequence[Turn]]) -> Packed:
-        """Clips and their questions -> one batch. streams: for each clip the tokens (n, D) of its senses."""
+    def converse(self, turns: Sequence[Turn], with_media: bool = True) -> list[Asked]:
+        """The turns as one conversation: a prompt is what the chat template puts behind the answer before.
+
+        Some templates write an answer's header otherwise in the history; here it is the one it was given.
+        """
+        messages: list[dict[str, str]] = []
+        asked: list[Asked] = []
+        for turn in turns:
+            told = len(self.backbone.prompt_ids(messages, with_media)) if messages else 0
+            messages.append({"role": "user", "content": turn.question})
+            prompt = self.backbone.prompt_ids(messages, with_media)[told:]
+            asked.append(Asked(prompt, self.ask(turn, with_media).answer))
+            messages.append({"role": "assistant", "content": turn.answer})
+        return asked
+
+    def pack(
+        self,
+        streams: Sequence[Sequence[Tensor]],
+        turns: Sequence[Sequence[Turn]],
+        conversation: bool = False,
+    ) -> Packed:
+        """Clips and their questions -> one batch. streams: for each clip the tokens (n, D) of its senses.
+
+        conversation: a question sees those before it and their answers, instead of the clip alone.
+        """
         rows: list[list[list[int]]] = []
         places: list[int] = []
         number = 0
         for media, questions in zip(streams, turns, strict=True):
-            asked = [self.ask(turn, with_media=bool(media)) for turn in questions]
-            row, place = self._row(asked, sum(len(tokens) for tokens in media), number)
+            if conversation:
+                asked = self.converse(questions, with_media=bool(media))
+            else:
+                asked = [self.ask(turn, with_media=bool(media)) for turn in questions]
+            row, place = self._row(asked, sum(len(tokens) for tokens in media), number, conversation)
             rows.append(row)
             places.append(place)
             number += len(asked)
@@ -84,12 +110,15 @@ class Packer:
                 tokens = torch.cat(list(streams[b])).to(embeds)  # (n, D)
                 embeds[b, place : place + len(tokens)] = tokens
         numbers = numbers.to(device)
-        return Packed(embeds, see(numbers), positions.to(device), labels.to(device), numbers)
+        seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
+        return Packed(embeds, see(seen), positions.to(device), labels.to(device), numbers)
 
-    def _row(self, asked: Sequence[Asked], media: int, first: int) -> tuple[list[list[int]], int]:
+    def _row(
+        self, asked: Sequence[Asked], media: int, first: int, conversation: bool
+    ) -> tuple[list[list[int]], int]:
         """(ids, positions, labels, questions) of one clip, and where its streams begin."""
         prompts = [question.prompt for question in asked]
-        shared = shared_length(prompts)
+        shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
         head, place = list(prompts[0][:shared]), 0
         if media:
             place = head.index(self.backbone.placeholder)
@@ -97,10 +126,12 @@ class Packer:
         ids, positions = head.copy(), list(range(len(head)))
         labels, questions = [IGNORE] * len(head), [0] * len(head)
         for number, question in enumerate(asked, first + 1):
-            rest = question.prompt[shared:] + question.answer
+            prompt = question.prompt if conversation and number > first + 1 else question.prompt[shared:]
+            rest = prompt + question.answer
+            start = len(ids) if conversation else len(head)
             ids += rest
-            positions += range(len(head), len(head) + len(rest))
-            labels += [IGNORE] * (len(question.prompt) - shared - 1) + [*question.answer, IGNORE]
+            positions += range(start, start + len(rest))
+            labels += [IGNORE] * (len(prompt) - 1) + [*question.answer, IGNORE]
             questions += [number] * len(rest)
         return [ids, positions, labels, questions], place
 

@@ -116,13 +116,14 @@ class TuningLoss:
     def batch(self, indices: Sequence[int]) -> tuple[Packed, Tensor]:
         """A packed batch, and which of its questions (Q,) need the new sense."""
         streams, turns = [], []
+        conversation = float(torch.rand(())) < self.config.conversation
         for index in indices:
             lesson = self.lessons[index]
             senses, asked = choose(lesson, self.modality, self.config)
             streams.append([self.cache.tokens(sense, lesson.key) for sense in senses])
             turns.append(asked)
         needs = [not turn.senses or self.modality in turn.senses for asked in turns for turn in asked]
-        return self.packer.pack(streams, turns), torch.tensor(needs)
+        return self.packer.pack(streams, turns, conversation), torch.tensor(needs)
 
 
 def tune(
@@ -162,6 +163,11 @@ def tune(
 def _fresh_lora(model: Lynx, name: str, config: TuneConfig) -> str:
     """An LLM LoRA for the adapter, and the pooling that the config asks for."""
     adapter = model.adapter(name)
+    if config.warm_start and model.lora.settings.get(f"{name}_llm") == config.lora:
+        model.adapters[name] = replace(adapter, token_pooling=config.token_pooling)
+        return f"{name}_llm"
+    if config.warm_start:
+        raise AdapterError(f"{name!r} has no LLM LoRA of {config.lora} to go on from: tune it afresh")
     if "llm" in model.parts(name):
         logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         model.lora.remove(f"{name}_llm")

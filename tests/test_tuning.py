@@ -86,6 +86,36 @@ def test_packed_questions_get_the_logits_of_separate_sequences(model):
 
 
 @torch.no_grad()
+def test_a_packed_conversation_is_one_plain_sequence(model):
+    """Its logits are those of a causal forward of [prompt, answer, what a chat adds, answer, ...]."""
+    (example,) = stages.clips(1)
+    streams, turns = streams_of(model, example), list(example.turns[:3])
+    packer, backbone = Packer(model.backbone), model.backbone
+    packed = packer.pack([[s.tokens for s in streams]], [turns], conversation=True)
+    hidden = backbone.model.get_decoder()(
+        inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
+    ).last_hidden_state
+    logits = backbone.model.lm_head(hidden)[0]
+    text, answers = "", []
+    for i, turn in enumerate(turns):
+        text += f"<|im_start|>user {'' if i else '<video>'}\n{turn.question}<|im_end|><|im_start|>assistant\n"
+        start = len(backbone.tokenizer(text).input_ids)
+        text += f"{turn.answer}<|im_end|>"
+        answers.append(range(start - 1, len(backbone.tokenizer(text).input_ids) - 1))
+    ids = backbone.tokenizer(text, return_tensors="pt").input_ids[0]
+    place = int((ids == backbone.placeholder).nonzero())
+    media = torch.cat([stream.tokens for stream in streams])
+    embed = backbone.model.get_input_embeddings()
+    embeds = torch.cat([embed(ids[:place]), media, embed(ids[place + 1 :])])[None]
+    expected = backbone.model(inputs_embeds=embeds).logits[0]
+    for number, places in enumerate(answers, 1):
+        mine = (packed.questions[0] == number) & (packed.labels[0] != IGNORE)
+        behind = [i + len(media) - 1 for i in places]
+        assert packed.labels[0][mine].tolist() == ids[[i + 1 for i in places]].tolist()
+        torch.testing.assert_close(logits[mine], expected[behind], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_question_is_right_if_all_its_tokens_are(model):
     (example,) = stages.clips(1)
     streams = streams_of(model, example)
@@ -290,6 +320,16 @@ def test_tuning_trains_the_llm_lora_and_nothing_else(folder, model, tmp_path):
     adapter = other.load_adapter(tmp_path)
     assert set(adapter.training) == {"align", "tune"}
     assert all(tensor.equal(tensors[name]) for name, tensor in other.lora.tensors("audio_llm").items())
+
+
+def test_a_warm_start_goes_on_from_the_adapters_own_lora(folder, model, tmp_path):
+    tune(model, "audio", stages.clips(4), replace(SHORT, steps=3), tmp_path, progress=False)
+    trained = {name: tensor.clone() for name, tensor in model.lora.tensors("audio_llm").items()}
+    again = replace(SHORT, steps=0, warm_start=True)
+    tune(model, "audio", stages.clips(4), again, tmp_path, progress=False)
+    assert all(tensor.equal(trained[name]) for name, tensor in model.lora.tensors("audio_llm").items())
+    with pytest.raises(AdapterError, match="afresh"):
+        tune(model, "audio", stages.clips(4), replace(again, rank=3), tmp_path, progress=False)
 
 
 class Killed:
