@@ -28,9 +28,9 @@ def main() -> None:
 
     from tests.checkpoints import llava_onevision
 
-    small = measure("lynx-tiny", None, options.tokens, options.rounds)
+    small = measure("lynx-tiny", None, options.tokens, 5 * options.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        source = llava_onevision(Path(folder), hidden=512, layers=12)
+        source = llava_onevision(Path(folder), hidden=512, layers=12, ffn=2048)
         large = measure(str(source), 110, options.tokens, max(3, options.rounds // 3))
     report("evidence", **{"lynx-tiny": small, "12 layers x 512": large})
 

@@ -48,7 +48,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def llava_onevision(
-    folder: Path, *, seed: int = 0, hidden: int = 48, layers: int = 2, tied: bool = True, side: int = 28
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 48,
+    layers: int = 2,
+    tied: bool = True,
+    side: int = 28,
+    ffn: int = 80,
 ) -> Path:
     """Write a random LLaVA-OneVision checkpoint of a few layers; frames of `side` px in patches of 4."""
     torch.manual_seed(seed)
@@ -59,7 +66,7 @@ def llava_onevision(
         image_size=side, patch_size=4, vision_use_head=False,
     )  # fmt: skip
     text = Qwen2Config(
-        vocab_size=len(words), hidden_size=hidden, intermediate_size=80, num_hidden_layers=layers,
+        vocab_size=len(words), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=tied,
         bos_token_id=None, eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<|endoftext|>"),
     )  # fmt: skip
