@@ -24,6 +24,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python -m benchmarks.media
+	$(BIN)/python -m benchmarks.alignment
+	$(BIN)/python -m benchmarks.tuning
 
 # torch first: a bare `torch` requirement would pull several GB of CUDA packages.
 $(READY): pyproject.toml
