@@ -78,7 +78,8 @@ def _open_world(
 
     if path is not None:
         raise DataError(f"the world is drawn, not read: it takes no path (given: {path})")
-    more: dict[str, Any] = {"senses": senses} if senses is not None else {}
+    # questions are for tuning, where each type should be met often enough; unpaired media have none
+    more: dict[str, Any] = {"senses": senses} if senses is not None else {"balanced": True, "per_type": 3}
     return WorldDataset(split=split, seed=seed, n=n if n is not None else 1000, **more)
 
 

@@ -49,6 +49,7 @@ class Packer:
         self.backbone = backbone
         self._prompts: dict[tuple[str, bool], list[int]] = {}
         self._answers: dict[str, list[int]] = {}
+        self._follow_ups: dict[str, list[int]] = {}
 
     def ask(self, turn: Turn, with_media: bool = True) -> Asked:
         """A turn in tokens: the prompt is the one a chat composes, the answer ends as the LLM ends it."""
@@ -66,15 +67,18 @@ class Packer:
 
         Some templates write an answer's header otherwise in the history; here it is the one it was given.
         """
-        messages: list[dict[str, str]] = []
-        asked: list[Asked] = []
-        for turn in turns:
-            told = len(self.backbone.prompt_ids(messages, with_media)) if messages else 0
-            messages.append({"role": "user", "content": turn.question})
-            prompt = self.backbone.prompt_ids(messages, with_media)[told:]
-            asked.append(Asked(prompt, self.ask(turn, with_media).answer))
-            messages.append({"role": "assistant", "content": turn.answer})
-        return asked
+        asked = [self.ask(turn, with_media) for turn in turns]
+        later = zip(turns[1:], asked[1:], strict=True)
+        return asked[:1] + [Asked(self._follow_up(turn.question), first.answer) for turn, first in later]
+
+    def _follow_up(self, question: str) -> list[int]:
+        """What the template puts behind an answer for a question; a template does not look further back."""
+        if question not in self._follow_ups:
+            user = {"role": "user", "content": question}
+            told = [user, {"role": "assistant", "content": question}]
+            before = len(self.backbone.prompt_ids(told, with_media=False))
+            self._follow_ups[question] = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
+        return self._follow_ups[question]
 
     def pack(
         self,

@@ -11,12 +11,14 @@ from lynx.data import Example, Source
 from lynx.errors import DataError
 from lynx.media import Frames, Waveform, sample_times
 from lynx.world.picture import draw_frames
-from lynx.world.questions import QUESTION_TYPES, ask
+from lynx.world.questions import QUESTION_TYPES, QuestionType, ask
 from lynx.world.scene import DURATION, FPS, SPLITS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
 
 RENDERER = 1
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
+BLOCK = 400
+"""A clip drawn for a type of question is the first of so many scenes of its own that allows it."""
 QUESTIONS, EXAM = 101, 102
 """Ends of the seeds of questions: what is asked depends neither on what is shown nor on the other use."""
 
@@ -75,8 +77,9 @@ class SceneMedia(Mapping[str, Source]):
 class WorldDataset(Sequence[Example]):
     """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
 
-    `types` keeps to some types of questions. The frames are at the middles of `frames` equal parts,
-    `size` pixels wide. The three splits share no clip, whatever the seed.
+    `types` keeps to some types of questions. Where the set is `balanced`, clips are drawn for one type after
+    the other of those that sight alone cannot answer, so that rare ones are asked often enough to be learned. The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share
+    no clip, whatever the seed.
     """
 
     split: str
@@ -87,6 +90,7 @@ class WorldDataset(Sequence[Example]):
     size: int = 128
     types: Collection[str] | None = None
     per_type: int = 1
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         check_key(self.split, self.seed)
@@ -108,12 +112,27 @@ class WorldDataset(Sequence[Example]):
         return self._example(range(self.n)[index])
 
     def _example(self, index: int) -> Example:
-        scene = draw_scene(self.split, self.seed, index)
+        scene = self._scene(index)
         turns = ask(scene, question_rng(scene, QUESTIONS), self.senses, self.per_type)
-        name = f"{self.split}-{self.seed}-{index}"
+        name = f"{self.split}-{self.seed}-{scene.key[2]}"
         return Example(
             id=name,
             media=SceneMedia(scene, self.senses, self.frames, self.size),
             turns=tuple(turn for turn in turns if self.types is None or turn.type in self.types),
             key=f"world{RENDERER}-{name}-{self.frames}x{self.size}",
         )
+
+    def _scene(self, index: int) -> Scene:
+        if not self.balanced:
+            return draw_scene(self.split, self.seed, index)
+        kind = self._wanted[index % len(self._wanted)]
+        block = (draw_scene(self.split, self.seed, index * BLOCK + i) for i in range(BLOCK))
+        fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
+        return next(fitting, None) or draw_scene(self.split, self.seed, index * BLOCK)
+
+    @property
+    def _wanted(self) -> list[QuestionType]:
+        """The types that clips are drawn for: of the new senses, or of sight where there is no other."""
+        asked = [kind for kind in QUESTION_TYPES.values() if set(kind.senses) <= set(self.senses)]
+        asked = [kind for kind in asked if self.types is None or kind.name in self.types]
+        return [kind for kind in asked if kind.senses != ("video",)] or asked
