@@ -78,7 +78,7 @@ def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:
     model = lynx.load(source)
     backbone, config = model.backbone, AlignConfig()
     pixels = backbone.pixels(torch.randint(256, (frames, 3, 384, 384), dtype=torch.uint8))
-    accumulator = Accumulator(len(backbone.vision_attention_modules()))
+    accumulator = Accumulator([1] * len(backbone.vision_attention_modules()))
 
     @torch.no_grad()
     def encode() -> None:

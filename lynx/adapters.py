@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lynx.backbones import Backbone
+from lynx.backbones import PLACEMENTS, Backbone
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
 from lynx.lora import expected_shapes, lora_config
@@ -47,6 +47,7 @@ class Adapter:
     modality: str
     rendering: Mapping[str, Any] = field(default_factory=dict)
     token_pooling: str = "none"  # "space": one token a pseudo-frame
+    placement: str = "continue"  # in families with positions in time and space: see PLACEMENTS
     backbone: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +57,8 @@ class Adapter:
             raise AdapterError(f"{self.name!r} cannot name an adapter: letters, digits, - and _ only")
         if self.token_pooling not in POOLINGS:
             raise AdapterError(f"token_pooling {self.token_pooling!r}: expected one of {', '.join(POOLINGS)}")
+        if self.placement not in PLACEMENTS:
+            raise AdapterError(f"placement {self.placement!r}: expected one of {', '.join(PLACEMENTS)}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "lynx"
 """The name under which transformers knows the function (`config._attn_implementation`)."""
 
+PACKED = "lynx_flash"
+"""The name for towers that pack frames and windows into one sequence: with "flash" in the name of its
+implementation such a tower makes one call a layer, and says where each sequence begins."""
+
 VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None]
 """(layer, module, query (B, H, n, d), key, value, output (B, n, H, d)), before the output projection."""
 
@@ -54,7 +58,34 @@ def lynx_attention(
     return output, None
 
 
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    cu_seq_lens_q: Tensor,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`lynx_attention` over sequences that lie behind one another in one call, each for itself.
+
+    query, key, value: (1, H, total, d); cu_seq_lens_q: where each begins, and the end. Sequences of one
+    length, such as equal windows, become one batch, which equals stock's loop over them bit for bit.
+    """
+    for flash_only in ("cu_seq_lens_k", "max_length_q", "max_length_k"):
+        kwargs.pop(flash_only, None)
+    lengths = cu_seq_lens_q.diff().tolist()
+    if len(set(lengths)) == 1:
+        q, k, v = (x[0].unflatten(1, (-1, lengths[0])).transpose(0, 1) for x in (query, key, value))
+        output, _ = lynx_attention(module, q, k, v, attention_mask, **kwargs)  # (sequences, n, H, d)
+        return output.flatten(0, 1)[None], None
+    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    outputs = [lynx_attention(module, q, k, v, attention_mask, **kwargs)[0] for q, k, v in parts]
+    return torch.cat(outputs, dim=1), None
+
+
 AttentionInterface.register(ATTENTION, lynx_attention)
+AttentionInterface.register(PACKED, packed_attention)
 # Without a mask function of the same name transformers drops padding masks without a word.
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lynx.backbones import Stream
 from lynx.clips import VIDEO, render_clip
 from lynx.data import Example
 from lynx.errors import DataError
@@ -27,6 +28,9 @@ from lynx.model import Lynx
 logger = logging.getLogger(__name__)
 
 CLIPS_A_SHARD = 256
+FORMAT = 2
+PARTS = ("", "/times", "/cells")
+"""What a stream is kept as: its tokens under the clip's key, and the second and the cell of each."""
 
 
 class StreamCache:
@@ -71,8 +75,8 @@ class StreamCache:
         """See the shards that other processes wrote."""
         self._open_shards()
 
-    def tokens(self, sense: str, key: str) -> Tensor:
-        """The stream (n, D) of a sense in the clip with this content key.
+    def stream(self, sense: str, key: str) -> Stream:
+        """The stream of a sense in the clip with this content key, without its frames.
 
         Raises:
             DataError: it has not been prepared.
@@ -80,8 +84,11 @@ class StreamCache:
         file = self._index.get((sense, key))
         if file is None:
             raise DataError(f"the clip {key} has no stream of {sense!r} in {self.folders[sense]}")
-        tensor: Tensor = file.get_tensor(key)
-        return tensor
+        tokens, times, cells = (file.get_tensor(key + part) for part in PARTS)
+        rows, cols = (cells.amax(0) + 1).tolist()
+        return Stream(
+            sense, tokens, times, cells, (rows, cols), None, self.model.placement(self.senses[sense])
+        )
 
     def _check_space(self, clips: int) -> None:
         """Say so before the first clip is encoded if the streams of that many will not fit the disk."""
@@ -111,8 +118,9 @@ class StreamCache:
     ) -> None:
         shards: dict[str, dict[str, Tensor]] = {sense: {} for sense in self.senses}
         for i in indices:
-            for sense, tokens in self._encode(examples[i]):
-                shards[sense][keys[i]] = tokens.cpu().contiguous()
+            for sense, stream in self._encode(examples[i]):
+                for part, tensor in zip(PARTS, (stream.tokens, stream.times, stream.cells), strict=True):
+                    shards[sense][keys[i] + part] = tensor.cpu().contiguous()
             bar.update()
         for sense, tensors in shards.items():
             name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
@@ -121,12 +129,12 @@ class StreamCache:
             partial.replace(partial.with_suffix(".safetensors"))
         self._open_shards()
 
-    def _encode(self, example: Example) -> Iterator[tuple[str, Tensor]]:
+    def _encode(self, example: Example) -> Iterator[tuple[str, Stream]]:
         senses = self._there(example)
         modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
         clips = render_clip(modalities, example, self.frames)
         for sense in senses:
-            yield sense, self.model.encode(self.senses[sense], clips[sense]).tokens
+            yield sense, self.model.encode(self.senses[sense], clips[sense])
 
     def _open_shards(self) -> None:
         for sense, folder in self.folders.items():
@@ -139,7 +147,7 @@ class StreamCache:
                     raise DataError(f"{path} is damaged ({error}): remove it, it is made anew") from error
                 self._seen.add(path)
                 self._files.append(file)
-                self._index |= {(sense, key): file for key in file.keys()}  # noqa: SIM118
+                self._index |= {(sense, key.partition("/")[0]): file for key in file.keys()}  # noqa: SIM118
 
     def _digest(self, sense: str) -> str:
         """Of all that decides what the tokens of this sense are, beside the media."""
@@ -148,6 +156,7 @@ class StreamCache:
             "backbone": model.backbone.fingerprint(),
             "precision": str(model.backbone.dtype),
             "with_video": VIDEO in self.senses,  # whose length sets the moments
+            "format": FORMAT,
             "sense": sense,
             "rendering": model.modality(name).to_dict(),
             "frames": self.frames,

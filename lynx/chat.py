@@ -20,6 +20,7 @@ from lynx.backbones import Composed, Stream
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.evidence import Evidence, answer_log_prob
 from lynx.media import sample_times
+from lynx.modalities.video import Video
 from lynx.streaming import stream_text
 
 if TYPE_CHECKING:
@@ -65,8 +66,13 @@ def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> 
     n = frames if frames is not None else model.backbone.default_frames
     if n < 1:
         raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
+    size = Video().size(media[VIDEO]) if VIDEO in media else None
+
+    def tokens(frames: int) -> dict[str, int]:
+        return {sense: model.tokens(sense, frames, size) for sense in media}
+
     fitting = n
-    while fitting and sum(model.tokens(sense, fitting) for sense in media) > room:
+    while fitting and sum(tokens(fitting).values()) > room:
         fitting -= 1
     if not fitting or (fitting < n and frames is not None):
         raise BackboneError(
@@ -77,7 +83,7 @@ def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> 
     return Plan(
         sample_times(duration, fitting),
         duration,
-        {sense: model.tokens(sense, fitting) for sense in media},
+        tokens(fitting),
         context,
         notes if fitting < n else (),
     )
@@ -273,7 +279,7 @@ class Session:
         senses = self._on() if senses is None else senses
         self.encode()
         prompt = self._prompt(messages, senses, self.streams)
-        behind = max((span.stop for span in prompt.spans.values()), default=None)
+        behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
         rows = RowRecorder(() if behind is None else (behind,))
         cache, baseline = self._take_cache(prompt.input_ids[0].tolist(), senses)
         return _Turn(messages, senses, prompt, cache, baseline, rows, max_new_tokens, temperature)
@@ -333,11 +339,12 @@ class Session:
         prompt = self._prompt(self.history[:-1], senses, streams)
         embeds = backbone.model.get_input_embeddings()(answer[None])  # (1, n, D)
         mask = torch.cat([prompt.attention_mask, torch.ones_like(answer[None])], dim=1)
+        behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(answer), device=mask.device)
         with self.model.using(*senses):
             logits = backbone.model(
                 inputs_embeds=torch.cat([prompt.inputs_embeds, embeds], dim=1),
                 attention_mask=mask,
-                position_ids=backbone.positions(mask),
+                position_ids=torch.cat([prompt.position_ids, behind], dim=-1),
                 logits_to_keep=len(answer) + 1,
             ).logits
         return answer_log_prob(logits[0], answer)

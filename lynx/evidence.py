@@ -11,6 +11,7 @@ it hides something and measures the answer again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lynx.backbones import Stream
@@ -35,7 +36,7 @@ class Evidence:
 
     tokens: list[str]
     rows: Tensor
-    spans: dict[str, slice]
+    spans: dict[str, Tensor]
     streams: dict[str, Stream]
     sinks: Tensor
     baseline: Tensor | None = None
@@ -83,6 +84,12 @@ class Evidence:
         if baseline and self.baseline is not None:
             values = above(values, self.baseline[span])
         return values[~stream.times.isnan()].view(-1, *stream.grid)
+
+    def frame_maps(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
+        """The heat map of every (pseudo-)frame: (T, rows, cols); frames that share tokens share it."""
+        maps = self.heatmap(token, sense, baseline=baseline)
+        count = len(self.streams[sense].frames)
+        return maps[torch.arange(count) // -(-count // len(maps))]
 
     def _row(self, token: Index) -> Tensor:
         if token is None:

@@ -7,7 +7,7 @@ FFmpeg open other files.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,8 @@ class Frames:
     pixels: Tensor
     times: Tensor
     duration: float
+    labels: tuple[str, ...] = ()  # what each picture is, where they are of several kinds
+    notes: tuple[str, ...] = ()  # what a person has to be told about them
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
@@ -234,10 +236,20 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
     Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
-    if times.ndim != 1 or not len(times) or not times.isfinite().all() or (times.diff() < 0).any():
-        raise MediaError(f"Frames are read at ascending moments in seconds, not at {times.tolist()}.")
-    if times[0] < 0:
-        raise MediaError(f"Frames are read at moments from 0 s on, not at {float(times[0]):.3f} s.")
+    pixels, duration = _displayed(path, times, lambda frame: _picture(frame, max_side))
+    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), times, duration)
+
+
+def read_levels(path: str | Path, times: Tensor | Sequence[float]) -> np.ndarray:
+    """16-bit grey (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
+    return _displayed(path, torch.as_tensor(times, dtype=torch.float64), _levels)[0]
+
+
+def _displayed(path: str | Path, times: Tensor, convert: Callable[[Any], Any]) -> tuple[np.ndarray, float]:
+    """What `convert` makes of the frame at each moment, stacked; and the recording's seconds."""
+    known = times.ndim == 1 and len(times) and times.isfinite().all()
+    if not known or times[0] < 0 or (times.diff() < 0).any():
+        raise MediaError(f"Frames are read at ascending moments in seconds from 0, not at {times.tolist()}.")
     info = probe(path)
     if info.video is None:
         raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
@@ -245,8 +257,7 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
         stream = _video_streams(container)[0]
         stream.thread_type = "AUTO"
         playhead = _Playhead(container, stream)
-        pixels = [_picture(playhead.show(time), max_side) for time in times.tolist()]
-    return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, info.duration)
+        return np.stack([convert(playhead.show(time)) for time in times.tolist()]), info.duration
 
 
 class _Playhead:
@@ -291,12 +302,25 @@ class _Playhead:
             self.longest_run = max(self.longest_run, moment - self.ahead.time)
 
 
+def fit(width: int, height: int, max_side: int | None) -> tuple[int, int]:
+    """(width, height) in which a picture of that size is read: its longer side at most `max_side` pixels."""
+    scale = min(1.0, (max_side or MAX_SIDE) / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def _picture(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright."""
-    scale = min(1.0, (max_side or MAX_SIDE) / max(frame.width, frame.height))
-    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    rgb = frame.reformat(width, height, "rgb24", interpolation="AREA" if scale < 1 else None).to_ndarray()
+    width, height = fit(frame.width, frame.height, max_side)
+    smaller = "AREA" if (width, height) != (frame.width, frame.height) else None
+    rgb = frame.reformat(width, height, "rgb24", interpolation=smaller).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def _levels(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W) uint16 of a 16-bit grey track, else (H, W, 3) uint8; upright."""
+    if not frame.format.name.startswith("gray16"):
+        return _picture(frame, None)
+    return np.rot90(frame.reformat(format="gray16le").to_ndarray(), round(frame.rotation / 90) % 4)
 
 
 # --- sound ----------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """A backbone with the senses that were added to it. Adapters act only inside `with`, under one lock."""
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,11 @@ class Lynx:
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""
         modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
+        if adapter.placement not in self.backbone.placements:
+            raise AdapterError(
+                f"the adapter {adapter.name!r} asks for the placement {adapter.placement!r}; the family "
+                f"{self.backbone.family!r} can do {', '.join(self.backbone.placements)}"
+            )
         with self.lock:
             if adapter.name in self.adapters:
                 raise AdapterError(
@@ -141,25 +148,27 @@ class Lynx:
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
         with self.sensing(sense), torch.no_grad():
-            tokens, layout = self.backbone.encode(self.backbone.pixels(frames.pixels))
-        times = frames.times.to(torch.float64)[layout.frame.clamp(min=0)]
-        stream = Stream(
-            sense,
-            tokens,
-            torch.where(layout.frame < 0, torch.nan, times),
-            layout.cell,
-            layout.grid,
-            frames,
-        )
+            pixels = self.backbone.video_pixels if sense == VIDEO else self.backbone.pixels
+            tokens, layout = self.backbone.encode(pixels(frames.pixels))
+        times, placement = layout.seconds(frames.times), self.placement(sense)
+        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, placement)
         if sense != VIDEO and self.adapter(sense).token_pooling == "space":
-            return pool_space(stream, layout.frame)
+            return pool_space(stream)
         return stream
 
-    def tokens(self, sense: str, frames: int) -> int:
-        """How many tokens a stream of that many (pseudo-)frames will have."""
-        if sense != VIDEO and self.adapter(sense).token_pooling == "space":
-            return frames + 1
-        return self.backbone.tokens(frames)
+    def placement(self, sense: str) -> str:
+        """Where the sense's tokens stand in time and space, one of PLACEMENTS."""
+        return "continue" if sense == VIDEO else self.adapter(sense).placement
+
+    def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:
+        """How many tokens a stream of that many (pseudo-)frames will have; size: (H, W) of the video's."""
+        if sense == VIDEO:
+            return self.backbone.tokens(frames, size)
+        tokens = self.backbone.tokens(frames)
+        if self.adapter(sense).token_pooling == "space":
+            steps, newlines = divmod(tokens, math.prod(self.backbone.token_grid))
+            return steps + newlines
+        return tokens
 
     @torch.no_grad()
     def generate(
@@ -185,7 +194,7 @@ class Lynx:
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 position_ids=prompt.position_ids,
-                past_key_values=cache,
+                cache=cache,
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop is not None else []),
@@ -205,18 +214,17 @@ class Lynx:
         return Session(self, media, frames=frames)
 
 
-def pool_space(stream: Stream, frame: Tensor) -> Stream:
-    """One token a (pseudo-)frame, the mean over its cells; a newline stays. frame: (n,) int, -1 = newline."""
-    pooled = [stream.tokens[frame == t].mean(dim=0, keepdim=True) for t in range(int(frame.max()) + 1)]
-    newline = frame < 0
-    first = torch.stack([(frame == t).nonzero()[0, 0] for t in range(len(pooled))])
-    return Stream(
-        stream.sense,
-        torch.cat([*pooled, stream.tokens[newline]]),
-        torch.cat([stream.times[first], stream.times[newline]]),
-        torch.cat([torch.zeros(len(pooled), 2, dtype=stream.cells.dtype), stream.cells[newline]]),
-        (1, 1),
-        stream.frames,
+def pool_space(stream: Stream) -> Stream:
+    """One token a moment of the stream, the mean over its cells; a newline stays."""
+    newline = stream.times.isnan()
+    cells = math.prod(stream.grid)
+    pooled = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, cells)).mean(dim=1)
+    return replace(
+        stream,
+        tokens=torch.cat([pooled, stream.tokens[newline.to(stream.tokens.device)]]),
+        times=torch.cat([stream.times[~newline][::cells], stream.times[newline]]),
+        cells=torch.cat([stream.cells.new_zeros(len(pooled), 2), stream.cells[newline]]),
+        grid=(1, 1),
     )
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from lynx.backbones import Backbone
+from lynx.backbones import Backbone, Stream
 from lynx.data import Turn
 
 IGNORE = -100
@@ -30,7 +31,8 @@ class Asked:
 class Packed:
     """A batch for the LLM; what is right of a clip's last question is padding that nobody sees.
 
-    embeds: (B, S, D); mask: (B, 1, S, S) bool, True = may be seen; positions: (B, S).
+    embeds: (B, S, D); mask: (B, 1, S, S) bool, True = may be seen.
+    positions: (B, S), or (3, B, S) as the family has them.
     labels: (B, S), the next token where it belongs to an answer, else IGNORE.
     questions: (B, S), which question of the batch a token belongs to, counted from 1, else <= 0.
     """
@@ -40,6 +42,17 @@ class Packed:
     positions: Tensor
     labels: Tensor
     questions: Tensor
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One clip before it is padded; positions (S,) or (3, S)."""
+
+    ids: list[int]
+    positions: Tensor
+    labels: list[int]
+    questions: list[int]
+    spans: dict[str, Tensor]
 
 
 class Packer:
@@ -76,68 +89,70 @@ class Packer:
         if question not in self._follow_ups:
             user = {"role": "user", "content": question}
             told = [user, {"role": "assistant", "content": question}]
-            before = len(self.backbone.prompt_ids(told, with_media=False))
+            ids = self.backbone.prompt_ids(told, with_media=False)
+            end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may put more behind it
+            before = len(ids) - ids[::-1].index(end) if end in ids else len(ids)
             self._follow_ups[question] = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
         return self._follow_ups[question]
 
     def pack(
         self,
-        streams: Sequence[Sequence[Tensor]],
+        streams: Sequence[Sequence[Stream]],
         turns: Sequence[Sequence[Turn]],
         conversation: bool = False,
     ) -> Packed:
-        """Clips and their questions -> one batch. streams: for each clip the tokens (n, D) of its senses.
+        """Clips and their questions -> one batch. streams: for each clip those of its senses.
 
         conversation: a question sees those before it and their answers, instead of the clip alone.
         """
-        rows: list[list[list[int]]] = []
-        places: list[int] = []
+        rows: list[_Row] = []
         number = 0
         for media, questions in zip(streams, turns, strict=True):
             if conversation:
                 asked = self.converse(questions, with_media=bool(media))
             else:
                 asked = [self.ask(turn, with_media=bool(media)) for turn in questions]
-            row, place = self._row(asked, sum(len(tokens) for tokens in media), number, conversation)
-            rows.append(row)
-            places.append(place)
+            rows.append(self._row(asked, media, number, conversation))
             number += len(asked)
-        fill = (self.backbone.pad_id, 0, IGNORE, -1)
         device = self.backbone.device
-        ids, positions, labels, numbers = (
-            pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill[i])
-            for i in range(4)
+        ids, labels, numbers = (
+            pad_sequence([torch.tensor(part) for part in parts], batch_first=True, padding_value=fill)
+            for parts, fill in (
+                ([row.ids for row in rows], self.backbone.pad_id),
+                ([row.labels for row in rows], IGNORE),
+                ([row.questions for row in rows], -1),
+            )
         )  # (B, S) each
+        length = ids.shape[1]
+        positions = torch.stack(
+            [F.pad(p, (0, length - p.shape[-1])) for p in (r.positions for r in rows)], -2
+        )
         embeds = self.backbone.model.get_input_embeddings()(ids.to(device)).detach()
-        for b, place in enumerate(places):
-            if streams[b]:
-                tokens = torch.cat(list(streams[b])).to(embeds)  # (n, D)
-                embeds[b, place : place + len(tokens)] = tokens
+        for b, row in enumerate(rows):
+            for stream in streams[b]:
+                embeds[b, row.spans[stream.sense].to(device)] = stream.tokens.to(embeds)  # (n, D)
         numbers = numbers.to(device)
         seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
         return Packed(embeds, see(seen), positions.to(device), labels.to(device), numbers)
 
-    def _row(
-        self, asked: Sequence[Asked], media: int, first: int, conversation: bool
-    ) -> tuple[list[list[int]], int]:
-        """(ids, positions, labels, questions) of one clip, and where its streams begin."""
+    def _row(self, asked: Sequence[Asked], media: Sequence[Stream], first: int, conversation: bool) -> "_Row":
+        """One clip: what its questions share, then the questions, numbered from `first` + 1 on."""
         prompts = [question.prompt for question in asked]
         shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
-        head, place = list(prompts[0][:shared]), 0
-        if media:
-            place = head.index(self.backbone.placeholder)
-            head[place : place + 1] = [self.backbone.placeholder] * media
-        ids, positions = head.copy(), list(range(len(head)))
-        labels, questions = [IGNORE] * len(head), [0] * len(head)
+        # one token more than is shared: its position is the one that every question begins with
+        ids, spans, positions = self.backbone.insert([*prompts[0][:shared], self.backbone.pad_id], media)
+        ids, behind = ids[:-1], positions[..., -1:]
+        parts, begin = [positions[..., :-1]], behind
+        labels, questions = [IGNORE] * len(ids), [0] * len(ids)
         for number, question in enumerate(asked, first + 1):
             prompt = question.prompt if conversation and number > first + 1 else question.prompt[shared:]
             rest = prompt + question.answer
-            start = len(ids) if conversation else len(head)
             ids += rest
-            positions += range(start, start + len(rest))
+            parts.append(begin + torch.arange(len(rest)))
+            begin = begin + len(rest) if conversation else behind
             labels += [IGNORE] * (len(prompt) - 1) + [*question.answer, IGNORE]
             questions += [number] * len(rest)
-        return [ids, positions, labels, questions], place
+        return _Row(ids, torch.cat(parts, dim=-1), labels, questions, spans)
 
 
 def shared_length(prompts: Sequence[list[int]]) -> int:

@@ -120,7 +120,7 @@ class TuningLoss:
         for index in indices:
             lesson = self.lessons[index]
             senses, asked = choose(lesson, self.modality, self.config)
-            streams.append([self.cache.tokens(sense, lesson.key) for sense in senses])
+            streams.append([self.cache.stream(sense, lesson.key) for sense in senses])
             turns.append(asked)
         needs = [not turn.senses or self.modality in turn.senses for asked in turns for turn in asked]
         return self.packer.pack(streams, turns, conversation), torch.tensor(needs)
@@ -213,7 +213,8 @@ def _lessons(examples: Sequence[Example], modality: str, progress: bool) -> tupl
     """The lessons, and the indices of their examples."""
     lessons, kept = [], []
     for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
-        lesson = lesson_of(examples[i], modality, content_key(examples[i]))
+        example = examples[i]
+        lesson = lesson_of(example, modality, content_key(example))
         if lesson is not None:
             lessons.append(lesson)
             kept.append(i)

@@ -63,7 +63,7 @@ def test_attention_loss_by_hand():
 def test_response_distance_by_hand():
     """One head, one key each: attention returns the value itself, so the projection's difference is known."""
     query, value = torch.ones(1, 1, 1, 2), torch.tensor([[[[3.0, 1.0]]]])  # (B, H, n, d)
-    keys, values = torch.zeros(1, 1, 2), torch.tensor([[[1.0, 2.0]]])  # (H, n, d)
+    keys, values = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 2.0]]]])  # (1, H, n, d)
     project = nn.Linear(2, 2)
     with torch.no_grad():
         project.weight.copy_(torch.tensor([[1.0, 0.0], [2.0, 1.0]]))
@@ -75,7 +75,7 @@ def test_response_distance_by_hand():
 @pytest.mark.parametrize("subset", [None, [0, 3, 4]])
 def test_response_distance_equals_the_slow_way(subset):
     query, key, value = (draw(2, 3, 6, 4, seed=seed) for seed in range(3))
-    keys, values = draw(3, 6, 4, seed=3), draw(3, 6, 4, seed=4)
+    keys, values = draw(1, 3, 6, 4, seed=3), draw(1, 3, 6, 4, seed=4)
     project = nn.Linear(12, 5)
     chosen = list(range(6)) if subset is None else subset
     real = project(slow_attention(query, key, value))[:, chosen]
@@ -138,7 +138,7 @@ def slow_loss(model, guidance, config, pixels, weights):
         tokens = model.backbone.encode(pixels)[0][:-1]
         for hook in hooks:
             hook.remove()
-        queries = model.backbone.even_queries() if config.query_subset == "even" else torch.arange(16)
+        queries = model.backbone.even_queries(16) if config.query_subset == "even" else torch.arange(16)
         layers = []
         for layer, module in enumerate(modules):
             q, k, v = (kept[layer, part] for part in ("q_proj", "k_proj", "v_proj"))
@@ -195,7 +195,7 @@ def test_dropout_falls_on_both_responses_alike(model, guidance):
     query, key, value = (draw(1, 4, 16, 8, seed=seed) for seed in range(3))
     response = slow_attention(query, key, value).unflatten(2, (4, 8))
     with model.sensing("audio", train=True):
-        total, count = response_distance(query, response, key[0], value[0], module.out_proj)
+        total, count = response_distance(query, response, key, value, module.out_proj)
     assert weights
     assert total.item() / count < 1e-6
 

@@ -47,7 +47,7 @@ def test_means_equal_those_of_the_stock_model(model, examples, guidance):
         for layer, mean in enumerate(means):
             (name,) = [n for n in kept if f".{layer}.self_attn.{kind}" in n]
             flat = kept[name].double().mean(0)  # (n, H * d)
-            by_hand = flat.view(16, 4, 8).transpose(0, 1)  # (H, n, d)
+            by_hand = flat.view(16, 4, 8).transpose(0, 1)[None]  # (1, H, n, d)
             torch.testing.assert_close(mean.double(), by_hand, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(guidance.token_mean, tokens.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(guidance.token_var, tokens.var(0, correction=0), rtol=1e-4, atol=1e-6)
@@ -73,13 +73,13 @@ def test_merged_guidance_is_that_of_all_frames(model, examples, guidance):
 
 def test_means_stay_exact_over_many_frames():
     """4,000 frames whose mean is far from 0: the error stays near one rounding."""
-    accumulator = Accumulator(1)
+    accumulator = Accumulator([1])
     values = 1000 + torch.randn(4000, 1, 2, 3, generator=torch.Generator().manual_seed(0))
     for part in values.split(7):
         accumulator.tap(0, torch.nn.Identity(), part, part, part, part)
     accumulator.add_tokens(values.flatten(1))
     (mean,) = accumulator.result({}).keys
-    torch.testing.assert_close(mean.double(), values.double().mean(0), rtol=0, atol=2e-3)
+    torch.testing.assert_close(mean.double(), values.double().mean(0, keepdim=True), rtol=0, atol=2e-3)
 
 
 def test_files_hold_half_precision_and_say_what_they_are(tmp_path, model, guidance):

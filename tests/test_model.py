@@ -131,7 +131,7 @@ def test_several_llm_loras_act_together(model):
             seen.append(logits(model, *streams))
     assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
     with model.using("second", "first"):
-        assert torch.allclose(logits(model, *streams), seen[3], atol=1e-5)
+        assert torch.allclose(logits(model, *streams), seen[3], atol=1e-4)  # sums in another order
 
 
 def test_a_stream_knows_the_second_and_the_cell_of_every_token(model):

@@ -66,7 +66,7 @@ def test_packed_questions_get_the_logits_of_separate_sequences(model):
     streams = [streams_of(model, example) for example in examples]
     turns = [list(example.turns[: 4 - i]) for i, example in enumerate(examples)]  # rows of unequal length
     streams[1] = streams[1][:1]  # and one clip without sound
-    packed = Packer(model.backbone).pack([[s.tokens for s in row] for row in streams], turns)
+    packed = Packer(model.backbone).pack(streams, turns)
     hidden = model.backbone.model.get_decoder()(
         inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
     ).last_hidden_state
@@ -91,7 +91,7 @@ def test_a_packed_conversation_is_one_plain_sequence(model):
     (example,) = stages.clips(1)
     streams, turns = streams_of(model, example), list(example.turns[:3])
     packer, backbone = Packer(model.backbone), model.backbone
-    packed = packer.pack([[s.tokens for s in streams]], [turns], conversation=True)
+    packed = packer.pack([streams], [turns], conversation=True)
     hidden = backbone.model.get_decoder()(
         inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
     ).last_hidden_state
@@ -122,9 +122,7 @@ def test_a_question_is_right_if_all_its_tokens_are(model):
     logits, _ = alone(model, streams, Turn("hear ?", "xyz"))
     best = model.backbone.tokenizer.decode(logits[:1].argmax(-1))
     turns = [Turn("hear ?", best), Turn("hear ?", "xyz"), *example.turns[2:4]]
-    _, right = answer_loss(
-        model.backbone, Packer(model.backbone).pack([[s.tokens for s in streams]], [turns])
-    )
+    _, right = answer_loss(model.backbone, Packer(model.backbone).pack([streams], [turns]))
     expected = []
     for turn in turns:
         logits, ids = alone(model, streams, turn)
@@ -226,9 +224,9 @@ def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
     assert cache.prepare(examples, keys, progress=False) == 0
     for example, key in zip(examples[:2], keys[:2], strict=True):
         for stream in streams_of(model, example):
-            assert cache.tokens(stream.sense, key).equal(stream.tokens)
+            assert cache.stream(stream.sense, key).tokens.equal(stream.tokens)
     with pytest.raises(DataError, match="has no stream of 'audio'"):
-        cache.tokens("audio", keys[2])
+        cache.stream("audio", keys[2])
 
 
 def test_processes_share_the_work(model, tmp_path):

@@ -1,6 +1,6 @@
 """Backbones: one file a family, one catalog row a model."""
 
-from lynx.backbones.base import Backbone, Composed, Message, Preprocessing, Stream, TokenLayout
+from lynx.backbones.base import PLACEMENTS, Backbone, Composed, Message, Preprocessing, Stream, TokenLayout
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.loading import FAMILIES, count_parameters, load_backbone, parse_source
 
@@ -8,6 +8,7 @@ __all__ = [
     "CATALOG",
     "EMBEDDED",
     "FAMILIES",
+    "PLACEMENTS",
     "Backbone",
     "Composed",
     "Message",

@@ -6,6 +6,7 @@ and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,30 +14,51 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lynx.errors import BackboneError
 
 Message = Mapping[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}; media belong to the first user message."""
+"""{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
+
+PLACEMENTS = ("continue", "share")
+"""Where in time and space a modality's tokens are put in a family that has such positions: behind those of
+the video, or at the video's own moments. It travels with the adapter."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How uint8 frames become pixels: read from the checkpoint's own JSON, never from class defaults."""
 
-    size: tuple[int, int]  # (height, width)
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
+    pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
 
 
 @dataclass(frozen=True)
 class TokenLayout:
     """Where each token of an encoded stream comes from; -1 marks a token of no frame, such as a newline."""
 
-    frame: Tensor  # (n,) int
+    frame: Tensor  # (n,) int; the first one where a token stands for several
     cell: Tensor  # (n, 2) int, row and column
     grid: tuple[int, int]  # rows, columns
+    frames_a_token: int = 1  # consecutive frames that a token stands for
+
+    @classmethod
+    def of(cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1) -> "TokenLayout":
+        """Tokens that go over rows and columns (row by row), step by step."""
+        axes = (torch.arange(size) for size in (steps, *grid))
+        step, row, col = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token)
+
+    def seconds(self, times: Tensor) -> Tensor:
+        """The second (n,) that each token stands for; times: (T,) of the frames. NaN where there is none."""
+        times = times.double()
+        spacing = (times[-1] - times[0]) / max(1, len(times) - 1)
+        middle = times[self.frame.clamp(min=0)] + spacing * (self.frames_a_token - 1) / 2
+        return torch.where(self.frame < 0, torch.nan, middle)
 
 
 @dataclass(frozen=True)
@@ -49,17 +71,29 @@ class Stream:
     cells: Tensor  # (n, 2) int, -1 for a newline
     grid: tuple[int, int]
     frames: Any  # lynx.media.Frames: the uint8 (pseudo-)frames as the model sees them
+    placement: str = "continue"  # one of PLACEMENTS
+
+    @property
+    def steps(self) -> int:
+        """How many moments the stream has tokens of."""
+        return int((~self.times.isnan()).sum()) // math.prod(self.grid)
+
+    @property
+    def spacing(self) -> float:
+        """Seconds from one step to the next; 1 where there is one step."""
+        moments = self.times[~self.times.isnan()][:: math.prod(self.grid)]
+        return float((moments[-1] - moments[0]) / (len(moments) - 1)) if len(moments) > 1 else 1.0
 
 
 @dataclass(frozen=True)
 class Composed:
-    """One prompt, ready for the LLM. `spans` says which positions each sense holds (of a single prompt)."""
+    """One prompt, ready for the LLM. `spans` says where each sense's tokens stand (in a single prompt)."""
 
     input_ids: Tensor  # (B, S)
     inputs_embeds: Tensor  # (B, S, D)
     attention_mask: Tensor  # (B, S)
-    position_ids: Tensor  # (B, S)
-    spans: dict[str, slice] = field(default_factory=dict)
+    position_ids: Tensor  # (B, S), or (3, B, S) in a family with positions in time and space
+    spans: dict[str, Tensor] = field(default_factory=dict)  # (n,) int each
 
 
 class Backbone(ABC):
@@ -73,6 +107,7 @@ class Backbone(ABC):
     unquantised: ClassVar[
         tuple[str, ...]
     ]  # full paths of what stays in full precision when the LLM is quantised
+    placements: ClassVar[tuple[str, ...]] = ("continue",)  # which of PLACEMENTS the family can do
 
     def __init__(
         self,
@@ -118,15 +153,37 @@ class Backbone(ABC):
 
     @abstractmethod
     def pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> what the vision tower takes, bit-equal to the stock video processor."""
+        """(T, 3, H, W) uint8 -> (T', 3, h, w) at the one resolution of guidance and of all pseudo-frames.
+
+        T' is T but for a family that merges frames and pads them to a multiple of that.
+        """
+
+    def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T, 3, *size) normalised, in the model's precision and on its device.
+
+        The resize works on uint8 on the CPU, as the stock video processors' does.
+        """
+        frames = frames.cpu()
+        if tuple(frames.shape[-2:]) != size:
+            frames = F.interpolate(frames, size, mode="bicubic", align_corners=False, antialias=True)
+        mean = torch.tensor(self.preprocessing.mean).view(3, 1, 1) * 255
+        std = torch.tensor(self.preprocessing.std).view(3, 1, 1) * 255
+        return ((frames.float() - mean) / std).to(self.device, self.dtype)
+
+    def video_pixels(self, frames: Tensor) -> Tensor:
+        """The same for the RGB video, bit-equal to the stock video processor."""
+        return self.pixels(frames)
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """Pixels of one clip -> its interface tokens (n, D), with whichever LoRA is on; keeps gradients."""
 
     @abstractmethod
-    def tokens(self, frames: int) -> int:
-        """How many tokens `encode` gives for that many frames: the budget, known before anything is read."""
+    def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """How many tokens `encode` gives for that many frames: the budget, known before anything is read.
+
+        size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
+        """
 
     @abstractmethod
     def vision_attention_modules(self) -> list[nn.Module]:
@@ -137,8 +194,12 @@ class Backbone(ABC):
         """The LLM's attention modules in layer order."""
 
     @abstractmethod
-    def even_queries(self) -> Tensor:
-        """Indices, in a vision layer's sequence, of the patches at even rows and columns of the grid."""
+    def even_queries(self, length: int) -> Tensor:
+        """Which of the `length` queries of a vision layer are of patches at even rows and columns."""
+
+    def windows(self, layer: int) -> int:
+        """Into how many windows a vision layer divides a pseudo-frame; its attention is within them."""
+        return 1
 
     @abstractmethod
     def interface_weights(self) -> list[Tensor]:
@@ -146,12 +207,31 @@ class Backbone(ABC):
 
     @property
     @abstractmethod
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of one pseudo-frame."""
+
+    @property
+    @abstractmethod
     def placeholder(self) -> int:
         """The token id that a clip's tokens stand in for."""
 
-    def positions(self, attention_mask: Tensor) -> Tensor:
-        """Position ids for prompts with this mask (B, S)."""
-        return (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+    @property
+    def marker(self) -> int:
+        """The token id that the chat template puts where the media belong."""
+        return self.placeholder
+
+    def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
+        """What stands in the prompt for the media: token ids, and each sense's places among them."""
+        ids: list[int] = []
+        places: dict[str, list[int]] = {}
+        for stream in streams:
+            places[stream.sense] = list(range(len(ids), len(ids) + len(stream.tokens)))
+            ids += [self.placeholder] * len(stream.tokens)
+        return ids, places
+
+    def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
+        """Position ids (S,), or (3, S), of a prompt of that many tokens whose media stand at `spans`."""
+        return torch.arange(length)
 
     def fingerprint(self) -> dict[str, int | str]:
         """What an adapter must find again: sizes, and a digest of the projector, whatever the precision."""
@@ -162,7 +242,7 @@ class Backbone(ABC):
                 weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
             )
         return {
-            "vision_layers": vision.num_hidden_layers,
+            "vision_layers": len(self.vision_attention_modules()),
             "vision_hidden": vision.hidden_size,
             "text_layers": text.num_hidden_layers,
             "text_hidden": text.hidden_size,
@@ -182,13 +262,26 @@ class Backbone(ABC):
             blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
         )
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids.count(self.placeholder) != int(with_media):
-            marker = self.tokenizer.convert_ids_to_tokens(self.placeholder)
-            raise BackboneError(
-                f"the conversation holds {marker!r} {ids.count(self.placeholder)} times, expected "
-                f"{int(with_media)}: it stands for the media and must not be written in a message"
-            )
+        for token, expected in {self.placeholder: 0, self.marker: int(with_media)}.items():
+            if ids.count(token) != expected:
+                name = self.tokenizer.convert_ids_to_tokens(token)
+                raise BackboneError(
+                    f"the conversation holds {name!r} {ids.count(token)} times, expected {expected}: it "
+                    "stands for the media and must not be written in a message"
+                )
         return ids
+
+    def insert(
+        self, ids: list[int], streams: Sequence[Stream]
+    ) -> tuple[list[int], dict[str, Tensor], Tensor]:
+        """A prompt's ids with the media at their marker: ids (S), the senses' spans, positions (.., S)."""
+        spans: dict[str, Tensor] = {}
+        if streams:
+            start = ids.index(self.marker)
+            media, places = self.media_ids(streams)
+            spans = {sense: torch.tensor(at) + start for sense, at in places.items()}
+            ids = [*ids[:start], *media, *ids[start + 1 :]]
+        return ids, spans, self.positions(len(ids), spans, streams)
 
     def compose(self, messages: Sequence[Message], streams: Sequence[Stream] = ()) -> Composed:
         """Messages and streams -> one prompt (B = 1), all streams where the template has a video.
@@ -197,14 +290,7 @@ class Backbone(ABC):
 
         Raises: BackboneError: a message contains the placeholder, or the prompt exceeds the context.
         """
-        ids = self.prompt_ids(messages, with_media=bool(streams))
-        spans: dict[str, slice] = {}
-        if streams:
-            start = end = ids.index(self.placeholder)
-            for stream in streams:
-                spans[stream.sense] = slice(end, end + len(stream.tokens))
-                end += len(stream.tokens)
-            ids[start : start + 1] = [self.placeholder] * (end - start)
+        ids, spans, positions = self.insert(self.prompt_ids(messages, with_media=bool(streams)), streams)
         if len(ids) >= self.context:
             raise BackboneError(
                 f"the prompt has {len(ids)} tokens, {self.source} takes fewer than {self.context}: "
@@ -212,27 +298,21 @@ class Backbone(ABC):
             )
         input_ids = torch.tensor([ids], device=self.device)
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
-        if streams:
-            media = torch.cat([stream.tokens.to(embeds) for stream in streams])  # (n, D)
-            embeds = embeds.masked_scatter((input_ids == self.placeholder)[..., None], media)
-        mask = torch.ones_like(input_ids)
-        return Composed(input_ids, embeds, mask, self.positions(mask), spans)
+        for stream in streams:
+            embeds[0, spans[stream.sense].to(self.device)] = stream.tokens.to(embeds)  # (n, D)
+        positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
+        return Composed(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
 
     def collate(self, prompts: Sequence[Composed]) -> Composed:
         """Several prompts -> one left-padded batch (without spans)."""
         length = max(prompt.input_ids.shape[1] for prompt in prompts)
-        pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id
-        )
-        pad_ids = torch.full((1, length), pad, device=self.device)
+        pad_ids = torch.full((1, length), self.pad_id, device=self.device)
         pad_embeds = self.model.get_input_embeddings()(pad_ids)
-        ids, embeds, masks = [], [], []
+        ids, embeds, masks, positions = [], [], [], []
         for prompt in prompts:
             gap = length - prompt.input_ids.shape[1]
             ids.append(torch.cat([pad_ids[:, :gap], prompt.input_ids], dim=1))
             embeds.append(torch.cat([pad_embeds[:, :gap], prompt.inputs_embeds], dim=1))
             masks.append((torch.arange(length, device=self.device) >= gap).long()[None])
-        mask = torch.cat(masks)
-        return Composed(torch.cat(ids), torch.cat(embeds), mask, self.positions(mask))
+            positions.append(F.pad(prompt.position_ids, (gap, 0)))
+        return Composed(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))

@@ -5,10 +5,10 @@ are squashed to the tower's square.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lynx.backbones.base import Backbone, TokenLayout
 
@@ -44,23 +44,14 @@ class LlavaOnevision(Backbone):
         rows, cols = self.patch_grid
         return math.ceil(rows / 2), math.ceil(cols / 2)
 
-    def tokens(self, frames: int) -> int:
-        """Tokens of a clip of that many frames, its newline included."""
+    def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """Tokens of a clip of that many frames of any size, its newline included."""
         rows, cols = self.token_grid
         return frames * rows * cols + 1
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device.
-
-        The resize works on uint8 on the CPU, as the stock video processor's does.
-        """
-        size = self.preprocessing.size
-        frames = frames.cpu()
-        if tuple(frames.shape[-2:]) != size:
-            frames = F.interpolate(frames, size, mode="bicubic", align_corners=False, antialias=True)
-        mean = torch.tensor(self.preprocessing.mean).view(3, 1, 1) * 255
-        std = torch.tensor(self.preprocessing.std).view(3, 1, 1) * 255
-        return ((frames.float() - mean) / std).to(self.device, self.dtype)
+        """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device."""
+        return self.resize(frames, self.preprocessing.size)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols + 1, D), newline last."""
@@ -72,13 +63,13 @@ class LlavaOnevision(Backbone):
         return tokens, self._layout(len(pixels))
 
     def _layout(self, frames: int) -> TokenLayout:
-        rows, cols = self.token_grid
-        frame, row, col = torch.meshgrid(
-            torch.arange(frames), torch.arange(rows), torch.arange(cols), indexing="ij"
-        )
+        layout = TokenLayout.of(frames, self.token_grid)
         newline = torch.tensor([-1])
-        cell = torch.stack([torch.cat([row.flatten(), newline]), torch.cat([col.flatten(), newline])], dim=1)
-        return TokenLayout(torch.cat([frame.flatten(), newline]), cell, (rows, cols))
+        return replace(
+            layout,
+            frame=torch.cat([layout.frame, newline]),
+            cell=torch.cat([layout.cell, newline.expand(1, 2)]),
+        )
 
     def vision_attention_modules(self) -> list[nn.Module]:
         """SigLIP's attention modules, first layer first."""
@@ -88,7 +79,7 @@ class LlavaOnevision(Backbone):
         """Qwen2's attention modules, first layer first."""
         return [layer.self_attn for layer in self.model.model.language_model.layers]
 
-    def even_queries(self) -> Tensor:
+    def even_queries(self, length: int) -> Tensor:
         """(ceil(rows/2) * ceil(cols/2),) indices: the patches that survive the released code's subset."""
         rows, cols = self.patch_grid
         return (torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()

@@ -21,15 +21,19 @@ from transformers.utils import cached_file
 from lynx.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
+from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.backbones.precision import dtype_of, pick_device, quantisation, ready_for_cpu
+from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import LoraSettings
 from lynx.errors import BackboneError
 from lynx.lora import LoraBank
 
 logger = logging.getLogger(__name__)
 
-FAMILIES: dict[str, type[Backbone]] = {LlavaOnevision.family: LlavaOnevision}
+FAMILIES: dict[str, type[Backbone]] = {
+    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
+}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -121,11 +125,19 @@ def read_preprocessing(source: Source) -> Preprocessing:
         or {}
     )
     try:
-        size = (int(values["size"]["height"]), int(values["size"]["width"]))
-        return Preprocessing(size, tuple(values["image_mean"]), tuple(values["image_std"]))
+        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
+        size = values.get("size") or {}
+        least, most = (
+            values.get(old, size.get(new))
+            for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+        )
+        if least is not None and most is not None:
+            return Preprocessing(mean, std, pixels=(int(least), int(most)))
+        return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(
-            f"{source.name!r} has no preprocessor JSON with size (height, width), image_mean and image_std"
+            f"{source.name!r} has no preprocessor JSON with size (height and width, or the least "
+            "and the most pixels), image_mean and image_std"
         ) from error
 
 

@@ -20,7 +20,7 @@ from lynx.backbones import Backbone
 from lynx.clips import render_clip
 from lynx.config import AlignConfig
 from lynx.data import Example
-from lynx.errors import AdapterError
+from lynx.errors import AdapterError, DataError
 from lynx.interface.guidance import Guidance
 from lynx.interface.losses import attention_loss, response_distance, statistics_loss
 from lynx.modalities import Modality
@@ -42,7 +42,6 @@ class AlignmentLoss:
         self._keys = [mean.to(device, backbone.dtype) for mean in guidance.keys]
         self._values = [mean.to(device, backbone.dtype) for mean in guidance.values]
         self._mean, self._var = guidance.token_mean.to(device), guidance.token_var.to(device)
-        self._queries = backbone.even_queries().to(device) if config.query_subset == "even" else None
         self._sums: dict[int, list[tuple[Tensor, int]]] = {}
 
     @contextmanager
@@ -71,9 +70,15 @@ class AlignmentLoss:
     def _tap(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
-        distance = response_distance(
-            query, output, self._keys[layer], self._values[layer], output_projection(module), self._queries
-        )
+        even = self.config.query_subset == "even"
+        queries = self.backbone.even_queries(query.shape[2]).to(query.device) if even else None
+        keys, values = self._keys[layer], self._values[layer]
+        if keys.shape[-2:] != query.shape[-2:]:
+            raise DataError(
+                f"layer {layer} sees queries {tuple(query.shape[-2:])}, the guidance has keys "
+                f"{tuple(keys.shape[-2:])}: both must be of one resolution"
+            )
+        distance = response_distance(query, output, keys, values, output_projection(module), queries)
         self._sums.setdefault(layer, []).append(distance)
 
 

@@ -39,7 +39,8 @@ LARGEST = 65504.0
 class Guidance:
     """Stage 1's statistics. `frames` and `tokens` say over how many they were taken.
 
-    keys, values: one a layer, (H, n, d) float32; token_mean, token_var: (D,) float32, variance biased.
+    keys, values: one a layer, (W, H, n, d) float32, W the windows of a frame (1 in most families);
+    token_mean, token_var: (D,) float32, variance biased.
     backbone: what they were taken from, as adapters describe it.
     """
 
@@ -147,20 +148,23 @@ def _merge_moments(
 class Accumulator:
     """Gathers a `Guidance`: its `tap` lies on the attention, `add_tokens` takes the projected tokens."""
 
-    def __init__(self, layers: int) -> None:
-        self._means: list[tuple[Tensor, Tensor, int] | None] = [None] * layers
+    def __init__(self, windows: Sequence[int]) -> None:
+        """windows: into how many each layer divides a frame."""
+        self.windows = windows
+        self._means: list[tuple[Tensor, Tensor, int] | None] = [None] * len(windows)
         self._moments: tuple[Tensor, Tensor, int] | None = None
 
     def tap(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
-        """Take in one call of one layer: key, value (B, H, n, d), B frames."""
+        """Take in one call of one layer: key, value (B * W, H, n, d), B frames of W windows."""
+        frames = len(key) // self.windows[layer]
         new_keys, new_values = (
-            tensor.detach().sum(0, dtype=torch.float32) for tensor in (key, value)
-        )  # (H, n, d)
+            tensor.detach().unflatten(0, (frames, -1)).sum(0, dtype=torch.float32) for tensor in (key, value)
+        )  # (W, H, n, d)
         old = self._means[layer]
         if old is None:
-            self._means[layer] = (new_keys / len(key), new_values / len(key), len(key))
+            self._means[layer] = (new_keys / frames, new_values / frames, frames)
             return
         keys, values, seen = old
         if keys.shape != new_keys.shape:
@@ -168,9 +172,9 @@ class Accumulator:
                 f"layer {layer} saw keys {tuple(new_keys.shape)} after {tuple(keys.shape)}: "
                 "all frames must have one resolution"
             )
-        count = seen + len(key)
-        keys += (new_keys - keys * len(key)) / count
-        values += (new_values - values * len(key)) / count
+        count = seen + frames
+        keys += (new_keys - keys * frames) / count
+        values += (new_values - values * frames) / count
         self._means[layer] = (keys, values, count)
 
     def add_tokens(self, tokens: Tensor) -> None:
@@ -204,7 +208,8 @@ def guide(
     """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
     config = config or GuideConfig()
     backbone = model.backbone
-    accumulator = Accumulator(len(backbone.vision_attention_modules()))
+    layers = range(len(backbone.vision_attention_modules()))
+    accumulator = Accumulator([backbone.windows(layer) for layer in layers])
     with model.sensing(VIDEO), recording(backbone, vision=accumulator.tap):
         for frames in _batches(model, examples, config, progress):
             tokens, layout = backbone.encode(frames)

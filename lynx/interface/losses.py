@@ -25,12 +25,14 @@ def response_distance(
     The L1 norm between both responses after the output projection. The projection is affine, so it is applied
     once, to their difference; its bias cancels, and a dropout inside it falls on both alike.
 
-    query: (B, H, n, d); response: (B, n, H, d), before the projection; keys, values: (H, n, d), the guidance;
-    queries: indices of the queries that count, all if None. Returns (sum of absolute differences, how many).
+    query: (B, H, n, d); response: (B, n, H, d), before the projection; keys, values: (W, H, n, d), the
+    guidance of each of the W windows of a frame (1 where attention is over the whole frame), B being frames
+    times W; queries: indices of the queries that count, all if None. Returns (sum of absolute differences,
+    how many).
     """
     if queries is not None:
         query, response = query[:, :, queries], response[:, queries]
-    keys, values = (mean.to(query).expand(len(query), *mean.shape) for mean in (keys, values))
+    keys, values = (mean.to(query).repeat(len(query) // len(mean), 1, 1, 1) for mean in (keys, values))
     reference = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2)  # (B, q, H, d)
     difference = (response - reference).flatten(2)  # (B, q, H * d)
     offset = project(torch.zeros_like(difference[:1, :1]))

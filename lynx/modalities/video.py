@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media import Frames, probe, read_frames
+from lynx.media import Frames, fit, probe, read_frames
 from lynx.modalities.base import Modality, Source
 
 
@@ -35,6 +35,17 @@ class Video(Modality):
         if info.video is None:
             raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
         return info.duration
+
+    def size(self, source: Source) -> tuple[int, int]:
+        """(height, width) in pixels of the frames that `render` will give."""
+        if isinstance(source, Frames):
+            height, width = source.pixels.shape[-2:]
+            return height, width
+        track = probe(source).video if isinstance(source, str | Path) else None
+        if track is None:
+            raise MediaError(f"{source!r} has no picture track.")
+        width, height = fit(track.width, track.height, self.rendering.max_side)
+        return height, width
 
     def render(self, source: Source, times: Tensor) -> Frames:
         """Frames (T, 3, H, W) uint8 displayed at `times` (T,) seconds."""

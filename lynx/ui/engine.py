@@ -299,7 +299,7 @@ def findings(session: "Session") -> Findings | None:
         tuple(word for word, _ in evidence.words),
         tuple(evidence.share(index) for index in indices),
         tuple({sense: evidence.curve(index, sense) for sense in evidence.spans} for index in indices),
-        tuple({sense: evidence.heatmap(index, sense) for sense in evidence.spans} for index in indices),
+        tuple({sense: evidence.frame_maps(index, sense) for sense in evidence.spans} for index in indices),
         {sense: thumbnails(stream.frames) for sense, stream in evidence.streams.items()},
     )
 

@@ -31,7 +31,7 @@ def answer_together(backbone: Backbone, prompts: Sequence[Composed], limit: int 
         use_cache=True,
         logits_to_keep=1,
     )
-    cache = output.past_key_values
+    cache = output.cache
     cache.batch_repeat_interleave(len(prompts))
     embeds, mask, positions = _rest(prompts, shared)
     ends = torch.tensor(_ends(backbone), device=mask.device)
@@ -42,7 +42,7 @@ def answer_together(backbone: Backbone, prompts: Sequence[Composed], limit: int 
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -99,7 +99,7 @@ def stock(backbone: Backbone) -> Backbone:
 @torch.no_grad()
 def answer_stock(backbone: Backbone, frames: Frames, question: str, limit: int = LIMIT) -> str:
     """The greedy answer of a `stock` backbone about a video alone."""
-    pixels = backbone.pixels(frames.pixels)
+    pixels = backbone.video_pixels(frames.pixels)
     ids = backbone.prompt_ids([{"role": "user", "content": question}], with_media=True)
     place = ids.index(backbone.placeholder)
     ids[place : place + 1] = [backbone.placeholder] * backbone.tokens(len(pixels))

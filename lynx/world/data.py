@@ -78,8 +78,9 @@ class WorldDataset(Sequence[Example]):
     """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
 
     `types` keeps to some types of questions. Where the set is `balanced`, clips are drawn for one type after
-    the other of those that sight alone cannot answer, so that rare ones are asked often enough to be learned. The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share
-    no clip, whatever the seed.
+    the other of those that sight alone cannot answer, so that rare ones are asked often enough to be learned.
+    The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share no clip,
+    whatever the seed.
     """
 
     split: str

@@ -1,0 +1,105 @@
+"""InternVL in its transformers-native classes: InternViT with a class token, pixel shuffle, a Qwen LLM.
+
+A frame is 256 tokens between `<img>` and `</img>`, and a video names its frames ("Frame1: "), so the media of
+a prompt are tokens with words between them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lynx.backbones.base import Backbone, Stream, TokenLayout
+
+FRAMES_PER_PASS = 16
+"""Longer clips go through the tower in parts, so that memory does not grow with them."""
+VIDEO = "video"
+
+
+class InternVL(Backbone):
+    """`InternVLForConditionalGeneration` in every size."""
+
+    family = "internvl"
+    vision_targets = (
+        r".*vision_tower\.encoder\.layer\.\d+\.(attention\.([qkv]_proj|projection_layer)|mlp\.fc[12])"
+    )
+    llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+
+    @property
+    def placeholder(self) -> int:
+        """The id of `<IMG_CONTEXT>`."""
+        return int(self.model.config.image_token_id)
+
+    @property
+    def marker(self) -> int:
+        """The id of `<video>`."""
+        return int(self.tokenizer.convert_tokens_to_ids([self.tokenizer.video_token])[0])
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in the vision tower."""
+        config: Any = self.model.config.vision_config  # sizes are pairs here
+        (height, width), (patch_h, patch_w) = config.image_size, config.patch_size
+        return height // patch_h, width // patch_w
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of one frame, after pixel shuffle."""
+        rows, cols = self.patch_grid
+        ratio = self.model.config.downsample_ratio
+        return int(rows * ratio), int(cols * ratio)
+
+    def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """Tokens of a clip of that many frames of any size, without the words between them."""
+        return frames * math.prod(self.token_grid)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device."""
+        return self.resize(frames, self.preprocessing.size)
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
+        """(T, 3, h, w) -> tokens (T * rows * cols, D)."""
+        parts = [
+            self.model.model.get_image_features(part).pooler_output.flatten(0, 1)
+            for part in pixels.split(FRAMES_PER_PASS)
+        ]
+        return torch.cat(parts), TokenLayout.of(len(pixels), self.token_grid)
+
+    def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
+        """Frames of the video with their names, then every other stream between one pair of marks."""
+        begin, end = self._ids(self.tokenizer.start_image_token), self._ids(self.tokenizer.end_image_token)
+        ids: list[int] = []
+        places: dict[str, list[int]] = {}
+        for stream in streams:
+            count = stream.steps if stream.sense == VIDEO else 1
+            size = len(stream.tokens) // count
+            for number in range(1, count + 1):
+                name = f"Frame{number}: " if stream.sense == VIDEO else ""
+                ids += self._ids(("\n" if ids else "") + name) + begin
+                places.setdefault(stream.sense, []).extend(range(len(ids), len(ids) + size))
+                ids += [self.placeholder] * size + end
+        return ids, places
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def vision_attention_modules(self) -> list[nn.Module]:
+        """InternViT's attention modules, first layer first."""
+        return [layer.attention for layer in self.model.model.vision_tower.encoder.layer]
+
+    def text_attention_modules(self) -> list[nn.Module]:
+        """The LLM's attention modules, first layer first."""
+        return [layer.self_attn for layer in self.model.model.language_model.layers]
+
+    def even_queries(self, length: int) -> Tensor:
+        """Patches at even rows and columns, behind the class token: one of each 2 x 2 that is a token."""
+        rows, cols = self.patch_grid
+        return (1 + torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()
+
+    def interface_weights(self) -> list[Tensor]:
+        """The projector's weights, its norm included."""
+        return list(self.model.model.multi_modal_projector.parameters())

@@ -1,0 +1,145 @@
+"""Qwen2.5-VL: a tower with windows, two frames a token, positions in time, height and width.
+
+The RGB video keeps its shape (the stock processor's `smart_resize`); guidance and pseudo-frames have one
+square resolution, since mean keys and values belong to one grid. Positions are computed here and always
+passed: the stock model cannot place two grids behind one another, and keeps state between requests.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from lynx.attention import PACKED
+from lynx.backbones.base import Backbone, Stream, TokenLayout
+
+
+class Qwen25VL(Backbone):
+    """`Qwen2_5_VLForConditionalGeneration` in every size."""
+
+    family = "qwen2_5_vl"
+    vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
+    llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    unquantised = ("lm_head", "model.visual")
+    placements = ("continue", "share")
+
+    def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
+        super().__init__(model, *arguments, **options)
+        # Set here: transformers would look for a kernel of this name while it loads the weights.
+        self.model.model.visual.config._attn_implementation = PACKED
+
+    @property
+    def placeholder(self) -> int:
+        """The id of `<|video_pad|>`."""
+        return int(self.model.config.video_token_id)
+
+    @property
+    def merged(self) -> int:
+        """Pixels on a side of one token: 28."""
+        vision = self.model.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)
+
+    @property
+    def square(self) -> int:
+        """Pixels on a side of a pseudo-frame: 448, or what the checkpoint's largest frame leaves."""
+        windows = self.model.config.vision_config.window_size  # whole windows, so that all are alike
+        return max(1, min(448, math.isqrt(self.preprocessing.pixels[1])) // windows) * windows
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of one pseudo-frame."""
+        side = self.square // self.merged
+        return side, side
+
+    def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """Tokens of a clip: two frames each, the last one alone where their number is odd."""
+        height, width = self._video_size(size) if size is not None else (self.square, self.square)
+        steps = math.ceil(frames / self._temporal)
+        return steps * (height // self.merged) * (width // self.merged)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T', 3, square, square), T' even: the last frame twice where T is odd."""
+        return self._even(self.resize(frames, (self.square, self.square)))
+
+    def video_pixels(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T', 3, h, w), sides multiples of 28 and close to the video's shape."""
+        height, width = frames.shape[-2:]
+        return self._even(self.resize(frames, self._video_size((height, width))))
+
+    @property
+    def _temporal(self) -> int:
+        return int(self.model.config.vision_config.temporal_patch_size)
+
+    def _even(self, pixels: Tensor) -> Tensor:
+        missing = -len(pixels) % self._temporal
+        return torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
+
+    def _video_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        least, most = self.preprocessing.pixels
+        height, width = smart_resize(*size, factor=self.merged, min_pixels=least, max_pixels=most)
+        return int(height), int(width)
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
+        """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, D)."""
+        vision = self.model.config.vision_config
+        patch, merge = vision.patch_size, vision.spatial_merge_size
+        count, channels, height, width = pixels.shape
+        steps, rows, cols = count // self._temporal, height // patch, width // patch
+        patches = pixels.view(
+            steps, self._temporal, channels, rows // merge, merge, patch, cols // merge, merge, patch
+        )
+        flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
+        grid = torch.tensor([[steps, rows, cols]], device=pixels.device)
+        tokens: Tensor = self.model.model.get_video_features(flat, grid).pooler_output[0]
+        return tokens, TokenLayout.of(steps, (rows // merge, cols // merge), self._temporal)
+
+    def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
+        """(3, S): time, row and column of every token; text goes on from the largest side of a grid.
+
+        Time runs in the checkpoint's own steps a second, from the seconds between the stream's moments.
+        """
+        places = torch.zeros(3, length, dtype=torch.long)
+        done, at, begin = 0, 0, None
+        for stream in streams:
+            first, last = int(spans[stream.sense][0]), int(spans[stream.sense][-1]) + 1
+            places[:, done:first] = at + torch.arange(first - done)
+            at += first - done
+            start = at if begin is None or stream.placement == "continue" else begin
+            places[:, first:last] = start + self._grid(stream)
+            at = max(at, start + max(stream.grid))
+            done, begin = last, start if begin is None else begin
+        places[:, done:] = at + torch.arange(length - done)
+        return places
+
+    def _grid(self, stream: Stream) -> Tensor:
+        """(3, n) from 0 on."""
+        ticks = self.model.config.vision_config.tokens_per_second * round(stream.spacing, 6)
+        time = (torch.arange(stream.steps) * ticks).long()
+        rows, cols = (torch.arange(side) for side in stream.grid)
+        return torch.stack(torch.meshgrid(time, rows, cols, indexing="ij")).flatten(1)
+
+    def vision_attention_modules(self) -> list[nn.Module]:
+        """The tower's attention modules, first layer first."""
+        return [block.attn for block in self.model.model.visual.blocks]
+
+    def text_attention_modules(self) -> list[nn.Module]:
+        """The LLM's attention modules, first layer first."""
+        return [layer.self_attn for layer in self.model.model.language_model.layers]
+
+    def windows(self, layer: int) -> int:
+        """1 in a layer with full attention, else as many windows as a pseudo-frame has."""
+        vision = self.model.config.vision_config
+        return 1 if layer in vision.fullatt_block_indexes else (self.square // vision.window_size) ** 2
+
+    def even_queries(self, length: int) -> Tensor:
+        """The first patch of every 2 x 2 block: the tower keeps the patches of a token together."""
+        return torch.arange(0, length, self.model.config.vision_config.spatial_merge_size**2)
+
+    def interface_weights(self) -> list[Tensor]:
+        """The merger's weights, its norm included, without the LoRAs that it may have."""
+        named = self.model.model.visual.merger.named_parameters()
+        return [weight for name, weight in named if ".lora_" not in name]
