@@ -36,7 +36,8 @@ class InternVL(Backbone):
     @property
     def marker(self) -> int:
         """The id of `<video>`."""
-        return int(self.tokenizer.convert_tokens_to_ids([self.tokenizer.video_token])[0])
+        found: Any = self.tokenizer.convert_tokens_to_ids(self.tokenizer.video_token)
+        return int(found)
 
     @property
     def patch_grid(self) -> tuple[int, int]:
