@@ -7,7 +7,6 @@ pass with the same LoRA and optimizer. Random weights; 1152 wide, 16 heads, 27 x
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def wide_backbone(folder: Path, layers: int) -> Path:
         SiglipVisionConfig,
     )
 
-    from tests.checkpoints import CHAT_TEMPLATE, tokenizer
+    from tests.checkpoints import LLAVA_TEMPLATE, tokenizer, write
 
     words = tokenizer()
     ids = words.convert_tokens_to_ids
@@ -58,12 +57,9 @@ def wide_backbone(folder: Path, layers: int) -> Path:
         vision_config=vision, text_config=text,
         image_token_index=ids("<image>"), video_token_index=ids("<video>"),
     )  # fmt: skip
-    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    preprocessor = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    return folder
+    model = LlavaOnevisionForConditionalGeneration(config)
+    size = {"size": {"height": 384, "width": 384}}
+    return write(folder, model, words, LLAVA_TEMPLATE, size, std=None)
 
 
 def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:

@@ -17,8 +17,9 @@ from lynx.errors import DataError
 
 if TYPE_CHECKING:
     from lynx.media import Frames, Waveform
+    from lynx.media3d import DepthClip
 
-Source = Union[str, Path, "Frames", "Waveform"]
+Source = Union[str, Path, "Frames", "Waveform", "DepthClip", Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,20 @@ def open_data(
     seed: int = 0,
     n: int | None = None,
     senses: Sequence[str] | None = None,
+    focus: Sequence[str] = (),
 ) -> Sequence[Example]:
     """The examples of the source `name` ("jsonl" with a path, "world" without).
 
     At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
-    `senses=("audio",)` is unpaired audio.
+    `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.
 
     Raises:
         DataError: unknown source, unreadable file, or nothing left.
     """
     if name not in SOURCES:
         raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")
-    examples = SOURCES[name](path, split, seed, n, tuple(senses) if senses is not None else None)
+    chosen = tuple(senses) if senses is not None else None
+    examples = SOURCES[name](path, split, seed, n, chosen, tuple(focus))
     if not len(examples):
         wanted = f" with {' and '.join(senses)}" if senses else ""
         raise DataError(f"the source {name!r} has no {split} examples{wanted}; check the path and the senses")
@@ -72,19 +75,28 @@ def open_data(
 
 
 def _open_world(
-    path: str | Path | None, split: str, seed: int, n: int | None, senses: tuple[str, ...] | None
+    path: str | Path | None,
+    split: str,
+    seed: int,
+    n: int | None,
+    senses: tuple[str, ...] | None,
+    focus: tuple[str, ...],
 ) -> Sequence[Example]:
     from lynx.world.data import WorldDataset
 
     if path is not None:
         raise DataError(f"the world is drawn, not read: it takes no path (given: {path})")
-    # questions are for tuning, where each type should be met often enough; unpaired media have none
-    more: dict[str, Any] = {"senses": senses} if senses is not None else {"balanced": True, "per_type": 3}
-    return WorldDataset(split=split, seed=seed, n=n if n is not None else 1000, **more)
+    more: dict[str, Any] = {"senses": senses} if senses is not None else {}
+    return WorldDataset(split, seed, n if n is not None else 1000, per_type=3, focus=focus, **more)
 
 
 def _open_jsonl(
-    path: str | Path | None, split: str, seed: int, n: int | None, senses: tuple[str, ...] | None
+    path: str | Path | None,
+    split: str,
+    seed: int,
+    n: int | None,
+    senses: tuple[str, ...] | None,
+    focus: tuple[str, ...],
 ) -> Sequence[Example]:
     if path is None:
         raise DataError(
@@ -100,6 +112,8 @@ def _open_jsonl(
             for example in examples
             if set(senses) <= set(example.media)
         ]
+    if focus:
+        examples = [each for each in examples if any(turn.type in focus for turn in each.turns)]
     if n is not None and n < len(examples):
         examples = random.Random(seed).sample(examples, n)
     return examples
@@ -135,7 +149,9 @@ def _parse_turn(where: str, turn: Any) -> Turn:
     return Turn(str(turn["question"]), str(turn["answer"]), str(turn.get("type", "")), senses)
 
 
-Opener = Callable[[str | Path | None, str, int, int | None, tuple[str, ...] | None], Sequence[Example]]
+Opener = Callable[
+    [str | Path | None, str, int, int | None, tuple[str, ...] | None, tuple[str, ...]], Sequence[Example]
+]
 SOURCES: dict[str, Opener] = {
     "jsonl": _open_jsonl,
     "world": _open_world,

@@ -81,7 +81,7 @@ def tokenizer(family: str = "llava_onevision") -> PreTrainedTokenizerFast:
     )
 
 
-def _text(words: PreTrainedTokenizerFast, **sizes: Any) -> dict[str, Any]:
+def text_options(words: PreTrainedTokenizerFast, **sizes: Any) -> dict[str, Any]:
     """The options of a small Qwen2."""
     ids = words.convert_tokens_to_ids
     small = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4)
@@ -90,17 +90,18 @@ def _text(words: PreTrainedTokenizerFast, **sizes: Any) -> dict[str, Any]:
     return {"vocab_size": len(words), **small, **more, **ends, **sizes}
 
 
-def _write(
+def write(
     folder: Path,
     model: PreTrainedModel,
     words: PreTrainedTokenizerFast,
     template: str,
     preprocessor: dict[str, Any],
+    std: float | None = 0.15,
 ) -> Path:
     """A checkpoint folder; weights livelier than the default, so that answers depend on inputs."""
-    for name, weight in model.named_parameters():
+    for name, weight in model.named_parameters() if std else ():
         if weight.ndim > 1 and "norm" not in name:
-            torch.nn.init.normal_(weight, std=0.15)
+            torch.nn.init.normal_(weight, std=std)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(template)
@@ -129,11 +130,12 @@ def llava_onevision(
     )  # fmt: skip
     sizes = dict(hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers)
     config = LlavaOnevisionConfig(
-        vision_config=vision, text_config=Qwen2Config(**_text(words, **sizes, tie_word_embeddings=tied)),
+        vision_config=vision,
+        text_config=Qwen2Config(**text_options(words, **sizes, tie_word_embeddings=tied)),
         image_token_index=ids("<image>"), video_token_index=ids("<video>"), tie_word_embeddings=tied,
     )  # fmt: skip
     model = LlavaOnevisionForConditionalGeneration(config)
-    return _write(folder, model, words, LLAVA_TEMPLATE, {"size": {"height": side, "width": side}})
+    return write(folder, model, words, LLAVA_TEMPLATE, {"size": {"height": side, "width": side}})
 
 
 def qwen2_5_vl(folder: Path, *, seed: int = 0, tied: bool = False, **text: Any) -> Path:
@@ -141,7 +143,7 @@ def qwen2_5_vl(folder: Path, *, seed: int = 0, tied: bool = False, **text: Any) 
     torch.manual_seed(seed)
     words = tokenizer("qwen2_5_vl")
     ids = words.convert_tokens_to_ids
-    options = _text(words, **text)
+    options = text_options(words, **text)
     half = options["hidden_size"] // options["num_attention_heads"] // 2
     rope = {"rope_type": "default", "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
     config = Qwen2_5_VLConfig(
@@ -156,7 +158,7 @@ def qwen2_5_vl(folder: Path, *, seed: int = 0, tied: bool = False, **text: Any) 
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config)
     limits = {"min_pixels": 16 * 16, "max_pixels": 40 * 40, "patch_size": 4}
-    return _write(folder, model, words, QWEN_TEMPLATE, limits)
+    return write(folder, model, words, QWEN_TEMPLATE, limits)
 
 
 def internvl(folder: Path, *, seed: int = 0, tied: bool = False, side: int = 32, **text: Any) -> Path:
@@ -164,7 +166,7 @@ def internvl(folder: Path, *, seed: int = 0, tied: bool = False, side: int = 32,
     torch.manual_seed(seed)
     words = tokenizer("internvl")
     ids = words.convert_tokens_to_ids
-    options = _text(words, **text)
+    options = text_options(words, **text)
     config = InternVLConfig(
         text_config={"model_type": "qwen2", **options, "tie_word_embeddings": tied},
         vision_config=InternVLVisionConfig(
@@ -174,7 +176,7 @@ def internvl(folder: Path, *, seed: int = 0, tied: bool = False, side: int = 32,
         image_token_id=ids("<IMG_CONTEXT>"), image_seq_length=(side // 8) ** 2, tie_word_embeddings=tied,
     )  # fmt: skip
     model = InternVLForConditionalGeneration(config)
-    return _write(folder, model, words, INTERNVL_TEMPLATE, {"size": {"height": side, "width": side}})
+    return write(folder, model, words, INTERNVL_TEMPLATE, {"size": {"height": side, "width": side}})
 
 
 FAMILIES = {"llava_onevision": llava_onevision, "qwen2_5_vl": qwen2_5_vl, "internvl": internvl}

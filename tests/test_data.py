@@ -38,6 +38,13 @@ def test_a_folder_has_a_file_for_each_split(folder):
         open_data("jsonl", folder, split="val")
 
 
+def test_a_focus_keeps_clips_with_such_a_question(folder):
+    kind = TURN["type"]
+    assert [example.id for example in open_data("jsonl", folder, focus=(kind,))] == ["a"]
+    with pytest.raises(DataError, match="no train examples"):
+        open_data("jsonl", folder, focus=("riddle",))
+
+
 def test_senses_choose_examples_and_drop_other_media(folder):
     alone = open_data("jsonl", folder, senses=("audio",))
     assert [set(example.media) for example in alone] == [{"audio"}] * 3

@@ -1,5 +1,6 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,17 @@ def _data_arguments(parser: Parser) -> None:
     )
 
 
-def _examples(options: Options, senses: tuple[str, ...] | None) -> Any:
+def _examples(options: Options, senses: tuple[str, ...] | None, focus: Sequence[str] = ()) -> Any:
     from lynx.data import open_data
 
     return open_data(
-        options.data, options.data_path, split="train", seed=options.data_seed, n=options.n, senses=senses
+        options.data,
+        options.data_path,
+        split="train",
+        seed=options.data_seed,
+        n=options.n,
+        senses=senses,
+        focus=focus,
     )
 
 
@@ -93,6 +100,13 @@ def _tune_arguments(parser: Parser) -> None:
     from lynx.config import TuneConfig
 
     _stage_arguments(parser)
+    parser.add_argument(
+        "--focus",
+        nargs="+",
+        default=[],
+        metavar="TYPE",
+        help="only clips with a question of one of these types, which are met in turn",
+    )
     adapter_argument(parser)
     add_options(parser, TuneConfig)
 
@@ -104,4 +118,7 @@ def _tune(options: Options) -> Result:
     from lynx.tuning import tune
 
     config = read_options(options, TuneConfig)
-    return dict(tune(load_model(options), options.modality, _examples(options, None), config, options.out))
+    # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
+    senses = ("video", options.modality) if options.data == "world" else None
+    examples = _examples(options, senses, options.focus)
+    return dict(tune(load_model(options), options.modality, examples, config, options.out))
