@@ -23,7 +23,16 @@ from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
-from lynx.backbones.precision import dtype_of, pick_device, quantisation, ready_for_cpu
+from lynx.backbones.precision import (
+    QUANTISED,
+    check_device,
+    check_quantised,
+    dtype_of,
+    pick_device,
+    pick_precision,
+    quantisation,
+    ready_for_cpu,
+)
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import LoraSettings
 from lynx.errors import BackboneError
@@ -165,23 +174,36 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def _read_model(
     source: Source, config: PreTrainedConfig, precision: str, device: torch.device
 ) -> PreTrainedModel:
-    family, quantised = FAMILIES[config.model_type], precision in ("int8", "nf4")
+    family, quantised = FAMILIES[config.model_type], precision in QUANTISED
+    dtype = dtype_of(precision, config, device)
+    options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
+    if quantised and getattr(config, "quantization_config", None) is None:
+        # Given to a checkpoint that has its own, even as None, it would replace it.
+        options["quantization_config"] = quantisation(precision, family.unquantised, dtype)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,
             revision=source.revision,
-            dtype=dtype_of(precision, config, device),
+            dtype=dtype,
             attn_implementation={"vision_config": ATTENTION, "text_config": ATTENTION},
-            quantization_config=quantisation(precision, family.unquantised),
-            device_map={"": device} if quantised else None,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
-    info: dict[str, Any] = loaded[1]
+    _check_keys(source, loaded[1])
+    if quantised:
+        check_quantised(model, precision, family.llm_targets, source.name)
+        ready_for_cpu(model)
+        return model
+    return model.to(device)  # type: ignore[arg-type]
+
+
+def _check_keys(source: Source, info: dict[str, Any]) -> None:
+    """Whether the weights were all there; what the model has no place for is said."""
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise BackboneError(
@@ -191,10 +213,6 @@ def _read_model(
         logger.warning(
             "%s holds tensors its model has no place for: %s", source.name, info["unexpected_keys"]
         )
-    if quantised:
-        ready_for_cpu(model)
-        return model
-    return model.to(device)  # type: ignore[arg-type]
 
 
 def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
@@ -209,6 +227,8 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     where = parse_source(source)
     target = pick_device(device)
     config = read_config(where)
+    precision = pick_precision(precision, config, where.name)
+    check_device(precision, target)
     preprocessing = read_preprocessing(where)
     tokenizer = read_tokenizer(where)
     model = _read_model(where, config, precision, target)

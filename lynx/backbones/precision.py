@@ -1,13 +1,25 @@
-"""Which device and precision: fp32 or bf16 for the whole model, int8 or nf4 (bitsandbytes) for the LLM."""
+"""Which device and precision: fp32 or bf16 for the whole model, int8 or nf4 (bitsandbytes) for the LLM.
 
+Only the LLM's linear layers are quantised. Encoder, projector and lm_head define the token interface and keep
+bf16 or fp32; `check_quantised` makes sure of that, whoever quantised the weights.
+"""
+
+import importlib.util
+import re
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from lynx.errors import BackboneError
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
+QUANTISED = ("int8", "nf4")
+_KINDS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}
+"""The classes of bitsandbytes, which is an optional package: names, not imports."""
+_DEVICES = ("cpu", "cuda", "xpu")
+"""Where bitsandbytes has kernels."""
 
 
 def pick_device(device: str) -> torch.device:
@@ -27,13 +39,61 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """The precision of all weights that are not quantised.
+def pick_precision(precision: str, config: PreTrainedConfig, source: str) -> str:
+    """The precision to load in: what was asked for, or what the checkpoint is quantised to already.
 
-    Raises: BackboneError for a name that is none of PRECISIONS.
+    Raises: BackboneError: none of PRECISIONS; quantised otherwise than asked for, or not by bitsandbytes.
     """
     if precision not in PRECISIONS:
         raise BackboneError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
+    saved = saved_precision(config, source)
+    if saved is None or precision in ("auto", saved):
+        return saved or precision
+    raise BackboneError(
+        f"{source!r} is saved in {saved} and cannot be loaded in {precision}: use {saved} or auto, or the "
+        "checkpoint it was made from"
+    )
+
+
+def saved_precision(config: PreTrainedConfig, source: str) -> str | None:
+    """What a checkpoint's own `quantization_config` says: "int8", "nf4", or None where it has none.
+
+    Raises: BackboneError for a method that lynx does not know.
+    """
+    saved = getattr(config, "quantization_config", None)
+    if saved is None:
+        return None
+    values = saved if isinstance(saved, dict) else saved.to_dict()
+    method = str(values.get("quant_method", "bitsandbytes"))
+    if method == "bitsandbytes" and values.get("load_in_8bit"):
+        return "int8"
+    kind = values.get("bnb_4bit_quant_type", "fp4")
+    if method == "bitsandbytes" and values.get("load_in_4bit") and kind == "nf4":
+        return "nf4"
+    found = f"{method} ({kind})" if method == "bitsandbytes" else method
+    raise BackboneError(f"{source!r} is quantised with {found}; lynx reads bitsandbytes' int8 and nf4")
+
+
+def check_device(precision: str, device: torch.device) -> None:
+    """Whether a device can hold a quantised LLM. Raises: BackboneError that says what it can do instead."""
+    if precision not in QUANTISED:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BackboneError(f"{precision} needs bitsandbytes: pip install 'lynx[quant]', or use bf16 or fp32")
+    if device.type not in _DEVICES:
+        raise BackboneError(
+            f"{precision} runs on {', '.join(_DEVICES)}, not on {device.type!r}: use bf16 or fp32 there, or "
+            "device='cpu'"
+        )
+    if device.type == "cuda" and precision == "int8" and torch.cuda.get_device_capability(device) < (7, 5):
+        raise BackboneError(
+            f"int8 needs a GPU of compute capability 7.5, this one has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}: use nf4 or fp32"
+        )
+
+
+def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
+    """The precision of all weights that are not quantised."""
     if precision in ("fp32", "bf16"):
         return torch.float32 if precision == "fp32" else torch.bfloat16
     if device.type == "cpu" or config.dtype is torch.float32:
@@ -41,17 +101,42 @@ def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> 
     return torch.bfloat16
 
 
-def quantisation(precision: str, unquantised: tuple[str, ...]) -> BitsAndBytesConfig | None:
-    """The bitsandbytes configuration of int8 and nf4; None for the others.
+def quantisation(precision: str, unquantised: tuple[str, ...], dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The bitsandbytes configuration of int8 or nf4.
 
     unquantised: full module paths; bitsandbytes ignores short ones, and forgets lm_head when given any.
+    dtype: what 4-bit layers compute in; float32 where it is not said, whatever the model's precision.
     """
-    if precision not in ("int8", "nf4"):
-        return None
     options: dict[str, Any] = {"llm_int8_skip_modules": list(unquantised)}
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, **options)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **options)
+    options |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(load_in_4bit=True, **options)
+
+
+def check_quantised(model: nn.Module, precision: str, llm_targets: str, source: str) -> None:
+    """Whether exactly the LLM's linear layers are quantised, and all else is bf16 or fp32.
+
+    llm_targets: the regex of the full names of those layers.
+    Raises: BackboneError naming a module that is not as it should be.
+    """
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        expected = _KINDS[precision] if re.fullmatch(llm_targets, name) else "full precision"
+        found = kind if kind in _KINDS.values() else "full precision"
+        if found != expected:
+            raise BackboneError(
+                f"{name} of {source!r} is in {found}, expected {expected}: in {precision} the LLM's linear "
+                "layers are quantised and nothing else, since encoder, projector and lm_head make the tokens "
+                "that adapters are trained on"
+            )
+        if found == "full precision":
+            for key, weight in module.named_parameters(recurse=False):
+                if weight.dtype not in (torch.bfloat16, torch.float32):
+                    raise BackboneError(
+                        f"{name}.{key} of {source!r} is in {str(weight.dtype).removeprefix('torch.')}, "
+                        "expected bfloat16 or float32"
+                    )
 
 
 def ready_for_cpu(model: PreTrainedModel) -> None:
