@@ -1,6 +1,8 @@
 import json
+import runpy
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import checkpoints
 import pytest
@@ -9,11 +11,13 @@ from checkpoints import clip
 from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Config
 
-from lynx.backbones import CATALOG, Stream, count_parameters, load_backbone, parse_source
-from lynx.backbones.llava_onevision import FRAMES_PER_PASS, LlavaOnevision
+from lynx.backbones import CATALOG, FAMILIES, Stream, count_parameters, load_backbone, parse_source
+from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.errors import BackboneError
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
+DATA = Path(__file__).parent / "data"
+LONG = 35  # frames; more than go through the tower at once
 
 
 @pytest.fixture(scope="module")
@@ -102,29 +106,52 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     assert all(torch.equal(a, b) for a, b in zip(found.logits, expected.logits, strict=True))
 
 
-@pytest.mark.parametrize("name", ["wide", "tall", "exact", "small"])
-def test_pixels_are_bit_equal_to_the_stock_video_processor_s(folder, tmp_path, root, name):
-    """Recorded by tests/data/record_pixels.py: the stock processor needs torchvision."""
-    shutil.copytree(folder, tmp_path / "copy")
-    processor = {
-        "size": {"height": 28, "width": 28},
-        "image_mean": [0.48, 0.45, 0.4],
-        "image_std": [0.26, 0.25, 0.27],
-    }
-    (tmp_path / "copy" / "preprocessor_config.json").write_text(json.dumps(processor))
-    recorded = load_file(root / "tests/data/pixels.safetensors")[name]
-    height, width = {"wide": (50, 70), "tall": (90, 31), "exact": (28, 28), "small": (9, 12)}[name]
-    found = load_backbone(tmp_path / "copy").pixels(clip(2, height, width).pixels)
-    assert torch.equal(found, recorded)
+def recorded(family):
+    """Cases of tests/data/record_pixels.py: name -> frames (T, 3, H, W) uint8."""
+    script = runpy.run_path(str(DATA / "record_pixels.py"))
+    cases = {"llava_onevision": "LLAVA", "internvl": "INTERNVL", "qwen2_5_vl": "QWEN"}[family]
+    return {name: clip(*case).pixels for name, case in script[cases].items()}, script
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_pixels_are_bit_equal_to_the_stock_video_processor_s(tmp_path, family):
+    """Recorded by tests/data/record_pixels.py: the stock processors need torchvision."""
+    folder = checkpoints.FAMILIES[family](tmp_path)
+    cases, script = recorded(family)
+    sizes = {"llava_onevision": {"height": 28, "width": 28}, "internvl": {"height": 32, "width": 32}}
+    least, most = script["PIXELS"]
+    size = sizes.get(family, {"shortest_edge": least, "longest_edge": most})
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, **script["STATISTICS"]}))
+    backbone = load_backbone(folder)
+    expected = load_file(DATA / "pixels.safetensors")
+    for name, frames in cases.items():
+        pixels = backbone.video_pixels(frames)
+        if family == "qwen2_5_vl":  # its processor gives patches: what the tower is given
+            pixels, grid = tower_inputs(backbone, pixels)
+            assert torch.equal(grid, expected[f"{family}/{name}/grid"]), name
+            assert backbone.tokens(len(frames), tuple(frames.shape[-2:])) == len(pixels) // 4
+        assert torch.equal(pixels, expected[f"{family}/{name}"]), name
+
+
+def tower_inputs(backbone, pixels):
+    given = []
+    hook = backbone.model.model.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: given.extend([*args, *kwargs.values()]), with_kwargs=True
+    )
+    with torch.no_grad():
+        backbone.encode(pixels)
+    hook.remove()
+    patches, grid = (value for value in given if isinstance(value, torch.Tensor))
+    return patches, grid
 
 
 def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
-    pixels = backbone.pixels(clip(FRAMES_PER_PASS + 3).pixels)
+    pixels = backbone.pixels(clip(LlavaOnevision.frames_per_pass + 3).pixels)
     with torch.no_grad():
         tokens, layout = backbone.encode(pixels)
         whole = backbone.model.model.get_video_features(pixels[None]).pooler_output[0]
     assert torch.allclose(tokens, whole, atol=1e-5)
-    assert len(tokens) == len(layout.frame) == backbone.tokens(FRAMES_PER_PASS + 3)
+    assert len(tokens) == len(layout.frame) == backbone.tokens(LlavaOnevision.frames_per_pass + 3)
     assert (layout.frame == -1).sum() == 1 and layout.frame[-1] == -1 and layout.cell[-1].tolist() == [-1, -1]
     assert layout.frame[16 * 7] == 7 and layout.cell[16 * 7 + 6].tolist() == [1, 2]
 
