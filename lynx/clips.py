@@ -5,12 +5,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lynx.data import Example, Source
 from lynx.errors import DataError
 from lynx.media import Frames, Waveform, sample_times
+from lynx.media3d import DepthClip
 from lynx.modalities import Modality
+from lynx.modalities.multi_view import views_of
 
 VIDEO = "video"
 
@@ -50,9 +53,26 @@ def _feed(digest: "hashlib.blake2b", source: Source) -> None:
     elif isinstance(source, Waveform):
         _feed_tensor(digest, source.samples)
         digest.update(repr(source.sample_rate).encode())
+    elif isinstance(source, DepthClip):
+        for array in (source.times, source.intrinsics, source.poses):
+            _feed_tensor(digest, torch.as_tensor(array) if array is not None else torch.empty(0))
+        for index in range(source.count):
+            _feed_tensor(digest, torch.from_numpy(source.measure([index])))
+    elif isinstance(source, Mapping):
+        for name, view in views_of(source).items():
+            digest.update(repr((name, view.offset)).encode())
+            _feed(digest, view.clip)
     else:
-        with Path(source).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        _feed_files(digest, Path(source))
+
+
+def _feed_files(digest: "hashlib.blake2b", path: Path) -> None:
+    """A file's bytes; of a folder those of all its files, with their names."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "blake2b").digest())
 
 
 def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:

@@ -10,7 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for path in (ROOT / "lynx").rglob("*.py"))
-OPTIONAL = ("gradio", "spaces", "moviepy", "imageio_ffmpeg", "trimesh", "bitsandbytes", "scipy", "psutil")
+OPTIONAL = (
+    "gradio",
+    "spaces",
+    "moviepy",
+    "imageio_ffmpeg",
+    "trimesh",
+    "embreex",
+    "bitsandbytes",
+    "scipy",
+    "psutil",
+)
 
 # A package that is not listed may be used anywhere. A path ends with / where it means a folder.
 CONFINED = {
@@ -18,7 +28,8 @@ CONFINED = {
     "spaces": ("lynx/ui/",),
     "av": ("lynx/media.py",),
     "moviepy": ("lynx/media.py",),
-    "trimesh": ("lynx/media.py",),
+    "trimesh": ("lynx/media3d.py",),
+    "embreex": ("lynx/media3d.py",),
     "transformers": (
         "lynx/backbones/",
         "lynx/attention.py",
@@ -27,7 +38,7 @@ CONFINED = {
         "lynx/streaming.py",
         "lynx/world/",
     ),
-    "PIL": ("lynx/render.py", "lynx/ui/", "lynx/world/"),
+    "PIL": ("lynx/render.py", "lynx/depthmaps.py", "lynx/ui/", "lynx/world/"),
 }
 
 # Layers: a module imports from its own layer and from those after it, never from one before it.
@@ -43,7 +54,8 @@ LAYERS = (
     ),
     ("lynx/model.py",),
     ("lynx/adapters.py", "lynx/backbones/", "lynx/modalities/", "lynx/attention.py"),
-    ("lynx/media.py", "lynx/config.py", "lynx/errors.py", "lynx/options.py"),
+    ("lynx/depthmaps.py",),
+    ("lynx/media.py", "lynx/media3d.py", "lynx/config.py", "lynx/errors.py", "lynx/options.py"),
 )
 BACK = {("lynx/model.py", "lynx.chat")}  # `model.chat(...)` opens a session, for convenience
 

@@ -63,7 +63,7 @@ def test_the_front_matter_is_what_a_space_needs():
 
 def test_the_space_installs_what_the_package_asks_for():
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["app"], *extras["world"], *extras["quant"]]
+    wanted = [*PROJECT["dependencies"], *extras["app"], *extras["world"], *extras["mesh"], *extras["quant"]]
     assert requirements((ROOT / "requirements.txt").read_text().splitlines()) == set(wanted)
 
 

@@ -3,9 +3,14 @@
 from lynx.errors import DataError
 from lynx.modalities.audio import Audio
 from lynx.modalities.base import Modality
+from lynx.modalities.depth import Depth
+from lynx.modalities.high_fps import HighFps
+from lynx.modalities.multi_view import MultiView
 from lynx.modalities.video import Video
 
-REGISTRY: dict[str, type[Modality]] = {modality.name: modality for modality in (Video, Audio)}
+REGISTRY: dict[str, type[Modality]] = {
+    modality.name: modality for modality in (Video, Audio, Depth, HighFps, MultiView)
+}
 
 
 def get(name: str) -> type[Modality]:

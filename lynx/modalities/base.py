@@ -1,6 +1,7 @@
 """What a sense is: a way to turn media into pseudo-frames, with parameters that travel with its adapter."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from lynx.errors import DataError
 from lynx.media import Frames, Waveform
+from lynx.media3d import DepthClip
 
-Source = str | Path | Frames | Waveform
+Source = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
+"""A path, or media in memory; several further clips are a mapping from their names."""
 
 
 class Modality(ABC):
@@ -18,7 +21,7 @@ class Modality(ABC):
 
     name: ClassVar[str]  # in code and in files: "audio"
     label: ClassVar[str]  # to people: "sound"
-    takes: ClassVar[str]  # the kind of file it is read from: "video" or "audio"
+    takes: ClassVar[str]  # the kind of file it is read from: "video", "audio", "depth" or "view"
     Rendering: ClassVar[type]
 
     def __init__(self, rendering: Any = None) -> None:
@@ -46,6 +49,10 @@ class Modality(ABC):
         """The rendering parameters as JSON-ready values."""
         return asdict(self.rendering)
 
+    def pictures(self, source: Source) -> int:
+        """How many pseudo-frames there are of each moment. Raises MediaError when it cannot be this sense."""
+        return 1
+
     @abstractmethod
     def duration(self, source: Source) -> float:
         """Seconds the recording lasts. Raises MediaError when it cannot be this sense."""
@@ -54,5 +61,7 @@ class Modality(ABC):
     def render(self, source: Source, times: Tensor) -> Frames:
         """Pseudo-frames (T', 3, H, W) uint8 for the moments `times` (T,) of the video's frames, in seconds.
 
-        A sense alone is asked at `sample_times(duration, T)`. Raises MediaError if the source cannot be this.
+        Where there are several of a moment they follow each other, and `labels` tells them apart; what could
+        not be drawn as asked is said in `notes`. A sense alone is asked at `sample_times(duration, T)`.
+        Raises MediaError if the source cannot be this.
         """

@@ -1,0 +1,332 @@
+"""Distance: depth maps, meshes and point clouds as pictures in false colours.
+
+Two ways to draw depth. *turbo*: near is red, far is blue, on a scale that is the same for every picture, so
+that near means near in all of them; *normals*: which way each surface faces, as in a normal map. What
+returned nothing is black. The functions are pure: `depth: (..., H, W) metres, 0 = no return`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lynx.depthmaps import open_depth
+from lynx.errors import DataError, MediaError
+from lynx.media import Frames
+from lynx.media3d import FIELD_OF_VIEW, MESH_SECONDS, DepthClip, pinhole, resized
+from lynx.modalities.base import Modality, Source
+
+TURBO = np.frombuffer(
+    bytes.fromhex(
+        "30123b32154333184a341b51351e5836215f37246638276d392a733a2d793b2f803c32863d358b3e38913f3b973f3e9c"
+        "4040a24143a74146ac4249b1424bb5434eba4451bf4454c34456c74559cb455ccf455ed34661d64664da4666dd4669e0"
+        "466be3476ee64771e94773eb4776ee4778f0477bf2467df44680f64682f84685fa4687fb458afc458cfd448ffe4391fe"
+        "4294ff4196ff4099ff3e9bfe3d9efe3ba0fd3aa3fc38a5fb37a8fa35abf833adf731aff52fb2f42eb4f22cb7f02ab9ee"
+        "28bceb27bee925c0e723c3e422c5e220c7df1fc9dd1ecbda1ccdd81bd0d51ad2d21ad4d019d5cd18d7ca18d9c818dbc5"
+        "18ddc218dec018e0bd19e2bb19e3b91ae4b61ce6b41de7b21fe9af20eaac22ebaa25eca727eea42aefa12cf09e2ff19b"
+        "32f29835f39438f4913cf58e3ff68a43f78746f8844af8804ef97d52fa7a55fa7659fb735dfc6f61fc6c65fd6969fd66"
+        "6dfe6271fe5f75fe5c79fe597dff5680ff5384ff5188ff4e8bff4b8fff4992ff4796fe4499fe429cfe409ffd3fa1fd3d"
+        "a4fc3ca7fc3aa9fb39acfb38affa37b1f936b4f836b7f735b9f635bcf534bef434c1f334c3f134c6f034c8ef34cbed34"
+        "cdec34d0ea34d2e935d4e735d7e535d9e436dbe236dde037dfdf37e1dd37e3db38e5d938e7d739e9d539ebd339ecd13a"
+        "eecf3aefcd3af1cb3af2c93af4c73af5c53af6c33af7c13af8be39f9bc39faba39fbb838fbb637fcb336fcb136fdae35"
+        "fdac34fea933fea732fea431fea130fe9e2ffe9b2dfe992cfe962bfe932afe9029fd8d27fd8a26fc8725fc8423fb8122"
+        "fb7e21fa7b1ff9781ef9751df8721cf76f1af66c19f56918f46617f36315f26014f15d13f05b12ef5811ed5510ec530f"
+        "eb500eea4e0de84b0ce7490ce5470be4450ae2430ae14109df3f08dd3d08dc3b07da3907d83706d63506d43305d23105"
+        "d02f05ce2d04cc2b04ca2a04c82803c52603c32503c12302be2102bc2002b91e02b71d02b41b01b21a01af1801ac1701"
+        "a91601a71401a41301a112019e10019b0f01980e01950d01920b018e0a018b09028808028507028106027e05027a0403"
+    ),
+    dtype=np.uint8,
+).reshape(256, 3)
+"""The turbo colour map (A. Mikhailov, Google, 2019): from dark blue over green to dark red."""
+JUMP = 3.0
+"""Steps in depth to both sides of a pixel that differ by more than this factor are an edge."""
+SURFACE = 0.03
+"""Neighbours whose depth differs by more than this part are of another surface."""
+
+
+@dataclass(frozen=True)
+class DepthRendering:
+    """How depth is drawn, in metres."""
+
+    near: float = 0.2
+    far: float = 10.0
+    """What is nearer or farther than these is drawn as if it were there."""
+    show: str = "turbo"
+    """turbo, normals, or both: then each moment has two pictures."""
+    scale: str = "log"
+    """log: equal ratios of distance are equal steps of colour; linear: equal steps of disparity, as in the
+    paper, where a room from 1 to 4 m takes the lowest sixth of the colours."""
+    frame: str = "camera"
+    """Of the normals: camera (facing it is the blue of normal maps), or world (by the poses)."""
+    choose: str = "uniform"
+    """uniform: the maps nearest to the moments; pose_aware: those whose cameras differ most."""
+    unit: float = 0.001
+    """Metres of one step of integer maps."""
+    fps: float | None = None
+    """The rate at which the numbers in the maps' names count; None where they are no clock."""
+    max_side: int = 384
+    """Pixels; larger maps are made smaller, which takes noise from the normals."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near < self.far:
+            raise DataError(
+                f"near={self.near} and far={self.far} must be metres, near above 0 and below far."
+            )
+        if not (self.unit > 0 and (self.fps is None or self.fps > 0) and self.max_side >= 2):
+            raise DataError(f"unit={self.unit}, fps={self.fps}, max_side={self.max_side} must be above 0.")
+        allowed = {
+            "show": ("turbo", "normals", "both"),
+            "scale": ("log", "linear"),
+            "frame": ("camera", "world"),
+            "choose": ("uniform", "pose_aware"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise DataError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.")
+
+
+def closeness(depth: np.ndarray, near: float, far: float, scale: str = "log") -> np.ndarray:
+    """0 (at `far` and beyond) .. 1 (at `near` and before), NaN where nothing returned: float64, as `depth`.
+
+    linear: (1/d - 1/far) / (1/near - 1/far). log: log(far/d) / log(far/near).
+    """
+    metres = np.where(depth > 0, np.clip(depth.astype(np.float64), near, far), np.nan)
+    if scale == "log":
+        return np.log(far / metres) / np.log(far / near)
+    return (1 / metres - 1 / far) / (1 / near - 1 / far)
+
+
+def turbo(depth: np.ndarray, near: float, far: float, scale: str = "log") -> np.ndarray:
+    """Depth in false colours: (..., H, W, 3) uint8, black where nothing returned."""
+    unit = closeness(depth, near, far, scale)
+    colours = TURBO[np.rint(np.nan_to_num(unit) * 255).astype(np.int64)]
+    return np.where(np.isnan(unit)[..., None], np.uint8(0), colours)
+
+
+def surface_normals(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Which way surfaces face, in the camera's coordinates (x right, y down, z ahead): unit vectors.
+
+    depth (..., H, W), intrinsics (3, 3) pixels -> (..., H, W, 3) float32, towards the camera, zero where it
+    is unknown. At an edge in depth the side is taken that belongs to the pixel's own surface.
+    """
+    height, width = depth.shape[-2:]
+    v, u = np.indices((height, width))
+    rays = np.stack(
+        [(u - intrinsics[0, 2]) / intrinsics[0, 0], (v - intrinsics[1, 2]) / intrinsics[1, 1]], -1
+    )
+    rays = np.concatenate([rays, np.ones((height, width, 1))], -1)
+    points = np.where(depth > 0, depth, np.nan)[..., None] * rays  # (..., H, W, 3)
+    right, down = (_smooth(_slope(points, axis), depth) for axis in (-2, -3))
+    normal = np.cross(down, right)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    known = (length > 0) & (depth > 0)[..., None]  # False for NaN
+    away = (normal * points).sum(-1, keepdims=True) > 0
+    unit = normal / np.where(known, length, 1)
+    return np.where(known, np.where(away, -unit, unit), 0).astype(np.float32)
+
+
+def _slope(points: np.ndarray, axis: int) -> np.ndarray:
+    """How points (..., H, W, 3) change from pixel to pixel along an axis; NaN where no neighbour is known."""
+    step = np.diff(points, axis=axis)
+    edge = np.full_like(np.take(points, [0], axis=axis), np.nan)
+    before, after = np.concatenate([edge, step], axis), np.concatenate([step, edge], axis)
+    one, other = np.abs(before[..., 2:]), np.abs(after[..., 2:])
+    floor = 0.005 * np.nan_to_num(points[..., 2:], nan=1.0)  # noise is no edge
+    mean = (before + after) / 2
+    mean = np.where(one > JUMP * other + floor, after, np.where(other > JUMP * one + floor, before, mean))
+    return np.where(np.isnan(before), after, np.where(np.isnan(after), before, mean))
+
+
+def _smooth(slopes: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Means over 3 x 3 pixels of slopes (..., H, W, 3), for sensors are noisy; over the pixel's own surface.
+
+    That is whatever is known and at most SURFACE nearer or farther than the pixel, in parts of its depth.
+    """
+    total, count = np.zeros_like(slopes), np.zeros((*depth.shape, 1))
+    for down, right in np.ndindex(3, 3):
+        there, here = _overlap(down - 1, depth.shape[-2]), _overlap(right - 1, depth.shape[-1])
+        target, source = (..., there[0], here[0]), (..., there[1], here[1])
+        slope = slopes[(*source, slice(None))]
+        same = np.abs(depth[source] - depth[target]) <= SURFACE * depth[target]
+        same &= np.isfinite(slope).all(-1)
+        total[(*target, slice(None))] += np.where(same[..., None], slope, 0)
+        count[(*target, slice(None))] += same[..., None]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _overlap(shift: int, size: int) -> tuple[slice, slice]:
+    """The part of an axis whose neighbour at `shift` exists, and those neighbours."""
+    return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
+
+
+def draw_normals(normals: np.ndarray, frame: str = "camera") -> np.ndarray:
+    """Normals (..., 3) as colours (..., 3) uint8: -1..1 is 0..255, black where they are zero.
+
+    camera: red is right, green is up, blue is towards the camera. world: the world's x, y and z.
+    """
+    axes = normals * (np.array([1, -1, -1]) if frame == "camera" else 1)
+    colours = np.rint((axes + 1) * 127.5).astype(np.uint8)
+    return np.where((normals == 0).all(-1, keepdims=True), np.uint8(0), colours)
+
+
+def farthest_views(poses: np.ndarray, n: int) -> np.ndarray:
+    """Up to n of the cameras (count, 4, 4), chosen one after the other as far from all others as can be.
+
+    The distance adds that between positions, in units of the cameras' extent, to that between directions.
+    Poses that are not finite are never chosen; the first that is, always. Returns ascending indices.
+    """
+    finite = np.flatnonzero(np.isfinite(poses).all((1, 2)))
+    if not len(finite):
+        return finite
+    places, ahead = poses[finite, :3, 3], poses[finite, :3, 2]
+    extent = np.linalg.norm(np.ptp(places, axis=0)) or 1.0
+    views = np.concatenate([places / extent, ahead / 2], 1)  # directions are at most 2 apart
+    chosen, distance = [0], np.linalg.norm(views - views[0], axis=1)
+    while len(chosen) < min(n, len(finite)):
+        distance[chosen[-1]] = -1  # never again, not even where cameras stand in one place
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(views - views[chosen[-1]], axis=1))
+    return finite[sorted(chosen)]
+
+
+def shrink(depth: np.ndarray, max_side: int) -> tuple[np.ndarray, int]:
+    """Depth (..., H, W) averaged over blocks of k x k pixels, the smallest k that fits; and k.
+
+    What returned nothing takes no part in the average; a block needs returns in half of it.
+    """
+    height, width = depth.shape[-2:]
+    k = -(-max(height, width) // max_side)
+    if k == 1:
+        return depth, 1
+    pad = [(0, 0)] * (depth.ndim - 2) + [(0, -height % k), (0, -width % k)]
+    blocks = np.pad(depth, pad).reshape(*depth.shape[:-2], -(-height // k), k, -(-width // k), k)
+    count = (blocks > 0).sum((-3, -1))
+    mean = blocks.sum((-3, -1), dtype=np.float64) / np.maximum(count, 1)
+    return np.where(2 * count >= k * k, mean, 0).astype(np.float32), k
+
+
+class Depth(Modality):
+    """Depth in false colours."""
+
+    name = "depth"
+    label = "depth"
+    takes = "depth"
+    Rendering = DepthRendering
+
+    def pictures(self, source: Source) -> int:
+        """Two where both are shown, else one."""
+        return 2 if self.rendering.show == "both" else 1
+
+    def duration(self, source: Source) -> float:
+        """Seconds of the maps' own clock; of maps without one a second each, of a shape MESH_SECONDS."""
+        clip = self._open(source, 1)
+        if clip.duration is not None:
+            return clip.duration
+        return float(clip.count) if clip.count > 1 else MESH_SECONDS
+
+    def render(self, source: Source, times: Tensor) -> Frames:
+        """Pictures (T', 3, H, W) uint8 of the maps measured nearest to `times` (T,) seconds.
+
+        Pose-aware, they are of other moments: those of the maps chosen.
+        Raises MediaError if it is no depth, nothing returned in any map, or poses are needed and missing.
+        """
+        times = torch.as_tensor(times, dtype=torch.float64)
+        clip = self._open(source, len(times))
+        index, moments, notes = self._choose(clip, times.numpy())
+        unique, inverse = np.unique(index, return_inverse=True)
+        measured = clip.measure(unique.tolist())
+        depth, k = shrink(measured, self.rendering.max_side)
+        if not (depth > 0).any():
+            raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
+        pictures, labels, more = self._draw(clip, depth, unique, k)
+        pixels = pictures[inverse].reshape(-1, *pictures.shape[2:])  # (T * pictures, H, W, 3)
+        return Frames(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(np.repeat(moments, len(labels))),
+            clip.duration if clip.duration is not None else float(times[0] + times[-1]),
+            labels * len(index) if len(labels) > 1 else (),
+            (*clip.notes, *notes, *self._remarks(depth, clip.background), *more),
+        )
+
+    def _open(self, source: Source, views: int) -> DepthClip:
+        r = self.rendering
+        if isinstance(source, DepthClip):
+            return source
+        if not isinstance(source, str | Path):
+            raise MediaError(f"Depth is read from files or a DepthClip, not from {type(source).__name__}.")
+        return open_depth(source, unit=r.unit, fps=r.fps, reach=(r.near, r.far), views=views, size=r.max_side)
+
+    def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Which maps are drawn, the moments they stand for, and what has to be said about it."""
+        clock = clip.times
+        if clock is None:  # spread over the clip, whose middle the moments are spread around
+            clock = (np.arange(clip.count) + 0.5) * (times[0] + times[-1]) / clip.count
+        if self.rendering.choose == "pose_aware":
+            if clip.poses is None:
+                return (*_nearest(clock, times), ("no camera poses: the views are chosen evenly in time",))
+            index = farthest_views(clip.poses, len(times))
+            if not len(index):
+                raise MediaError("None of the camera poses is finite; choose the views evenly in time.")
+            few = f"only {len(index)} of {clip.count} maps have a camera pose: {len(index)} views are drawn"
+            return index, clock[index], (few,) if len(index) < len(times) else ()
+        index, moments = _nearest(clock, times)
+        gap = np.abs(clock[index] - times)
+        usual = max(*(np.median(np.diff(t)) if len(t) > 1 else 0.0 for t in (clock, times)), 0.1)
+        far = f"{(gap > usual).sum()} of {len(times)} moments lie up to {gap.max():.1f} s from any depth map"
+        return index, moments, (far,) if (gap > usual).any() else ()
+
+    def _draw(
+        self, clip: DepthClip, depth: np.ndarray, index: np.ndarray, k: int
+    ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+        """Pictures (n, pictures, H, W, 3) uint8 of maps (n, H, W), their labels, and what has to be said."""
+        r, drawn = self.rendering, {}
+        notes: tuple[str, ...] = ()
+        if r.show != "normals":
+            drawn["distance"] = turbo(depth, r.near, r.far, r.scale)
+        if r.show != "turbo":
+            camera = clip.intrinsics
+            if camera is None:
+                camera = pinhole(max(depth.shape[-2:]) * k)
+                camera[:2, 2] = (np.array(depth.shape[:-3:-1]) * k - 1) / 2
+                notes = (f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed",)
+            normals = np.stack([surface_normals(one, resized(camera, 1 / k)) for one in depth])
+            if r.frame == "world":
+                normals, lost = self._to_world(clip, normals, index)
+                notes = (*notes, *lost)
+            drawn["surface"] = draw_normals(normals, r.frame)
+        return np.stack(list(drawn.values()), 1), tuple(drawn), notes
+
+    def _to_world(
+        self, clip: DepthClip, normals: np.ndarray, index: np.ndarray
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Normals (n, H, W, 3) in the world's frame; zero where a camera is lost, which is said."""
+        if clip.poses is None:
+            raise MediaError(
+                "Normals in the world's frame need camera poses: give pose/*.txt, or draw in the camera's."
+            )
+        poses = clip.poses[index, :3, :3]
+        lost = ~np.isfinite(poses).all((1, 2))
+        turned = np.einsum("nij,nhwj->nhwi", np.where(lost[:, None, None], 0, poses), normals)
+        note = f"{lost.sum()} of {len(index)} maps have no camera pose: their surfaces are black"
+        return turned.astype(np.float32), (note,) if lost.any() else ()
+
+    def _remarks(self, depth: np.ndarray, background: bool) -> tuple[str, ...]:
+        """What a person has to know about the maps that are drawn."""
+        r, back = self.rendering, depth > 0
+        notes = []
+        if (holes := 1 - back.mean()) >= 0.01 and not background:
+            notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
+        outside = ((depth < r.near) | (depth > r.far))[back].mean()
+        if outside > 0.5:
+            middle = np.median(depth[back])
+            notes.append(
+                f"{outside:.0%} of the depth lies beyond {r.near:g}-{r.far:g} m (around {middle:.3g} m)"
+            )
+        return tuple(notes)
+
+
+def _nearest(clock: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The map (T,) measured nearest to each moment, the earlier one of two; and the moments."""
+    return np.abs(clock[None] - times[:, None]).argmin(1), times

@@ -1,0 +1,141 @@
+"""Fast motion: n x n frames around every moment, side by side in one picture.
+
+Where the video shows one frame, this shows k = n * n of them, evenly spaced in time over the same stretch,
+row by row, each made n times smaller. The frames are found by their timestamps; whether the recording really
+holds them is checked, and said where it does not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lynx.errors import DataError, MediaError
+from lynx.media import Frames, probe, read_frames
+from lynx.modalities.base import Modality, Source
+from lynx.modalities.video import Video
+
+SAME = 12
+"""Levels by which no pixel of a repeated frame differs: what coding changes in it is less."""
+SLACK = 1.02
+"""Frame rates are averages: a hundredth too few is not too few."""
+
+
+@dataclass(frozen=True)
+class HighFpsRendering:
+    """How many frames share a picture, and the longest side of a picture in pixels."""
+
+    tile: int = 2
+    """Frames a side: 2 is the method's 2 x 2, four times the frame rate of the video."""
+    max_side: int = 768
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.tile <= 8:
+            raise DataError(f"tile={self.tile} frames a side; from 2 to 8 are possible.")
+        if self.max_side < self.tile:
+            raise DataError(f"max_side={self.max_side} pixels cannot hold {self.tile} frames a side.")
+
+
+def fast_times(times: Tensor, k: int, duration: float) -> Tensor:
+    """The moments of k frames around each of `times` (T,) seconds, spread over its stretch: (T, k) float64.
+
+    A stretch is as long as the moments lie apart, for a single one the whole `duration`.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    spacing = (float(times.diff().median()) if len(times) > 1 else 0.0) or duration
+    offsets = (torch.arange(k, dtype=torch.float64) + 0.5 - k / 2) * (spacing / k)
+    return (times[:, None] + offsets).clamp(min=0)
+
+
+def tile_frames(frames: Tensor, n: int) -> Tensor:
+    """Frames (F, C, H, W) uint8, n * n to a picture, row by row: (ceil(F / n^2), C, n (H // n), n (W // n)).
+
+    Each is the mean of the pixels it covers; where the last picture has too few frames it is black.
+    """
+    count, channels, height, width = frames.shape
+    h, w = max(1, height // n), max(1, width // n)
+    small = torch.cat([F.adaptive_avg_pool2d(frame[None].float(), (h, w)) for frame in frames])
+    small = torch.cat([small, small.new_zeros(-count % (n * n), channels, h, w)]).round().to(torch.uint8)
+    cells = small.view(-1, n, n, channels, h, w)  # (pictures, row, column, C, h, w)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, n * h, n * w)
+
+
+def repeats(frames: Tensor) -> Tensor:
+    """Which frames (F, C, H, W) uint8 look as the one before them does: (F - 1,) bool."""
+    pairs = zip(frames[:-1], frames[1:], strict=True)
+    same = [int((one.short() - other.short()).abs().max()) <= SAME for one, other in pairs]
+    return torch.tensor(same, dtype=torch.bool)
+
+
+class HighFps(Modality):
+    """The frames that the video's own frame rate leaves out."""
+
+    name = "high_fps"
+    label = "fast motion"
+    takes = "video"
+    Rendering = HighFpsRendering
+
+    def duration(self, source: Source) -> float:
+        """Seconds of the whole recording. Raises MediaError when it has no picture track."""
+        return Video().duration(source)
+
+    def render(self, source: Source, times: Tensor) -> Frames:
+        """One picture (3, H, W) uint8 of n x n frames a moment of `times` (T,) seconds.
+
+        Raises MediaError when the recording has no more frames than the video alone shows, or repeats them.
+        """
+        n = self.rendering.tile
+        times = torch.as_tensor(times, dtype=torch.float64)
+        duration = self.duration(source)
+        moments = fast_times(times, n * n, duration)  # (T, k)
+        notes = self._check_rate(source, moments)
+        order = moments.flatten().argsort(stable=True)
+        frames = self._read(source, moments.flatten()[order])[order.argsort()]
+        notes += self._check_repeats(frames.unflatten(0, (len(times), n * n)))
+        return Frames(tile_frames(frames, n), times, duration, notes=notes)
+
+    def _read(self, source: Source, moments: Tensor) -> Tensor:
+        if isinstance(source, Frames):
+            return source.at(moments).pixels
+        assert isinstance(source, str | Path)  # `duration` has seen to it
+        return read_frames(source, moments, self.rendering.max_side).pixels
+
+    def _check_rate(self, source: Source, moments: Tensor) -> tuple[str, ...]:
+        """Raises MediaError when the rate is no higher than the video's; says when it is too low."""
+        k = moments.shape[1]
+        wanted = 1 / float(moments.diff(dim=1).median())
+        if isinstance(source, Frames):
+            rate = 1 / float(source.times.diff().median()) if len(source) > 1 else 0.0
+        else:
+            track = probe(source).video if isinstance(source, str | Path) else None
+            rate = track.fps if track else 0.0
+        if rate * SLACK < wanted / k * 2:
+            raise MediaError(
+                f"The recording has {rate:.3g} frames a second, of which the video shows {wanted / k:.3g}: "
+                f"it holds no faster motion. Give one of {wanted:.3g} frames a second or more."
+            )
+        if rate * SLACK < wanted:
+            return (f"{rate:.3g} frames a second, not {wanted:.3g}: some are shown more than once",)
+        return ()
+
+    @staticmethod
+    def _check_repeats(frames: Tensor) -> tuple[str, ...]:
+        """frames: (T, k, 3, H, W). Raises MediaError when only whole pictures differ; says if most repeat."""
+        same = repeats(frames.flatten(0, 1))
+        k = frames.shape[1]
+        between = np.arange(1, len(same) + 1) % k == 0  # from one picture to the next
+        within = same[~between]
+        if within.all() and (~same).sum() >= max(2, between.sum() / 2):
+            raise MediaError(
+                "The recording repeats its frames: nothing ever moves faster than the video alone shows. "
+                "Its frame rate was raised without new pictures; give the original."
+            )
+        if same.all():
+            return ("nothing moves in this recording, at any frame rate",)
+        if within.float().mean() > 0.5:
+            share = float(within.float().mean())
+            return (f"{share:.0%} of the fast frames show no change: little moves, or frames are repeated",)
+        return ()

@@ -1,0 +1,139 @@
+"""Other eyes: further clips of the same scene, each with its name, on the first camera's clock."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lynx.errors import DataError, MediaError
+from lynx.media import Frames
+from lynx.modalities.base import Modality, Source
+from lynx.modalities.video import Video, VideoRendering
+
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".ogv", ".gif")
+LAST_FRAME = 0.1
+"""Seconds for which a view's last frame stays: files end up to a frame before they should."""
+OFFSETS = "offsets.json"
+"""In a folder of clips: {"name of a clip": seconds on the first camera's clock at which it begins}."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip, and when it begins: seconds on the first camera's clock, negative if it began before."""
+
+    clip: str | Path | Frames
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class MultiViewRendering:
+    """Longest side of a picture, in pixels. All views have the size of the first one."""
+
+    max_side: int = 1280
+
+    def __post_init__(self) -> None:
+        if self.max_side < 1:
+            raise DataError(f"max_side={self.max_side} must be at least one pixel.")
+
+
+def views_of(source: Source | View) -> dict[str, View]:
+    """The views by name, in order: of a mapping, a folder of clips with `offsets.json`, or a single clip.
+
+    Raises MediaError when there is none, or an offset is no number of seconds of a clip that is there.
+    """
+    if isinstance(source, Mapping):
+        views = {str(name): clip if isinstance(clip, View) else View(clip) for name, clip in source.items()}
+    elif isinstance(source, View | Frames):
+        views = {"second view": source if isinstance(source, View) else View(source)}
+    elif isinstance(source, str | Path):
+        views = _folder(Path(source)) if Path(source).is_dir() else {Path(source).stem: View(source)}
+    else:
+        raise MediaError(f"Further views are clips, not {type(source).__name__}.")
+    if not views:
+        raise MediaError("There is no further view; give at least one clip.")
+    return views
+
+
+def _folder(folder: Path) -> dict[str, View]:
+    clips = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in CLIPS}
+    offsets: dict[str, float] = {}
+    if (folder / OFFSETS).is_file():
+        try:
+            offsets = {
+                name: float(value) for name, value in json.loads((folder / OFFSETS).read_text()).items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise MediaError(
+                f"{OFFSETS} in {str(folder)!r} must be seconds by the names of clips."
+            ) from error
+        if unknown := sorted(set(offsets) - set(clips)):
+            raise MediaError(f"{OFFSETS} names {unknown[0]!r}; the clips are {', '.join(clips) or 'none'}.")
+    return {name: View(path, offsets.get(name, 0.0)) for name, path in clips.items()}
+
+
+class MultiView(Modality):
+    """The frames of the other cameras, as they are: of each moment one picture a view, in their order."""
+
+    name = "multi_view"
+    label = "second view"
+    takes = "view"
+    Rendering = MultiViewRendering
+
+    def pictures(self, source: Source) -> int:
+        """As many as there are views."""
+        return len(views_of(source))
+
+    def duration(self, source: Source) -> float:
+        """Seconds on the first camera's clock until the last view ends. Raises MediaError for bad clips."""
+        end = max(self._ends(view) for view in views_of(source).values())
+        if end <= 0:
+            raise MediaError("All further views end before the first camera begins; check their offsets.")
+        return end
+
+    def render(self, source: Source, times: Tensor) -> Frames:
+        """Pictures (T * views, 3, H, W) uint8, those of one moment of `times` (T,) one after the other.
+
+        A view is black while it does not record, which is noted.
+        Raises MediaError when a clip cannot be read, or no view records at any of the moments.
+        """
+        views, times = views_of(source), torch.as_tensor(times, dtype=torch.float64)
+        size: tuple[int, int] | None = None
+        shown: list[Tensor | None] = []
+        notes: list[str] = []
+        for name, view in views.items():
+            local = times - view.offset
+            there = (local >= 0) & (local <= self._ends(view) - view.offset + LAST_FRAME)
+            if not there.all():
+                notes.append(f"{name} does not record at {int((~there).sum())} of {len(times)} moments")
+            if not there.any():
+                shown.append(None)
+                continue
+            pixels = Video(VideoRendering(self.rendering.max_side)).render(view.clip, local[there]).pixels
+            size = size or (pixels.shape[-2], pixels.shape[-1])
+            if tuple(pixels.shape[-2:]) != size:
+                pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
+            canvas = pixels.new_zeros(len(times), 3, *size)
+            canvas[there] = pixels
+            shown.append(canvas)
+        if size is None:
+            raise MediaError(f"None of the views records at {times.tolist()} s; check their offsets.")
+        blank = torch.zeros(len(times), 3, *size, dtype=torch.uint8)
+        pictures = torch.stack([blank if view is None else view for view in shown], 1)  # (T, views, 3, H, W)
+        return Frames(
+            pictures.flatten(0, 1),
+            times.repeat_interleave(len(views)),
+            self.duration(source),
+            tuple(views) * len(times),
+            tuple(notes),
+        )
+
+    @staticmethod
+    def _ends(view: View) -> float:
+        """When a view ends on the first camera's clock. Raises MediaError when it has no pictures."""
+        if isinstance(view.clip, Frames):
+            return view.offset + view.clip.duration
+        return view.offset + Video().duration(view.clip)
