@@ -44,6 +44,16 @@ def test_senses_and_types_limit_the_questions() -> None:
     assert [len(example.turns) for example in heard] == [2] * 20
 
 
+def test_a_focus_gives_every_clip_a_question_of_its_type_in_turn() -> None:
+    kinds = ("sound_at_side", "loudness")
+    clips = WorldDataset("train", 0, 12, per_type=3, focus=kinds)
+    for index, example in enumerate(clips):
+        assert kinds[index % 2] in {turn.type for turn in example.turns}
+    assert len({example.key for example in clips}) == 12  # no clip twice
+    usual = WorldDataset("train", 0, 12)
+    assert sum(any(t.type == "sound_at_side" for t in e.turns) for e in usual) < 4
+
+
 def test_keys_tell_apart_splits_seeds_and_sizes() -> None:
     sets = [WorldDataset(s, seed, 3, size=z) for s in ("train", "test") for seed in (0, 1) for z in (64, 128)]
     keys = [example.key for one in sets for example in one]
@@ -59,7 +69,8 @@ def test_it_is_a_sequence() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "exam"}, {"seed": -1}, {"senses": ("smell",)}, {"types": ("riddle",)}]
+    "wrong",
+    [{"split": "exam"}, {"seed": -1}, {"senses": ("smell",)}, {"types": ("riddle",)}, {"focus": ("riddle",)}],
 )
 def test_what_does_not_exist_is_said(wrong: dict) -> None:
     with pytest.raises(DataError):

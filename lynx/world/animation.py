@@ -31,15 +31,20 @@ def draw_clip(scene: Scene, size: int) -> np.ndarray:
     backdrop = (draw_background(scene.background, size) + 0.5).astype(np.uint8)
     canvas = np.repeat(backdrop[None], count, axis=0)
     for number, item in enumerate(scene.items):
-        lit = lit_frames(scene) if number == scene.flasher else frozenset()
-        places = np.rint(item.position(np.arange(count) / FPS) * size * PARTS).astype(int)
-        stamps: dict[tuple[int, int, bool], Stamp] = {}
-        for frame, (x, y) in enumerate(places.tolist()):
-            key = (x % PARTS, y % PARTS, frame in lit)
-            if key not in stamps:
-                stamps[key] = _stamp(item, size, *key)
-            _press(canvas[frame], stamps[key], x // PARTS, y // PARTS)
+        animate(canvas, item, lit_frames(scene) if number == scene.flasher else frozenset())
     return canvas
+
+
+def animate(canvas: np.ndarray, item: Item, lit: frozenset[int] = frozenset()) -> None:
+    """Paint a shape into all frames of a clip, `(T, size, size, 3)` uint8, in place, lit in some."""
+    count, size = canvas.shape[:2]
+    places = np.rint(item.position(np.arange(count) / FPS) * size * PARTS).astype(int)
+    stamps: dict[tuple[int, int, bool], Stamp] = {}
+    for frame, (x, y) in enumerate(places.tolist()):
+        key = (x % PARTS, y % PARTS, frame in lit)
+        if key not in stamps:
+            stamps[key] = _stamp(item, size, *key)
+        _press(canvas[frame], stamps[key], x // PARTS, y // PARTS)
 
 
 def _stamp(item: Item, size: int, x_part: int, y_part: int, lit: bool) -> Stamp:

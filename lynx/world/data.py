@@ -10,10 +10,13 @@ import torch
 from lynx.data import Example, Source
 from lynx.errors import DataError
 from lynx.media import Frames, Waveform, sample_times
+from lynx.media3d import DepthClip
+from lynx.world.animation import draw_clip
 from lynx.world.picture import draw_frames
-from lynx.world.questions import QUESTION_TYPES, QuestionType, ask
+from lynx.world.questions import QUESTION_TYPES, ask
 from lynx.world.scene import DURATION, FPS, SPLITS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
+from lynx.world.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 1
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
@@ -37,18 +40,50 @@ def check_key(split: str, seed: int) -> None:
         raise DataError(f"the seed of a clip is a number from 0 on, not {seed}")
 
 
+def _numbers(frames: int) -> np.ndarray:
+    """Numbers (at FPS) of the frames displayed at the middles of that many equal parts of a clip."""
+    return np.floor(sample_times(DURATION, frames).numpy() * FPS + 1e-6).astype(int)
+
+
+def _frames(pictures: np.ndarray, times: torch.Tensor) -> Frames:
+    return Frames(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), times, DURATION)
+
+
 def _video(scene: Scene, frames: int, size: int) -> Frames:
-    times = sample_times(DURATION, frames)
-    numbers = np.floor(times.numpy() * FPS + 1e-6).astype(int)
-    pixels = torch.from_numpy(draw_frames(scene, numbers, size)).permute(0, 3, 1, 2).contiguous()
-    return Frames(pixels, times, DURATION)
+    return _frames(draw_frames(scene, _numbers(frames), size), sample_times(DURATION, frames))
 
 
 def _audio(scene: Scene, frames: int, size: int) -> Waveform:
     return Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
 
 
-RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {"video": _video, "audio": _audio}
+def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
+    return DepthClip.of(
+        draw_depth(scene, _numbers(frames), size),
+        times=sample_times(DURATION, frames).numpy(),
+        duration=DURATION,
+        intrinsics=intrinsics(size)[:3, :3],
+        poses=np.repeat(np.eye(4)[None], frames, axis=0),
+    )
+
+
+def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
+    """Every frame that the clip's file has; the sense takes what it needs."""
+    clip = draw_clip(scene, size)
+    return _frames(clip, torch.arange(len(clip), dtype=torch.float64) / FPS)
+
+
+def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
+    return _frames(draw_second_view(scene, _numbers(frames), size), sample_times(DURATION, frames))
+
+
+RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {
+    "video": _video,
+    "audio": _audio,
+    "depth": _depth,
+    "high_fps": _high_fps,
+    "multi_view": _multi_view,
+}
 """What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
 
 
@@ -77,8 +112,8 @@ class SceneMedia(Mapping[str, Source]):
 class WorldDataset(Sequence[Example]):
     """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
 
-    `types` keeps to some types of questions. Where the set is `balanced`, clips are drawn for one type after
-    the other of those that sight alone cannot answer, so that rare ones are asked often enough to be learned.
+    `types` keeps to some types of questions. With `focus` clips are drawn for one of these types after the
+    other, so that rare ones are asked often enough to be learned: each has a question of its type.
     The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share no clip,
     whatever the seed.
     """
@@ -91,13 +126,13 @@ class WorldDataset(Sequence[Example]):
     size: int = 128
     types: Collection[str] | None = None
     per_type: int = 1
-    balanced: bool = False
+    focus: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_key(self.split, self.seed)
         if unknown := [sense for sense in self.senses if sense not in RENDERERS]:
             raise DataError(f"the world has no {unknown[0]!r} in memory; it has {', '.join(RENDERERS)}")
-        if unknown := [name for name in self.types or () if name not in QUESTION_TYPES]:
+        if unknown := [name for name in (*(self.types or ()), *self.focus) if name not in QUESTION_TYPES]:
             raise DataError(f"no question type {unknown[0]!r}; there are {', '.join(QUESTION_TYPES)}")
 
     def __len__(self) -> int:
@@ -124,16 +159,9 @@ class WorldDataset(Sequence[Example]):
         )
 
     def _scene(self, index: int) -> Scene:
-        if not self.balanced:
+        if not self.focus:
             return draw_scene(self.split, self.seed, index)
-        kind = self._wanted[index % len(self._wanted)]
+        kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
         block = (draw_scene(self.split, self.seed, index * BLOCK + i) for i in range(BLOCK))
         fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
         return next(fitting, None) or draw_scene(self.split, self.seed, index * BLOCK)
-
-    @property
-    def _wanted(self) -> list[QuestionType]:
-        """The types that clips are drawn for: of the new senses, or of sight where there is no other."""
-        asked = [kind for kind in QUESTION_TYPES.values() if set(kind.senses) <= set(self.senses)]
-        asked = [kind for kind in asked if self.types is None or kind.name in self.types]
-        return [kind for kind in asked if kind.senses != ("video",)] or asked

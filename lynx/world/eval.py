@@ -22,7 +22,7 @@ from lynx.media import read_frames, sample_times
 from lynx.metrics import Scores, score
 from lynx.world.answering import answer_stock, answer_together, stock
 from lynx.world.exam import Task, draw_tasks, split_evenly, take, types_for
-from lynx.world.files import default_cache, stream_clips
+from lynx.world.files import default_cache, sense_path, stream_clips
 from lynx.world.scene import DURATION
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 VIDEO = "video"
 SPLIT = "test"
-IN_CLIP = ("audio",)
-"""The modalities that a clip's own file carries."""
+MEASURED = ("audio", "depth", "high_fps", "multi_view")
+"""The senses that there are files of: a clip's own, or some beside it."""
 Progress = Callable[[int, int], None]
 Answers = dict[Task, str]
 
@@ -89,8 +89,8 @@ def evaluate(
     Raises: DataError if the world asks nothing about the modality; AdapterError if the model has none for it.
     """
     cells = Cells.of(modality, n)
-    if not cells.needed or modality not in IN_CLIP:
-        raise DataError(f"the world's clips are evaluated for {', '.join(IN_CLIP)}, not for {modality!r}")
+    if not cells.needed or modality not in MEASURED:
+        raise DataError(f"the world's clips are evaluated for {', '.join(MEASURED)}, not for {modality!r}")
     model.adapter(modality)
     tasks = draw_tasks(cells.together, SPLIT, seed)
     sheet = _answer(model, modality, tasks, seed, progress, cache)
@@ -107,8 +107,8 @@ def _answer(
 ) -> Sheet:
     """Ask everything: each clip is read and encoded once, its questions answered side by side."""
     plain, sheet = stock(model.backbone), Sheet()
-    for clip, asked in _clips(tasks, seed, cache, progress):
-        media: dict[str, Any] = {VIDEO: clip, modality: clip}
+    for clip, asked in _clips(tasks, seed, cache, progress, (modality,)):
+        media: dict[str, Any] = {VIDEO: clip, modality: sense_path(clip, modality)}
         streams = model.chat(**media).encode()
         sheet.on.update(_ask(model, streams, (VIDEO, modality), asked))
         sheet.off.update(_ask(model, streams, (VIDEO,), asked))
@@ -119,13 +119,17 @@ def _answer(
 
 
 def _clips(
-    tasks: Iterable[Task], seed: int, cache: Path | None, progress: Progress | None
+    tasks: Iterable[Task],
+    seed: int,
+    cache: Path | None,
+    progress: Progress | None,
+    senses: Sequence[str] = (),
 ) -> Iterator[tuple[Path, list[Task]]]:
     """The clips and what is asked about each; the next ones are drawn while one is being asked about."""
     groups: dict[int, list[Task]] = defaultdict(list)
     for task in tasks:
         groups[task.index].append(task)
-    clips = stream_clips(SPLIT, seed, groups, cache or default_cache())
+    clips = stream_clips(SPLIT, seed, groups, cache or default_cache(), senses=senses)
     for number, (index, clip) in enumerate(clips, 1):
         yield clip, groups[index]
         if progress:

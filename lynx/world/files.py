@@ -4,6 +4,7 @@ clip.mp4               H.264 and AAC, 24 frames a second
 second_view.mp4        what the camera on the other side sees
 depth/0000.png ...     uint16 millimetres, 0 = nothing measured; named after the frame of the clip
 pose/0000.txt ...      4 x 4 camera to world, metres
+times.txt              when each map was measured, seconds
 intrinsic_depth.txt    4 x 4, pixels
 qa.json                questions, answers, their types, the senses they need, and the scene's key
 """
@@ -11,7 +12,7 @@ qa.json                questions, answers, their types, the senses they need, an
 import gc
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -28,7 +29,7 @@ from lynx.world.data import QUESTIONS, RENDERER, check_key, question_rng
 from lynx.world.questions import ask
 from lynx.world.scene import DURATION, FPS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
-from lynx.world.views import draw_depth, draw_second_view, intrinsics
+from lynx.world.views import draw_depth, draw_second_clip, intrinsics
 
 DEPTH_RATE = 4
 """Depth maps a second."""
@@ -50,8 +51,8 @@ def render(
     scene, folder = draw_scene(split, seed, index), Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_clip(scene, folder / "clip.mp4", size)
-    _write_frames(draw_second_view(scene, np.arange(round(DURATION * FPS)), size), folder / "second_view.mp4")
-    _write_depth(scene, folder, size)
+    write_second_view(scene, folder / "second_view.mp4", size)
+    write_depth(scene, folder, size)
     turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
     description = {
         "seed": seed,
@@ -62,6 +63,7 @@ def render(
             "video": "clip.mp4",
             "audio": "clip.mp4",
             "depth": "depth",
+            "high_fps": "clip.mp4",
             "multi_view": "second_view.mp4",
         },
         "depth_rate": DEPTH_RATE,
@@ -77,18 +79,37 @@ def write_clip(scene: Scene, path: Path, size: int) -> None:
     _write_frames(draw_clip(scene, size), path, sound)
 
 
+def write_second_view(scene: Scene, path: Path, size: int) -> None:
+    """Write what the second camera sees."""
+    _write_frames(draw_second_clip(scene, size), path)
+
+
 def _write_frames(frames: np.ndarray, path: Path, sound: Waveform | None = None) -> None:
     write_video(path, torch.from_numpy(frames).permute(0, 3, 1, 2), FPS, sound)
 
 
-def _write_depth(scene: Scene, folder: Path, size: int) -> None:
+def write_depth(scene: Scene, folder: Path, size: int) -> None:
+    """Write what the depth camera measures, in ScanNet form."""
     numbers = np.arange(0, round(DURATION * FPS), FPS // DEPTH_RATE)
     for name in ("depth", "pose"):
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for number, metres in zip(numbers, draw_depth(scene, numbers, size), strict=True):
         Image.fromarray(np.rint(metres * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
         np.savetxt(folder / "pose" / f"{number:04d}.txt", np.eye(4), fmt="%.6f")
     np.savetxt(folder / "intrinsic_depth.txt", intrinsics(size), fmt="%.6f")
+    np.savetxt(folder / "times.txt", numbers / FPS, fmt="%.6f")
+
+
+BESIDE: dict[str, tuple[str, Callable[[Scene, Path, int], None]]] = {
+    "depth": (".depth", write_depth),
+    "multi_view": (".second_view.mp4", write_second_view),
+}
+"""The senses with files of their own beside a kept clip: how their names end, and what writes them."""
+
+
+def sense_path(clip: Path, sense: str) -> Path:
+    """The file or folder that a sense reads of a clip that `stream_clips` keeps: maybe the clip itself."""
+    return clip.with_name(clip.stem + BESIDE[sense][0]) if sense in BESIDE else clip
 
 
 def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path:
@@ -97,20 +118,31 @@ def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path
 
 
 def stream_clips(
-    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2
+    split: str,
+    seed: int,
+    indices: Iterable[int],
+    out_dir: str | Path,
+    size: int = 320,
+    processes: int = 2,
+    senses: Collection[str] = (),
 ) -> Iterator[tuple[int, Path]]:
-    """Write the clips of these indices, with sound and nothing else; gives each as soon as it is there.
+    """Write the clips of these indices, with sound and what `senses` need; gives each as soon as it is there.
 
-    They come in ascending order; those that are there already are kept.
+    They come in ascending order; those that are there already are kept. See `sense_path`.
     """
     check_key(split, seed)
     paths = {index: clip_path(Path(out_dir), split, seed, index, size) for index in sorted(set(indices))}
-    missing = [index for index, path in paths.items() if not path.exists()]
+    beside = tuple(sense for sense in senses if sense in BESIDE)
+    missing = [
+        index
+        for index, path in paths.items()
+        if not all(one.exists() for one in (path, *(sense_path(path, sense) for sense in beside)))
+    ]
     if not missing:
         yield from paths.items()
         return
     paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
-    write = partial(_write_one, split, seed, size)
+    write = partial(_write_one, split, seed, size, beside)
     pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare)
     try:
         written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
@@ -136,11 +168,15 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _write_one(split: str, seed: int, size: int, index: int, path: Path) -> None:
-    """Write a clip beside its place and move it there: a file that has its name is whole."""
-    half = path.with_name(f"half-{os.getpid()}-{path.name}")
-    write_clip(draw_scene(split, seed, index), half, size)
-    os.replace(half, path)
+def _write_one(split: str, seed: int, size: int, senses: Collection[str], index: int, path: Path) -> None:
+    """Write what is missing of a clip beside its place and move it there: what has its name is whole."""
+    scene = draw_scene(split, seed, index)
+    writers = {path: write_clip} | {sense_path(path, sense): BESIDE[sense][1] for sense in senses}
+    for place, write in writers.items():
+        if not place.exists():
+            half = place.with_name(f"half-{os.getpid()}-{place.name}")
+            write(scene, half, size)
+            os.replace(half, place)
     gc.collect()  # moviepy's clips hold their frames in cycles: a worker would grow by gigabytes
 
 

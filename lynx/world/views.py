@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lynx.world.animation import animate
 from lynx.world.picture import FIELDS, draw_background, draw_item
-from lynx.world.scene import FPS, Background, Item, Scene
+from lynx.world.scene import DURATION, FPS, Background, Item, Scene
 
 WALL = 7.0
 """Metres to the wall behind the shapes, in the middle of the frame."""
@@ -79,17 +80,36 @@ def _turn(x: float, y: float) -> Point:
 
 def draw_second_view(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
     """Draw the given frames (numbers at `FPS`) of the second camera: `(T, size, size, 3)` uint8."""
-    backdrop = draw_background(_other_wall(scene.background), size)
-    backdrop[: round(SHELF * size)] *= np.float32(1.35)
-    hidden = _from_behind(scene.hidden, scene.hidden.color, (0.5, SHELF / 2), (0.5, SHELF / 2))
-    draw_item(backdrop, hidden, *hidden.start)
-    canvas = np.repeat(backdrop[None], len(frames), axis=0)
-    for item in sorted(scene.items, key=lambda item: item.depth):
-        seen = _from_behind(item, item.back, _turn(*item.start), _turn(*item.end))
+    canvas = np.repeat(_other_side(scene, size)[None], len(frames), axis=0)
+    for seen in _backs(scene):
         for picture, frame in zip(canvas, frames, strict=True):
             x, y = seen.position(frame / FPS)
             draw_item(picture, seen, float(x), float(y))
     return (canvas + 0.5).astype(np.uint8)
+
+
+def draw_second_clip(scene: Scene, size: int) -> np.ndarray:
+    """Draw all frames of the second camera: `(DURATION * FPS, size, size, 3)` uint8, as `draw_clip` does."""
+    backdrop = (_other_side(scene, size) + 0.5).astype(np.uint8)
+    canvas = np.repeat(backdrop[None], round(DURATION * FPS), axis=0)
+    for seen in _backs(scene):
+        animate(canvas, seen)
+    return canvas
+
+
+def _other_side(scene: Scene, size: int) -> np.ndarray:
+    """What stands still before the second camera, the hidden shape included: `(size, size, 3)` float32."""
+    backdrop = draw_background(_other_wall(scene.background), size)
+    backdrop[: round(SHELF * size)] *= np.float32(1.35)
+    hidden = _from_behind(scene.hidden, scene.hidden.color, (0.5, SHELF / 2), (0.5, SHELF / 2))
+    draw_item(backdrop, hidden, *hidden.start)
+    return backdrop
+
+
+def _backs(scene: Scene) -> list[Item]:
+    """The shapes as the second camera sees them, those farthest from it first."""
+    items = sorted(scene.items, key=lambda item: item.depth)
+    return [_from_behind(item, item.back, _turn(*item.start), _turn(*item.end)) for item in items]
 
 
 def _other_wall(wall: Background) -> Background:
