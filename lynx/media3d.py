@@ -27,7 +27,7 @@ Measure = Callable[[Sequence[int]], np.ndarray]
 See = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DepthClip:
     """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 metres, 0 = no return.
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from lynx.errors import DataError, MediaError
 from lynx.media import Frames, sample_times
@@ -321,3 +322,21 @@ def test_rendering_travels_as_a_dict_and_pictures_are_no_depth():
         )
     with pytest.raises(MediaError, match="as many poses"):
         DepthClip.of(np.ones((2, 3, 3)), poses=np.eye(4)[None])
+
+
+def test_a_mesh_is_seen_once_around_in_as_many_pictures_as_moments(tmp_path):
+    box = trimesh.creation.box((1.0, 2.0, 0.5))
+    box.apply_scale(1000)
+    box.export(tmp_path / "box.stl")
+    sense = Depth(DepthRendering(max_side=48, show="both", frame="world"))
+    assert sense.duration(tmp_path / "box.stl") == 8.0
+    frames = sense.render(str(tmp_path / "box.stl"), sample_times(8.0, 4))
+    assert (
+        frames.pixels.shape == (8, 3, 48, 48) and len(frames.notes) == 1 and "unknown unit" in frames.notes[0]
+    )
+    front, back = frames.pixels[1], frames.pixels[5]  # from opposite sides, the lids alike, the sides not
+    lid = torch.tensor([128, 128, 255])[:, None, None]
+    assert ((front.int() - lid).abs().amax(0) <= 2).sum() > 50
+    assert ((back.int() - lid).abs().amax(0) <= 2).sum() > 50
+    seen = [{tuple(c) for c in side.flatten(1).T.tolist()} for side in (front, back)]
+    assert len(seen[0] & seen[1]) < len(seen[0])

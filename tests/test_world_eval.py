@@ -12,7 +12,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.world.answering import LIMIT, answer_stock, answer_together, stock
 from lynx.world.backbone import build_backbone, save_backbone
-from lynx.world.eval import Cells, Sheet, evaluate, evaluate_backbone, summarise
+from lynx.world.eval import MEASURED, Cells, Sheet, evaluate, evaluate_backbone, summarise
 from lynx.world.exam import draw_tasks
 from lynx.world.files import render_clips
 from lynx.world.questions import QUESTION_TYPES
@@ -42,10 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Lynx:
     model = lynx.load(folder)
-    model.add_adapter(Adapter(name="audio", modality="audio"))
     torch.manual_seed(0)
-    for part in ("vision", "llm"):
-        model.add_lora("audio", part, LoraSettings(rank=4, alpha=8, dropout=0.0))
+    for sense in MEASURED:
+        model.add_adapter(Adapter(name=sense, modality=sense))
+        for part in ("vision", "llm"):
+            model.add_lora(sense, part, LoraSettings(rank=4, alpha=8, dropout=0.0))
     for name, weight in model.backbone.model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0, 0.1)
@@ -92,6 +93,18 @@ def test_evaluation_has_exactly_its_keys_and_off_is_stock(model: Lynx, cache: Pa
     assert result["video_only_off"] == result["video_only_stock"]
     assert sum(row["n"] for row in result["by_type"].values() if row["senses"] == ["video"]) == 3
     assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("sense", ["depth", "high_fps", "multi_view"])
+def test_every_sense_is_measured_through_its_files(model: Lynx, cache: Path, sense: str) -> None:
+    result = evaluate(model, sense, n=2, seed=7, cache=cache)
+    assert list(result) == KEYS and result["modality"] == sense
+    assert result["both_senses"] is None  # the world asks nothing that needs one of these and the video
+    asked = {name for name, kind in QUESTION_TYPES.items() if kind.senses == (sense,)}
+    assert {name for name, row in result["by_type"].items() if row["senses"] == [sense]} <= asked
+    assert result["video_only_off"] == result["video_only_stock"]
+    beside = {"depth": "*.depth", "multi_view": "*.second_view.mp4"}
+    assert sense not in beside or list(cache.rglob(beside[sense]))
 
 
 def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
