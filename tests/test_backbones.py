@@ -9,15 +9,22 @@ import pytest
 import torch
 from checkpoints import clip
 from safetensors.torch import load_file, save_file
-from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Config
+from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
 
-from lynx.backbones import CATALOG, FAMILIES, Stream, count_parameters, load_backbone, parse_source
+from lynx.backbones import (
+    CATALOG,
+    FAMILIES,
+    Stream,
+    count_parameters,
+    load_backbone,
+    parse_source,
+    skeleton,
+)
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.errors import BackboneError
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 DATA = Path(__file__).parent / "data"
-LONG = 35  # frames; more than go through the tower at once
 
 
 @pytest.fixture(scope="module")
@@ -176,17 +183,48 @@ def test_a_prompt_beyond_the_context_is_refused(backbone):
         backbone.compose(QUESTION, [stream(backbone, clip(128))])
 
 
-def test_the_catalog_counts_the_papers_parameters():
-    assert count_parameters("llava-onevision-0.5b") == {
-        "vision": 33492992,
-        "llm": 35192832,
-        "total": 68685824,
+@pytest.mark.parametrize(
+    ("name", "vision", "llm"),
+    [
+        ("llava-onevision-0.5b", 33_492_992, 35_192_832),
+        ("llava-onevision-7b", 33_492_992, 161_480_704),
+        ("qwen2.5-vl-3b", 45_719_552, 119_734_272),
+        ("internvl2.5-4b", 28_311_552, 119_734_272),
+    ],
+)
+def test_the_catalog_counts_the_papers_parameters(name, vision, llm):
+    """Printed in the paper as 68.7, 195.0, 165.5 and, with a fused qkv, 144.9 M."""
+    assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
+
+
+def test_internvl_s_other_count_is_that_of_the_fused_qkv():
+    three, fused = 64 * 3 * (1024 + 1024), 64 * (1024 + 3 * 1024)
+    as_in_the_paper = 28_311_552 - 24 * (three - fused)
+    paper = CATALOG["internvl2.5-4b"].paper
+    assert f"{as_in_the_paper / 1e6:.3f} M" in paper and "fused" in paper
+    assert f"{(as_in_the_paper + 119_734_272) / 1e6:.1f} M" in paper
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"), [("qwen2.5-vl-3b", 7.51), ("internvl2.5-4b", 7.42), ("internvl3-8b", 15.89)]
+)
+def test_a_geometry_has_the_size_of_the_files_on_the_hub(name, gigabytes):
+    """Two bytes a parameter: the sum of the repository's safetensors files, as it lists them."""
+    count = sum(p.numel() for p in set(skeleton(name).model.parameters()))
+    assert 2 * count / 1e9 == pytest.approx(gigabytes, abs=0.01)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_row_is_a_model_of_its_family(name):
+    row = CATALOG[name]
+    config = AutoConfig.for_model(row.family, **row.geometry)
+    assert row.family in FAMILIES and row.licence and row.note and row.source.count("/") == 1
+    text, given = config.get_text_config(), row.geometry["text_config"]
+    assert {key: getattr(text, key) for key in given if key != "rope_parameters"} == {
+        key: value for key, value in given.items() if key != "rope_parameters"
     }
-    assert count_parameters("llava-onevision-7b") == {
-        "vision": 33492992,
-        "llm": 161480704,
-        "total": 194973696,
-    }
+    assert config.tie_word_embeddings == row.geometry["tie_word_embeddings"]
+    assert all(getattr(config.vision_config, key) == v for key, v in row.geometry["vision_config"].items())
 
 
 def test_the_projector_and_heads_get_no_lora(folder):
@@ -210,6 +248,8 @@ def test_sources_are_catalog_names_folders_or_hub_ids(folder):
         row.location == CATALOG["llava-onevision-0.5b"].source == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
     )
     assert parse_source("owner/name@abc").revision == "abc" and parse_source(folder).location == str(folder)
+    pinned = parse_source("llava-onevision-0.5b@abc")
+    assert (pinned.location, pinned.revision) == (row.location, "abc")
     with pytest.raises(BackboneError, match="llava-onevision-7b"):
         parse_source("no such thing")
 
@@ -239,9 +279,22 @@ def test_a_missing_tensor_is_refused(folder, tmp_path):
         load_backbone(tmp_path / "copy")
 
 
-def test_another_family_is_refused_with_the_list_of_known_ones(tmp_path):
-    Qwen2Config(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(BackboneError, match=r"qwen2.*llava_onevision"):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, internvl"),
+        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, internvl"),
+        ({"model_type": "qwen3_vl"}, r"'qwen3_vl'.*first layers.*docs/backbones\.md"),
+        (
+            {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "evil.Evil"}},
+            r"'internvl_chat'.*code from the Hub is never run.*-hf or -HF",
+        ),
+    ],
+)
+def test_another_family_is_refused_with_the_list_of_known_ones(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
+    with pytest.raises(BackboneError, match=message):
         load_backbone(tmp_path)
 
 

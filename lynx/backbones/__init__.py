@@ -2,7 +2,7 @@
 
 from lynx.backbones.base import PLACEMENTS, Backbone, Composed, Message, Preprocessing, Stream, TokenLayout
 from lynx.backbones.catalog import CATALOG, EMBEDDED
-from lynx.backbones.loading import FAMILIES, count_parameters, load_backbone, parse_source
+from lynx.backbones.loading import FAMILIES, count_parameters, load_backbone, parse_source, skeleton
 
 __all__ = [
     "CATALOG",
@@ -18,4 +18,5 @@ __all__ = [
     "count_parameters",
     "load_backbone",
     "parse_source",
+    "skeleton",
 ]

@@ -1,10 +1,11 @@
 """The models `lynx` knows by name, as data: one row a model. A new size of a known family is a new row.
 
-`geometry` is the true architecture, typed in from the public configuration, so that parameters can be counted
-on the meta device without a download.
+`geometry` is the true architecture, typed in from public configurations, so that parameters, memory and
+tokens are read off tensors on the meta device without a download (`lynx.estimate`). What a row could not be
+checked against here is said in its note.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _SIGLIP_SO400M = {
@@ -17,66 +18,171 @@ _SIGLIP_SO400M = {
     "image_size": 384,
     "vision_use_head": False,
 }
+_INTERNVIT_300M = {
+    "model_type": "internvl_vision",
+    "num_hidden_layers": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "attention_bias": True,
+    "image_size": [448, 448],
+    "patch_size": [14, 14],
+}
+_QWEN_TOWER = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
 
 
-def _qwen2(
-    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int, tied: bool
+def _llm(
+    kind: str, layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int, **more: Any
 ) -> dict[str, Any]:
     return {
-        "model_type": "qwen2",
+        "model_type": kind,
         "num_hidden_layers": layers,
         "hidden_size": hidden,
         "intermediate_size": ffn,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "vocab_size": vocab,
-        "tie_word_embeddings": tied,
+        "max_position_embeddings": 32_768,
+        **more,
     }
+
+
+def _llava(tied: bool, *sizes: int) -> dict[str, Any]:
+    """sizes: as in `_llm`, from layers on."""
+    text = _llm("qwen2", *sizes, tie_word_embeddings=tied)
+    return {"vision_config": _SIGLIP_SO400M, "text_config": text, "tie_word_embeddings": tied}
+
+
+def _qwen(tied: bool, *sizes: int) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    more = {"max_position_embeddings": 128_000, "rope_parameters": rope}
+    text = _llm("qwen2_5_vl_text", *sizes) | more
+    tower = {**_QWEN_TOWER, "out_hidden_size": text["hidden_size"]}
+    return {"vision_config": tower, "text_config": text, "tie_word_embeddings": tied}
+
+
+def _internvl(kind: str, *sizes: int) -> dict[str, Any]:
+    more = {"head_dim": 128, "max_position_embeddings": 40_960} if kind == "qwen3" else {}
+    text = _llm(kind, *sizes) | more | {"tie_word_embeddings": False}
+    return {"vision_config": _INTERNVIT_300M, "text_config": text, "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One known model: where it is, how it may be used, what shape it has."""
+    """One known model: where it is, how it may be used, what shape it has, how it takes pixels."""
 
     source: str  # a Hub id
     family: str
     licence: str
     default_frames: int
+    geometry: dict[str, Any]
     note: str = ""
-    revision: str | None = None
-    geometry: dict[str, Any] = field(default_factory=dict)
+    revision: str | None = None  # None: the newest; "NAME@REVISION" asks for another
+    size: tuple[int, int] = (0, 0)  # (height, width) of a frame, where all have one
+    pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
+    paper: str = ""  # what the paper prints for its added parameters, where that is another number
 
+
+UNVERIFIED = "geometry typed in from the public configuration; no checkpoint of it was loaded here"
+_SIZES_AGREE = f"{UNVERIFIED}, but the size of its files agrees"
+_LLAVA_SIZE, _INTERN_SIZE, _QWEN_PIXELS = (384, 384), (448, 448), (56 * 56, 28 * 28 * 16_384)
+
+
+def _llava_row(size: str, geometry: dict[str, Any]) -> Row:
+    source = f"llava-hf/llava-onevision-qwen2-{size}-ov-hf"
+    return Row(source, "llava_onevision", "apache-2.0", 16, geometry, note=UNVERIFIED, size=_LLAVA_SIZE)
+
+
+def _intern_row(source: str, licence: str, geometry: dict[str, Any], note: str = _SIZES_AGREE) -> Row:
+    return Row(f"OpenGVLab/{source}", "internvl", licence, 16, geometry, note=note, size=_INTERN_SIZE)
+
+
+_QWEN_LICENCE = "qwen"
+_UNSEEN_LICENCE = f"{UNVERIFIED}; its licence is that of its sisters on the Hub, look there"
 
 CATALOG: dict[str, Row] = {
-    "llava-onevision-0.5b": Row(
-        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-        "llava_onevision",
+    "llava-onevision-0.5b": _llava_row("0.5b", _llava(True, 24, 896, 4864, 14, 2, 152_000)),
+    "llava-onevision-7b": _llava_row("7b", _llava(False, 28, 3584, 18_944, 28, 4, 152_128)),
+    "llava-onevision-72b": _llava_row("72b", _llava(False, 80, 8192, 29_568, 64, 8, 152_064)),
+    "qwen2.5-vl-3b": Row(
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        "qwen2_5_vl",
+        "qwen-research",
+        16,
+        _qwen(True, 36, 2048, 11_008, 16, 2, 151_936),
+        note=f"the paper's Qwen2.5-VL-3B: this repository is transformers-native; {_SIZES_AGREE}",
+        pixels=_QWEN_PIXELS,
+    ),
+    "qwen2.5-vl-7b": Row(
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "qwen2_5_vl",
         "apache-2.0",
         16,
-        geometry={
-            "vision_config": _SIGLIP_SO400M,
-            "text_config": _qwen2(24, 896, 4864, 14, 2, 152_000, tied=True),
-        },
+        _qwen(False, 28, 3584, 18_944, 28, 4, 152_064),
+        note=UNVERIFIED,
+        pixels=_QWEN_PIXELS,
     ),
-    "llava-onevision-7b": Row(
-        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        "llava_onevision",
+    "internvl2.5-4b": Row(
+        "OpenGVLab/InternVL2_5-4B",
+        "internvl",
+        "mit",
+        16,
+        _internvl("qwen2", 36, 2048, 11_008, 16, 2, 151_674),
+        note="the paper's InternVL2.5-4B. This repository holds the original layout, which needs code of its "
+        "own, and code from the Hub is never run; a transformers-native one of this size was not found (of "
+        "2.5 there are OpenGVLab/InternVL2_5-2B-MPO-hf and -8B-MPO-hf). Convert it with transformers' "
+        "convert_internvl_weights_to_hf.py and give the folder, or use internvl3-2b, internvl3.5-4b. "
+        f"{_SIZES_AGREE[0].upper()}{_SIZES_AGREE[1:]}",
+        size=_INTERN_SIZE,
+        paper="144.9 M (vision 25.166 M): the original code has one fused linear for q, k and v of the "
+        "encoder, which takes one LoRA of 1024 -> 3072; the native class has three linears and takes three",
+    ),
+    "internvl3-1b": _intern_row(
+        "InternVL3-1B-hf", _QWEN_LICENCE, _internvl("qwen2", 24, 896, 4864, 14, 2, 151_674), UNVERIFIED
+    ),
+    "internvl3-2b": _intern_row(
+        "InternVL3-2B-hf", _QWEN_LICENCE, _internvl("qwen2", 28, 1536, 8960, 12, 2, 151_674), _UNSEEN_LICENCE
+    ),
+    "internvl3-8b": _intern_row(
+        "InternVL3-8B-hf", _QWEN_LICENCE, _internvl("qwen2", 28, 3584, 18_944, 28, 4, 151_674)
+    ),
+    "internvl3-14b": _intern_row(
+        "InternVL3-14B-hf",
+        _QWEN_LICENCE,
+        _internvl("qwen2", 48, 5120, 13_824, 40, 8, 151_674),
+        _UNSEEN_LICENCE,
+    ),
+    "internvl3.5-1b": _intern_row(
+        "InternVL3_5-1B-HF", "apache-2.0", _internvl("qwen3", 28, 1024, 3072, 16, 8, 151_936)
+    ),
+    "internvl3.5-2b": _intern_row(
+        "InternVL3_5-2B-HF", "apache-2.0", _internvl("qwen3", 28, 2048, 6144, 16, 8, 151_936), _UNSEEN_LICENCE
+    ),
+    "internvl3.5-4b": _intern_row(
+        "InternVL3_5-4B-HF", "apache-2.0", _internvl("qwen3", 36, 2560, 9728, 32, 8, 151_936)
+    ),
+    "internvl3.5-8b": _intern_row(
+        "InternVL3_5-8B-HF",
         "apache-2.0",
-        16,
-        geometry={
-            "vision_config": _SIGLIP_SO400M,
-            "text_config": _qwen2(28, 3584, 18_944, 28, 4, 152_128, tied=False),
-        },
+        _internvl("qwen3", 36, 4096, 12_288, 32, 8, 151_936),
+        _UNSEEN_LICENCE,
     ),
-    "llava-onevision-72b": Row(
-        "llava-hf/llava-onevision-qwen2-72b-ov-hf",
-        "llava_onevision",
-        "tongyi-qianwen",
-        16,
-        geometry={
-            "vision_config": _SIGLIP_SO400M,
-            "text_config": _qwen2(80, 8192, 29_568, 64, 8, 152_064, tied=False),
-        },
+    "internvl3.5-14b": _intern_row(
+        "InternVL3_5-14B-HF",
+        "apache-2.0",
+        _internvl("qwen3", 40, 5120, 17_408, 40, 8, 151_936),
+        _UNSEEN_LICENCE,
     ),
 }
 

@@ -44,6 +44,14 @@ FAMILIES: dict[str, type[Backbone]] = {
     family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
 }
 
+_HINTS = {
+    "internvl_chat": "this is InternVL's original layout, which needs code of its own, and code from the Hub "
+    "is never run: transformers-native repositories end in -hf or -HF",
+    "llava": "of LLaVA-OneVision take the transformers-native repositories, llava-hf/llava-onevision-*",
+    "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see docs/backbones.md",
+}
+"""What to say about families that users of the known ones come across."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -59,19 +67,19 @@ class Source:
 
 
 def parse_source(source: str | Path) -> Source:
-    """A catalog name, "lynx-tiny", a folder that exists, or a Hub id with an optional "@revision".
+    """A catalog name or a Hub id, with an optional "@revision"; "lynx-tiny"; a folder that exists.
 
     Raises: BackboneError naming the known models for anything else.
     """
     name = str(source)
     if name == EMBEDDED:
         return Source(name, str(Path(__file__).parents[1] / "assets" / EMBEDDED))
-    if name in CATALOG:
-        row = CATALOG[name]
-        return Source(name, row.source, row.revision, row.default_frames, row.note)
+    repo, _, revision = name.partition("@")
+    if repo in CATALOG:
+        row = CATALOG[repo]
+        return Source(name, row.source, revision or row.revision, row.default_frames, row.note)
     if Path(name).is_dir():
         return Source(name, name)
-    repo, _, revision = name.partition("@")
     if _HUB_ID.fullmatch(repo) and not name.startswith("."):
         return Source(name, repo, revision or None)
     known = ", ".join([EMBEDDED, *CATALOG])
@@ -105,17 +113,21 @@ def read_config(source: Source) -> PreTrainedConfig:
 
     Raises: BackboneError: nothing there, unreadable, or an unknown family.
     """
+    kind = (_read_json(source, "config.json") or {}).get("model_type")  # one that needs code is not read
     try:
-        config = AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=False
-        )
+        if kind is None or kind in FAMILIES:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                source.location, revision=source.revision, trust_remote_code=False
+            )
+            kind = config.model_type
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
+    if kind not in FAMILIES:
+        more = [text for text in (_HINTS.get(str(kind)), source.note) if text]
         raise BackboneError(
-            f"{source.name!r} is a {config.model_type!r} model; the families lynx knows: {known}"
+            f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(FAMILIES)}. "
+            + " ".join(f"{text[:1].upper()}{text[1:]}." for text in more)
         )
     return config
 
@@ -246,20 +258,42 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     )
 
 
+def skeleton(name: str | Path) -> Backbone:
+    """A backbone on the meta device: its modules, shapes and sizes, without weights and without a tokenizer.
+
+    name: a catalog name (no download), or anything `load_backbone` takes (its JSON files are read, not its
+    weights). Raises: BackboneError as `load_backbone` does.
+    """
+    row = CATALOG.get(str(name))
+    where = parse_source(name)
+    if row is not None:
+        config = AutoConfig.for_model(row.family, **row.geometry)
+        preprocessing = Preprocessing((), (), row.size, row.pixels)
+    else:
+        config, preprocessing = read_config(where), read_preprocessing(where)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    extra = {} if row is not None else _read_json(where, "lynx_tiny.json") or {}
+    return FAMILIES[config.model_type](
+        model,
+        None,  # type: ignore[arg-type]  # sizes are all that is asked of it
+        preprocessing,
+        source=where.name,
+        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        note=where.note,
+    )
+
+
 def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
     """Parameters that one modality adds to a backbone, counted from tensors on the meta device.
 
-    name: a catalog name (no download), or anything `load_backbone` takes (its configuration is read, not its
-    weights). Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the LLM, their sum.
+    name: as for `skeleton`. Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the
+    LLM, their sum.
     """
-    if name in CATALOG:
-        config = AutoConfig.for_model(CATALOG[name].family, **CATALOG[name].geometry)
-    else:
-        config = read_config(parse_source(name))
-    family = FAMILIES[config.model_type]
+    backbone = skeleton(name)
     with torch.device("meta"):
-        loras = LoraBank(AutoModelForImageTextToText.from_config(config))
-        for part, targets in (("vision", family.vision_targets), ("llm", family.llm_targets)):
+        loras = LoraBank(backbone.model)
+        for part, targets in (("vision", backbone.vision_targets), ("llm", backbone.llm_targets)):
             loras.add(part, targets, LoraSettings(rank, alpha=rank, dropout=0.0))
     counts = {part: sum(t.numel() for t in loras.tensors(part).values()) for part in ("vision", "llm")}
     return {**counts, "total": sum(counts.values())}
