@@ -5,18 +5,21 @@ exact names and shapes, the projector it was trained on, no pickles, no path out
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lynx import hub
 from lynx.backbones import PLACEMENTS, Backbone
+from lynx.card import model_card
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
 from lynx.lora import expected_shapes, lora_config
@@ -26,12 +29,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG = "lynx_config.json"
-WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("vision", "llm")
+FILES = (CONFIG, "README.md", *(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS)))
+"""Everything that belongs to an adapter; a part may be absent as a whole."""
 POOLINGS = ("none", "space")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _LORA_FREE = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
     "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
@@ -75,40 +79,58 @@ def resolve_adapter(source: str | Path) -> Path:
     Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
     """
     folder = Path(source)
-    if folder.is_dir():
-        return folder
-    repo, _, revision = str(source).partition("@")
-    if not _HUB_ID.fullmatch(repo):
-        raise AdapterError(f"no adapter at {str(source)!r}: expected a folder with {CONFIG}, or a Hub id")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    return folder if folder.is_dir() else fetch_adapter(str(source)).folder
 
-    try:
-        allowed = ["*.json", "*.safetensors", "*.md"]
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=allowed))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(
-            f"no folder {repo!r} here, and the Hub could not give an adapter of that id: {error}"
-        ) from error
+
+def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
+    """An adapter of the Hub, in the local cache, pinned to a commit; its weights are not read yet.
+
+    Raises: AdapterError: not to be had, or the repository holds a pickle or no adapter.
+    """
+    if hub.parse_id(source) is None:
+        raise AdapterError(f"no adapter at {source!r}: expected a folder with {CONFIG}, or a Hub id")
+    snapshot = hub.download(source, FILES, revision)
+    for name in snapshot.files:
+        _refuse_pickle(f"{snapshot.repo}/{name}")
+        if name.startswith("/") or ".." in name.split("/"):
+            raise AdapterError(f"{snapshot.repo} has a file {name!r}, which leads out of its folder")
+    inspect_adapter(snapshot.folder)
+    return snapshot
+
+
+def inspect_adapter(folder: Path) -> Adapter:
+    """What a folder holds, checked as far as that goes without a backbone.
+
+    Raises: AdapterError: unsafe, incomplete, unreadable, or of a newer format.
+    """
+    _refuse_unsafe(folder)
+    adapter = read_adapter_config(folder)
+    for part in _parts(folder):
+        _read_settings(folder / part)
+        _read_shapes(folder / part / WEIGHTS)
+    return adapter
 
 
 def read_adapter_config(folder: str | Path) -> Adapter:
     """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
-    content = _read_json(Path(folder) / CONFIG)
-    if not isinstance(content.get("format"), int):
+    content = read_json(Path(folder) / CONFIG)
+    number = content.pop("format", None)
+    if type(number) is not int or number < 1:
         raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
-    if content["format"] > FORMAT:
+    if number > FORMAT:
+        raise AdapterError(f"{folder} is of format {number}, this lynx reads up to {FORMAT}: update lynx")
+    hints = get_type_hints(Adapter)
+    if content.keys() - hints.keys() or not {"name", "modality", "backbone"} <= content.keys():
         raise AdapterError(
-            f"{folder} is of format {content['format']}, this lynx reads up to {FORMAT}: update lynx"
+            f"{folder}/{CONFIG} has {', '.join(sorted(content))}; needed: name, modality, backbone; "
+            f"known: {', '.join(sorted(hints))}"
         )
-    values = {key: value for key, value in content.items() if key != "format"}
-    known = {item.name for item in fields(Adapter)}
-    if values.keys() - known or not {"name", "modality", "backbone"} <= values.keys():
-        raise AdapterError(
-            f"{folder}/{CONFIG} has {', '.join(sorted(values))}; needed: name, modality, backbone; "
-            f"known: {', '.join(sorted(known))}"
-        )
-    return Adapter(**values)
+    for key, value in content.items():
+        expected = str if hints[key] is str else dict
+        if not isinstance(value, expected):
+            kind = "a text" if expected is str else "an object"
+            raise AdapterError(f"{folder}/{CONFIG}: {key} is {value!r}, expected {kind}")
+    return Adapter(**content)
 
 
 def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
@@ -118,14 +140,18 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     check_backbone(adapter, backbone)
     targets = {"vision": backbone.vision_targets, "llm": backbone.llm_targets}
     parts = {}
-    for part in PARTS:
-        if (folder / part).is_dir():
-            settings = _read_settings(folder / part, targets[part])
-            shapes = expected_shapes(backbone.model, targets[part], settings.rank)
-            parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
+    for part in _parts(folder):
+        settings = _read_settings(folder / part)
+        shapes = expected_shapes(backbone.model, targets[part], settings.rank)
+        parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
+    return AdapterFiles(adapter, parts)
+
+
+def _parts(folder: Path) -> list[str]:
+    parts = [part for part in PARTS if (folder / part).is_dir() and any((folder / part).iterdir())]
     if not parts:
         raise AdapterError(f"{folder} holds no weights: expected a folder vision/, llm/ or both")
-    return AdapterFiles(adapter, parts)
+    return parts
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
@@ -137,7 +163,8 @@ def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
             f"{backbone.source!r} is of {backbone.family!r}"
         )
     mine = backbone.fingerprint()
-    theirs = wanted.get("fingerprint") or {}
+    theirs = wanted.get("fingerprint")
+    theirs = theirs if isinstance(theirs, dict) else {}
     different = [
         f"{key} is {theirs.get(key, 'not given')} instead of {mine[key]}"
         for key in mine
@@ -150,20 +177,26 @@ def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
         )
 
 
+def _refuse_pickle(path: str | Path) -> None:
+    if Path(path).suffix in _PICKLES:
+        raise AdapterError(f"{path} is a pickle, which can run code: an adapter is safetensors and JSON")
+
+
 def _refuse_unsafe(folder: Path) -> None:
     root = folder.resolve()
-    # In the Hub's cache a snapshot is links into the blobs of the same repository.
-    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    roots = [root]
+    if root.parent.name == "snapshots":
+        # In the Hub's cache a snapshot is links into the blobs of its repository, and those may be links into
+        # the blobs that all repositories share.
+        roots += [root.parents[1] / "blobs", root.parents[2] / "blobs"]
     for path in folder.rglob("*"):
-        if path.suffix in _PICKLES:
-            raise AdapterError(
-                f"{path} is a pickle, which can run code: an adapter has safetensors and JSON only"
-            )
+        _refuse_pickle(path)
         if not any(path.resolve().is_relative_to(allowed) for allowed in roots):
             raise AdapterError(f"{path} leads out of the adapter's folder, to {path.resolve()}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of an adapter holds. Raises: AdapterError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -177,35 +210,45 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_settings(folder: Path, targets: str) -> LoraSettings:
-    content = _read_json(folder / "adapter_config.json")
+def _read_settings(folder: Path) -> LoraSettings:
+    return parse_settings(read_json(folder / PEFT_CONFIG), folder)
+
+
+def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
+    """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
     try:
         settings = LoraSettings(
-            int(content["r"]), float(content["lora_alpha"]), float(content["lora_dropout"])
+            int(content["r"]), float(content["lora_alpha"]), float(content.get("lora_dropout") or 0.0)
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{folder}/adapter_config.json does not describe a LoRA: {error}") from error
+        raise AdapterError(f"{folder}/{PEFT_CONFIG} does not describe a LoRA: {error!r}") from error
     if content.get("peft_type") != "LORA" or settings.rank < 1:
         raise AdapterError(
             f"{folder} is {content.get('peft_type')!r} of rank {settings.rank}, expected a LORA"
         )
-    plain = lora_config(targets, settings).to_dict()
+    if not (math.isfinite(settings.alpha) and 0 <= settings.dropout < 1):
+        raise AdapterError(f"{folder}: alpha {settings.alpha}, dropout {settings.dropout} are no LoRA's")
+    plain = lora_config("", settings).to_dict()
     odd = sorted(
         key for key in content.keys() - _LORA_FREE if content[key] and content[key] != plain.get(key)
     )
     if odd:
-        raise AdapterError(f"{folder}/adapter_config.json asks for {', '.join(odd)}, which lynx does not do")
+        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {', '.join(odd)}, which lynx does not do")
     return settings
 
 
-def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if not path.is_file():
         raise AdapterError(f"{path} is missing: the adapter is incomplete")
     try:
         with safe_open(path, "pt") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"cannot read {path}: {error}") from error
+
+
+def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    found = _read_shapes(path)
     missing, unexpected = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
     if missing or unexpected:
         raise AdapterError(
@@ -218,10 +261,15 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str
             f"{path} does not fit the backbone: {len(wrong)} shapes differ, such as {wrong[0]}"
         )
     tensors: dict[str, Tensor] = load_file(path)
-    broken = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise AdapterError(f"{path} holds values that are no numbers, in {broken[0]}")
+    check_numbers(tensors, path)
     return tensors
+
+
+def check_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises: AdapterError where a weight is not of finite floating-point numbers."""
+    for key, tensor in tensors.items():
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise AdapterError(f"{path} holds values that are no numbers, in {key} ({tensor.dtype})")
 
 
 def save_adapter(
@@ -242,7 +290,7 @@ def save_adapter(
     if not parts:
         raise AdapterError(f"the adapter {name!r} has no LoRA yet: train one before saving")
     for part in PARTS:
-        for file in ("adapter_config.json", WEIGHTS) if part not in parts else ():
+        for file in (PEFT_CONFIG, WEIGHTS) if part not in parts else ():
             (folder / part / file).unlink(missing_ok=True)
     for part in parts:
         _save_part(model, adapter.name, part, folder / part)
@@ -251,7 +299,7 @@ def save_adapter(
         values["training"] = dict(training)
     if metrics is not None:
         values["metrics"] = dict(metrics)
-    _write(folder / "README.md", model_card(Adapter(**values)))
+    _write(folder / "README.md", model_card(Adapter(**values), f"adapters/{adapter.name}"))
     _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
     return folder
 
@@ -291,38 +339,3 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def model_card(adapter: Adapter) -> str:
-    """The README of an adapter's folder, with the Hub's front matter."""
-    source = adapter.backbone.get("source", "")
-    metrics = "\n".join(f"- {key}: {value}" for key, value in adapter.metrics.items()) or "Not measured yet."
-    training = json.dumps(dict(adapter.training), indent=2) if adapter.training else "{}"
-    base_model = f"base_model: {source}\n" if _HUB_ID.fullmatch(source) else ""
-    return f"""---
-library_name: lynx
-license: apache-2.0
-{base_model}tags: [lynx, video-llm, {adapter.modality}]
----
-# {adapter.name}
-
-Gives `{source}` a new sense: **{adapter.modality}**. Load it with
-
-```python
-import lynx
-
-model = lynx.load("{source}", adapters=["adapters/{adapter.name}"])
-chat = model.chat(video="clip.mp4", {adapter.name}="clip.mp4")
-print(chat.ask("what happens ?"))
-```
-
-## Measured
-
-{metrics}
-
-## Trained
-
-```json
-{training}
-```
-"""

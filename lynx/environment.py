@@ -22,7 +22,8 @@ PARTS = {
 def report() -> dict[str, Any]:
     """Versions, threads, device, cache folder, ffmpeg, and what each part of the product misses."""
     import torch
-    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from lynx.hub import CACHE
 
     missing = {
         part: [name for name in names if importlib.util.find_spec(name) is None]
@@ -36,7 +37,7 @@ def report() -> dict[str, Any]:
         "packages": {name: _version(name) for names in PARTS.values() for name in names},
         "device": _device(),
         "torch_threads": torch.get_num_threads(),
-        "hub_cache": str(HF_HUB_CACHE),
+        "hub_cache": CACHE,
         "ffmpeg": _ffmpeg(),
         "missing": missing,
         "ready": not any(missing[part] for part in ("library", "app")),

@@ -5,12 +5,15 @@ import warnings
 import checkpoints
 import pytest
 import torch
+import yaml
 from checkpoints import clip, random_adapter, sound
 from safetensors.torch import load_file, save_file
 
 import lynx
 from lynx import AdapterError
 from lynx.adapters import CONFIG, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
+from lynx.backbones import CATALOG
+from lynx.card import model_card
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,7 @@ def test_saving_again_keeps_other_files_and_drops_stale_parts(folder, saved, cop
     random_adapter(model, "audio", parts=("vision",))
     save_adapter(model, "audio", copy)
     assert (copy / "notes.txt").read_text() == "mine" and not (copy / "llm" / WEIGHTS).exists()
+    assert lynx.load(folder, adapters=[copy]).parts("audio") == ("vision",)
 
 
 def test_nothing_to_save_is_an_error(folder, tmp_path):
@@ -135,6 +139,22 @@ def escape(folder):
     (folder / "llm" / WEIGHTS).symlink_to(outside)
 
 
+def linked_folder(folder):
+    shutil.move(folder / "llm", folder.parent / "llm")
+    (folder / "llm").symlink_to(folder.parent / "llm")
+
+
+def integers(folder):
+    tensors = load_file(folder / "llm" / WEIGHTS)
+    key = next(iter(tensors))
+    save_file(tensors | {key: tensors[key].int()}, folder / "llm" / WEIGHTS)
+
+
+def hidden_pickle(folder):
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    torch.save({}, folder / ".cache" / "huggingface" / "adapter_model.bin")
+
+
 def other_backbone(folder):
     config = json.loads((folder / CONFIG).read_text())
     config["backbone"]["fingerprint"]["projector"] = "0" * 16
@@ -148,10 +168,25 @@ BROKEN = {
     "not a number": (poison, "no numbers"),
     "a pickle": (pickle, "pickle"),
     "a link out of the folder": (escape, "leads out"),
+    "a pickle where nobody looks": (hidden_pickle, "pickle"),
+    "a folder that is a link": (linked_folder, "leads out"),
+    "integers": (integers, r"no numbers.*int32"),
     "another backbone": (other_backbone, "projector is 0000"),
     "a newer format": (lambda f: edit(f / CONFIG, format=2), "update lynx"),
     "no format": (lambda f: edit(f / CONFIG, format=None), "no format"),
     "another family": (lambda f: edit(f / CONFIG, backbone={"family": "qwen"}), "'qwen'"),
+    "a family that is no text": (lambda f: edit(f / CONFIG, backbone="llava_onevision"), "an object"),
+    "no fingerprint": (lambda f: edit(f / CONFIG, backbone={"family": "llava_onevision"}), "not given"),
+    "a fingerprint of another kind": (
+        lambda f: edit(f / CONFIG, backbone={"family": "llava_onevision", "fingerprint": "0f"}),
+        "not given",
+    ),
+    "a format that is no number": (lambda f: edit(f / CONFIG, format="1"), "no format"),
+    "a format before the first": (lambda f: edit(f / CONFIG, format=0), "no format"),
+    "a name that is no text": (lambda f: edit(f / CONFIG, name=7), "name is 7, expected a text"),
+    "a rendering that is a list": (lambda f: edit(f / CONFIG, rendering=[1]), "expected an object"),
+    "not an object": (lambda f: (f / CONFIG).write_text("[]"), "holds a list"),
+    "an unknown rendering": (lambda f: edit(f / CONFIG, rendering={"colour": 1}), "colour"),
     "an unknown setting": (lambda f: edit(f / CONFIG, colour=1), "colour"),
     "a name that is a path": (lambda f: edit(f / CONFIG, name="../audio"), "cannot name"),
     "an unknown pooling": (lambda f: edit(f / CONFIG, token_pooling="time"), "'time'"),
@@ -163,6 +198,11 @@ BROKEN = {
     "no parts": (lambda f: [shutil.rmtree(f / part) for part in ("llm", "vision")], "no weights"),
     "not a LoRA": (lambda f: edit(f / "llm" / "adapter_config.json", peft_type="IA3"), "IA3"),
     "a LoRA of another kind": (lambda f: edit(f / "llm" / "adapter_config.json", use_dora=True), "use_dora"),
+    "a scale that is no number": (
+        lambda f: edit(f / "llm" / "adapter_config.json", lora_alpha=float("nan")),
+        "alpha nan",
+    ),
+    "another rank": (lambda f: edit(f / "llm" / "adapter_config.json", r=8), r"shapes differ.*\(4, "),
     "no rank": (lambda f: edit(f / "llm" / "adapter_config.json", r=None), "does not describe"),
 }
 
@@ -177,6 +217,15 @@ def test_what_does_not_fit_is_refused_and_the_model_stays_as_it_was(folder, copy
         model.load_adapter(copy)
     assert [(name, type(module)) for name, module in model.backbone.model.named_modules()] == before
     assert model.adapters == {}
+
+
+def test_the_metadata_that_hf_download_leaves_is_no_part_of_an_adapter(folder, copy):
+    cache = copy / ".cache" / "huggingface"
+    (cache / "download" / "llm").mkdir(parents=True)
+    (cache / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
+    (cache / "download" / "llm" / f"{WEIGHTS}.metadata").write_text("0" * 40 + "\netag\n1.0\n")
+    (cache / "download" / "llm" / f"{WEIGHTS}.lock").touch()
+    assert lynx.load(folder, adapters=[copy]).parts("audio") == ("vision", "llm")
 
 
 def test_the_same_adapter_twice_is_refused_and_the_first_stays(folder, saved):
@@ -202,6 +251,24 @@ def test_a_snapshot_in_the_hub_s_cache_is_read_through_its_links(folder, saved, 
     assert lynx.load(folder, adapters=[snapshot]).parts("audio") == ("vision", "llm")
 
 
+def test_blobs_that_all_repositories_share_are_part_of_the_cache(folder, saved, tmp_path):
+    """Large files of the Hub are links to links: snapshot, blobs of the repository, blobs of the cache."""
+    shared, own = tmp_path / "blobs" / "0a", tmp_path / "models--a--b" / "blobs"
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0f"
+    shutil.copytree(saved, snapshot)
+    shared.mkdir(parents=True)
+    own.mkdir()
+    for number, file in enumerate(sorted(p for p in snapshot.rglob("*") if p.is_file())):
+        shutil.move(file, shared / str(number))
+        (own / str(number)).symlink_to(shared / str(number))
+        file.symlink_to(own / str(number))
+    assert lynx.load(folder, adapters=[snapshot]).parts("audio") == ("vision", "llm")
+    (own / "0").unlink()
+    (own / "0").symlink_to(shutil.copy(shared / "0", tmp_path / "elsewhere"))
+    with pytest.raises(AdapterError, match="leads out"):
+        lynx.load(folder, adapters=[snapshot])
+
+
 def test_sources_are_folders_or_hub_ids(saved, tmp_path):
     assert resolve_adapter(saved) == saved
     with pytest.raises(AdapterError, match="Hub could not give"):
@@ -215,3 +282,36 @@ def test_the_card_and_the_config_say_what_was_measured(saved):
     assert card.startswith("---\n") and "- with: 0.9" in card and '"seed": 3' in card
     config = read_adapter_config(saved)
     assert config.metrics == {"with": 0.9} and config.rendering == {"n_mels": 32}
+
+
+def adapter_of(source, **more):
+    return Adapter("my-ears", "audio", backbone={"source": source, "family": "llava_onevision"}, **more)
+
+
+def test_a_card_names_its_base_model_and_carries_its_licence():
+    free = yaml.safe_load(
+        model_card(adapter_of(CATALOG["llava-onevision-0.5b"].source), "me/ears").split("---")[1]
+    )
+    assert free["base_model"] == CATALOG["llava-onevision-0.5b"].source and free["license"] == "apache-2.0"
+    assert free["base_model_relation"] == "adapter"
+    bound = yaml.safe_load(
+        model_card(adapter_of(CATALOG["llava-onevision-72b"].source), "me/ears").split("---")[1]
+    )
+    assert (bound["license"], bound["license_name"]) == ("other", CATALOG["llava-onevision-72b"].licence)
+    assert "base_model" not in yaml.safe_load(model_card(adapter_of("lynx-tiny"), "me/ears").split("---")[1])
+
+
+def test_a_card_loads_the_adapter_from_where_it_is():
+    card = model_card(adapter_of("lynx-tiny"), "me/ears")
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert 'lynx.load("lynx-tiny", adapters=["me/ears"])' in code and 'audio="clip.mp4"' in code
+
+
+def test_a_card_puts_figures_under_the_command_that_made_them():
+    metrics = {"command": "lynx eval a", "with": 0.9, "music": {"command": "lynx eval b", "accuracy": 0.5}}
+    measured = model_card(adapter_of("lynx-tiny", metrics=metrics), "here").split("## Measured")[1]
+    order = ("    lynx eval a\n", "- with: 0.9", "### music", "    lynx eval b\n", "- accuracy: 0.5")
+    places = [measured.index(text) for text in order]
+    assert places == sorted(places)
+    assert "Not measured" in model_card(adapter_of("lynx-tiny"), "here")

@@ -1,18 +1,22 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import llava_onevision
+from checkpoints import llava_onevision, random_adapter
 
 import lynx
+from lynx.adapters import save_adapter
 from lynx.cli import main
 from lynx.commands import COMMANDS
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
 from lynx.errors import LynxError
 
+ROOT = Path(__file__).parents[1]
 STAGES = {"guide": GuideConfig, "align": AlignConfig, "tune": TuneConfig}
 
 
@@ -74,6 +78,10 @@ def test_every_command_has_help_with_an_example_that_it_accepts(capsys, name):
         ("params", "--backbone", "lynx-tiny", "--rank", "0"),
         ("env", "--fast"),
         ("align", "--lr", "high"),
+        ("adapters", "pull"),
+        ("adapters", "push", "adapters/audio"),
+        ("adapters", "import", "somewhere"),
+        ("adapters", "fetch", "a/b"),
     ],
 )
 def test_wrong_usage_ends_with_two(capsys, words):
@@ -191,6 +199,26 @@ def test_world_render_writes_the_same_clip_for_the_same_seed(capsys, tmp_path):
 
 def test_adapters_list_of_an_empty_folder_is_empty(capsys, tmp_path):
     assert run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json") == (0, "{}\n", "")
+
+
+def test_adapters_list_tells_what_each_is_and_why_one_is_unusable(capsys, tiny, tmp_path):
+    model = lynx.load(tiny)
+    random_adapter(model, "audio")
+    save_adapter(model, "audio", tmp_path / "good", metrics={"command": "lynx eval", "with": 0.5})
+    shutil.copytree(tmp_path / "good", tmp_path / "torn")
+    (tmp_path / "torn" / "llm" / "adapter_model.safetensors").unlink()
+    code, out, _ = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    good, torn = (json.loads(out)[str(tmp_path / name)] for name in ("good", "torn"))
+    assert code == 0
+    assert good["modality"] == "audio" and good["backbone"] == Path(tiny).name and good["revision"] is None
+    assert good["metrics"] == {"command": "lynx eval", "with": 0.5}
+    assert list(torn) == ["unusable"] and "adapter_model.safetensors is missing" in torn["unusable"]
+
+
+def test_adapters_check_takes_the_backbone_that_the_adapter_names(capsys, tmp_path):
+    code, out, err = run(capsys, "adapters", "check", str(ROOT / "adapters" / "audio"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["fits"] == "lynx-tiny" and json.loads(out)["parts"] == ["vision", "llm"]
 
 
 def test_adapters_check_refuses_what_is_no_adapter(capsys, tiny, tmp_path):

@@ -38,6 +38,7 @@ CONFINED = {
         "lynx/streaming.py",
         "lynx/world/",
     ),
+    "huggingface_hub": ("lynx/hub.py",),
     "PIL": ("lynx/render.py", "lynx/depthmaps.py", "lynx/ui/", "lynx/world/"),
 }
 
@@ -49,13 +50,22 @@ LAYERS = (
         "lynx/render.py",
         "lynx/evidence.py",
         "lynx/tuning.py",
+        "lynx/sharing.py",
+        "lynx/importing.py",
         "lynx/interface/",
         "lynx/trainer.py",
     ),
     ("lynx/model.py",),
-    ("lynx/adapters.py", "lynx/backbones/", "lynx/modalities/", "lynx/attention.py"),
+    ("lynx/adapters.py", "lynx/card.py", "lynx/backbones/", "lynx/modalities/", "lynx/attention.py"),
     ("lynx/depthmaps.py",),
-    ("lynx/media.py", "lynx/media3d.py", "lynx/config.py", "lynx/errors.py", "lynx/options.py"),
+    (
+        "lynx/media.py",
+        "lynx/media3d.py",
+        "lynx/hub.py",
+        "lynx/config.py",
+        "lynx/errors.py",
+        "lynx/options.py",
+    ),
 )
 BACK = {("lynx/model.py", "lynx.chat")}  # `model.chat(...)` opens a session, for convenience
 

@@ -18,7 +18,18 @@ from lynx.errors import LynxError, MediaError
 from lynx.evidence import TEXT
 from lynx.media import Waveform, write_video
 from lynx.ui import launch, views
-from lynx.ui.engine import Clip, Engine, Reply, Request, Setup, check, seconds_needed, sentence, thumbnails
+from lynx.ui.engine import (
+    Clip,
+    Engine,
+    Offer,
+    Reply,
+    Request,
+    Setup,
+    check,
+    seconds_needed,
+    sentence,
+    thumbnails,
+)
 from lynx.ui.examples import find_adapters, find_examples, pick
 from lynx.ui.page import Page, build
 from lynx.ui.state import Chat, Turn
@@ -225,6 +236,28 @@ def test_long_spectrograms_become_small_and_keep_their_rows():
     assert thumbnails(big).pixels.shape == (1, 3, 180, 320)
 
 
+def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_not(setup, desk, tmp_path):
+    engine, adapter = Engine(2), str(desk / "adapter")
+    other = checkpoints.llava_onevision(tmp_path / "other", hidden=64)
+    same_shape = checkpoints.llava_onevision(tmp_path / "same", seed=5)
+    fits, gone = engine.offers(setup.backbone, [adapter, str(tmp_path / "gone")])
+    assert (fits.reason, fits.modality) == ("", "audio") and "expected" in gone.reason
+    assert "not of the size" in engine.offers(str(other), [adapter])[0].reason
+    assert engine.offers(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
+    engine.senses(Setup(str(same_shape)))
+    assert "projector" in engine.offers(str(same_shape), [adapter])[0].reason
+
+
+def test_offers_are_chips_and_notes():
+    found = (
+        Offer("owner/ears", "audio", "owner/ears@0123456789abcdef0123456789abcdef01234567"),
+        Offer("owner/<b>eyes", reason="for the family 'qwen2_5_vl' & no other"),
+    )
+    shown = views.offers(found)
+    assert "owner/ears · audio · 0123456<" in shown and shown.count('class="chip off"') == 1
+    assert "&#x27;qwen2_5_vl&#x27; &amp; no other" in shown and "<b>" not in shown and views.offers(()) == ""
+
+
 # --- views ---------------------------------------------------------------------------------------
 
 
@@ -338,6 +371,18 @@ def test_another_model_that_cannot_be_loaded_leaves_the_one_before(page, setup):
     update = page.on_setup(setup.backbone, "auto", [], chat)
     assert update[page.ui.chat].words == {"video": "picture"}
     assert not update[page.ui.versus]["interactive"]
+
+
+def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
+    other = str(checkpoints.llava_onevision(tmp_path / "other", hidden=64))
+    adapter = str(desk / "adapter")
+    update = page.on_choose(setup.backbone, [adapter])
+    assert update[page.ui.adapters]["value"] == [adapter] and ">adapter · audio<" in update[page.ui.offers]
+    update = page.on_choose(other, [adapter])
+    assert update[page.ui.adapters]["value"] == [] and adapter not in update[page.ui.adapters]["choices"]
+    assert (
+        'class="chip off">adapter<' in update[page.ui.offers] and "not of the size" in update[page.ui.offers]
+    )
 
 
 def test_compare_needs_an_added_sense(page, setup, desk):

@@ -3,7 +3,18 @@
 A new command is a function in one of these files, or in a new file that is imported here.
 """
 
-from lynx.commands import chat, machine, models, stages, world
+from lynx.commands import adapters, chat, machine, models, stages, world
 from lynx.commands.registry import COMMANDS, Command, Options, Result
 
-__all__ = ["COMMANDS", "Command", "Options", "Result", "chat", "machine", "models", "stages", "world"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "Options",
+    "Result",
+    "adapters",
+    "chat",
+    "machine",
+    "models",
+    "stages",
+    "world",
+]

@@ -49,11 +49,14 @@ def command(
     return register
 
 
-def model_arguments(parser: Parser, device: bool = True) -> None:
-    """The options that say which model."""
+def model_arguments(parser: Parser, device: bool = True, named: bool = False) -> None:
+    """The options that say which model. named: by default the one that the files given name, so None."""
     group = parser.add_argument_group("model")
+    default = "the one that DIR names" if named else "lynx-tiny"
     group.add_argument(
-        "--backbone", default="lynx-tiny", help="catalog name, folder or Hub id (default: lynx-tiny)"
+        "--backbone",
+        default=None if named else default,
+        help=f"catalog name, folder or Hub id (default: {default})",
     )
     group.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"])
     if device:

@@ -7,7 +7,7 @@ media and their KV cache from turn to turn.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -102,6 +102,16 @@ class Reply:
     findings: Findings | None = None
 
 
+@dataclass(frozen=True)
+class Offer:
+    """An adapter that could be added, and why it cannot: an empty reason means that it fits."""
+
+    source: str
+    modality: str = ""
+    revision: str = ""
+    reason: str = ""
+
+
 class Engine:
     """Models by setup and sessions by conversation, the last few of each."""
 
@@ -132,6 +142,22 @@ class Engine:
             del self._models[other]
             for key in [key for key in self._sessions if key[1] == other]:
                 del self._sessions[key]
+
+    def offers(self, backbone: str, sources: Sequence[str]) -> tuple[Offer, ...]:
+        """What each adapter is and whether it fits; of one on the Hub only its description is fetched."""
+        from lynx.sharing import glance, misfit
+
+        models = list(self._models.items())
+        loaded = next((model.backbone for setup, model in models if setup.backbone == backbone), backbone)
+        found = []
+        for source in dict.fromkeys(sources):
+            try:
+                adapter, revision = glance(source)
+                offer = Offer(source, adapter.modality, revision or "", misfit(adapter, loaded))
+            except LynxError as error:
+                offer = Offer(source, reason=str(error))
+            found.append(offer)
+        return tuple(found)
 
     def senses(self, setup: Setup) -> dict[str, str]:
         """The senses of a model, each with its word for people: {"video": "picture", "audio": "sound"}."""

@@ -52,6 +52,11 @@ def pick(questions: list[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
     return tuple(chosen[:QUESTIONS_SHOWN])
 
 
+def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
+    """Folders of all adapters of the checkout, whether they can be used or not."""
+    return tuple(str(path.parent) for path in sorted(root.glob("*/lynx_config.json")))
+
+
 def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
     """Folders of the adapters that were trained on this backbone."""
     found = []

@@ -46,6 +46,7 @@ class Layout:
                 allow_custom_value=True, info="Folders or Hub ids; type one and press Enter",
                 elem_id="adapters",
             )  # fmt: skip
+            self.offers = gr.HTML(elem_id="offers")
             self.load = gr.Button("Load this model", size="sm", elem_id="load")
 
     def _media(self) -> None:

@@ -12,7 +12,7 @@ from spaces.config import Config as SpaceConfig
 from lynx.errors import LynxError
 from lynx.ui import views
 from lynx.ui.engine import VIDEO, Clip, Engine, Reply, Request, Setup, check, seconds_needed, sentence
-from lynx.ui.examples import Example
+from lynx.ui.examples import Example, adapter_folders
 from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
 from lynx.ui.state import Chat, Turn
 
@@ -32,7 +32,7 @@ class Page:
     """The handlers of a layout. Those that touch the model wait for one another; the others never wait."""
 
     def __init__(self, ui: Layout, engine: Engine, blocks: gr.Blocks) -> None:
-        self.ui, self.engine = ui, engine
+        self.ui, self.engine, self.local = ui, engine, adapter_folders()
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=lambda request, _: 2 * seconds_needed(request))(engine.compare)
         self.state_comes_back = not SpaceConfig.zero_gpu
@@ -42,13 +42,18 @@ class Page:
     def _wire_media(self, blocks: gr.Blocks) -> None:
         ui = self.ui
         self.media = [ui.video, ui.sound, ui.audio, ui.senses, ui.chat]
-        loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model]
+        offered = [ui.adapters, ui.offers]
+        loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model, *offered]
         looked = [ui.seen_box, ui.seen, ui.budget, ui.notice]
         opened = blocks.load(self.on_load, ui.chat, loaded, **MODEL)
         opened.then(self.on_media, self.media, looked, **MODEL)  # who was quick has a clip there already
         wanted = [ui.backbone, ui.precision, ui.adapters, ui.chat]
         ui.load.click(self.on_setup, wanted, loaded, **MODEL).success(
             self.on_media, self.media, looked, **MODEL
+        )
+        choosing = [ui.backbone.change, ui.adapters.input]
+        gr.on(
+            choosing, self.on_choose, [ui.backbone, ui.adapters], offered, trigger_mode="always_last", **MODEL
         )
         changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.senses.input]
         gr.on(changes, self.on_media, self.media, looked, trigger_mode="always_last", **MODEL)
@@ -89,7 +94,8 @@ class Page:
         try:
             labels = self.engine.senses(setup)
         except LynxError as error:
-            return {ui.chat: chat, ui.notice: views.notice(sentence(error))}
+            offered = self.on_choose(setup.backbone, list(setup.adapters))
+            return {ui.chat: chat, ui.notice: views.notice(sentence(error)), **offered}
         added = [label for sense, label in labels.items() if sense != VIDEO]
         choices = [(label, sense) for sense, label in labels.items()]
         return {
@@ -99,6 +105,17 @@ class Page:
             ui.notice: "",
             ui.hint: views.hint(setup),
             ui.model: gr.update(label=views.model_line(setup, labels)),
+            **self.on_choose(setup.backbone, list(setup.adapters)),
+        }
+
+    def on_choose(self, backbone: str | None, adapters: list[str] | None) -> Update:
+        """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen."""
+        ui, chosen = self.ui, adapters or []
+        offers = self.engine.offers((backbone or "").strip(), (*chosen, *self.local))
+        fitting = [offer.source for offer in offers if not offer.reason]
+        return {
+            ui.adapters: gr.update(choices=fitting, value=[name for name in chosen if name in fitting]),
+            ui.offers: views.offers(offers),
         }
 
     def on_example(self, index: int) -> Update:

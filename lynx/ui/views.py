@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import exp, log
+from pathlib import Path
 
 from PIL import Image
 
 from lynx import render
-from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Reply, Setup, View
+from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Offer, Reply, Setup, View
 from lynx.ui.state import Turn
 
 NO_ANSWER = "<i>no answer</i>"
 WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
+COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
 HEADER = """
@@ -42,6 +44,27 @@ def model_line(setup: Setup, labels: Mapping[str, str]) -> str:
     """The model in use, in a line."""
     added = [label for sense, label in labels.items() if sense != VIDEO]
     return f"Model and adapters: {setup.backbone}" + (f" + {', '.join(added)}" if added else "")
+
+
+def offers(found: Sequence[Offer]) -> str:
+    """Adapters that could be added, with what they add and their revision; greyed with the reason if not."""
+    parts, notes = [], []
+    for offer in found:
+        name = escape(_adapter_name(offer.source))
+        if offer.reason:
+            parts.append(f'<span class="chip off">{name}</span>')
+            notes.append(f'<div class="note">{name}: {escape(offer.reason)}</div>')
+            continue
+        commit = offer.revision.rpartition("@")[2][:COMMIT_SHOWN]
+        told = " · ".join(filter(None, (name, escape(offer.modality), commit)))
+        parts.append(f'<span class="chip" style="--sense:{_css(offer.modality)}">{told}</span>')
+    return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
+
+
+def _adapter_name(source: str) -> str:
+    """Of a folder its last part; a Hub id as it is."""
+    path = Path(source)
+    return path.name if path.is_absolute() or path.is_dir() else source
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:

@@ -1,0 +1,228 @@
+"""The Hub, talked to from here alone. What is downloaded is pinned by its commit and lies in the local cache.
+
+`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and the token of `hf auth login` are huggingface_hub's own affair.
+Offline, or while the Hub cannot be reached, what the cache holds is used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_cached_repo_tree,
+    snapshot_download,
+)
+from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    IncompleteSnapshotError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from lynx.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+CACHE = str(HF_HUB_CACHE)
+"""Where downloads are kept."""
+
+RECORD = "lynx_source.json"
+"""What `place` leaves in a folder: where its files come from, and their digests."""
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_UNAUTHORISED, _FORBIDDEN = 401, 403
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit, in the local cache; `files` is all it has, downloaded or not."""
+
+    repo: str
+    revision: str | None  # as it was asked for
+    commit: str
+    folder: Path
+    files: tuple[str, ...]
+
+
+def parse_id(text: str) -> tuple[str, str | None] | None:
+    """("owner/name", revision or None) of "owner/name" or "owner/name@revision"; None for anything else."""
+    repo, _, revision = text.partition("@")
+    return (repo, revision or None) if _ID.fullmatch(repo) else None
+
+
+def download(source: str, names: Sequence[str], revision: str | None = None) -> Snapshot:
+    """Those files of a repository that are called `names`, at the commit that its revision is now.
+
+    source: "owner/name" or "owner/name@revision"; `revision` (a branch, tag or commit) goes first.
+    Raises: AdapterError: no such repository or revision, private, unreachable and not in the cache.
+    """
+    parsed = parse_id(source)
+    if parsed is None:
+        raise AdapterError(f"{source!r} is no Hub id: expected owner/name, or owner/name@revision")
+    repo, revision = parsed[0], revision or parsed[1]
+    with _explained(repo, revision, f"the Hub could not give {repo!r}"):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
+    commit = folder.name
+    try:
+        files = tuple(file.path for file in get_cached_repo_tree(repo, revision=commit))
+    except CachedRepoTreeNotFoundError:  # put into the cache by an older huggingface_hub
+        files = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    logger.info("%s at commit %s: %s", repo, commit, folder)
+    return Snapshot(repo, revision, commit, folder, files)
+
+
+def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
+    """Copy those of `names` that a snapshot has into `folder`, and note there where they come from.
+
+    A folder that this function filled before, from the same repository, is brought up to date; files of the
+    user's stay. Raises: AdapterError: the folder holds something else, or was changed since.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        _refuse_other(snapshot, folder)
+    names = [name for name in names if (snapshot.folder / name).is_file()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+        for name in names:
+            (Path(partial) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot.folder / name, Path(partial) / name)
+        record = {
+            "repo": snapshot.repo,
+            "revision": snapshot.revision,
+            "commit": snapshot.commit,
+            "files": {name: _digest(Path(partial) / name) for name in names},
+        }
+        (Path(partial) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for name in (read_record(folder) or {}).get("files", {}).keys() - set(names):
+            (folder / name).unlink(missing_ok=True)
+        for name in [*names, RECORD]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(partial) / name, folder / name)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What `place` noted in a folder; None where there is no note, or it is not one of ours."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    files = record.get("files") if isinstance(record, dict) else None
+    good = isinstance(files, dict) and all(isinstance(record.get(key), str) for key in ("repo", "commit"))
+    return record if good and all(_inside(folder, name) for name in files or ()) else None
+
+
+def origin(folder: Path, file: str) -> str | None:
+    """Where a folder was downloaded from, "owner/name@commit" or "commit"; None once `file` was changed.
+
+    Reads the note of `place`, the metadata of `hf download --local-dir`, and the name of a cached snapshot.
+    """
+    path = folder / file
+    if record := read_record(folder):
+        same = path.is_file() and record["files"].get(file) == _digest(path)
+        return f"{record['repo']}@{record['commit']}" if same else None
+    resolved = folder.resolve()
+    if resolved.parent.name == "snapshots" and _COMMIT.fullmatch(resolved.name):
+        repo = resolved.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repo}@{resolved.name}"
+    try:
+        noted = (folder / ".cache/huggingface/download" / f"{file}.metadata").read_text(encoding="utf-8")
+        commit, etag = noted.split()[:2]
+        content = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return commit if _COMMIT.fullmatch(commit) and etag == blob else None
+
+
+def upload(
+    repo: str, files: Mapping[str, Path | bytes], owned: Sequence[str], message: str, private: bool = False
+) -> str:
+    """One commit that makes `files` the content of a repository; returns the commit.
+
+    The repository is made where there is none. owned: names that are deleted there when not in `files`.
+    Raises: AdapterError: not logged in, no right to write, or public though `private` was asked for.
+    """
+    api = HfApi()
+    with _explained(repo, None, f"the Hub did not take {repo!r}"):
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        info = api.model_info(repo)
+        if private and not info.private:
+            raise AdapterError(f"{repo!r} is there already and is public: make it private there, or rename")
+        there = {file.rfilename for file in info.siblings or ()}
+        operations: list[Any] = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()
+        ]
+        operations += [
+            CommitOperationDelete(path_in_repo=name) for name in owned if name in there and name not in files
+        ]
+        done = api.create_commit(repo, operations, commit_message=message, parent_commit=info.sha)
+    return str(done.oid)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one AdapterError that says what to do."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except (HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
+        raise AdapterError(f"{failed}: {_reason(error, repo, revision)}") from error
+
+
+def _reason(error: Exception, repo: str, revision: str | None) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision or 'main'!r}"
+    if isinstance(error, RepositoryNotFoundError) or status == _UNAUTHORISED:
+        return "there is none of that id, or it is private or gated: check the id, or log in (hf auth login)"
+    if status == _FORBIDDEN:
+        return f"the token may not do that in {repo!r}: log in with one that may (hf auth login)"
+    if isinstance(error, IncompleteSnapshotError):
+        return "it cannot be reached, and the cache holds only a part: download it again with a network"
+    if is_offline_mode():
+        return "offline (HF_HUB_OFFLINE), and that revision is not in the cache"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 300 else text[:300] + " ..."
+
+
+def _refuse_other(snapshot: Snapshot, folder: Path) -> None:
+    record = read_record(folder)
+    if record is None or record["repo"] != snapshot.repo:
+        raise AdapterError(
+            f"{folder} is there already and was not pulled from {snapshot.repo!r}: give another folder"
+        )
+    changed = [
+        name
+        for name, digest in record["files"].items()
+        if (folder / name).is_file() and _digest(folder / name) != digest
+    ]
+    if changed:
+        raise AdapterError(
+            f"{folder} was changed since it was pulled ({', '.join(changed)}): give another folder"
+        )
+
+
+def _inside(folder: Path, name: str) -> bool:
+    return (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
