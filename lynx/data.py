@@ -46,6 +46,17 @@ class Example:
     key: str = ""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which of a source's examples: see `open_data`."""
+
+    split: str
+    seed: int
+    n: int | None
+    senses: tuple[str, ...] | None
+    focus: tuple[str, ...]
+
+
 def open_data(
     name: str,
     path: str | Path | None = None,
@@ -67,55 +78,42 @@ def open_data(
     if name not in SOURCES:
         raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")
     chosen = tuple(senses) if senses is not None else None
-    examples = SOURCES[name](path, split, seed, n, chosen, tuple(focus))
+    examples = SOURCES[name](path, Wanted(split, seed, n, chosen, tuple(focus)))
     if not len(examples):
         wanted = f" with {' and '.join(senses)}" if senses else ""
         raise DataError(f"the source {name!r} has no {split} examples{wanted}; check the path and the senses")
     return examples
 
 
-def _open_world(
-    path: str | Path | None,
-    split: str,
-    seed: int,
-    n: int | None,
-    senses: tuple[str, ...] | None,
-    focus: tuple[str, ...],
-) -> Sequence[Example]:
+def _open_world(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
     from lynx.world.data import WorldDataset
 
     if path is not None:
         raise DataError(f"the world is drawn, not read: it takes no path (given: {path})")
-    more: dict[str, Any] = {"senses": senses} if senses is not None else {}
-    return WorldDataset(split, seed, n if n is not None else 1000, per_type=3, focus=focus, **more)
+    more: dict[str, Any] = {"senses": wanted.senses} if wanted.senses is not None else {}
+    n = wanted.n if wanted.n is not None else 1000
+    return WorldDataset(wanted.split, wanted.seed, n, per_type=3, focus=wanted.focus, **more)
 
 
-def _open_jsonl(
-    path: str | Path | None,
-    split: str,
-    seed: int,
-    n: int | None,
-    senses: tuple[str, ...] | None,
-    focus: tuple[str, ...],
-) -> Sequence[Example]:
+def _open_jsonl(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
     if path is None:
         raise DataError(
-            f"the source 'jsonl' needs a path: a .jsonl file, or a folder that holds {split}.jsonl"
+            f"the source 'jsonl' needs a path: a .jsonl file, or a folder that holds {wanted.split}.jsonl"
         )
-    file = Path(path) / f"{split}.jsonl" if Path(path).is_dir() else Path(path)
+    file = Path(path) / f"{wanted.split}.jsonl" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {split}.jsonl")
+        raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {wanted.split}.jsonl")
     examples = [_parse_line(file, i, line) for i, line in enumerate(_lines(file), 1) if line.strip()]
-    if senses is not None:
+    if wanted.senses is not None:
         examples = [
-            replace(example, media={sense: example.media[sense] for sense in senses})
+            replace(example, media={sense: example.media[sense] for sense in wanted.senses})
             for example in examples
-            if set(senses) <= set(example.media)
+            if set(wanted.senses) <= set(example.media)
         ]
-    if focus:
-        examples = [each for each in examples if any(turn.type in focus for turn in each.turns)]
-    if n is not None and n < len(examples):
-        examples = random.Random(seed).sample(examples, n)
+    if wanted.focus:
+        examples = [each for each in examples if any(turn.type in wanted.focus for turn in each.turns)]
+    if wanted.n is not None and wanted.n < len(examples):
+        examples = random.Random(wanted.seed).sample(examples, wanted.n)
     return examples
 
 
@@ -149,10 +147,7 @@ def _parse_turn(where: str, turn: Any) -> Turn:
     return Turn(str(turn["question"]), str(turn["answer"]), str(turn.get("type", "")), senses)
 
 
-Opener = Callable[
-    [str | Path | None, str, int, int | None, tuple[str, ...] | None, tuple[str, ...]], Sequence[Example]
-]
-SOURCES: dict[str, Opener] = {
+SOURCES: dict[str, Callable[[str | Path | None, Wanted], Sequence[Example]]] = {
     "jsonl": _open_jsonl,
     "world": _open_world,
 }
