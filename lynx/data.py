@@ -100,9 +100,10 @@ def _open_jsonl(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
         raise DataError(
             f"the source 'jsonl' needs a path: a .jsonl file, or a folder that holds {wanted.split}.jsonl"
         )
-    file = Path(path) / f"{wanted.split}.jsonl" if Path(path).is_dir() else Path(path)
+    name = f"{wanted.split}.jsonl"
+    file = Path(path) / name if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {wanted.split}.jsonl")
+        raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {name}")
     examples = [_parse_line(file, i, line) for i, line in enumerate(_lines(file), 1) if line.strip()]
     if wanted.senses is not None:
         examples = [
