@@ -6,14 +6,12 @@ content of the media. Shards are memory-mapped; a run that is killed loses one s
 """
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +22,7 @@ from lynx.clips import VIDEO, render_clip
 from lynx.data import Example
 from lynx.errors import DataError
 from lynx.model import Lynx
+from lynx.streams import sense_digest
 
 logger = logging.getLogger(__name__)
 
@@ -151,29 +150,11 @@ class StreamCache:
 
     def _digest(self, sense: str) -> str:
         """Of all that decides what the tokens of this sense are, beside the media."""
-        model, name = self.model, self.senses[sense]
-        settings: dict[str, Any] = {
-            "backbone": model.backbone.fingerprint(),
-            "precision": str(model.backbone.dtype),
-            "with_video": VIDEO in self.senses,  # whose length sets the moments
-            "format": FORMAT,
-            "sense": sense,
-            "rendering": model.modality(name).to_dict(),
-            "frames": self.frames,
-        }
-        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-        if name != VIDEO:
-            adapter = model.adapter(name)
-            digest.update(adapter.token_pooling.encode())
-            if "vision" in model.parts(adapter.name):
-                digest.update(lora_digest(model, f"{adapter.name}_vision"))
-        return digest.hexdigest()
-
-
-def lora_digest(model: Lynx, lora: str) -> bytes:
-    """A digest of a LoRA: its scale and every one of its tensors."""
-    digest = hashlib.blake2b(repr(model.lora.settings[lora]).encode(), digest_size=16)
-    for name, tensor in sorted(model.lora.tensors(lora).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.digest()
+        return sense_digest(
+            self.model,
+            self.senses[sense],
+            with_video=VIDEO in self.senses,  # whose length sets the moments
+            format=FORMAT,
+            sense=sense,
+            frames=self.frames,
+        ).hexdigest()

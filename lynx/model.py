@@ -15,12 +15,13 @@ from transformers import Cache, StoppingCriteria, StoppingCriteriaList
 
 from lynx import modalities
 from lynx.adapters import Adapter, read_adapter, resolve_adapter
-from lynx.backbones import Backbone, Composed, Stream, load_backbone
+from lynx.backbones import Backbone, Composed, Stream, TokenLayout, load_backbone
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
 from lynx.lora import LoraBank
 from lynx.media import Frames
 from lynx.modalities import Modality
+from lynx.streams import StreamStore, join, shown, stream_key
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -56,6 +57,7 @@ class Lynx:
         self.backbone = backbone
         self.lora = LoraBank(backbone.model)
         self.adapters: dict[str, Adapter] = {}
+        self.streams = StreamStore()
         self.lock = threading.RLock()
 
     def load_adapter(self, source: str | Path) -> Adapter:
@@ -74,11 +76,7 @@ class Lynx:
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""
         modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
-        if adapter.placement not in self.backbone.placements:
-            raise AdapterError(
-                f"the adapter {adapter.name!r} asks for the placement {adapter.placement!r}; the family "
-                f"{self.backbone.family!r} can do {', '.join(self.backbone.placements)}"
-            )
+        self.check_placement(adapter)
         with self.lock:
             if adapter.name in self.adapters:
                 raise AdapterError(
@@ -86,6 +84,14 @@ class Lynx:
                 )
             self.adapters[adapter.name] = adapter
         return adapter
+
+    def check_placement(self, adapter: Adapter) -> None:
+        """Raises: AdapterError where the family cannot put the adapter's tokens where it asks for."""
+        if adapter.placement not in self.backbone.placements:
+            raise AdapterError(
+                f"the adapter {adapter.name!r} asks for the placement {adapter.placement!r}; the family "
+                f"{self.backbone.family!r} can do {', '.join(self.backbone.placements)}"
+            )
 
     def add_lora(self, name: str, part: str, settings: LoraSettings) -> str:
         """A fresh LoRA for the "vision" or "llm" part of a registered adapter; returns its name in `lora`."""
@@ -131,10 +137,13 @@ class Lynx:
     @contextmanager
     def using(self, *senses: str) -> Iterator[None]:
         """Inside the `with` the LLM LoRAs of these senses are on, together; with none, the stock model."""
-        with self.lock:
-            names = [f"{self.adapter(sense).name}_llm" for sense in senses if sense != VIDEO]
-            with self.lora.active([name for name in names if name in self.lora]):
-                yield
+        with self.lock, self.lora.active(self.llm_loras(*senses)):
+            yield
+
+    def llm_loras(self, *senses: str) -> tuple[str, ...]:
+        """The LoRAs that are on in the LLM while these senses are used."""
+        names = (f"{self.adapter(sense).name}_llm" for sense in senses if sense != VIDEO)
+        return tuple(name for name in names if name in self.lora)
 
     @contextmanager
     def sensing(self, sense: str, train: bool = False) -> Iterator[None]:
@@ -147,9 +156,47 @@ class Lynx:
 
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
+        return self._stream(sense, frames, *self._tokens(sense, frames.pixels))
+
+    def stream(self, sense: str, source: Any, times: Tensor) -> Stream:
+        """The stream of a sense in a recording at `times` (T,) seconds; its frames are small, to be shown.
+
+        The last ones are kept in `streams`: what is there is neither read nor encoded again.
+        Raises: MediaError, AdapterError: the source cannot be that sense.
+        """
+        with self.lock:
+            key = stream_key(self, sense, source, times)
+            stream = self.streams.get(key)
+            if stream is None:
+                stream = self._watch(source, times) if sense == VIDEO else self._sense(sense, source, times)
+                self.streams.put(key, stream)
+            return stream
+
+    def _sense(self, sense: str, source: Any, times: Tensor) -> Stream:
+        """Pictures of a sense are drawn together, since they may depend on one another."""
+        stream = self.encode(sense, self.modality(sense).render(source, times))
+        return replace(stream, frames=shown(stream.frames))
+
+    def _watch(self, source: Any, times: Tensor) -> Stream:
+        """Read and encode in parts: of a long clip no two parts of large frames are held at once."""
+        video, size = self.modality(VIDEO), self.backbone.frames_per_pass
+        parts, seen = [], []
+        for moments in times.split(size):
+            frames = video.render(source, moments)
+            parts.append(self._tokens(VIDEO, frames.pixels))
+            seen.append(shown(frames))
+        pixels = torch.cat([part.pixels for part in seen])
+        return self._stream(VIDEO, replace(seen[-1], pixels=pixels, times=times), *join(parts, size))
+
+    def _tokens(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
+        """Of frames (T, 3, H, W) uint8, whose pixels are made part by part."""
+        pixels, size = self.backbone.pixels, self.backbone.frames_per_pass
+        if sense == VIDEO:
+            pixels = self.backbone.video_pixels
         with self.sensing(sense), torch.no_grad():
-            pixels = self.backbone.video_pixels if sense == VIDEO else self.backbone.pixels
-            tokens, layout = self.backbone.encode(pixels(frames.pixels))
+            return join([self.backbone.encode(pixels(part)) for part in frames.split(size)], size)
+
+    def _stream(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
         times, placement = layout.seconds(frames.times), self.placement(sense)
         stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, placement)
         if sense != VIDEO and self.adapter(sense).token_pooling == "space":

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lynx.adapters import Adapter
-from lynx.backbones import llava_onevision
+from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.config import AlignConfig, LoraSettings
 from lynx.data import Example
 from lynx.errors import AdapterError, DataError
@@ -184,7 +184,7 @@ def test_loss_and_lora_gradients_equal_the_slow_reference(model, guidance, setti
 def test_every_frame_weighs_the_same_however_the_encoder_splits_them(model, guidance, monkeypatch):
     weights, pixels = with_lora(model), pictures(model, n=3)
     whole = our_loss(model, guidance, AlignConfig(), pixels, weights)
-    monkeypatch.setattr(llava_onevision, "FRAMES_PER_PASS", 2)  # 2 frames, then 1
+    monkeypatch.setattr(LlavaOnevision, "frames_per_pass", 2)  # 2 frames, then 1
     assert_same(our_loss(model, guidance, AlignConfig(), pixels, weights), whole)
 
 

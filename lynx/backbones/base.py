@@ -108,6 +108,9 @@ class Backbone(ABC):
         tuple[str, ...]
     ]  # full paths of what stays in full precision when the LLM is quantised
     placements: ClassVar[tuple[str, ...]] = ("continue",)  # which of PLACEMENTS the family can do
+    frames_per_pass: ClassVar[int] = 16
+    """Longer clips go through the tower in parts, so that memory does not grow with them. Even, since some
+    families merge two frames; a frame's tokens depend on no frame of another part."""
 
     def __init__(
         self,

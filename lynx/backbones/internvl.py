@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from lynx.backbones.base import Backbone, Stream, TokenLayout
 
-FRAMES_PER_PASS = 16
-"""Longer clips go through the tower in parts, so that memory does not grow with them."""
 VIDEO = "video"
 
 
@@ -65,7 +63,7 @@ class InternVL(Backbone):
         """(T, 3, h, w) -> tokens (T * rows * cols, D)."""
         parts = [
             self.model.model.get_image_features(part).pooler_output.flatten(0, 1)
-            for part in pixels.split(FRAMES_PER_PASS)
+            for part in pixels.split(self.frames_per_pass)
         ]
         return torch.cat(parts), TokenLayout.of(len(pixels), self.token_grid)
 

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from lynx.backbones.base import Backbone, TokenLayout
 
-FRAMES_PER_PASS = 32
-"""Longer clips go through the tower in parts, so that memory does not grow with them."""
-
 
 class LlavaOnevision(Backbone):
     """`LlavaOnevisionForConditionalGeneration` in every size."""
@@ -25,6 +22,7 @@ class LlavaOnevision(Backbone):
     )
     llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+    frames_per_pass = 32
 
     @property
     def placeholder(self) -> int:
@@ -57,7 +55,7 @@ class LlavaOnevision(Backbone):
         """(T, 3, h, w) -> tokens (T * rows * cols + 1, D), newline last."""
         parts = [
             self.model.model.get_video_features(part[None]).pooler_output[0]
-            for part in pixels.split(FRAMES_PER_PASS)
+            for part in pixels.split(self.frames_per_pass)
         ]
         tokens = torch.cat([part[:-1] for part in parts[:-1]] + [parts[-1]])
         return tokens, self._layout(len(pixels))

@@ -85,6 +85,12 @@ class Qwen25VL(Backbone):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, D)."""
+        height, width = pixels.shape[-2:]
+        grid = (height // self.merged, width // self.merged)
+        parts = [self._encode_part(part) for part in pixels.split(self.frames_per_pass)]
+        return torch.cat(parts), TokenLayout.of(len(pixels) // self._temporal, grid, self._temporal)
+
+    def _encode_part(self, pixels: Tensor) -> Tensor:
         vision = self.model.config.vision_config
         patch, merge = vision.patch_size, vision.spatial_merge_size
         count, channels, height, width = pixels.shape
@@ -95,7 +101,7 @@ class Qwen25VL(Backbone):
         flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
         grid = torch.tensor([[steps, rows, cols]], device=pixels.device)
         tokens: Tensor = self.model.model.get_video_features(flat, grid).pooler_output[0]
-        return tokens, TokenLayout.of(steps, (rows // merge, cols // merge), self._temporal)
+        return tokens
 
     def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
         """(3, S): time, row and column of every token; text goes on from the largest side of a grid.
