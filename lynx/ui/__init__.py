@@ -15,7 +15,12 @@ from lynx.ui.page import build
 
 logger = logging.getLogger(__name__)
 
-BACKBONES = [EMBEDDED, "llava-onevision-0.5b", "llava-onevision-7b"]
+BACKBONES = [
+    EMBEDDED,
+    *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+    *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
+]
+"""Those that fit one GPU; the field takes every other name too."""
 MAX_FILE_SIZE = "600mb"
 
 

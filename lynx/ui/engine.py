@@ -159,6 +159,16 @@ class Engine:
             found.append(offer)
         return tuple(found)
 
+    def forecast(self, setup: Setup) -> str:
+        """What a conversation would need of this machine, in a sentence, before anything of it is loaded.
+
+        Raises LynxError when there is no such backbone, or it cannot be had in that precision here.
+        """
+        from lynx.estimate import estimate
+
+        senses = [Path(source.partition("@")[0]).name for source in setup.adapters]
+        return estimate(setup.backbone, senses=senses, precision=setup.precision).sentence
+
     def senses(self, setup: Setup) -> dict[str, str]:
         """The senses of a model, each with its word for people: {"video": "picture", "audio": "sound"}."""
         model = self.model(setup)

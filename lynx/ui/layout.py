@@ -47,6 +47,7 @@ class Layout:
                 elem_id="adapters",
             )  # fmt: skip
             self.offers = gr.HTML(elem_id="offers")
+            self.forecast = gr.HTML(elem_id="forecast")
             self.load = gr.Button("Load this model", size="sm", elem_id="load")
 
     def _media(self) -> None:

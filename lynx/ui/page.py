@@ -17,6 +17,7 @@ from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
 from lynx.ui.state import Chat, Turn
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+ASIDE = {"show_progress": "hidden", "api_visibility": "private"}
 LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 Update = dict[Any, Any]
 
@@ -55,6 +56,8 @@ class Page:
         gr.on(
             choosing, self.on_choose, [ui.backbone, ui.adapters], offered, trigger_mode="always_last", **MODEL
         )
+        planned, choices = [*choosing, ui.precision.change], [ui.backbone, ui.precision, ui.adapters]
+        gr.on(planned, self.on_plan, choices, ui.forecast, trigger_mode="always_last", **ASIDE)
         changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.senses.input]
         gr.on(changes, self.on_media, self.media, looked, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
@@ -117,6 +120,15 @@ class Page:
             ui.adapters: gr.update(choices=fitting, value=[name for name in chosen if name in fitting]),
             ui.offers: views.offers(offers),
         }
+
+    def on_plan(self, backbone: str | None, precision: str, adapters: list[str] | None) -> str:
+        """Say what a model would need of this machine before it is loaded."""
+        try:
+            return views.forecast(
+                self.engine.forecast(Setup((backbone or "").strip(), precision, tuple(adapters or ())))
+            )
+        except LynxError as error:
+            return views.notice(sentence(error))
 
     def on_example(self, index: int) -> Update:
         """Put an example on the desk."""

@@ -123,6 +123,11 @@ def budget(view: View, labels: Mapping[str, str]) -> str:
     )
 
 
+def forecast(text: str) -> str:
+    """What a model would need, in a sentence."""
+    return f'<div class="budget"><div>{escape(_capital(text))}.</div></div>'
+
+
 def shares(findings: Findings, index: int, labels: Mapping[str, str]) -> str:
     """How much the chosen word rests on each sense and on the conversation's words."""
     share = findings.shares[index]
