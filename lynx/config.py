@@ -13,6 +13,7 @@ from lynx.errors import DataError
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
 TokenPooling = Literal["none", "space"]
+Placement = Literal["continue", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
 
@@ -136,6 +137,11 @@ class TuneConfig(TrainConfig):
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
         "none", "modality tokens the LLM gets: all, or their mean over space, one a pseudo-frame"
+    )
+    placement: Placement = option(
+        "continue",
+        "where a family with positions in time and space puts the modality's tokens: behind the video's, or "
+        "at the video's own moments",
     )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")

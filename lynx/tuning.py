@@ -161,17 +161,19 @@ def tune(
 
 
 def _fresh_lora(model: Lynx, name: str, config: TuneConfig) -> str:
-    """An LLM LoRA for the adapter, and the pooling that the config asks for."""
+    """An LLM LoRA for the adapter, and the pooling and placement that the config asks for."""
     adapter = model.adapter(name)
+    shaped = replace(adapter, token_pooling=config.token_pooling, placement=config.placement)
+    model.check_placement(shaped)
     if config.warm_start and model.lora.settings.get(f"{name}_llm") == config.lora:
-        model.adapters[name] = replace(adapter, token_pooling=config.token_pooling)
+        model.adapters[name] = shaped
         return f"{name}_llm"
     if config.warm_start:
         raise AdapterError(f"{name!r} has no LLM LoRA of {config.lora} to go on from: tune it afresh")
     if "llm" in model.parts(name):
         logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         model.lora.remove(f"{name}_llm")
-    model.adapters[name] = replace(adapter, token_pooling=config.token_pooling)
+    model.adapters[name] = shaped
     with seeded(config.seed):
         return model.add_lora(name, "llm", config.lora)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import checkpoints
 import pytest
+import stages
 import torch
 from checkpoints import clip, random_adapter, sound, stock_inputs
 from torch.nn import functional as F
@@ -15,16 +16,16 @@ from lynx import BackboneError
 from lynx.adapters import Adapter
 from lynx.attention import recording
 from lynx.backbones import FAMILIES, load_backbone
-from lynx.config import AlignConfig, GuideConfig, LoraSettings
+from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig
 from lynx.data import Example, Turn
 from lynx.errors import DataError
-from lynx.interface.alignment import AlignmentLoss, output_projection
+from lynx.interface.alignment import AlignmentLoss, align, output_projection
 from lynx.interface.guidance import guide
 from lynx.media import sample_times
 from lynx.model import Lynx
 from lynx.packing import IGNORE, Packer
 from lynx.trainer import checkpointed
-from lynx.tuning import answer_loss
+from lynx.tuning import answer_loss, tune
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 LONGER = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and then ?"}]
@@ -507,3 +508,34 @@ def test_a_placement_that_the_family_has_not_is_refused(tmp_path):
     model = lynx.load(checkpoints.llava_onevision(tmp_path))
     with pytest.raises(lynx.AdapterError, match="share"):
         random_adapter(model, "audio", placement="share")
+
+
+# --- the three stages -----------------------------------------------------------------------------
+
+
+def test_an_adapter_is_trained_saved_and_loaded(model, folder, guidance, tmp_path):
+    """Guidance, alignment, tuning; the adapter from its folder answers as the one that was trained."""
+    examples = stages.clips(4)
+    heard = [replace(each, media={"audio": each.media["audio"]}) for each in examples]
+    short = {"steps": 2, "rank": 2, "alpha": 4, "batch_size": 2, "frames": 2, "lr": 1e-2}
+    align(model, "audio", heard, guidance, AlignConfig(**short), tmp_path, progress=False)
+    placement = model.backbone.placements[-1]
+    config = TuneConfig(**short, placement=placement, conversation=0.5)
+    report = tune(model, "audio", examples, config, tmp_path, progress=False)
+    assert report["without_gradient"] == [] and report["encoded"] == 4
+    other = lynx.load(folder, adapters=[tmp_path])
+    assert other.adapter("audio").placement == placement
+    media = {"video": clip(), "audio": sound()}
+    answers = [each.chat(**media, frames=4).ask("hear ?", max_new_tokens=8) for each in (model, other)]
+    assert answers[0] == answers[1]
+    with other.using():
+        assert other.lora.on == ()
+
+
+def test_a_tuning_for_a_placement_that_the_family_has_not_is_refused(tmp_path):
+    model = lynx.load(checkpoints.internvl(tmp_path / "backbone"))
+    random_adapter(model, "audio", parts=("vision",))
+    with pytest.raises(lynx.AdapterError, match="can do continue"):
+        tune(
+            model, "audio", stages.clips(1), TuneConfig(placement="share", frames=2), tmp_path, progress=False
+        )
