@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from checkpoints import clip
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaOnevisionForConditionalGeneration
 
 from lynx.backbones import (
     CATALOG,
@@ -225,6 +226,20 @@ def test_a_row_is_a_model_of_its_family(name):
     }
     assert config.tie_word_embeddings == row.geometry["tie_word_embeddings"]
     assert all(getattr(config.vision_config, key) == v for key, v in row.geometry["vision_config"].items())
+
+
+@torch.no_grad()
+def test_internvl_3_5_s_other_llm_is_stock_too(tmp_path):
+    """Qwen3: heads of their own width, and norms of queries and keys."""
+    folder = checkpoints.internvl(tmp_path, model_type="qwen3", head_dim=16)
+    backbone, video = load_backbone(folder), clip(3)
+    stock = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = backbone.compose(QUESTION, [stream(backbone, video)])
+    found = backbone.model(inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids).logits
+    expected = stock.requires_grad_(False)(**checkpoints.stock_inputs(backbone, video, QUESTION)).logits
+    assert torch.equal(found, expected)
+    names = [name for name, _ in backbone.model.named_modules()]
+    assert sum(re.fullmatch(backbone.llm_targets, name) is not None for name in names) == 2 * 7
 
 
 def test_the_projector_and_heads_get_no_lora(folder):

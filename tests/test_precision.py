@@ -14,6 +14,7 @@ from lynx import BackboneError
 from lynx.adapters import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.precision import check_quantised
+from lynx.estimate import estimate
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 SIZES = {"llava_onevision": {"hidden": 64, "tied": False}}
@@ -134,6 +135,8 @@ def test_a_checkpoint_that_is_saved_quantised_loads(folder, precision, tmp_path)
     expected = logits(lynx.load(folder, precision=precision))
     for asked in ("auto", precision):
         assert torch.equal(logits(lynx.load(out, precision=asked)), expected)
+    found, unsaved = estimate(out, device="cpu"), estimate(folder, precision=precision, device="cpu")
+    assert (found.precision, found.weights, found.total) == (precision, unsaved.weights, unsaved.total)
     other = "int8" if precision == "nf4" else "nf4"
     for asked in ("fp32", "bf16", other):
         with pytest.raises(BackboneError, match=f"saved in {precision} and cannot be loaded in {asked}"):
