@@ -1,15 +1,17 @@
 """A conversation over one set of media: each sense is encoded once, the KV cache goes from turn to turn.
 
-A first answer is bit for bit what stock `generate` gives for the same prompt; later ones take what they
-share with the turn before from its cache, which equals a full prefill but for the order of a few sums.
+A first answer is bit for bit what stock `generate` gives for the same prompt; later ones take what they share
+with an answer before from its cache, which equals a full prefill but for the order of a few sums. Where
+memory runs out there is one more try with half of the frames.
 """
 
+import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ from lynx.attention import RowRecorder, recording
 from lynx.backbones import Composed, Stream
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.evidence import Evidence, answer_log_prob
-from lynx.media import sample_times
-from lynx.modalities.video import Video
+from lynx.kv import Kept, KvCaches, Label
+from lynx.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
+from lynx.plan import Plan, plan
 from lynx.streaming import stream_text
 
 if TYPE_CHECKING:
@@ -28,65 +31,11 @@ if TYPE_CHECKING:
 
     from lynx.model import Lynx
 
-VIDEO = "video"
-TEXT_RESERVE = 512  # tokens kept free for the conversation, or a quarter of a small context
+__all__ = ["Comparison", "Plan", "Session", "plan"]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Plan:
-    """What will be looked at, known before anything is decoded."""
-
-    times: Tensor  # (T,) seconds
-    duration: float  # seconds
-    tokens: Mapping[str, int]  # per sense
-    context: int  # tokens the LLM takes
-    notes: tuple[str, ...] = ()
-
-    @property
-    def frames(self) -> int:
-        """How many moments are looked at."""
-        return len(self.times)
-
-    @property
-    def total(self) -> int:
-        """Tokens of all senses."""
-        return sum(self.tokens.values())
-
-
-def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> Plan:
-    """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
-
-    frames: how many moments; the backbone's default, or as many as fit its context, where not given.
-    Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
-    """
-    durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
-    duration = durations.get(VIDEO, max(durations.values(), default=0.0))
-    context = model.backbone.context
-    room = context - min(TEXT_RESERVE, context // 4)
-    n = frames if frames is not None else model.backbone.default_frames
-    if n < 1:
-        raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
-    size = Video().size(media[VIDEO]) if VIDEO in media else None
-
-    def tokens(frames: int) -> dict[str, int]:
-        return {sense: model.tokens(sense, frames, size) for sense in media}
-
-    fitting = n
-    while fitting and sum(tokens(fitting).values()) > room:
-        fitting -= 1
-    if not fitting or (fitting < n and frames is not None):
-        raise BackboneError(
-            f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "
-            f"use at most {fitting} frames"
-        )
-    notes = (f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens",)
-    return Plan(
-        sample_times(duration, fitting),
-        duration,
-        tokens(fitting),
-        context,
-        notes if fitting < n else (),
-    )
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -106,21 +55,13 @@ class _Turn:
     messages: list[dict[str, str]]
     senses: tuple[str, ...]
     prompt: Composed
+    labels: list[Label]
+    loras: tuple[str, ...]
     cache: DynamicCache
     baseline: Tensor | None  # of the media, where they are in the cache already
     rows: RowRecorder
     max_new_tokens: int
     temperature: float
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """The KV cache of the last turn: which tokens it holds, under which senses, and their baseline."""
-
-    cache: DynamicCache
-    ids: list[int]
-    senses: tuple[str, ...]
-    baseline: Tensor | None
 
 
 class Session:
@@ -138,7 +79,7 @@ class Session:
         self.senses = dict.fromkeys(self.media, True)
         self.streams: dict[str, Stream] = {}
         self.clear()
-        self._kept: _Kept | None = None
+        self._caches = KvCaches()
         self._busy, self._stop = threading.Lock(), threading.Event()
 
     def clear(self) -> None:
@@ -151,17 +92,36 @@ class Session:
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
-        with self._answering():
+
+        def answer() -> str:
             turn = self._begin(self._with(question), max_new_tokens, temperature)
             return self._finish(turn, self._run(turn))
 
+        with self._answering():
+            return self._within_memory(answer)
+
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
+
+        def begin() -> tuple[str, Generator[str]]:
+            self._stop.clear()  # a stream that fails sets it
+            pieces = self._pieces(self._with(question), max_new_tokens, temperature)
+            return next(pieces, ""), pieces
+
         with self._answering():
-            turn = self._begin(self._with(question), max_new_tokens, temperature)
-            tokenizer = self.model.backbone.tokenizer
-            ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), self._stop)
-            self._finish(turn, ids)
+            first, pieces = self._within_memory(begin)  # nothing is said twice
+            with closing(pieces), memory_errors_are_said():
+                if first:
+                    yield first
+                yield from pieces
+
+    def _pieces(
+        self, messages: list[dict[str, str]], max_new_tokens: int, temperature: float
+    ) -> Generator[str]:
+        turn = self._begin(messages, max_new_tokens, temperature)
+        tokenizer = self.model.backbone.tokenizer
+        ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), self._stop)
+        self._finish(turn, ids)
 
     @property
     def busy(self) -> bool:
@@ -200,12 +160,14 @@ class Session:
         if question is None and not self.history:
             raise LynxError("there is no question to compare yet")
         messages = self.history[:-1] if question is None else self._with(question)
+        rest = tuple(sense for sense in senses if sense != without)
+
+        def answers() -> list[str]:
+            turns = (self._begin(messages, max_new_tokens, 0.0, chosen) for chosen in (senses, rest))
+            return [self._text(self._run(turn)) for turn in turns]
+
         with self._answering():
-            answers = []
-            for chosen in (senses, tuple(sense for sense in senses if sense != without)):
-                turn = self._begin(messages, max_new_tokens, 0.0, chosen)
-                answers.append(self._text(self._run(turn)))
-        return Comparison(messages[-1]["content"], without, *answers)
+            return Comparison(messages[-1]["content"], without, *self._within_memory(answers))
 
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
         """How much the log-probability of the last answer falls when a sense is hidden.
@@ -222,7 +184,7 @@ class Session:
         hidden = ((stream.times >= start) & (stream.times <= end)).to(stream.tokens.device)
         mean = stream.tokens[~stream.times.isnan()].mean(dim=0)
         blanked = replace(stream, tokens=torch.where(hidden[:, None], mean, stream.tokens))
-        with self._answering():
+        with self._answering(), memory_errors_are_said():
             seen = self._score(answer, senses, self.streams)
             return seen - self._score(answer, senses, {**self.streams, sense: blanked})
 
@@ -236,10 +198,12 @@ class Session:
 
     def encode(self) -> dict[str, Stream]:
         """Read, render and encode every sense that is on and not encoded yet; returns all that are."""
+        return self._within_memory(self._encode)
+
+    def _encode(self) -> dict[str, Stream]:
         for sense in self._on():
             if sense not in self.streams:
-                frames = self.model.modality(sense).render(self.media[sense], self.plan.times)
-                self.streams[sense] = self.model.encode(sense, frames)
+                self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times)
         return self.streams
 
     def _on(self) -> tuple[str, ...]:
@@ -257,6 +221,45 @@ class Session:
             yield
         finally:
             self._busy.release()
+
+    def _within_memory(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns; where memory runs out, what is kept makes room first, then half of the frames.
+
+        Raises: BackboneError where that is still too much.
+        """
+        ways = iter((self._let_go, self._halve))
+        room = True
+        while room:
+            try:
+                return call()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                logger.warning("memory ran out: %s", error)
+            # outside of the `except`: by now what failed has let go of its tensors
+            room = any(way() for way in ways)
+        raise BackboneError(TOO_MUCH)
+
+    def _let_go(self) -> bool:
+        """Drop what is only kept for later; False where there was nothing."""
+        with self.model.lock:
+            kept = len(self._caches) > 0 or len(self.model.streams) > len(self.streams)
+            self._caches.clear()
+            self.model.streams.clear()
+        return kept
+
+    def _halve(self) -> bool:
+        """Look at half of the moments from here on; False where there is one or none."""
+        before = self.plan.frames
+        if before < 2 or not self.media:
+            return False
+        self._let_go()
+        self.streams.clear()
+        self._answer_ids, self.used = None, {}  # they were about streams that are gone
+        self.plan = plan(self.model, self.media, before // 2)
+        note = f"{before // 2} frames instead of {before}: the memory ran out"
+        self.plan, self.notes = replace(self.plan, notes=(note,)), [note]
+        return True
 
     def _with(self, question: str) -> list[dict[str, str]]:
         if not question.strip():
@@ -277,25 +280,27 @@ class Session:
         senses: tuple[str, ...] | None = None,
     ) -> _Turn:
         senses = self._on() if senses is None else senses
-        self.encode()
+        self._encode()
         prompt = self._prompt(messages, senses, self.streams)
         behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
         rows = RowRecorder(() if behind is None else (behind,))
-        cache, baseline = self._take_cache(prompt.input_ids[0].tolist(), senses)
-        return _Turn(messages, senses, prompt, cache, baseline, rows, max_new_tokens, temperature)
+        labels, loras = self._labels(prompt), self.model.llm_loras(*senses)
+        kept = self._caches.take(senses, loras, labels)
+        cache = (
+            kept.cache if kept else DynamicCache(config=self.model.backbone.model.config.get_text_config())
+        )
+        baseline = kept.baseline if kept else None
+        return _Turn(
+            messages, senses, prompt, labels, loras, cache, baseline, rows, max_new_tokens, temperature
+        )
 
-    def _take_cache(self, ids: list[int], senses: tuple[str, ...]) -> tuple[DynamicCache, Tensor | None]:
-        """The last turn's cache, cut to what this prompt shares with it, and its baseline; else an empty one.
-
-        It is taken out of the session: what a failure leaves half filled is never used again.
-        """
-        kept, self._kept = self._kept, None
-        if kept is None or kept.senses != senses:
-            return DynamicCache(config=self.model.backbone.model.config.get_text_config()), None
-        pairs = zip(kept.ids, ids[:-1], strict=False)  # at least one token has to be computed
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(kept.ids), len(ids) - 1))
-        kept.cache.crop(-(len(kept.ids) - shared))
-        return kept.cache, kept.baseline
+    @staticmethod
+    def _labels(prompt: Composed) -> list[Label]:
+        labels: list[Label] = prompt.input_ids[0].tolist()
+        for sense, span in prompt.spans.items():
+            for number, place in enumerate(span.tolist()):
+                labels[place] = (sense, number)
+        return labels
 
     def _run(self, turn: _Turn, streamer: "TextIteratorStreamer | None" = None) -> Tensor:
         """The new ids (n,)."""
@@ -308,8 +313,8 @@ class Session:
                 streamer=streamer,
                 stop=self._stop,
             )[0]
-        held = turn.prompt.input_ids[0].tolist() + ids[:-1].tolist()
-        self._kept = _Kept(turn.cache, held, turn.senses, self._baseline(turn))
+        labels = [*turn.labels, *ids[:-1].tolist()]
+        self._caches.keep(turn.senses, Kept(turn.cache, labels, turn.loras, self._baseline(turn)))
         return ids
 
     @staticmethod
@@ -326,6 +331,7 @@ class Session:
             for sense in turn.senses
         }
         self.notes = list(self.plan.notes)
+        self.notes += [note for sense in turn.senses for note in self.streams[sense].frames.notes]
         if unknown := self.unknown_words(question):
             self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
         self._answer_ids = ids
@@ -365,5 +371,4 @@ class Session:
         texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
         pieces = [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
         streams = {sense: self.streams[sense] for sense in turn.senses}
-        baseline = self._kept.baseline if self._kept is not None else None
-        return Evidence(pieces, rows[steps], turn.prompt.spans, streams, sinks, baseline)
+        return Evidence(pieces, rows[steps], turn.prompt.spans, streams, sinks, self._baseline(turn))
