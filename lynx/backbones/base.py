@@ -100,14 +100,15 @@ class Backbone(ABC):
     """A frozen Video LLM of one family."""
 
     family: ClassVar[str]
-    vision_targets: ClassVar[
-        str
-    ]  # regexes of full module names: a list of suffixes would hit the wrong towers
-    llm_targets: ClassVar[str]
-    unquantised: ClassVar[
-        tuple[str, ...]
-    ]  # full paths of what stays in full precision when the LLM is quantised
-    placements: ClassVar[tuple[str, ...]] = ("continue",)  # which of PLACEMENTS the family can do
+    vision_targets: ClassVar[str]
+    """A regex of full module names, as `llm_targets` is: a list of suffixes would hit the wrong towers."""
+    llm_targets: ClassVar[str] = (
+        r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    )
+    unquantised: ClassVar[tuple[str, ...]]
+    """Full paths of what stays in full precision when the LLM is quantised."""
+    placements: ClassVar[tuple[str, ...]] = ("continue",)
+    """Which of PLACEMENTS the family can do."""
     frames_per_pass: ClassVar[int] = 16
     """Longer clips go through the tower in parts, so that memory does not grow with them. Even, since some
     families merge two frames; a frame's tokens depend on no frame of another part."""
@@ -192,9 +193,10 @@ class Backbone(ABC):
     def vision_attention_modules(self) -> list[nn.Module]:
         """The vision tower's attention modules in layer order."""
 
-    @abstractmethod
     def text_attention_modules(self) -> list[nn.Module]:
         """The LLM's attention modules in layer order."""
+        decoder: Any = self.model.get_decoder()
+        return [layer.self_attn for layer in decoder.layers]
 
     @abstractmethod
     def even_queries(self, length: int) -> Tensor:

@@ -23,7 +23,6 @@ class InternVL(Backbone):
     vision_targets = (
         r".*vision_tower\.encoder\.layer\.\d+\.(attention\.([qkv]_proj|projection_layer)|mlp\.fc[12])"
     )
-    llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
 
     @property
@@ -89,10 +88,6 @@ class InternVL(Backbone):
     def vision_attention_modules(self) -> list[nn.Module]:
         """InternViT's attention modules, first layer first."""
         return [layer.attention for layer in self.model.model.vision_tower.encoder.layer]
-
-    def text_attention_modules(self) -> list[nn.Module]:
-        """The LLM's attention modules, first layer first."""
-        return [layer.self_attn for layer in self.model.model.language_model.layers]
 
     def even_queries(self, length: int) -> Tensor:
         """Patches at even rows and columns, behind the class token: one of each 2 x 2 that is a token."""

@@ -20,7 +20,6 @@ class LlavaOnevision(Backbone):
     vision_targets = (
         r".*vision_tower\.(vision_model\.)?encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
     )
-    llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     frames_per_pass = 32
 
@@ -72,10 +71,6 @@ class LlavaOnevision(Backbone):
     def vision_attention_modules(self) -> list[nn.Module]:
         """SigLIP's attention modules, first layer first."""
         return [layer.self_attn for layer in self.model.model.vision_tower.encoder.layers]
-
-    def text_attention_modules(self) -> list[nn.Module]:
-        """Qwen2's attention modules, first layer first."""
-        return [layer.self_attn for layer in self.model.model.language_model.layers]
 
     def even_queries(self, length: int) -> Tensor:
         """(ceil(rows/2) * ceil(cols/2),) indices: the patches that survive the released code's subset."""

@@ -23,7 +23,6 @@ class Qwen25VL(Backbone):
 
     family = "qwen2_5_vl"
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
-    llm_targets = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     unquantised = ("lm_head", "model.visual")
     placements = ("continue", "share")
 
@@ -131,10 +130,6 @@ class Qwen25VL(Backbone):
     def vision_attention_modules(self) -> list[nn.Module]:
         """The tower's attention modules, first layer first."""
         return [block.attn for block in self.model.model.visual.blocks]
-
-    def text_attention_modules(self) -> list[nn.Module]:
-        """The LLM's attention modules, first layer first."""
-        return [layer.self_attn for layer in self.model.model.language_model.layers]
 
     def windows(self, layer: int) -> int:
         """1 in a layer with full attention, else as many windows as a pseudo-frame has."""
