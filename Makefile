@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.media
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.tuning
+	$(BIN)/python -m benchmarks.second_turn
 
 # torch first: a bare `torch` requirement would pull several GB of CUDA packages.
 $(READY): pyproject.toml
