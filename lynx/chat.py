@@ -22,6 +22,7 @@ from lynx.backbones import Composed, Stream
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.evidence import Evidence, answer_log_prob
 from lynx.kv import Kept, KvCaches, Label
+from lynx.media import Frames, sample_times
 from lynx.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
 from lynx.plan import Plan, plan
 from lynx.streaming import stream_text
@@ -172,7 +173,8 @@ class Session:
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
         """How much the log-probability of the last answer falls when a sense is hidden.
 
-        window: hide only what lies between these seconds. Hidden tokens become the mean of their stream.
+        window: hide only what lies between these seconds. Hidden tokens become the mean token of black
+        (pseudo-)frames, which are silence to the ear: the stream's own mean would still tell what it is of.
         Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
@@ -182,11 +184,17 @@ class Session:
         stream, senses = self.streams[sense], tuple(self.used)
         start, end = window if window is not None else (-torch.inf, torch.inf)
         hidden = ((stream.times >= start) & (stream.times <= end)).to(stream.tokens.device)
-        mean = stream.tokens[~stream.times.isnan()].mean(dim=0)
-        blanked = replace(stream, tokens=torch.where(hidden[:, None], mean, stream.tokens))
         with self._answering(), memory_errors_are_said():
+            blanked = replace(stream, tokens=torch.where(hidden[:, None], self._blank(sense), stream.tokens))
             seen = self._score(answer, senses, self.streams)
             return seen - self._score(answer, senses, {**self.streams, sense: blanked})
+
+    def _blank(self, sense: str) -> Tensor:
+        """The mean token (D,) of two black frames of that sense."""
+        height, width = self.streams[sense].frames.pixels.shape[-2:]
+        black = Frames(torch.zeros(2, 3, height, width, dtype=torch.uint8), sample_times(1.0, 2), 1.0)
+        stream = self.model.encode(sense, black)
+        return stream.tokens[~stream.times.isnan()].mean(dim=0)
 
     def unknown_words(self, question: str) -> list[str]:
         """Words of the question that the backbone was never taught; none for one that learned open text."""
