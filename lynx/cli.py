@@ -50,6 +50,7 @@ def _set_logging(verbose: bool) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it has a handler of its own
     warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
     handler = logging.StreamHandler()

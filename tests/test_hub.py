@@ -299,14 +299,14 @@ print(json.dumps([offers, list(engine.senses(Setup(backbone, adapters=(source,))
 
 def test_the_app_takes_a_hub_id_where_it_takes_a_folder(server, backbone, content, home):
     sha = server.add("owner/app", content)
-    words = [sys.executable, "-W", "ignore", "-c", APP, str(backbone), "owner/app", "owner/gone"]
+    words = [sys.executable, "-W", "ignore", "-c", APP, str(backbone), "owner/app", "owner/nowhere"]
     done = subprocess.run(
         words, env=environment(server, home), cwd=HERE.parent, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (fits, gone), senses = json.loads(done.stdout.splitlines()[-1])
     assert (fits["reason"], fits["modality"], fits["revision"]) == ("", "audio", f"owner/app@{sha}")
-    assert "'owner/gone'" in gone["reason"] and senses == ["video", "audio"]
+    assert "'owner/nowhere'" in gone["reason"] and senses == ["video", "audio"]
 
 
 # --- the hf program ------------------------------------------------------------------------------
