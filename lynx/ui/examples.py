@@ -54,7 +54,7 @@ def pick(questions: list[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
 
 def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
     """Folders of all adapters of the checkout, whether they can be used or not."""
-    return tuple(str(path.parent) for path in sorted(root.glob("*/lynx_config.json")))
+    return tuple(_shown(path.parent) for path in sorted(root.glob("*/lynx_config.json")))
 
 
 def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
@@ -67,5 +67,11 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
             logger.warning("%s is not an adapter: %s", path, error)
             continue
         if trained_on == backbone:
-            found.append(str(path.parent))
+            found.append(_shown(path.parent))
     return tuple(found)
+
+
+def _shown(folder: Path) -> str:
+    """A folder's path as a person would write it: from the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
