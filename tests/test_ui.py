@@ -213,6 +213,16 @@ def test_senses_of_the_endpoint(engine, setup, desk):
         engine.usable(clip, ["smell"])
 
 
+def test_a_sense_the_page_has_no_place_for_is_said_and_not_fed_the_video(setup, desk, tmp_path):
+    model = lynx.load(setup.backbone)
+    model.add_adapter(Adapter("depth", "depth"))
+    model.add_lora("depth", "llm", LoraSettings(2, 2.0, 0.0))
+    save_adapter(model, "depth", tmp_path / "depth")
+    deep = replace(setup, adapters=(str(tmp_path / "depth"),))
+    *_, reply = Engine(2).answer(request_for(deep, desk, senses=("video", "depth")))
+    assert set(reply.used) == {"video"} and any("no place for depth" in note for note in reply.notes)
+
+
 def test_old_sessions_and_models_make_room(setup, desk):
     engine = Engine(2)
     for number in range(6):

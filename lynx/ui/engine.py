@@ -275,11 +275,15 @@ class Engine:
         check(request.clip)
         clip, media, notes = request.clip, {}, []
         for sense, label in self.senses(request.setup).items():
-            takes_sound = model.modality(sense).takes == AUDIO
-            source = (clip.audio or clip.video) if takes_sound else clip.video
+            takes = model.modality(sense).takes
+            if takes not in (VIDEO, AUDIO):
+                if sense in request.senses:
+                    notes.append(f"The page has no place for {label} yet: `lynx chat` and the library do.")
+                continue
+            source = (clip.audio or clip.video) if takes == AUDIO else clip.video
             if source is None:
                 continue
-            if takes_sound and lacks_sound(source):
+            if takes == AUDIO and lacks_sound(source):
                 if sense in request.senses:
                     notes.append(f"{Path(source).name!r} has no audio track, so there is no {label}.")
                 continue
