@@ -157,7 +157,7 @@ def decoding(model: Any, chat: Any, tokens: int) -> dict[str, float]:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second that the device reads: the best of five products of 1 GB with a vector, as in decoding."""
+    """Bytes a second that the device reads: the best of five products of 1 GB with a vector."""
     block, vector = torch.ones(250_000, 1000, device=device), torch.ones(1000, device=device)
     best = 0.0
     for _ in range(5):
