@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modality", default="audio")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=400, help="100 are too few: no arm has learned yet")
     parser.add_argument("--plot", type=Path, help="where the curves are drawn, a PNG")
     options = parser.parse_args()
     folder = FOLDER / f"{options.modality}-{options.steps}"
