@@ -321,7 +321,7 @@ def _public_name(backbone: Backbone) -> str:
 
 def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lora, backbone = f"{name}_{part}", model.backbone
+    lora, backbone = model.lora_name(name, part), model.backbone
     targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
     config = lora_config(targets, model.lora.settings[lora])
     config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
+import torch.nn.functional as F
 from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -36,6 +38,37 @@ def expected_shapes(model: nn.Module, targets: str, rank: int) -> dict[str, tupl
             shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, int(module.in_features))
             shapes[f"{PREFIX}{name}.lora_B.weight"] = (int(module.out_features), rank)
     return shapes
+
+
+def merge(
+    parts: Sequence[tuple[LoraSettings, Mapping[str, Tensor]]], settings: LoraSettings
+) -> dict[str, Tensor]:
+    """The sum of LoRAs on the same modules as one of `settings.rank`, under PEFT's names.
+
+    Where their ranks together are more, the best of that rank (truncated singular value decomposition, of the
+    thin factors alone). Raises: ValueError: the ranks together are less, which would leave rows untrainable.
+    """
+    if sum(part.rank for part, _ in parts) < settings.rank:
+        raise ValueError(f"{len(parts)} LoRAs have fewer rows than the rank {settings.rank} asked for")
+    merged = {}
+    for key in parts[0][1]:
+        module, _, matrix = key.removesuffix(".weight").rpartition(".lora_")
+        if matrix != "A":
+            continue
+        scales = [part.alpha / part.rank * settings.rank / settings.alpha for part, _ in parts]
+        a = torch.cat([tensors[f"{module}.lora_A.weight"].float() for _, tensors in parts])  # (R, in)
+        b = torch.cat(
+            [s * t[f"{module}.lora_B.weight"].float() for s, (_, t) in zip(scales, parts, strict=True)], 1
+        )  # (out, R)
+        left, b_core = torch.linalg.qr(b)
+        right, a_core = torch.linalg.qr(a.T)
+        u, s, v = torch.linalg.svd(b_core @ a_core.T, full_matrices=False)
+        root = s[: settings.rank].sqrt()
+        more = settings.rank - len(root)  # a module may be thinner than the rank asked for
+        a, b = root[:, None] * (v[: len(root)] @ right.T), (left @ u[:, : len(root)]) * root
+        merged[f"{module}.lora_A.weight"] = F.pad(a, (0, 0, 0, more))
+        merged[f"{module}.lora_B.weight"] = F.pad(b, (0, more))
+    return merged
 
 
 class LoraBank:
@@ -102,6 +135,11 @@ class LoraBank:
             raise ValueError(f"the LoRA {name!r} has other tensors than these")
         for key, weight in mine.items():
             weight.data.copy_(tensors[key])
+
+    def equal(self, name: str, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a LoRA is of this size and holds these weights, in its own precision."""
+        mine = self.tensors(name) if self.settings[name] == settings else {}
+        return mine.keys() == tensors.keys() and all(w.equal(tensors[key].to(w)) for key, w in mine.items())
 
     @contextmanager
     def active(self, names: Sequence[str] = (), train: Sequence[str] = ()) -> Iterator[None]:

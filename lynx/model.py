@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class Lynx:
         self.backbone = backbone
         self.lora = LoraBank(backbone.model)
         self.adapters: dict[str, Adapter] = {}
+        self._loras: dict[tuple[str, str], str] = {}
         self.streams = StreamStore()
         self.lock = threading.RLock()
 
@@ -69,9 +70,16 @@ class Lynx:
         with self.lock:
             adapter = self.add_adapter(files.adapter)
             for part, (settings, tensors) in files.parts.items():
-                self.add_lora(adapter.name, part, settings)
-                self.lora.fill(f"{adapter.name}_{part}", tensors)
+                if part == "llm" and (twin := self._twin(settings, tensors)):
+                    self._loras[adapter.name, part] = twin
+                else:
+                    self.lora.fill(self.add_lora(adapter.name, part, settings), tensors)
         return adapter
+
+    def _twin(self, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> str | None:
+        """The LLM LoRA that is the same, of an adapter that was tuned together with this one."""
+        known = dict.fromkeys(lora for (_, part), lora in self._loras.items() if part == "llm")
+        return next((lora for lora in known if self.lora.equal(lora, settings, tensors)), None)
 
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""
@@ -96,21 +104,48 @@ class Lynx:
     def add_lora(self, name: str, part: str, settings: LoraSettings) -> str:
         """A fresh LoRA for the "vision" or "llm" part of a registered adapter; returns its name in `lora`."""
         targets = {"vision": self.backbone.vision_targets, "llm": self.backbone.llm_targets}
+        name = self.adapter(name).name
         with self.lock:
-            self.lora.add(f"{self.adapter(name).name}_{part}", targets[part], settings)
-        return f"{name}_{part}"
+            if (name, part) in self._loras:
+                raise ValueError(f"the adapter {name!r} has a LoRA for its {part} part already")
+            lora = f"{name}_{part}"
+            while lora in self.lora:  # an adapter of that name went, another one still shares its LoRA
+                lora += "_"
+            self.lora.add(lora, targets[part], settings)
+            self._loras[name, part] = lora
+        return lora
+
+    def share_llm(self, name: str, others: Sequence[str]) -> None:
+        """Let other adapters use the LLM LoRA of `name` in place of their own; together it is on once."""
+        with self.lock:
+            lora = self._loras[self.adapter(name).name, "llm"]
+            for other in (self.adapter(each).name for each in others):
+                if self._loras.get((other, "llm")) != lora:
+                    self.remove_lora(other, "llm")
+                    self._loras[other, "llm"] = lora
+
+    def remove_lora(self, name: str, part: str) -> None:
+        """Take a part of an adapter away, if it has it; a LoRA goes with the last adapter that uses it."""
+        with self.lock:
+            lora = self._loras.pop((name, part), None)
+            if lora is not None and lora not in self._loras.values():
+                self.lora.remove(lora)
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter out of the model, its LoRAs included."""
         with self.lock:
             self.adapter(name)
             for part in self.parts(name):
-                self.lora.remove(f"{name}_{part}")
+                self.remove_lora(name, part)
             del self.adapters[name]
 
     def parts(self, name: str) -> tuple[str, ...]:
         """Which of "vision" and "llm" an adapter has."""
-        return tuple(part for part in ("vision", "llm") if f"{name}_{part}" in self.lora)
+        return tuple(part for part in ("vision", "llm") if (name, part) in self._loras)
+
+    def lora_name(self, name: str, part: str) -> str:
+        """The name in `lora` of a part that an adapter has; those tuned together share one for the LLM."""
+        return self._loras[name, part]
 
     def adapter(self, sense: str) -> Adapter:
         """The adapter of that name, else the only one of that modality.
@@ -142,15 +177,15 @@ class Lynx:
 
     def llm_loras(self, *senses: str) -> tuple[str, ...]:
         """The LoRAs that are on in the LLM while these senses are used."""
-        names = (f"{self.adapter(sense).name}_llm" for sense in senses if sense != VIDEO)
-        return tuple(name for name in names if name in self.lora)
+        names = (self.adapter(sense).name for sense in senses if sense != VIDEO)
+        return tuple(dict.fromkeys(self._loras[n, "llm"] for n in names if (n, "llm") in self._loras))
 
     @contextmanager
     def sensing(self, sense: str, train: bool = False) -> Iterator[None]:
         """Inside the `with` that sense's vision LoRA is on ("video": none); `train` gives it gradients."""
         with self.lock:
-            names = [] if sense == VIDEO else [f"{self.adapter(sense).name}_vision"]
-            names = [name for name in names if name in self.lora]
+            lora = None if sense == VIDEO else self._loras.get((self.adapter(sense).name, "vision"))
+            names = [lora] if lora else []
             with self.lora.active(names, names if train else ()):
                 yield
 

@@ -88,7 +88,7 @@ def sense_digest(model: "Lynx", sense: str, /, **more: Any) -> "hashlib.blake2b"
         adapter = model.adapter(sense)
         digest.update(adapter.token_pooling.encode())
         if "vision" in model.parts(adapter.name):
-            digest.update(lora_digest(model, f"{adapter.name}_vision"))
+            digest.update(lora_digest(model, model.lora_name(adapter.name, "vision")))
     return digest
 
 

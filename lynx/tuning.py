@@ -3,14 +3,17 @@
 Everything else is frozen, so the streams are encoded once and read from disk (`cache.py`), and all questions
 of a clip share them in one pass of the LLM (`packing.py`). Beside the questions that need the sense, a share
 of a clip's questions is replayed that need only what the model could do before.
+
+Several senses may be tuned together. They then share one LLM LoRA, which each of their adapters carries, and
+which is on once whichever of them are used: what was tuned side by side does not add up.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,52 +27,72 @@ from lynx.clips import VIDEO, content_key
 from lynx.config import TuneConfig
 from lynx.data import Example, Turn
 from lynx.errors import AdapterError, DataError
+from lynx.lora import merge
 from lynx.model import Lynx
 from lynx.packing import IGNORE, Packed, Packer
 from lynx.trainer import Trainer, checkpointed, seeded
 
 logger = logging.getLogger(__name__)
 
+Thing = TypeVar("Thing")
+
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one clip teaches: `needed` are the turns about the new sense, `replayed` those of the old ones."""
+    """What one clip teaches: its senses, and questions that can be answered from them."""
 
     key: str
     senses: tuple[str, ...]
-    needed: tuple[Turn, ...]
-    replayed: tuple[Turn, ...]
+    turns: tuple[Turn, ...]
 
 
-def lesson_of(example: Example, modality: str, key: str) -> Lesson | None:
-    """Sort the turns of an example; None where none can be answered from its media."""
+def lesson_of(example: Example, modalities: Sequence[str], key: str) -> Lesson | None:
+    """What an example teaches about these senses; None where nothing can be answered from its media."""
     there = set(example.media)  # `in` would make a lazy mapping render
-    senses = tuple(sense for sense in (VIDEO, modality) if sense in there)
-    turns = [turn for turn in example.turns if set(turn.senses) <= set(senses)]
-    needed = tuple(turn for turn in turns if not turn.senses or modality in turn.senses)
-    replayed = tuple(turn for turn in turns if turn.senses and modality not in turn.senses)
-    return Lesson(key, senses, needed, replayed) if turns else None
+    senses = tuple(sense for sense in (VIDEO, *modalities) if sense in there)
+    turns = tuple(turn for turn in example.turns if set(turn.senses) <= set(senses))
+    return Lesson(key, senses, turns) if turns else None
 
 
-def choose(lesson: Lesson, modality: str, config: TuneConfig) -> tuple[tuple[str, ...], list[Turn]]:
+def is_new(turn: Turn, modalities: Sequence[str]) -> bool:
+    """Whether a question needs what is being taught; one whose senses are not known does."""
+    return not turn.senses or not set(modalities).isdisjoint(turn.senses)
+
+
+def choose(
+    lesson: Lesson, modalities: Sequence[str], config: TuneConfig
+) -> tuple[tuple[str, ...], list[Turn]]:
     """The senses shown and the turns asked in one step, drawn by torch's generator.
 
     `config.replay` of the turns are replayed ones, as far as there are as many; at most `config.questions`.
     """
-    senses, needed, replayed = lesson.senses, _shuffled(lesson.needed), _shuffled(lesson.replayed)
-    if replayed and VIDEO in senses and float(torch.rand(())) < config.drop_modality:
-        senses, needed = tuple(sense for sense in senses if sense != modality), []
+    shown = _shown([sense for sense in lesson.senses if sense in modalities], config)
+    turns = [turn for turn in _shuffled(lesson.turns) if set(turn.senses) <= {VIDEO, *shown}]
+    needed = [turn for turn in turns if is_new(turn, modalities)]
+    replayed = [turn for turn in turns if not is_new(turn, modalities)]
+    if replayed and VIDEO in lesson.senses and float(torch.rand(())) < config.drop_modality:
+        shown, needed = [], []
     most = config.questions or len(needed) + len(replayed)
     if needed:
         share = config.replay
         wanted = len(replayed) if share == 1 else round(len(needed) * share / (1 - share))
         replayed = replayed[: min(wanted, round(most * share))]
         needed = [] if share == 1 else needed[: most - len(replayed)]
+    senses = tuple(sense for sense in lesson.senses if sense not in modalities or sense in shown)
     return senses, [*needed, *replayed[:most]]
 
 
-def _shuffled(turns: Sequence[Turn]) -> list[Turn]:
-    return [turns[i] for i in torch.randperm(len(turns)).tolist()]
+def _shown(senses: Sequence[str], config: TuneConfig) -> list[str]:
+    """Which of a clip's new senses are shown: one, or in `config.together` of the cases two or more."""
+    if len(senses) < 2:
+        return list(senses)
+    several = float(torch.rand(())) < config.together
+    count = int(torch.randint(2, len(senses) + 1, ())) if several else 1
+    return _shuffled(senses)[:count]
+
+
+def _shuffled(things: Sequence[Thing]) -> list[Thing]:
+    return [things[i] for i in torch.randperm(len(things)).tolist()]
 
 
 def answer_loss(backbone: Backbone, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -97,9 +120,14 @@ class TuningLoss:
     """The loss of stage 3 over indices of lessons: answers alone count."""
 
     def __init__(
-        self, model: Lynx, modality: str, lessons: Sequence[Lesson], cache: StreamCache, config: TuneConfig
+        self,
+        model: Lynx,
+        modalities: Sequence[str],
+        lessons: Sequence[Lesson],
+        cache: StreamCache,
+        config: TuneConfig,
     ) -> None:
-        self.model, self.modality, self.lessons = model, modality, lessons
+        self.model, self.modalities, self.lessons = model, modalities, lessons
         self.cache, self.config = cache, config
         self.packer = Packer(model.backbone)
 
@@ -114,21 +142,21 @@ class TuningLoss:
         return parts
 
     def batch(self, indices: Sequence[int]) -> tuple[Packed, Tensor]:
-        """A packed batch, and which of its questions (Q,) need the new sense."""
+        """A packed batch, and which of its questions (Q,) need a new sense."""
         streams, turns = [], []
         conversation = float(torch.rand(())) < self.config.conversation
         for index in indices:
             lesson = self.lessons[index]
-            senses, asked = choose(lesson, self.modality, self.config)
+            senses, asked = choose(lesson, self.modalities, self.config)
             streams.append([self.cache.stream(sense, lesson.key) for sense in senses])
             turns.append(asked)
-        needs = [not turn.senses or self.modality in turn.senses for asked in turns for turn in asked]
+        needs = [is_new(turn, self.modalities) for asked in turns for turn in asked]
         return self.packer.pack(streams, turns, conversation), torch.tensor(needs)
 
 
 def tune(
     model: Lynx,
-    modality: str,
+    modality: str | Sequence[str],
     examples: Sequence[Example],
     config: TuneConfig | None = None,
     out_dir: str | Path = "adapter",
@@ -138,49 +166,74 @@ def tune(
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
 
     The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced. It
-    stays loaded.
+    stays loaded. With several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all
+    of them get one LLM LoRA, trained on clips with any of the senses.
 
     Raises:
         AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
     """
     config, out_dir = config or TuneConfig(), Path(out_dir)
-    if not any(modality in (a.name, a.modality) for a in model.adapters.values()):
-        if not (out_dir / CONFIG).is_file():
+    folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
+    for sense, folder in folders.items():
+        if any(sense in (a.name, a.modality) for a in model.adapters.values()):
+            continue
+        if not (folder / CONFIG).is_file():
             raise AdapterError(
-                f"no adapter for {modality!r} is loaded or in {out_dir}: run `lynx align` first "
+                f"no adapter for {sense!r} is loaded or in {folder}: run `lynx align` first "
                 "(with --steps 0 it makes an adapter that is not aligned)"
             )
-        model.load_adapter(out_dir)
-    name = model.adapter(modality).name
+        model.load_adapter(folder)
+    named = {model.adapter(sense).name: folder for sense, folder in folders.items()}
     with model.lock, ExitStack() as undo:
-        lora = _fresh_lora(model, name, config)
-        undo.callback(model.lora.remove, lora)
-        report = _train(model, name, lora, examples, config, out_dir, progress)
+        lora = _fresh_lora(model, list(named), config)
+        for name in named:
+            undo.callback(model.remove_lora, name, "llm")
+        report = _train(model, named, lora, examples, config, out_dir, progress)
         undo.pop_all()
     return report
 
 
-def _fresh_lora(model: Lynx, name: str, config: TuneConfig) -> str:
-    """An LLM LoRA for the adapter, and the pooling and placement that the config asks for."""
-    adapter = model.adapter(name)
-    shaped = replace(adapter, token_pooling=config.token_pooling, placement=config.placement)
-    model.check_placement(shaped)
-    if config.warm_start and model.lora.settings.get(f"{name}_llm") == config.lora:
-        model.adapters[name] = shaped
-        return f"{name}_llm"
-    if config.warm_start:
-        raise AdapterError(f"{name!r} has no LLM LoRA of {config.lora} to go on from: tune it afresh")
-    if "llm" in model.parts(name):
-        logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
-        model.lora.remove(f"{name}_llm")
-    model.adapters[name] = shaped
+def _fresh_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
+    """An LLM LoRA that the adapters share, and the pooling and placement that the config asks for."""
+    shaped = {
+        name: replace(model.adapter(name), token_pooling=config.token_pooling, placement=config.placement)
+        for name in names
+    }
+    for adapter in shaped.values():
+        model.check_placement(adapter)
+    begin = _beginning(model, names, config) if config.warm_start else None
+    if begin is None:
+        for name in (name for name in names if "llm" in model.parts(name)):
+            logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
+    for name in names:
+        model.remove_lora(name, "llm")
+    model.adapters |= shaped
     with seeded(config.seed):
-        return model.add_lora(name, "llm", config.lora)
+        lora = model.add_lora(names[0], "llm", config.lora)
+    if begin is not None:
+        model.lora.fill(lora, begin)
+    model.share_llm(names[0], names[1:])
+    return lora
+
+
+def _beginning(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[str, Tensor]:
+    """The weights that a warm start goes on from: of several adapters the sum of their LLM LoRAs."""
+    without = [name for name in names if "llm" not in model.parts(name)]
+    if without:
+        raise AdapterError(f"{without[0]!r} has no LLM LoRA to go on from: tune it afresh")
+    loras = model.llm_loras(*names)
+    parts = [(model.lora.settings[lora], model.lora.tensors(lora)) for lora in loras]
+    if len(parts) == 1 and parts[0][0] == config.lora:
+        return {key: tensor.detach().clone() for key, tensor in parts[0][1].items()}
+    try:
+        return merge(parts, config.lora)
+    except ValueError as error:
+        raise AdapterError(f"cannot go on from {', '.join(names)}: {error}") from error
 
 
 def _train(
     model: Lynx,
-    name: str,
+    named: Mapping[str, Path],
     lora: str,
     examples: Sequence[Example],
     config: TuneConfig,
@@ -189,11 +242,10 @@ def _train(
 ) -> dict[str, Any]:
     folder = out_dir / "training" / "tune"
     frames = config.frames or model.backbone.default_frames
-    modality = model.adapter(name).modality
-    root = config.cache or folder / "streams"
-    cache = StreamCache(root, model, {VIDEO: VIDEO, modality: name}, frames)
-    lessons, kept = _lessons(examples, modality, progress)
-    loss = TuningLoss(model, modality, lessons, cache, config)
+    senses = {model.adapter(name).modality: name for name in named}
+    cache = StreamCache(config.cache or folder / "streams", model, {VIDEO: VIDEO, **senses}, frames)
+    lessons, kept = _lessons(examples, tuple(senses), progress)
+    loss = TuningLoss(model, tuple(senses), lessons, cache, config)
     trainer = Trainer(model.lora.tensors(lora), len(lessons), loss, config, folder, progress=progress)
     share = trainer.accelerator.process_index, trainer.accelerator.num_processes
     encoded = cache.prepare([examples[i] for i in kept], [lesson.key for lesson in lessons], share, progress)
@@ -203,25 +255,27 @@ def _train(
         report = {"stage": "tune", "examples": len(lessons), "encoded": encoded, **trainer.run()}
     if report["without_gradient"]:
         raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
-    report["config"] = config.to_dict()
-    if trainer.accelerator.is_main_process:
-        training = {**model.adapter(name).training, "tune": report}
-        save_adapter(model, name, out_dir, training=training)
+    report |= {"config": config.to_dict(), "modalities": list(senses)}
+    for name, place in named.items() if trainer.accelerator.is_main_process else ():
+        save_adapter(model, name, place, training={**model.adapter(name).training, "tune": report})
     trainer.finish()
     return report
 
 
-def _lessons(examples: Sequence[Example], modality: str, progress: bool) -> tuple[list[Lesson], list[int]]:
+def _lessons(
+    examples: Sequence[Example], modalities: Sequence[str], progress: bool
+) -> tuple[list[Lesson], list[int]]:
     """The lessons, and the indices of their examples."""
     lessons, kept = [], []
     for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
         example = examples[i]
-        lesson = lesson_of(example, modality, content_key(example))
+        lesson = lesson_of(example, modalities, content_key(example))
         if lesson is not None:
             lessons.append(lesson)
             kept.append(i)
-    if not any(lesson.needed for lesson in lessons):
+    if not any(is_new(turn, modalities) for lesson in lessons for turn in lesson.turns):
         raise DataError(
-            f"none of the {len(examples)} examples has a question that needs {modality!r} and its media"
+            f"none of the {len(examples)} examples has a question that needs "
+            f"{' or '.join(map(repr, modalities))} and its media"
         )
     return lessons, kept

@@ -34,13 +34,15 @@ def _clip(i: int, senses: tuple[str, ...], generator: torch.Generator) -> Exampl
     pixels = torch.randint(0, 256, (4, 3, 20, 24), generator=generator, dtype=torch.uint8)
     pitch = (400, 3000)[i % 2] * (0.9 + 0.2 * float(torch.rand((), generator=generator)))
     samples = 0.5 * torch.sin(2 * torch.pi * pitch * torch.arange(2 * 16000) / 16000)
-    media = {"video": Frames(pixels, sample_times(2.0, 4), 2.0), "audio": Waveform(samples, 16000)}
+    video = Frames(pixels, sample_times(2.0, 4), 2.0)
+    media = {"video": video, "audio": Waveform(samples, 16000), "multi_view": video}
     turns = (
         Turn("hear ?", SOUNDS[i % 2], "sound", ("audio",)),
         Turn("hear what ?", SOUNDS[i % 2], "sound", ("video", "audio")),
         Turn("see ?", "dots", "sight", ("video",)),
         Turn("see what now ?", "more dots", "sight", ("video",)),
         Turn("how deep ?", "far", "depth", ("depth",)),
+        Turn("behind ?", "more dots", "back", ("multi_view",)),
     )
     return Example(f"clip{i}", {sense: media[sense] for sense in senses}, turns)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.interface.alignment import align
 from lynx.media import sample_times
 from lynx.packing import IGNORE, Packer, see, shared_length
-from lynx.tuning import Lesson, answer_loss, choose, lesson_of, tune
+from lynx.tuning import Lesson, answer_loss, choose, is_new, lesson_of, tune
 
 SENSES = {"video": "video", "audio": "audio"}
 SHORT = TuneConfig(
@@ -153,22 +154,25 @@ def test_the_shared_part_leaves_every_question_something_of_its_own():
 # --- what is asked --------------------------------------------------------------------------------
 
 
-def test_turns_are_sorted_by_the_senses_they_need():
+def test_a_lesson_has_the_questions_that_its_media_answer():
     (example,) = stages.clips(1)
-    lesson = lesson_of(example, "audio", "key")
-    assert [turn.question for turn in lesson.needed] == ["hear ?", "hear what ?"]
-    assert [turn.question for turn in lesson.replayed] == ["see ?", "see what now ?"]
-    deaf = lesson_of(stages.clips(1, ("video",))[0], "audio", "key")
-    assert (deaf.senses, deaf.needed, len(deaf.replayed)) == (("video",), (), 2)
+    lesson = lesson_of(example, ["audio"], "key")
+    assert [(turn.question, is_new(turn, ["audio"])) for turn in lesson.turns] == [
+        *(("hear ?", True), ("hear what ?", True)),
+        *(("see ?", False), ("see what now ?", False)),
+    ]
+    deaf = lesson_of(stages.clips(1, ("video",))[0], ["audio"], "key")
+    assert (deaf.senses, len(deaf.turns)) == (("video",), 2)
     unknown = Example("x", {"video": "", "audio": ""}, (Turn("?", "!"),))
-    assert lesson_of(unknown, "audio", "key").needed == unknown.turns
-    assert lesson_of(Example("x", {"audio": ""}, (Turn("?", "!", "", ("video",)),)), "audio", "") is None
+    assert lesson_of(unknown, ["audio"], "key").turns == unknown.turns
+    assert is_new(unknown.turns[0], ["audio"])
+    assert lesson_of(Example("x", {"audio": ""}, (Turn("?", "!", "", ("video",)),)), ["audio"], "") is None
 
 
 def lesson(needed=4, replayed=8):
     turns = [Turn(f"n{i}", "a", "", ("audio",)) for i in range(needed)]
-    old = [Turn(f"r{i}", "a", "", ("video",)) for i in range(replayed)]
-    return Lesson("key", ("video", "audio"), tuple(turns), tuple(old))
+    turns += [Turn(f"r{i}", "a", "", ("video",)) for i in range(replayed)]
+    return Lesson("key", ("video", "audio"), tuple(turns))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,7 @@ def lesson(needed=4, replayed=8):
 )
 def test_the_share_of_replayed_questions(settings, needed, replayed):
     torch.manual_seed(0)
-    senses, turns = choose(lesson(), "audio", TuneConfig(**settings))
+    senses, turns = choose(lesson(), ["audio"], TuneConfig(**settings))
     names = [turn.question[0] for turn in turns]
     assert (names.count("n"), names.count("r")) == (needed, replayed)
     assert len({turn.question for turn in turns}) == len(turns)
@@ -194,7 +198,7 @@ def test_the_share_of_replayed_questions(settings, needed, replayed):
 
 
 def test_a_clip_without_old_questions_keeps_its_sound():
-    senses, turns = choose(lesson(replayed=0), "audio", TuneConfig(drop_modality=1.0))
+    senses, turns = choose(lesson(replayed=0), ["audio"], TuneConfig(drop_modality=1.0))
     assert senses == ("video", "audio")
     assert len(turns) == 4
 
@@ -202,8 +206,28 @@ def test_a_clip_without_old_questions_keeps_its_sound():
 def test_clips_are_dropped_as_often_as_asked():
     torch.manual_seed(0)
     config = TuneConfig(drop_modality=0.25)
-    dropped = sum("audio" not in choose(lesson(), "audio", config)[0] for _ in range(1000))
+    dropped = sum("audio" not in choose(lesson(), ["audio"], config)[0] for _ in range(1000))
     assert 200 < dropped < 300
+
+
+MANY = ("audio", "depth", "high_fps")
+
+
+def test_of_several_senses_a_clip_shows_one_or_more_and_asks_about_these():
+    needs = [(), ("video",), *((sense,) for sense in MANY), ("audio", "depth"), ("video", *MANY)]
+    several = Lesson("key", ("video", *MANY), tuple(Turn(f"{i}", "a", "", n) for i, n in enumerate(needs)))
+    torch.manual_seed(0)
+    counts = Counter()
+    for _ in range(600):
+        senses, turns = choose(several, MANY, TuneConfig(together=0.75))
+        assert senses[0] == "video" and list(senses) == [s for s in several.senses if s in senses]
+        assert {turn.senses for turn in turns} == {n for n in needs if set(n) <= set(senses)}
+        counts[len(senses) - 1] += 1
+        counts.update(senses)
+    assert 120 < counts[1] < 180 and 190 < counts[2] < 260 and counts[1] + counts[2] + counts[3] == 600
+    assert max(counts[s] for s in MANY) - min(counts[s] for s in MANY) < 60
+    alone = [choose(several, MANY, TuneConfig(together=0.0))[0] for _ in range(50)]
+    assert {len(senses) for senses in alone} == {2}
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -326,8 +350,55 @@ def test_a_warm_start_goes_on_from_the_adapters_own_lora(folder, model, tmp_path
     again = replace(SHORT, steps=0, warm_start=True)
     tune(model, "audio", stages.clips(4), again, tmp_path, progress=False)
     assert all(tensor.equal(trained[name]) for name, tensor in model.lora.tensors("audio_llm").items())
-    with pytest.raises(AdapterError, match="afresh"):
+    with pytest.raises(AdapterError, match="fewer rows than the rank 3"):
         tune(model, "audio", stages.clips(4), replace(again, rank=3), tmp_path, progress=False)
+    assert all(tensor.equal(trained[name]) for name, tensor in model.lora.tensors("audio_llm").items())
+    model.remove_lora("audio", "llm")
+    with pytest.raises(AdapterError, match="afresh"):
+        tune(model, "audio", stages.clips(4), again, tmp_path, progress=False)
+
+
+def test_senses_tuned_together_share_an_llm_lora_that_each_adapter_carries(folder, tmp_path):
+    """From the sum of their own LoRAs, as they act side by side; and loaded again it is there once."""
+    model, guidance = stages.small_model(folder), stages.small_guidance(stages.small_model(folder))
+    examples = stages.clips(4, ("video", "audio", "multi_view"))
+    for sense in ("audio", "multi_view"):
+        config = AlignConfig(steps=2, rank=2, alpha=4, frames=stages.FRAMES)
+        align(model, sense, examples, guidance, config, tmp_path / sense, progress=False)
+        tune(model, sense, examples, replace(SHORT, steps=2), tmp_path / sense, progress=False)
+    streams = [
+        model.encode(sense, clip)
+        for sense, clip in render_clip(
+            {sense: model.modality(sense) for sense in ("audio", "multi_view")}, examples[0], stages.FRAMES
+        ).items()
+    ]
+    prompt = model.backbone.compose([{"role": "user", "content": "hear ?"}], streams)
+
+    def logits(model):
+        with model.using("audio", "multi_view"), torch.no_grad():
+            return model.backbone.model(inputs_embeds=prompt.inputs_embeds).logits
+
+    side_by_side, both = logits(model), ("audio", "multi_view")
+    assert len(model.llm_loras(*both)) == 2
+    start = replace(SHORT, steps=0, rank=4, alpha=8, warm_start=True)
+    tune(model, both, examples, start, tmp_path / "both", progress=False)
+    assert len(model.llm_loras(*both)) == 1
+    torch.testing.assert_close(logits(model), side_by_side, rtol=1e-4, atol=1e-5)
+    report = tune(model, both, examples, replace(start, steps=3), tmp_path / "both", progress=False)
+    assert report["modalities"] == ["audio", "multi_view"] and not report["without_gradient"]
+
+    other = stages.small_model(folder)
+    for sense in both:
+        other.load_adapter(tmp_path / "both" / sense)
+    assert other.llm_loras(*both) == other.llm_loras("audio") == other.llm_loras("multi_view")
+    assert logits(other).equal(logits(model))
+    other.unload_adapter("audio")
+    assert (other.parts("multi_view"), len(other.lora.settings)) == (("vision", "llm"), 2)
+    other.load_adapter(tmp_path / "audio")  # the one before, with a LoRA of its own
+    assert len(other.llm_loras(*both)) == 2
+    for sense in both:
+        other.unload_adapter(sense)
+    assert not other.lora.settings
 
 
 class Killed:

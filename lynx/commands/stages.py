@@ -43,8 +43,17 @@ def _examples(options: Options, senses: tuple[str, ...] | None, focus: Sequence[
     )
 
 
-def _stage_arguments(parser: Parser, modality: bool = True) -> None:
-    if modality:
+def _stage_arguments(parser: Parser, modality: bool = True, several: bool = False) -> None:
+    if several:
+        parser.add_argument(
+            "--modality",
+            nargs="+",
+            required=True,
+            metavar="SENSE",
+            help="the sense that is trained; several get one LLM LoRA that works for all of them, and their "
+            "adapters are in, and go to, PATH/SENSE",
+        )
+    elif modality:
         parser.add_argument("--modality", required=True, help="the sense that is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
     _data_arguments(parser)
@@ -99,7 +108,7 @@ def _align(options: Options) -> Result:
 def _tune_arguments(parser: Parser) -> None:
     from lynx.config import TuneConfig
 
-    _stage_arguments(parser)
+    _stage_arguments(parser, several=True)
     parser.add_argument(
         "--focus",
         nargs="+",
@@ -119,6 +128,8 @@ def _tune(options: Options) -> Result:
 
     config = read_options(options, TuneConfig)
     # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
-    senses = ("video", options.modality) if options.data == "world" else None
+    senses = ("video", *options.modality) if options.data == "world" else None
     examples = _examples(options, senses, options.focus)
-    return dict(tune(load_model(options), options.modality, examples, config, options.out))
+    (modality, *more) = options.modality
+    trained = options.modality if more else modality
+    return dict(tune(load_model(options), trained, examples, config, options.out))

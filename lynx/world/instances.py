@@ -168,12 +168,36 @@ def sound_at_side(scene: Scene) -> Candidates:
             yield {"item": item, "side": side}, kind
 
 
-def nearest(scene: Scene) -> Candidates:
-    """Ask for the only near shape."""
+def _nearest(scene: Scene) -> Item | None:
+    """The only near shape among several."""
     ranked = sorted(scene.items, key=lambda item: item.depth)
-    if len(ranked) > 1 and ranked[0].distance == "near" and ranked[1].distance == "far":
-        return [({}, ranked[0].shape)]
-    return []
+    alone = len(ranked) > 1 and ranked[0].distance == "near" and ranked[1].distance == "far"
+    return ranked[0] if alone else None
+
+
+def of_nearest(answer: Callable[[Item], str]) -> Instances:
+    """Ask for an attribute of the only near shape."""
+
+    def candidates(scene: Scene) -> Candidates:
+        item = _nearest(scene)
+        return [({}, answer(item))] if item else []
+
+    return candidates
+
+
+def nearest_and_sound(scene: Scene) -> Candidates:
+    """Ask for the colour of the only near shape and for the one kind of sound, in one answer."""
+    item, kind = _nearest(scene), _single(scene)
+    return [({}, f"{item.color} and {kind}")] if item and kind else []
+
+
+def nearest_at_sound(scene: Scene) -> Candidates:
+    """Ask for the side of the only near shape at a sound, while another shape is on the other side."""
+    crossings, near = list(_crossings(scene)), _nearest(scene)
+    for item, kind, side in crossings:
+        others = [other for one, name, other in crossings if one is not near and name == kind]
+        if item is near and any(other != side for other in others):
+            yield {"kind": kind}, side
 
 
 def flasher(scene: Scene) -> Candidates:

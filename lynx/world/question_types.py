@@ -22,6 +22,7 @@ class QuestionType:
 
 
 VIDEO, AUDIO, BOTH = ("video",), ("audio",), ("video", "audio")
+THREE = ("video", "audio", "depth")
 _TYPES = (
     QuestionType(
         "color",
@@ -319,7 +320,7 @@ _TYPES = (
             "which object is the nearest ?",
             "which shape is near ?",
         ),
-        instances.nearest,
+        instances.of_nearest(lambda item: item.shape),
     ),
     QuestionType(
         "flashes",
@@ -373,6 +374,41 @@ _TYPES = (
             "what is the color of the hidden shape ?",
         ),
         instances.always(lambda scene: scene.hidden.color),
+    ),
+    QuestionType(
+        "nearest_color",
+        ("video", "depth"),
+        tuple(COLORS),
+        (
+            "what color is the nearest shape ?",
+            "which color is the nearest shape ?",
+            "what is the color of the nearest shape ?",
+            "which color does the nearest object have ?",
+        ),
+        instances.of_nearest(lambda item: item.color),
+    ),
+    QuestionType(
+        "nearest_at_sound",
+        THREE,
+        ("left", "right"),
+        (
+            "where is the nearest shape when the {kind} sounds ?",
+            "where is the nearest shape when you hear the {kind} ?",
+            "on which side is the nearest shape when you hear the {kind} ?",
+            "when the {kind} rings , where is the nearest shape ?",
+        ),
+        instances.nearest_at_sound,
+    ),
+    QuestionType(
+        "nearest_and_sound",
+        THREE,
+        tuple(f"{color} and {kind}" for color in COLORS for kind in SOUNDS),
+        (
+            "what color is the nearest shape and what sound do you hear ?",
+            "which color is the nearest shape and which sound do you hear ?",
+            "tell me the color of the nearest shape and the sound",
+        ),
+        instances.nearest_and_sound,
     ),
 )
 QUESTION_TYPES = {kind.name: kind for kind in _TYPES}
