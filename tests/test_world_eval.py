@@ -12,10 +12,11 @@ from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.world.answering import LIMIT, answer_stock, answer_together, stock
 from lynx.world.backbone import build_backbone, save_backbone
-from lynx.world.eval import MEASURED, Cells, Sheet, evaluate, evaluate_backbone, summarise
+from lynx.world.eval import MEASURED, Cells, Sheet, answer, evaluate, evaluate_backbone, summarise
 from lynx.world.exam import draw_tasks
-from lynx.world.files import render_clips
+from lynx.world.files import render_clips, sense_path
 from lynx.world.questions import QUESTION_TYPES
+from lynx.world.together import evaluate_together
 
 QUESTIONS = (
     "what do you see ?",
@@ -108,13 +109,37 @@ def test_every_sense_is_measured_through_its_files(model: Lynx, cache: Path, sen
     assert sense not in beside or list(cache.rglob(beside[sense]))
 
 
+def test_all_senses_are_measured_alone_together_and_where_three_are_needed(model: Lynx, cache: Path) -> None:
+    result = evaluate_together(model, n=4, seed=7, cache=cache)
+    assert list(result["alone"]) == list(MEASURED) and len(result["together"]) == 6 + 1
+    assert list(result["together"]["all"]) == list(MEASURED)
+    for sense, figures in result["alone"].items():
+        assert list(figures) == KEYS[3:-1]
+        assert result["lost"][sense] >= figures["with"] - result["together"]["all"][sense]
+    three = result["three_senses"]
+    assert three["n"] == 1 and {"with", "all", "without audio", "without depth"} < set(three)
+    assert {len(row["senses"]) for row in result["by_type"].values()} == {1, 2, 3}
+
+
+def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cache: Path) -> None:
+    (task,) = draw_tasks({"nearest_and_sound": 1}, "test", 7)
+    given = [("video",), ("video", "audio"), ("video", "audio", "depth")]
+    sheet = answer(model, MEASURED, {task: given}, 7, cache=cache)
+    clip = render_clips("test", 7, [task.index], cache)[task.index]
+    for senses in given:
+        session = model.chat(**{sense: sense_path(clip, sense) for sense in senses})
+        assert sheet.given[senses] == {task: session.ask(task.turn.question, max_new_tokens=LIMIT)}
+    assert not sheet.stock
+
+
 def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
     cells = Cells.of("audio", 60)
     tasks = draw_tasks(cells.together, "test", 3)
     right = {task: task.turn.answer for task in tasks}
     constant = {task: (QUESTION_TYPES[task.turn.type].answers or ("nothing",))[0] for task in tasks}
     seen = {task: answer for task, answer in constant.items() if task.turn.senses == ("video",)}
-    result = summarise(cells, tasks, Sheet(on=right, off=constant, stock=seen))
+    sheet = Sheet({("video", "audio"): right, ("video",): constant}, seen)
+    result = summarise("audio", cells, tasks, sheet)
     assert result["with"] == result["both_senses"] == result["video_only_on"] == 1
     assert result["without"] == pytest.approx(result["chance"])
     assert 0.25 < result["chance"] < 0.45

@@ -53,7 +53,9 @@ def _world_render(options: Options) -> Result:
 
 def _eval_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "--modality", metavar="SENSE", help="the sense that is measured; none: the backbone alone"
+        "--modality",
+        metavar="SENSE",
+        help="the sense that is measured; all: every one, alone and together; none: the backbone alone",
     )
     parser.add_argument("--n", type=count, default=1000, help="questions in every cell (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="draws clips never seen in training (default: 0)")
@@ -67,13 +69,16 @@ def _eval_arguments(parser: Parser) -> None:
 @command("eval world", _eval_arguments, "lynx eval world --modality audio --n 1000 --seed 7 --json")
 def _eval_world(options: Options) -> Result:
     """Measure a sense in the miniature world: accuracy with it, without it, by chance, and on video alone."""
-    from lynx.world.eval import evaluate, evaluate_backbone
+    from lynx.world.eval import MEASURED, evaluate, evaluate_backbone
+    from lynx.world.together import evaluate_together
 
     sense = options.modality
-    model = load_model(options, *([sense] if sense else []))
+    model = load_model(options, *(MEASURED if sense == "all" else [sense] if sense else []))
     with _progress("clips") as progress:
         if sense is None:
             return evaluate_backbone(model.backbone, options.n, options.seed, progress, options.cache)
+        if sense == "all":
+            return evaluate_together(model, options.n, options.seed, progress, options.cache)
         return evaluate(model, sense, options.n, options.seed, progress, options.cache)
 
 

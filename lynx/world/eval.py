@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,10 +64,9 @@ class Cells:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The answers: with the sense, without it (adapters off), and of stock transformers."""
+    """The answers: under each set of senses that was given, and of stock transformers about video alone."""
 
-    on: Answers = field(default_factory=dict)
-    off: Answers = field(default_factory=dict)
+    given: dict[tuple[str, ...], Answers] = field(default_factory=lambda: defaultdict(dict))
     stock: Answers = field(default_factory=dict)
 
 
@@ -93,25 +92,30 @@ def evaluate(
         raise DataError(f"the world's clips are evaluated for {', '.join(MEASURED)}, not for {modality!r}")
     model.adapter(modality)
     tasks = draw_tasks(cells.together, SPLIT, seed)
-    sheet = _answer(model, modality, tasks, seed, progress, cache)
-    return {"modality": modality, "n": n, "seed": seed, **summarise(cells, tasks, sheet)}
+    both = ((VIDEO, modality), (VIDEO,))
+    sheet = answer(model, (modality,), {task: both for task in tasks}, seed, progress, cache)
+    return {"modality": modality, "n": n, "seed": seed, **summarise(modality, cells, tasks, sheet)}
 
 
-def _answer(
+def answer(
     model: "Lynx",
-    modality: str,
-    tasks: Sequence[Task],
+    senses: Sequence[str],
+    tasks: Mapping[Task, Collection[tuple[str, ...]]],
     seed: int,
-    progress: Progress | None,
-    cache: Path | None,
+    progress: Progress | None = None,
+    cache: Path | None = None,
 ) -> Sheet:
-    """Ask everything: each clip is read and encoded once, its questions answered side by side."""
+    """Ask each task under each of its sets of senses, with the adapters of these alone.
+
+    Each clip is read and encoded once; questions under the same senses are answered side by side.
+    """
     plain, sheet = stock(model.backbone), Sheet()
-    for clip, asked in _clips(tasks, seed, cache, progress, (modality,)):
-        media: dict[str, Any] = {VIDEO: clip, modality: sense_path(clip, modality)}
+    for clip, asked in _clips(tasks, seed, cache, progress, senses):
+        media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
-        sheet.on.update(_ask(model, streams, (VIDEO, modality), asked))
-        sheet.off.update(_ask(model, streams, (VIDEO,), asked))
+        for given in dict.fromkeys(given for task in asked for given in tasks[task]):
+            now = [task for task in asked if given in tasks[task]]
+            sheet.given[given].update(_ask(model, streams, given, now))
         for task in asked:
             if task.turn.senses == (VIDEO,):
                 sheet.stock[task] = answer_stock(plain, streams[VIDEO].frames, task.turn.question)
@@ -152,39 +156,38 @@ def _user(task: Task) -> dict[str, str]:
     return {"role": "user", "content": task.turn.question}
 
 
-def summarise(cells: Cells, tasks: Sequence[Task], sheet: Sheet) -> dict[str, Any]:
+def summarise(modality: str, cells: Cells, tasks: Sequence[Task], sheet: Sheet) -> dict[str, Any]:
     """The figures of `evaluate` from all questions and their answers."""
+    on, off = sheet.given[VIDEO, modality], sheet.given[VIDEO,]
     needed, both, seen = (take(tasks, cell) for cell in (cells.needed, cells.both, cells.seen))
-    heard = _score(needed, sheet.on)
+    heard = score_tasks(needed, on)
     return {
         "with": heard.overall.accuracy,
-        "without": _score(needed, sheet.off).overall.accuracy,
+        "without": score_tasks(needed, off).overall.accuracy,
         "chance": heard.overall.chance,
-        "both_senses": _score(both, sheet.on).overall.accuracy if both else None,
-        "video_only_on": _score(seen, sheet.on).overall.accuracy,
-        "video_only_off": _score(seen, sheet.off).overall.accuracy,
-        "video_only_stock": _score(seen, sheet.stock).overall.accuracy,
-        "by_type": _by_type(tasks, sheet),
+        "both_senses": score_tasks(both, on).overall.accuracy if both else None,
+        "video_only_on": score_tasks(seen, on).overall.accuracy,
+        "video_only_off": score_tasks(seen, off).overall.accuracy,
+        "video_only_stock": score_tasks(seen, sheet.stock).overall.accuracy,
+        "by_type": by_type(tasks, {"with": on, "without": off, "stock": sheet.stock}),
     }
 
 
-def _score(tasks: Sequence[Task], answers: Answers) -> Scores:
+def score_tasks(tasks: Sequence[Task], answers: Answers) -> Scores:
+    """The scores of answers to all of the tasks."""
     turns = [task.turn for task in tasks]
     given = [answers[task] for task in tasks]
     return score(given, [turn.answer for turn in turns], [turn.type for turn in turns])
 
 
-def _by_type(tasks: Sequence[Task], sheet: Sheet) -> dict[str, dict[str, Any]]:
-    """Every type over all its questions; those on video alone also through stock transformers."""
-    on, off = _score(tasks, sheet.on).by_type, _score(tasks, sheet.off).by_type
-    plain = _score([task for task in tasks if task in sheet.stock], sheet.stock).by_type
-    senses = {task.turn.type: list(task.turn.senses) for task in tasks}
+def by_type(tasks: Sequence[Task], columns: Mapping[str, Answers]) -> dict[str, dict[str, Any]]:
+    """Every type: its senses, questions and chance, and the accuracy in each column that answered it."""
     table: dict[str, dict[str, Any]] = {}
-    for name, mine in on.items():
-        table[name] = {"senses": senses[name], "n": mine.n, "chance": mine.chance}
-        table[name] |= {"with": mine.accuracy, "without": off[name].accuracy}
-        if name in plain:
-            table[name]["stock"] = plain[name].accuracy
+    for task in tasks:
+        table.setdefault(task.turn.type, {"senses": list(task.turn.senses)})
+    for name, answers in columns.items():
+        for kind, mine in score_tasks([task for task in tasks if task in answers], answers).by_type.items():
+            table[kind] |= {"n": mine.n, "chance": mine.chance, name: mine.accuracy}
     return table
 
 
@@ -206,7 +209,7 @@ def evaluate_backbone(
             video = Stream(VIDEO, tokens, layout.frame.double(), layout.cell, layout.grid, frames)
             prompts = [backbone.compose([_user(task)], [video]) for task in asked]
         answers.update(zip(asked, answer_together(backbone, prompts), strict=True))
-    scores = _score(tasks, answers)
+    scores = score_tasks(tasks, answers)
     return {"backbone": str(backbone.source), "seed": seed, **scores.to_dict()}
 
 
