@@ -152,7 +152,9 @@ class TuneConfig(TrainConfig):
     conversation: float = option(
         0.25, "share of the batches in which a clip's questions follow one another, as in a chat"
     )
-    warm_start: bool = option(False, "go on from the adapter's own LLM LoRA instead of a fresh one")
+    warm_start: bool = option(
+        False, "go on from the adapter's own LLM LoRA (of several adapters: their sum), not from a fresh one"
+    )
     cache: str | None = option(None, "folder of the encoded streams; one in the output folder if not given")
 
     def __post_init__(self) -> None:

@@ -217,11 +217,10 @@ def _fresh_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
 
 
 def _beginning(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[str, Tensor]:
-    """The weights that a warm start goes on from: of several adapters the sum of their LLM LoRAs."""
-    without = [name for name in names if "llm" not in model.parts(name)]
-    if without:
-        raise AdapterError(f"{without[0]!r} has no LLM LoRA to go on from: tune it afresh")
+    """The weights that a warm start goes on from: of several adapters the sum of the LLM LoRAs they have."""
     loras = model.llm_loras(*names)
+    if not loras:
+        raise AdapterError(f"{' and '.join(names)} has no LLM LoRA to go on from: tune it afresh")
     parts = [(model.lora.settings[lora], model.lora.tensors(lora)) for lora in loras]
     if len(parts) == 1 and parts[0][0] == config.lora:
         return {key: tensor.detach().clone() for key, tensor in parts[0][1].items()}
