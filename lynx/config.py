@@ -147,7 +147,7 @@ class TuneConfig(TrainConfig):
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")
     together: float = option(
-        0.5, "of several modalities: share of the clips shown with two or more; the others are shown with one"
+        0.5, "of several modalities: share of the batches that show two or more; the others show one"
     )
     conversation: float = option(
         0.25, "share of the batches in which a clip's questions follow one another, as in a chat"

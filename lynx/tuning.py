@@ -60,13 +60,13 @@ def is_new(turn: Turn, modalities: Sequence[str]) -> bool:
 
 
 def choose(
-    lesson: Lesson, modalities: Sequence[str], config: TuneConfig
+    lesson: Lesson, modalities: Sequence[str], config: TuneConfig, count: int = 1
 ) -> tuple[tuple[str, ...], list[Turn]]:
-    """The senses shown and the turns asked in one step, drawn by torch's generator.
+    """The senses shown, `count` of the new ones, and the turns asked, drawn by torch's generator.
 
     `config.replay` of the turns are replayed ones, as far as there are as many; at most `config.questions`.
     """
-    shown = _shown([sense for sense in lesson.senses if sense in modalities], config)
+    shown = _shuffled([sense for sense in lesson.senses if sense in modalities])[:count]
     turns = [turn for turn in _shuffled(lesson.turns) if set(turn.senses) <= {VIDEO, *shown}]
     needed = [turn for turn in turns if is_new(turn, modalities)]
     replayed = [turn for turn in turns if not is_new(turn, modalities)]
@@ -82,13 +82,13 @@ def choose(
     return senses, [*needed, *replayed[:most]]
 
 
-def _shown(senses: Sequence[str], config: TuneConfig) -> list[str]:
-    """Which of a clip's new senses are shown: one, or in `config.together` of the cases two or more."""
-    if len(senses) < 2:
-        return list(senses)
+def how_many(modalities: Sequence[str], config: TuneConfig) -> int:
+    """How many of the new senses the clips of a batch show: one, or in `config.together` two or more.
+
+    The same for all of them, so that their rows are about as long.
+    """
     several = float(torch.rand(())) < config.together
-    count = int(torch.randint(2, len(senses) + 1, ())) if several else 1
-    return _shuffled(senses)[:count]
+    return int(torch.randint(2, len(modalities) + 1, ())) if several and len(modalities) > 1 else 1
 
 
 def _shuffled(things: Sequence[Thing]) -> list[Thing]:
@@ -145,9 +145,10 @@ class TuningLoss:
         """A packed batch, and which of its questions (Q,) need a new sense."""
         streams, turns = [], []
         conversation = float(torch.rand(())) < self.config.conversation
+        count = how_many(self.modalities, self.config)
         for index in indices:
             lesson = self.lessons[index]
-            senses, asked = choose(lesson, self.modalities, self.config)
+            senses, asked = choose(lesson, self.modalities, self.config, count)
             streams.append([self.cache.stream(sense, lesson.key) for sense in senses])
             turns.append(asked)
         needs = [is_new(turn, self.modalities) for asked in turns for turn in asked]

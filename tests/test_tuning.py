@@ -18,7 +18,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.interface.alignment import align
 from lynx.media import sample_times
 from lynx.packing import IGNORE, Packer, see, shared_length
-from lynx.tuning import Lesson, answer_loss, choose, is_new, lesson_of, tune
+from lynx.tuning import Lesson, answer_loss, choose, how_many, is_new, lesson_of, tune
 
 SENSES = {"video": "video", "audio": "audio"}
 SHORT = TuneConfig(
@@ -219,15 +219,16 @@ def test_of_several_senses_a_clip_shows_one_or_more_and_asks_about_these():
     torch.manual_seed(0)
     counts = Counter()
     for _ in range(600):
-        senses, turns = choose(several, MANY, TuneConfig(together=0.75))
+        config = TuneConfig(together=0.75)
+        senses, turns = choose(several, MANY, config, how_many(MANY, config))
         assert senses[0] == "video" and list(senses) == [s for s in several.senses if s in senses]
         assert {turn.senses for turn in turns} == {n for n in needs if set(n) <= set(senses)}
         counts[len(senses) - 1] += 1
         counts.update(senses)
     assert 120 < counts[1] < 180 and 190 < counts[2] < 260 and counts[1] + counts[2] + counts[3] == 600
     assert max(counts[s] for s in MANY) - min(counts[s] for s in MANY) < 60
-    alone = [choose(several, MANY, TuneConfig(together=0.0))[0] for _ in range(50)]
-    assert {len(senses) for senses in alone} == {2}
+    assert {how_many(MANY, TuneConfig(together=0.0)) for _ in range(50)} == {1}
+    assert {how_many(["audio"], TuneConfig(together=1.0)) for _ in range(50)} == {1}
 
 
 # --- the cache ------------------------------------------------------------------------------------
