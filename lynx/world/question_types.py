@@ -1,29 +1,14 @@
 """The table of question types: a row each, with its senses, its answers and several ways to say it."""
 
-from dataclasses import dataclass
-
 from lynx.world import instances
-from lynx.world.instances import Instances
-from lynx.world.scene import COLORS, DISTANCES, GAINS, MOTIONS, SHAPES, SIZES, SOUNDS
+from lynx.world.other_senses import OTHER_SENSES
+from lynx.world.question_type import NUMBERS, QuestionType
+from lynx.world.scene import COLORS, GAINS, MOTIONS, SHAPES, SIZES, SOUNDS
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@dataclass(frozen=True)
-class QuestionType:
-    """A kind of question. `by` says how shapes are referred to: never by what is being asked for."""
-
-    name: str
-    senses: tuple[str, ...]
-    answers: tuple[str, ...]
-    phrasings: tuple[str, ...]
-    candidates: Instances
-    by: tuple[str, ...] = ("shape", "color", "both")
-
+__all__ = ["NUMBERS", "QUESTION_TYPES", "QuestionType"]
 
 VIDEO, AUDIO, BOTH = ("video",), ("audio",), ("video", "audio")
-THREE = ("video", "audio", "depth")
-_TYPES = (
+_SEEN_AND_HEARD = (
     QuestionType(
         "color",
         VIDEO,
@@ -298,117 +283,5 @@ _TYPES = (
         ),
         instances.sound_at_side,
     ),
-    QuestionType(
-        "distance",
-        ("depth",),
-        tuple(DISTANCES),
-        (
-            "is the {item} near or far ?",
-            "how far is the {item} ?",
-            "is the {item} far or near ?",
-            "how far away is the {item} ?",
-        ),
-        instances.of_items(lambda item: item.distance),
-    ),
-    QuestionType(
-        "nearest",
-        ("depth",),
-        SHAPES,
-        (
-            "which shape is nearest ?",
-            "what is nearest ?",
-            "which object is the nearest ?",
-            "which shape is near ?",
-        ),
-        instances.of_nearest(lambda item: item.shape),
-    ),
-    QuestionType(
-        "flashes",
-        ("high_fps",),
-        NUMBERS[:4],
-        (
-            "how many flashes are there ?",
-            "how many flashes do you see ?",
-            "how many times does a shape flash ?",
-            "how often does something flash ?",
-        ),
-        instances.always(lambda scene: NUMBERS[len(scene.flashes)]),
-    ),
-    QuestionType(
-        "flasher",
-        ("high_fps",),
-        SHAPES,
-        ("which shape flashes ?", "what flashes ?", "which object flashes ?", "what is flashing ?"),
-        instances.flasher,
-    ),
-    QuestionType(
-        "back",
-        ("multi_view",),
-        tuple(COLORS),
-        (
-            "what color is the back of the {item} ?",
-            "what is the color of the back of the {item} ?",
-            "which color does the {item} have on the back ?",
-        ),
-        instances.of_items(lambda item: item.back),
-    ),
-    QuestionType(
-        "hidden_shape",
-        ("multi_view",),
-        SHAPES,
-        (
-            "what shape is hidden ?",
-            "which shape is hidden ?",
-            "what is hidden ?",
-            "what is the hidden shape ?",
-        ),
-        instances.always(lambda scene: scene.hidden.shape),
-    ),
-    QuestionType(
-        "hidden_color",
-        ("multi_view",),
-        tuple(COLORS),
-        (
-            "what color is the hidden shape ?",
-            "which color is the hidden shape ?",
-            "what is the color of the hidden shape ?",
-        ),
-        instances.always(lambda scene: scene.hidden.color),
-    ),
-    QuestionType(
-        "nearest_color",
-        ("video", "depth"),
-        tuple(COLORS),
-        (
-            "what color is the nearest shape ?",
-            "which color is the nearest shape ?",
-            "what is the color of the nearest shape ?",
-            "which color does the nearest object have ?",
-        ),
-        instances.of_nearest(lambda item: item.color),
-    ),
-    QuestionType(
-        "nearest_at_sound",
-        THREE,
-        ("left", "right"),
-        (
-            "where is the nearest shape when the {kind} sounds ?",
-            "where is the nearest shape when you hear the {kind} ?",
-            "on which side is the nearest shape when you hear the {kind} ?",
-            "when the {kind} rings , where is the nearest shape ?",
-        ),
-        instances.nearest_at_sound,
-    ),
-    QuestionType(
-        "nearest_and_sound",
-        THREE,
-        tuple(f"{color} and {kind}" for color in COLORS for kind in SOUNDS),
-        (
-            "what color is the nearest shape and what sound do you hear ?",
-            "which color is the nearest shape and which sound do you hear ?",
-            "tell me the color of the nearest shape and the sound",
-        ),
-        instances.nearest_and_sound,
-    ),
 )
-QUESTION_TYPES = {kind.name: kind for kind in _TYPES}
+QUESTION_TYPES = {kind.name: kind for kind in (*_SEEN_AND_HEARD, *OTHER_SENSES)}
