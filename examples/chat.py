@@ -21,7 +21,7 @@ def main(clip: Path) -> None:
         print(f"{question}  {chat.ask(question)}")
         shares = chat.evidence.share(0)
         print("    rests on", ", ".join(f"{sense} {share:.0%}" for sense, share in shares.items()))
-        print("    without sound:", chat.compare(without="audio").without_sense)
+        print("    without sound:", chat.compare(without="audio").without["audio"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from lynx.evidence import Evidence, answer_log_prob
 from lynx.kv import Kept, KvCaches, Label
 from lynx.media import Frames, sample_times
 from lynx.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
-from lynx.plan import Plan, plan
+from lynx.plan import VIDEO, Plan, plan
 from lynx.streaming import stream_text
 
 if TYPE_CHECKING:
@@ -41,12 +41,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same question with a sense and without it."""
+    """A question answered with all senses that are on, and by name without each of some."""
 
     question: str
-    sense: str
-    with_sense: str
-    without_sense: str
+    answer: str
+    without: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -150,25 +149,43 @@ class Session:
             self.history = before
             raise
 
-    def compare(self, question: str | None = None, *, without: str, max_new_tokens: int = 128) -> Comparison:
-        """Answer a question (the last one where none is given) with and without a sense, outside the history.
+    def compare(
+        self,
+        question: str | None = None,
+        *,
+        without: str | Sequence[str] | None = None,
+        max_new_tokens: int = 128,
+    ) -> Comparison:
+        """Answer a question (the last one where none is given) again without each sense, outside the history.
 
-        Raises: LynxError where the sense is not on, or there is no question.
+        without: the sense, or the senses, that are left out one at a time; all that are on beside the video
+        where not given.
+        Raises: LynxError where such a sense is not on, there is none, or there is no question.
         """
         senses = self._on()
-        if without not in senses:
-            raise LynxError(f"{without!r} is not on: there are {', '.join(senses) or 'no senses'}")
+        if without is None:
+            without = [sense for sense in senses if sense != VIDEO]
+        left_out = [without] if isinstance(without, str) else list(without)
+        if not left_out:
+            raise LynxError("no sense beside the video is on: switch one on to see what its absence changes")
+        if off := [sense for sense in left_out if sense not in senses]:
+            raise LynxError(f"{off[0]!r} is not on: there are {', '.join(senses) or 'no senses'}")
         if question is None and not self.history:
             raise LynxError("there is no question to compare yet")
         messages = self.history[:-1] if question is None else self._with(question)
-        rest = tuple(sense for sense in senses if sense != without)
 
-        def answers() -> list[str]:
-            turns = (self._begin(messages, max_new_tokens, 0.0, chosen) for chosen in (senses, rest))
-            return [self._text(self._run(turn)) for turn in turns]
+        def answer(chosen: tuple[str, ...]) -> str:
+            said = self._text(self._run(self._begin(messages, max_new_tokens, 0.0, chosen)))
+            self._caches.touch(senses)  # the conversation goes on with these
+            return said
+
+        def answers() -> Comparison:
+            whole = answer(senses)
+            rest = {left: answer(tuple(sense for sense in senses if sense != left)) for left in left_out}
+            return Comparison(messages[-1]["content"], whole, rest)
 
         with self._answering():
-            return Comparison(messages[-1]["content"], without, *self._within_memory(answers))
+            return self._within_memory(answers)
 
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
         """How much the log-probability of the last answer falls when a sense is hidden.

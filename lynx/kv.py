@@ -64,6 +64,11 @@ class KvCaches:
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
 
+    def touch(self, senses: tuple[str, ...]) -> None:
+        """Make the cache of these senses, if there is one, the last to go."""
+        if senses in self._kept:
+            self._kept.move_to_end(senses)
+
     def clear(self) -> None:
         """Let go of all."""
         self._kept.clear()

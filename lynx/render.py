@@ -4,8 +4,9 @@ Everything with a time axis shares one layout, like a score: rows of frames from
 sense, so that a picture, the sound under it and the curve below stand at the same second.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -17,8 +18,15 @@ from lynx.media import Frames
 INK = (100, 116, 139)  # a grey that reads on white and on black
 FAINT = (148, 163, 184, 90)
 GROUND = (0, 0, 0, 0)
-COLOURS = {"video": (13, 148, 136), "audio": (217, 119, 6), "text": (148, 163, 184)}
-OTHER_COLOURS = ((124, 58, 237), (219, 39, 119), (37, 99, 235), (101, 163, 13))
+COLOURS = {
+    "video": (13, 148, 136),
+    "audio": (217, 119, 6),
+    "depth": (124, 58, 237),
+    "high_fps": (219, 39, 119),
+    "multi_view": (37, 99, 235),
+    "text": (148, 163, 184),
+}
+OTHER_COLOURS = ((101, 163, 13), (185, 28, 28), (146, 64, 14), (14, 116, 144))
 HEAT = (
     (40, 10, 70),
     (150, 30, 90),
@@ -31,20 +39,25 @@ GUTTER = 104  # pixels left of the lanes, for their names
 GAP = 8
 CURVE_HEIGHT = 96
 MAX_FRAME_HEIGHT = 150
+MANY = 3  # lanes; where there are more, pictures are less high
 FONT_SIZE = 20
+LINE = 22
+DOT = 16  # pixels that the dot before a name takes
 
 
 @dataclass(frozen=True)
 class Lane:
     """One sense on the time axis: its (pseudo-)frames, and where attention lay on them.
 
-    maps: (T, rows, cols) >= 0 or None, on one scale.
+    maps: (T, rows, cols) >= 0 or None, on one scale. strip: pictures that fill their time, as spectrograms
+    do; others keep their shape.
     """
 
     sense: str
     label: str
     frames: Frames
     maps: Tensor | None = None
+    strip: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,12 +124,25 @@ def timeline(
     """All senses under one another on one time axis, in as many rows as `per_row` frames a row take."""
     if not lanes:
         return Image.new("RGBA", (width, 1), GROUND)
+    lanes = [kind for lane in lanes for kind in _kinds(lane)]
     rows = _split(lanes[0].frames, per_row)
-    parts = [
-        _system(lanes, curves, start, end, width, round(len(lanes[0].frames) / len(rows)))
-        for start, end in rows
-    ]
-    return _stack(parts, width, GAP * 2)
+    return _stack([_system(lanes, curves, start, end, width) for start, end in rows], width, GAP * 2)
+
+
+def _kinds(lane: Lane) -> list[Lane]:
+    """A lane for each kind of picture that there is of a moment, heat on the scale of all of them."""
+    frames = lane.frames
+    maps = lane.maps / full_heat(lane.maps) if lane.maps is not None else None
+    kinds = list(dict.fromkeys(frames.labels))
+    if len(kinds) < 2:
+        return [replace(lane, maps=maps)]
+    parts = []
+    for kind in kinds:
+        there = torch.tensor([label == kind for label in frames.labels])
+        pictures = Frames(frames.pixels[there], frames.times[there], frames.duration)
+        heat = maps[there] if maps is not None else None
+        parts.append(replace(lane, label=kind, frames=pictures, maps=heat))
+    return parts
 
 
 def _split(frames: Frames, per_row: int) -> list[tuple[float, float]]:
@@ -131,10 +157,11 @@ def _split(frames: Frames, per_row: int) -> list[tuple[float, float]]:
 
 
 def _system(
-    lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: float, width: int, per_row: int
+    lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: float, width: int
 ) -> Image.Image:
     """One row of the score, from `start` to `end` seconds."""
-    parts = [_lane(lane, start, end, width, first=index == 0) for index, lane in enumerate(lanes)]
+    highest = MAX_FRAME_HEIGHT if len(lanes) <= MANY else MAX_FRAME_HEIGHT * 2 // 3
+    parts = [_lane(lane, start, end, width, highest) for lane in lanes]
     if curves:
         parts.append(_curve_lane(curves, start, end, width))
     parts.append(_axis(lanes[0].frames, start, end, width))
@@ -160,40 +187,62 @@ def _visible(times: Tensor, start: float, end: float) -> list[int]:
     return [i for i, time in enumerate(times.tolist()) if start <= time < end]
 
 
-def _lane(lane: Lane, start: float, end: float, width: int, first: bool) -> Image.Image:
-    """The frames of one sense, each centred at its time."""
+def _lane(lane: Lane, start: float, end: float, width: int, highest: int) -> Image.Image:
+    """The frames of one sense, each centred at its time, `highest` pixels high at most."""
     shown = _visible(lane.frames.times, start, end)
     spacing = float(lane.frames.times.diff().median()) if len(lane.frames) > 1 else end - start
-    cell = max(8, round(_x(start + spacing, start, end, width) - GUTTER))
-    height, wide = lane.frames.pixels.shape[-2:]
-    size = _fit(wide, height, cell - (GAP if lane.sense != "audio" else 0), lane.sense == "audio")
-    sheet = Image.new("RGBA", (width, size[1]), GROUND)
-    peak = full_heat(lane.maps) if lane.maps is not None else 1.0
+    cell = max(8.0, spacing / (end - start) * (width - GUTTER))
+    high, wide = lane.frames.pixels.shape[-2:]
+    scale = min((cell - GAP) / wide, highest / high)
+    size = (cell, highest * 3 // 4) if lane.strip else (wide * scale, max(1, round(high * scale)))
+    name = _wrapped(lane.label)
+    sheet = Image.new("RGBA", (width, max(size[1], LINE * len(name))), GROUND)
     for i in shown:
-        frame = lane.frames.pixels[i]
+        middle = _x(float(lane.frames.times[i]), start, end, width)
+        left, right = round(middle - size[0] / 2), round(middle + size[0] / 2)
+        frame, fitting = lane.frames.pixels[i], (max(1, right - left), size[1])
         if lane.maps is not None:
-            tile = overlay_heatmap(frame, lane.maps[i] / peak, size)
+            tile = overlay_heatmap(frame, lane.maps[i], fitting)
         else:
-            tile = picture(frame).resize(size, Image.Resampling.BICUBIC)
-        sheet.paste(tile, (round(_x(float(lane.frames.times[i]), start, end, width) - size[0] / 2), 0))
-    _name(sheet, lane.label, colour(lane.sense))
+            tile = picture(frame).resize(fitting, Image.Resampling.BICUBIC)
+        sheet.paste(tile, (left, (sheet.height - size[1]) // 2))
+    _name(sheet, name, colour(lane.sense))
     return sheet
 
 
-def _fit(width: int, height: int, cell: int, fill: bool) -> tuple[int, int]:
-    """The size of a tile: a picture keeps its shape, a spectrogram fills its time."""
-    if fill:
-        return cell, MAX_FRAME_HEIGHT - 40
-    scale = min(cell / width, MAX_FRAME_HEIGHT / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def _wrapped(label: str) -> list[str]:
+    """A lane's name in lines that fit the gutter; what does not is cut."""
+    lines: list[str] = []
+    for word in re.findall(r"[^\s_-]+[\s_-]?|[\s_-]", label):
+        if lines and _room(lines[-1] + word.rstrip()) >= 0:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return [_cut(line.strip()) for line in lines]
 
 
-def _name(sheet: Image.Image, label: str, ink: tuple[int, int, int] | None = None) -> None:
+def _cut(line: str) -> str:
+    kept = line
+    while _room(line) < 0:
+        kept = kept[:-1]
+        line = f"{kept}…"
+    return line
+
+
+def _room(line: str) -> float:
+    """Pixels that a line leaves of the gutter."""
+    return GUTTER - GAP - DOT - _font(FONT_SIZE).getlength(line)
+
+
+def _name(sheet: Image.Image, lines: Sequence[str], ink: tuple[int, int, int] | None = None) -> None:
     """Write a lane's name into the gutter, half-way down, behind a dot of its colour."""
     draw = ImageDraw.Draw(sheet)
+    middle, left = sheet.height / 2, DOT if ink else 0
     if ink:
-        draw.ellipse((0, sheet.height / 2 - 5, 10, sheet.height / 2 + 5), fill=ink)
-    draw.text((16 if ink else 0, sheet.height / 2), label, fill=INK, font=_font(FONT_SIZE), anchor="lm")
+        draw.ellipse((0, middle - 5, 10, middle + 5), fill=ink)
+    for i, line in enumerate(lines):
+        top = middle + (i - (len(lines) - 1) / 2) * LINE
+        draw.text((left, top), line, fill=INK, font=_font(FONT_SIZE), anchor="lm")
 
 
 def _axis(frames: Frames, start: float, end: float, width: int) -> Image.Image:
@@ -226,7 +275,7 @@ def _curve_lane(curves: Sequence[Curve], start: float, end: float, width: int) -
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour(curve.sense))
     sheet.paste(GROUND, (0, 0, GUTTER * scale - 1, sheet.height))
     sheet = sheet.resize((width, CURVE_HEIGHT), Image.Resampling.LANCZOS)
-    _name(sheet, "attention")
+    _name(sheet, ["attention"])
     return sheet
 
 
@@ -242,7 +291,7 @@ def contact_sheet(frames: Frames, label: str = "picture", width: int = 1200) -> 
 
 def spectrogram_strip(frames: Frames, label: str = "sound", width: int = 1200) -> Image.Image:
     """The sound's pseudo-frames alone, side by side, with their times."""
-    return timeline([Lane("audio", label, frames)], width=width)
+    return timeline([Lane("audio", label, frames, strip=True)], width=width)
 
 
 def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -> Image.Image:

@@ -163,10 +163,32 @@ def test_compare_answers_with_and_without_outside_the_history(chat):
     chat.senses["audio"] = True
     history = list(chat.history)
     found = chat.compare(without="audio", max_new_tokens=8)
-    assert (found.question, found.with_sense, found.without_sense) == ("what is it ?", first, without)
+    assert (found.question, found.answer, found.without) == ("what is it ?", first, {"audio": without})
     assert chat.history == history
     with pytest.raises(LynxError, match="depth"):
         chat.compare(without="depth")
+
+
+def test_each_added_sense_is_left_out_in_turn_and_the_conversation_loses_nothing(model):
+    added = ("audio", "ears", "echo", "hum")
+    for name in added[1:]:
+        random_adapter(model, name)
+    media = {"video": clip(), **{name: sound() for name in added}}
+    chat = model.chat(**media, frames=3)
+    answer = chat.ask(QUESTION, max_new_tokens=6)
+    with computed(model) as tokens:
+        found = chat.compare(max_new_tokens=6)
+        assert len(tokens) == 4 < 60 < min(tokens), "with all of them nothing is new"
+        chat.ask("and now ?", max_new_tokens=6)
+        assert tokens[4] < 60
+    assert found.answer == answer and tuple(found.without) == added
+    for left in ("ears", "hum"):
+        rest = {sense: source for sense, source in media.items() if sense != left}
+        assert model.chat(**rest, frames=3).ask(QUESTION, max_new_tokens=6) == found.without[left]
+    assert list(chat.compare(without=("hum", "video"), max_new_tokens=2).without) == ["hum", "video"]
+    chat.senses |= dict.fromkeys(added, False)
+    with pytest.raises(LynxError, match="switch one on"):
+        chat.compare()
 
 
 def test_evidence_covers_the_answer_the_senses_and_their_grids(chat):
@@ -452,7 +474,7 @@ def test_little_memory_in_streams_and_comparisons(model, chat):
         assert "".join(chat.stream(QUESTION, max_new_tokens=6)).strip() == expected
         assert chat.plan.frames == 3 and chat.notes == ["3 frames instead of 6: the memory ran out"]
         other = model.chat(video=clip(), audio=sound(), frames=6)
-        assert other.compare(QUESTION, without="audio", max_new_tokens=6).with_sense == expected
+        assert other.compare(QUESTION, without="audio", max_new_tokens=6).answer == expected
     third = model.chat(video=clip(), audio=sound(), frames=6)
     with gpu_that_holds(model, 20):
         with pytest.raises(BackboneError, match="out of memory"):

@@ -43,7 +43,8 @@ def test_each_frame_is_centred_at_its_time():
 
 def test_sound_stands_under_the_picture_of_its_second():
     sheet = timeline(
-        [Lane("video", "picture", flat([60] * 4)), Lane("audio", "sound", flat([200] * 4))], width=904
+        [Lane("video", "picture", flat([60] * 4)), Lane("audio", "sound", flat([200] * 4), strip=True)],
+        width=904,
     )
     picture, sound = near(sheet, (60,) * 3, 2), near(sheet, (200,) * 3, 2)
     assert np.flatnonzero(picture.any(1)).max() < np.flatnonzero(sound.sum(1) > 500).min()
@@ -52,8 +53,9 @@ def test_sound_stands_under_the_picture_of_its_second():
 
 
 def test_a_spectrogram_has_no_seams():
-    columns = near(spectrogram_strip(flat([200] * 8), width=1200), (200,) * 3, 2).any(0)
-    assert columns[GUTTER:1199].all()
+    strip = Lane("audio", "sound", flat([200] * 13), strip=True)
+    for sheet in (spectrogram_strip(flat([200] * 8), width=1200), timeline([strip], width=1200, per_row=16)):
+        assert near(sheet, (200,) * 3, 2).any(0)[GUTTER:1199].all()
 
 
 def test_many_frames_break_into_rows():
@@ -139,6 +141,39 @@ def test_clock():
     assert moments == ["2.25 s", "12.3 s", "1:07", "10:00"]
 
 
+def test_several_pictures_of_a_moment_are_lanes_of_their_own():
+    pixels = torch.tensor([40, 200] * 4, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 48, 64)
+    times = sample_times(8.0, 4).repeat_interleave(2)
+    views = Frames(pixels, times, 8.0, ("left_cam", "a view from above") * 4)
+    maps = torch.zeros(8, 2, 2)
+    maps[0], maps[1] = 1.0, 0.25
+    sheet = timeline([Lane("multi_view", "second view", views)], width=904)
+    for level in (40, 200):
+        shown = near(sheet, (level,) * 3, 2)
+        starts = np.flatnonzero(np.diff(shown.sum(0) > 10, prepend=False))
+        assert len(starts) == 8 and (starts[::2] + starts[1::2]).tolist() == pytest.approx(
+            [2 * (GUTTER + 100 + 200 * i) for i in range(4)], abs=4
+        )
+    dark, light = (np.flatnonzero(near(sheet, (level,) * 3, 2).sum(1) > 10) for level in (40, 200))
+    assert dark.max() < light.min()
+    heated = np.asarray(timeline([Lane("multi_view", "", views, maps)], width=904).convert("L")).astype(int)
+    warm = [
+        heated[rows.mean().astype(int), GUTTER + 100] - level for rows, level in ((dark, 40), (light, 200))
+    ]
+    assert warm[0] > 100 > warm[1], "one scale for all pictures of a sense"
+
+
+def test_many_lanes_are_less_high():
+    lanes = [Lane(f"sense{i}", "sense", flat([90] * 4), strip=i == 1) for i in range(5)]
+    few, many = timeline(lanes[:3]), timeline(lanes)
+    assert many.height < 1.2 * few.height
+
+
+def test_long_names_stay_in_the_gutter():
+    sheet = np.asarray(timeline([Lane("video", "a_very_long_name of anunbelievablylongsense", flat([0]))]))
+    assert not sheet[:, GUTTER - 4 : GUTTER, 3].any() and sheet[:, :GUTTER, 3].any(1).sum() > 50
+
+
 def test_a_sense_nobody_has_drawn_yet_has_a_colour_of_its_own():
-    assert colour("depth") not in {colour("video"), colour("audio"), colour("text")}
-    assert colour("depth") == colour("depth")
+    known = ("video", "audio", "depth", "high_fps", "multi_view", "text")
+    assert len({*map(colour, known), colour("smell")}) == 7 and colour("smell") == colour("smell")

@@ -9,9 +9,10 @@ from pathlib import Path
 import gradio as gr
 
 from lynx.errors import LynxError
-from lynx.ui.engine import EMBEDDED, Engine, Setup
+from lynx.ui.engine import Engine
 from lynx.ui.examples import Example, find_adapters, find_examples
 from lynx.ui.page import build
+from lynx.ui.values import EMBEDDED, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def launch(
     """
     setup = setup or Setup(adapters=find_adapters(EMBEDDED))
     engine = engine or Engine()
-    blocks = build(engine, setup, BACKBONES, find_examples() if examples is None else examples)
+    examples = find_examples() if examples is None else examples
+    blocks = build(engine, setup, BACKBONES, examples)
     blocks.queue(default_concurrency_limit=8)
     blocks.launch(
         server_name=host,
@@ -46,7 +48,7 @@ def launch(
         theme=theme(),
         css_paths=Path(__file__).with_name("style.css"),
         max_file_size=MAX_FILE_SIZE,
-        allowed_paths=[],
+        allowed_paths=[str(example.clip.parent) for example in examples],  # wherever it is started from
         prevent_thread_lock=True,
         ssr_mode=False,
         footer_links=["api"],

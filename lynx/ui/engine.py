@@ -7,13 +7,30 @@ media and their KV cache from turn to turn.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import lynx
 from lynx.errors import BackboneError, LynxError, MediaError
+from lynx.modalities.base import Source
+from lynx.ui.values import (
+    AUDIO,
+    DEPTH,
+    EMBEDDED,
+    VIDEO,
+    VIEW,
+    Clip,
+    Findings,
+    Offer,
+    Reply,
+    Request,
+    Sense,
+    Setup,
+    Sight,
+    check,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +41,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-EMBEDDED = "lynx-tiny"
-VIDEO, AUDIO = "video", "audio"
 SESSIONS_KEPT = 4
 EMBEDDED_MODELS_KEPT = 4  # with different adapters; of real ones, which fill a machine, one
 THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
@@ -35,81 +50,6 @@ SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
     0.2,
     10,
 )  # of a large model, for the ZeroGPU scheduler
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Which model: a backbone, its precision, and its adapters (folders or Hub ids)."""
-
-    backbone: str = EMBEDDED
-    precision: str = "auto"
-    adapters: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Which recording: a video file, and the file its sound comes from (the video's own track where None)."""
-
-    video: str | None = None
-    audio: str | None = None
-
-    @property
-    def files(self) -> str:
-        """Its names, for people."""
-        return " + ".join(Path(path).name for path in (self.video, self.audio) if path)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question: everything an answer depends on."""
-
-    conversation: str
-    setup: Setup
-    clip: Clip
-    senses: tuple[str, ...]
-    history: tuple[tuple[str, str], ...] = ()  # (question, answer)
-    question: str = ""
-
-
-@dataclass(frozen=True)
-class View:
-    """What the model looks at: the (pseudo-)frames of each sense, small, and what they cost."""
-
-    frames: "Mapping[str, Frames]" = field(default_factory=dict)
-    tokens: Mapping[str, int] = field(default_factory=dict)
-    context: int = 0
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What each word of an answer rests on. Index 0 is the whole answer, then word by word."""
-
-    words: tuple[str, ...]
-    shares: tuple[Mapping[str, float], ...]
-    curves: "tuple[Mapping[str, tuple[Tensor, Tensor]], ...]"
-    maps: "tuple[Mapping[str, Tensor], ...]"
-    frames: "Mapping[str, Frames]"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer: the senses used with their frames and seconds, notes, and what it rests on."""
-
-    answer: str
-    used: Mapping[str, tuple[int, float]]
-    notes: tuple[str, ...] = ()
-    findings: Findings | None = None
-
-
-@dataclass(frozen=True)
-class Offer:
-    """An adapter that could be added, and why it cannot: an empty reason means that it fits."""
-
-    source: str
-    modality: str = ""
-    revision: str = ""
-    reason: str = ""
 
 
 class Engine:
@@ -169,30 +109,41 @@ class Engine:
         senses = [Path(source.partition("@")[0]).name for source in setup.adapters]
         return estimate(setup.backbone, senses=senses, precision=setup.precision).sentence
 
-    def senses(self, setup: Setup) -> dict[str, str]:
-        """The senses of a model, each with its word for people: {"video": "picture", "audio": "sound"}."""
+    def senses(self, setup: Setup) -> dict[str, Sense]:
+        """The senses of a model by name; where two have one word for people, it stands with their names."""
         model = self.model(setup)
-        return {sense: model.modality(sense).label for sense in (VIDEO, *model.adapters)}
+        found = {name: model.modality(name) for name in (VIDEO, *model.adapters)}
+        labels = [modality.label for modality in found.values()]
+        return {
+            name: Sense(
+                name,
+                modality.label if labels.count(modality.label) == 1 else f"{modality.label} ({name})",
+                modality.name,
+                modality.takes,
+            )
+            for name, modality in found.items()
+        }
 
-    def look(self, request: Request, encode: bool) -> View:
+    def look(self, request: Request, encode: bool) -> Sight:
         """What the model will see; with `encode` its tokens are ready when the first question comes."""
         session, notes = self._session(request)
-        if encode:
-            self._guarded(session.encode)
-            frames = {
-                sense: stream.frames for sense, stream in session.streams.items() if session.senses[sense]
-            }
-        else:
-            model, times = session.model, session.plan.times
-            on = {sense: path for sense, path in session.media.items() if session.senses[sense]}
-            frames = {sense: model.modality(sense).render(path, times) for sense, path in on.items()}
+        frames, missing = self._frames(session, request, encode)
         small = {sense: thumbnails(pictures) for sense, pictures in frames.items()}
         tokens = {sense: session.plan.tokens[sense] for sense in frames}
-        return View(small, tokens, session.plan.context, (*notes, *session.plan.notes))
+        drawn = [note for pictures in frames.values() for note in pictures.notes]
+        idle = [
+            f"{sense.label} is switched off, though a file was given for it"
+            for sense in self.senses(request.setup).values()
+            if sense.name not in request.senses
+            and request.clip.source(sense.takes) not in (None, request.clip.video)
+        ]
+        told = (*notes, *missing, *idle, *session.plan.notes, *drawn)
+        return Sight(small, tokens, session.plan.context, tuple(dict.fromkeys(told)))
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
         session, notes = self._session(request)
+        notes += self._frames(session, request)[1]
         pieces = session.stream(request.question, max_new_tokens=self.max_new_tokens)
         for piece in self._guarded_pieces(pieces):
             yield piece
@@ -202,13 +153,15 @@ class Engine:
             session.history[-1]["content"], dict(session.used), (*notes, *session.notes), findings(session)
         )
 
-    def compare(self, request: Request, without: str) -> "Comparison":
-        """A question, or the last one of the history, answered with and without a sense. Raises LynxError."""
+    def compare(self, request: Request) -> "Comparison":
+        """A question, or the last one of the history, answered again without each added sense that is on.
+
+        Raises LynxError.
+        """
         session, _ = self._session(request)
+        self._frames(session, request)
         question = request.question.strip() or None
-        return self._guarded(
-            lambda: session.compare(question, without=without, max_new_tokens=self.max_new_tokens)
-        )
+        return self._guarded(lambda: session.compare(question, max_new_tokens=self.max_new_tokens))
 
     def hide(self, request: Request) -> dict[str, float]:
         """How much the log-probability of the last answer falls when each sense it used is hidden."""
@@ -224,6 +177,11 @@ class Engine:
         unknown = sorted(set(wanted or ()) - set(known))
         if unknown:
             raise LynxError(f"There is no sense {', '.join(unknown)} here; loaded are {', '.join(known)}.")
+        takes, clip = {sense.takes for sense in known.values()}, request.clip
+        given = {AUDIO: clip.audio, DEPTH: clip.depth, VIEW: clip.views}
+        unread = [kind for kind, files in given.items() if files and kind not in takes]
+        if unread and wanted is None:
+            raise LynxError(f"No sense here takes {unread[0]}; loaded are {', '.join(known)}.")
         request = replace(request, senses=tuple(known if wanted is None else wanted))
         media, notes = self._media(model, request)
         missing = [sense for sense in wanted or () if sense not in media]
@@ -255,14 +213,15 @@ class Engine:
         """The session of this conversation about this clip, switched as asked, and notes on its media."""
         model = self.model(request.setup)
         media, notes = self._media(model, request)
+        on = [sense for sense in request.senses if sense in media]
         key = (request.conversation, request.setup, request.clip)
         session = self._sessions.get(key)
-        if session is None or session.model is not model:
-            session = self._sessions[key] = self._guarded(lambda: model.chat(**media))
+        if session is None or session.model is not model or not set(on) <= set(session.media):
+            session = self._sessions[key] = self._open(model, media, on)
             while len(self._sessions) > SESSIONS_KEPT:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(key)
-        session.senses = {sense: sense in request.senses for sense in session.media}
+        session.senses = {sense: sense in on for sense in session.media}
         session.history = [
             {"role": role, "content": text}
             for turn in request.history
@@ -270,25 +229,60 @@ class Engine:
         ]
         return session, notes
 
-    def _media(self, model: "Lynx", request: Request) -> tuple[dict[str, str], list[str]]:
-        """Which file each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
+    def _open(self, model: "Lynx", media: dict[str, Source], on: list[str]) -> "Session":
+        """A session about these media; a bad file of a sense that is off is no hindrance."""
+        try:
+            return self._guarded(lambda: model.chat(**media))
+        except MediaError:
+            if len(on) == len(media):
+                raise
+            return self._guarded(lambda: model.chat(**{sense: media[sense] for sense in on}))
+
+    def _media(self, model: "Lynx", request: Request) -> tuple[dict[str, Source], list[str]]:
+        """What each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
         check(request.clip)
         clip, media, notes = request.clip, {}, []
-        for sense, label in self.senses(request.setup).items():
-            takes = model.modality(sense).takes
-            if takes not in (VIDEO, AUDIO):
-                if sense in request.senses:
-                    notes.append(f"The page has no place for {label} yet: `lynx chat` and the library do.")
-                continue
-            source = (clip.audio or clip.video) if takes == AUDIO else clip.video
-            if source is None:
-                continue
-            if takes == AUDIO and lacks_sound(source):
-                if sense in request.senses:
-                    notes.append(f"{Path(source).name!r} has no audio track, so there is no {label}.")
-                continue
-            media[sense] = source
+        for sense in self.senses(request.setup).values():
+            source = clip.source(sense.takes)
+            if source is not None and sense.takes == AUDIO and lacks_sound(source):
+                if sense.name in request.senses:
+                    notes.append(f"{Path(source).name!r} has no audio track, so there is no {sense.label}.")
+            elif source is not None:
+                media[sense.name] = source
+        if not media:
+            raise MediaError(
+                f"No sense of this model reads {clip.files!r}: load an adapter, or give a video."
+            )
         return media, notes
+
+    def _frames(
+        self, session: "Session", request: Request, encode: bool = True
+    ) -> "tuple[dict[str, Frames], list[str]]":
+        """What each sense that is on looks at, and notes.
+
+        One that finds nothing in the video, such as fast motion in four frames a second, is switched off,
+        which is a note; with a file that was given for itself it is an error.
+        """
+        frames, notes = {}, []
+        for sense in [sense for sense, on in session.senses.items() if on]:
+            try:
+                frames[sense] = self._draw(session, sense, encode)
+            except MediaError as error:
+                if request.strict or sense == VIDEO or session.media[sense] != request.clip.video:
+                    raise
+                notes.append(f"There is no {self.senses(request.setup)[sense].label}: {error}")
+        session.senses = {sense: sense in frames for sense in session.media}
+        if encode:  # once more: little memory may have cost half of the moments meanwhile
+            streams = self._guarded(session.encode)
+            frames = {sense: streams[sense].frames for sense in frames}
+        return frames, notes
+
+    def _draw(self, session: "Session", sense: str, encode: bool) -> "Frames":
+        """The (pseudo-)frames of one sense, encoded or not."""
+        if not encode:
+            return session.model.modality(sense).render(session.media[sense], session.plan.times)
+        session.senses = {each: each == sense for each in session.media}
+        return self._guarded(session.encode)[sense].frames
 
     def _guarded(self, call: Callable[[], Result]) -> Result:
         """What `call` returns; too little memory is an error to the user like any other."""
@@ -317,8 +311,6 @@ def thumbnails(frames: "Frames") -> "Frames":
     """The same frames, no side longer than a page needs."""
     from torch.nn.functional import interpolate
 
-    from lynx.media import Frames
-
     height, width = frames.pixels.shape[-2:]
     size = tuple(
         min(side, round(side * THUMBNAIL_SIDE / max(height, width))) or 1 for side in (height, width)
@@ -326,7 +318,13 @@ def thumbnails(frames: "Frames") -> "Frames":
     if max(height, width) > 2 * THUMBNAIL_SIDE and min(height, width) < THUMBNAIL_SIDE / 4:
         size = (height, THUMBNAIL_SIDE)  # a long spectrogram keeps its rows
     pixels = interpolate(frames.pixels, size, mode="bilinear", align_corners=False, antialias=True)
-    return Frames(pixels, frames.times, frames.duration)
+    return replace(frames, pixels=pixels)
+
+
+def per_moment(times: "Tensor", values: "Tensor") -> "tuple[Tensor, Tensor]":
+    """A curve in which each moment stands once, with the sum of what several pictures of it have."""
+    moments, index = times.unique(return_inverse=True)
+    return moments, values.new_zeros(len(moments)).index_add(0, index, values)
 
 
 def findings(session: "Session") -> Findings | None:
@@ -338,7 +336,10 @@ def findings(session: "Session") -> Findings | None:
     return Findings(
         tuple(word for word, _ in evidence.words),
         tuple(evidence.share(index) for index in indices),
-        tuple({sense: evidence.curve(index, sense) for sense in evidence.spans} for index in indices),
+        tuple(
+            {sense: per_moment(*evidence.curve(index, sense)) for sense in evidence.spans}
+            for index in indices
+        ),
         tuple({sense: evidence.frame_maps(index, sense) for sense in evidence.spans} for index in indices),
         {sense: thumbnails(stream.frames) for sense, stream in evidence.streams.items()},
     )
@@ -350,16 +351,9 @@ def seconds_needed(request: Request) -> int:
     return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
 
 
-def check(clip: Clip) -> None:
-    """Raises MediaError when a file of the clip cannot be used for what it was given for."""
-    from lynx.media import probe
-
-    if clip.video is None and clip.audio is None:
-        raise MediaError("Give a video or a sound file first, or pick an example.")
-    if clip.video and probe(clip.video).video is None:
-        raise MediaError(f"{Path(clip.video).name!r} has no picture track; give it as a sound file instead.")
-    if clip.audio and not probe(clip.audio).audio:
-        raise MediaError(f"{Path(clip.audio).name!r} has no audio track; give another sound file.")
+def seconds_to_compare(request: Request) -> int:
+    """The same for an answer with all senses and one without each added one."""
+    return (1 + sum(sense != VIDEO for sense in request.senses)) * seconds_needed(request)
 
 
 def sentence(error: LynxError) -> str:

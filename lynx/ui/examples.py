@@ -5,25 +5,35 @@ Read as JSON without the library's heavy parts, so that the page is up at once.
 
 import json
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
-from lynx.ui.engine import AUDIO, VIDEO
+from lynx.ui.values import VIDEO
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[
     2
 ]  # the checkout; in an installed package there is nothing there, and nothing is offered
-QUESTIONS_SHOWN = 5
+QUESTIONS_SHOWN = 8
+
+Question = tuple[str, tuple[str, ...]]
+"""What is asked, and the modalities that an answer needs."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip of the miniature world and questions that it answers."""
+    """A clip of the miniature world: a file or folder for each modality, and questions that they answer."""
 
-    clip: Path
-    questions: tuple[str, ...]
+    media: Mapping[str, Path]
+    questions: tuple[Question, ...] = ()
+
+    @property
+    def clip(self) -> Path:
+        """The video."""
+        return self.media[VIDEO]
 
 
 def find_examples(root: Path = ROOT / "examples") -> list[Example]:
@@ -32,24 +42,28 @@ def find_examples(root: Path = ROOT / "examples") -> list[Example]:
     for path in sorted(root.glob("*/qa.json")):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            clip = path.parent / told["media"][VIDEO]
+            media = {modality: path.parent / name for modality, name in told["media"].items()}
             questions = [(turn["question"], tuple(turn["senses"])) for turn in told["questions"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            clip = media[VIDEO]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s is not an example: %s", path, error)
             continue
         if clip.is_file():
-            found.append(Example(clip, pick(questions)))
+            there = {modality: medium for modality, medium in media.items() if medium.exists()}
+            found.append(Example(there, tuple(questions)))
     return found
 
 
-def pick(questions: list[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
-    """A few questions that sound alone, picture alone and both together answer."""
-    wanted = [(AUDIO,), (AUDIO,), (AUDIO, VIDEO), (VIDEO,), (VIDEO,)]
-    chosen: list[str] = []
-    for senses in wanted:
-        new = [q for q, needs in questions if tuple(sorted(needs)) == senses and q not in chosen]
-        chosen += new[:1]
-    return tuple(chosen[:QUESTIONS_SHOWN])
+def pick(questions: Sequence[Question], modalities: Collection[str]) -> tuple[str, ...]:
+    """A few questions that these modalities answer, of each in turn: added ones first, the picture last."""
+    by_need: dict[tuple[str, ...], list[str]] = {}
+    for question, needs in questions:
+        if set(needs) <= set(modalities) and question not in chain(*by_need.values()):
+            by_need.setdefault(tuple(sorted(needs)), []).append(question)
+    order = sorted(by_need, key=lambda needs: (needs == (VIDEO,), len(needs)))
+    rounds = chain(*zip_longest(*(by_need[needs][:2] for needs in order)))
+    chosen = list(filter(None, rounds))[:QUESTIONS_SHOWN]
+    return tuple(question for needs in order for question in by_need[needs] if question in chosen)
 
 
 def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 import gradio as gr
 
 from lynx.ui import views
-from lynx.ui.engine import VIDEO, Setup
 from lynx.ui.examples import Example
 from lynx.ui.state import Chat
+from lynx.ui.values import AUDIO, DEPTH, VIDEO, VIEW, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
@@ -31,7 +31,7 @@ class Layout:
 
     def _model(self) -> None:
         setup = self.setup
-        with gr.Accordion(views.model_line(setup, {}), open=False, elem_id="model") as self.model:
+        with gr.Accordion(views.model_line(setup), open=False, elem_id="model") as self.model:
             with gr.Row():
                 self.backbone = gr.Dropdown(
                     self.backbones, value=setup.backbone, label="Backbone", allow_custom_value=True,
@@ -59,30 +59,9 @@ class Layout:
                 elem_id="examples",
             )  # fmt: skip
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
-        with gr.Row(elem_id="listening"):
-            self.senses = gr.CheckboxGroup(
-                [("picture", VIDEO)],
-                value=[VIDEO],
-                label="Senses that are on",
-                elem_id="senses",
-                scale=4,
-                min_width=150,
-            )
-            self.sound = gr.Radio(
-                [OWN_TRACK, OTHER_FILE],
-                value=OWN_TRACK,
-                label="Sound comes from",
-                elem_id="sound",
-                scale=5,
-                min_width=240,
-            )
-        self.audio = gr.Audio(
-            label="Sound file",
-            sources=["upload"],
-            type="filepath",
-            visible=False,
-            elem_id="audio",
-            editable=False,
+        self._further_media()
+        self.senses = gr.CheckboxGroup(
+            [("picture", VIDEO)], value=[VIDEO], label="Senses that are on", elem_id="senses"
         )
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
             gr.HTML(views.SEEN_HEADER)
@@ -94,6 +73,29 @@ class Layout:
                 **PICTURE,
             )
             self.budget = gr.HTML(elem_id="budget")
+
+    def _further_media(self) -> None:
+        """A place for each kind of file beside the video, shown where a sense of the model takes it."""
+        upload = {"file_count": "multiple", "height": 84, "min_width": 200}
+        with gr.Column(visible=False, elem_id="hearing") as hearing:
+            self.sound = gr.Radio(
+                [OWN_TRACK, OTHER_FILE], value=OWN_TRACK, label="Sound comes from", elem_id="sound"
+            )
+            self.audio = gr.Audio(
+                label="Sound file", sources=["upload"], type="filepath", visible=False, elem_id="audio",
+                editable=False,
+            )  # fmt: skip
+        with gr.Row(elem_id="further"):
+            with gr.Column(visible=False, min_width=200) as deep:
+                self.depth = gr.File(label=views.DEPTH, elem_id="depth", **upload)
+            with gr.Column(visible=False, min_width=200) as around:
+                self.views = gr.File(label=views.VIEWS, elem_id="views", **upload)
+                self.offsets = gr.Textbox(
+                    placeholder="They begin at (seconds): 0, 0.4", show_label=False, container=False,
+                    max_lines=1, visible=False, elem_id="offsets",
+                )  # fmt: skip
+        self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
+        self.depth_files, self.view_files = gr.State(()), gr.State(())
 
     def _conversation(self) -> None:
         self.window = gr.Chatbot(
@@ -117,7 +119,7 @@ class Layout:
         with gr.Row(elem_id="actions"):
             self.again = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
             self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
-            self.versus = gr.Button("With / without sound", size="sm", min_width=170, elem_id="compare")
+            self.versus = gr.Button(views.leave_out(()), size="sm", min_width=170, elem_id="compare")
         self.versus_view = gr.HTML(elem_id="comparison")
 
     def _evidence(self) -> None:
@@ -139,5 +141,8 @@ class Layout:
             gr.File(visible=False, label="audio"),
             gr.Textbox(visible=False, label="question"),
             gr.JSON(visible=False, label="senses"),
+            gr.File(visible=False, label="depth", file_count="multiple"),
+            gr.File(visible=False, label="views", file_count="multiple"),
+            gr.Textbox(visible=False, label="offsets", value=None),
         ]
         self.answer = gr.Textbox(visible=False, label="answer")

@@ -1,32 +1,44 @@
 """What happens on each click: handlers are thin, the engine works, the views draw."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import gradio as gr
 import spaces
 from spaces.config import Config as SpaceConfig
 
-from lynx.errors import LynxError
+from lynx.errors import LynxError, MediaError
 from lynx.ui import views
-from lynx.ui.engine import VIDEO, Clip, Engine, Reply, Request, Setup, check, seconds_needed, sentence
-from lynx.ui.examples import Example, adapter_folders
+from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence
+from lynx.ui.examples import Example, adapter_folders, pick
 from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
 from lynx.ui.state import Chat, Turn
+from lynx.ui.uploads import Uploads, further_views
+from lynx.ui.values import AUDIO, DEPTH, VIEW, Clip, Reply, Request, Setup, check
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 ASIDE = {"show_progress": "hidden", "api_visibility": "private"}
 LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 Update = dict[Any, Any]
+Given = TypeVar("Given")
 
 
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[Example]) -> gr.Blocks:
     """The page with its events and its endpoint, ready to launch."""
-    with gr.Blocks(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with Desk(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         Page(Layout(setup, backbones, examples), engine, blocks)
     return blocks
+
+
+class Desk(gr.Blocks):
+    """Blocks whose endpoint goes on answering clients that were written when it took less."""
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """What a client left out at the end is not given."""
+        inputs.extend([None] * (len(block_fn.inputs) - len(inputs)))
+        super().validate_inputs(block_fn, inputs)
 
 
 class Page:
@@ -34,17 +46,20 @@ class Page:
 
     def __init__(self, ui: Layout, engine: Engine, blocks: gr.Blocks) -> None:
         self.ui, self.engine, self.local = ui, engine, adapter_folders()
+        self.uploads = Uploads()
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
-        self.compare = spaces.GPU(duration=lambda request, _: 2 * seconds_needed(request))(engine.compare)
+        self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
         self.state_comes_back = not SpaceConfig.zero_gpu
         self._wire_media(blocks)
         self._wire_conversation()
 
     def _wire_media(self, blocks: gr.Blocks) -> None:
         ui = self.ui
-        self.media = [ui.video, ui.sound, ui.audio, ui.senses, ui.chat]
+        self.media = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
+        self.media += [ui.senses, ui.chat]
         offered = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model, *offered]
+        loaded += [ui.suggestions, *ui.places.values()]
         looked = [ui.seen_box, ui.seen, ui.budget, ui.notice]
         opened = blocks.load(self.on_load, ui.chat, loaded, **MODEL)
         opened.then(self.on_media, self.media, looked, **MODEL)  # who was quick has a clip there already
@@ -58,11 +73,17 @@ class Page:
         )
         planned, choices = [*choosing, ui.precision.change], [ui.backbone, ui.precision, ui.adapters]
         gr.on(planned, self.on_plan, choices, ui.forecast, trigger_mode="always_last", **ASIDE)
-        changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.senses.input]
+        changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.depth_files.change]
+        changes += [ui.view_files.change, ui.offsets.submit, ui.offsets.blur, ui.senses.input]
         gr.on(changes, self.on_media, self.media, looked, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
+        # once, when they change: Gradio looks at every file of such a place each time that it is read
+        ui.depth.change(lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
+        ui.views.change(self.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
-            ui.shelf.click(self.on_example, ui.shelf, [ui.video, ui.sound, ui.suggestions], **LIGHT)
+            beside = [ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.suggestions, ui.notice]
+            ui.shelf.click(lambda index: str(ui.examples[index].clip), ui.shelf, ui.video, **LIGHT)
+            ui.shelf.click(self.on_example, [ui.shelf, ui.chat], beside, **LIGHT)
 
     def _wire_conversation(self) -> None:
         ui = self.ui
@@ -90,24 +111,29 @@ class Page:
 
     def on_setup(self, backbone: str, precision: str, adapters: list[str], chat: Chat) -> Update:
         """Load another model; when that fails the one before stays."""
-        return self._set_up(chat, Setup((backbone or "").strip(), precision, tuple(adapters or ())))
+        update = self._set_up(chat, Setup((backbone or "").strip(), precision, tuple(adapters or ())))
+        if update[self.ui.chat] != chat:
+            update[self.ui.suggestions] = gr.update(visible=False)  # they were about the senses before
+        return update
 
     def _set_up(self, chat: Chat, setup: Setup) -> Update:
         ui = self.ui
         try:
-            labels = self.engine.senses(setup)
+            senses = tuple(self.engine.senses(setup).values())
         except LynxError as error:
             offered = self.on_choose(setup.backbone, list(setup.adapters))
             return {ui.chat: chat, ui.notice: views.notice(sentence(error)), **offered}
-        added = [label for sense, label in labels.items() if sense != VIDEO]
-        choices = [(label, sense) for sense, label in labels.items()]
+        chat = replace(chat, setup=setup, senses=senses)
+        choices = [(sense.label, sense.name) for sense in senses]
+        places = {place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()}
         return {
-            ui.chat: replace(chat, setup=setup, labels=tuple(labels.items())),
-            ui.senses: gr.update(choices=choices, value=list(labels)),
-            ui.versus: gr.update(value=f"With / without {(added or ['sound'])[-1]}", interactive=bool(added)),
+            ui.chat: chat,
+            ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
+            ui.versus: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
             ui.notice: "",
             ui.hint: views.hint(setup),
-            ui.model: gr.update(label=views.model_line(setup, labels)),
+            ui.model: gr.update(label=views.model_line(setup, senses)),
+            **places,
             **self.on_choose(setup.backbone, list(setup.adapters)),
         }
 
@@ -130,38 +156,79 @@ class Page:
         except LynxError as error:
             return views.notice(sentence(error))
 
-    def on_example(self, index: int) -> Update:
-        """Put an example on the desk."""
+    def on_example(self, index: int, chat: Chat) -> Update:
+        """Put what belongs to an example's clip where the model has senses for it; waits for the model."""
         ui, example = self.ui, self.ui.examples[index]
-        samples = [[question] for question in example.questions]
+        try:
+            senses = self.engine.senses(chat.setup).values()
+        except LynxError as error:
+            return {ui.notice: views.notice(sentence(error))}
+        taken = {sense.takes: sense.modality for sense in senses if sense.modality in example.media}
+        found = {kind: example.media[modality] for kind, modality in taken.items()}
+        sound = found.get(AUDIO, example.clip)
+        questions = pick(example.questions, {sense.modality for sense in senses})
         return {
-            ui.video: str(example.clip),
-            ui.sound: OWN_TRACK,
-            ui.suggestions: gr.update(samples=samples, visible=bool(samples)),
+            ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
+            ui.audio: None if sound == example.clip else str(sound),
+            ui.depth: [self.uploads.packed(found[DEPTH])] if DEPTH in found else None,
+            ui.views: [str(found[VIEW])] if VIEW in found else None,
+            ui.offsets: "",
+            ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
         }
+
+    def on_views(self, files: list[str] | None) -> Update:
+        """Ask when further views begin, as soon as there are any."""
+        ui, files = self.ui, files or []
+        offsets = gr.update(visible=True) if files else gr.update(visible=False, value="")
+        return {ui.view_files: tuple(map(str, files)), ui.offsets: offsets}
 
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
-        ui, request = self.ui, self._request("", *media)
+        ui, senses = self.ui, media[-1].senses
         hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: ""}
-        if request.clip == Clip():
-            return hidden | {ui.notice: ""}
         try:
+            request = self._request("", *media)
+            if not request.clip.paths:
+                return hidden | {ui.notice: ""}
             view = self.engine.look(request, encode=self.state_comes_back)
         except LynxError as error:
             return hidden | {ui.notice: views.notice(sentence(error))}
-        words = media[-1].words
         return {
             ui.seen_box: gr.update(visible=bool(view.frames or view.notes)),
-            ui.seen: views.seen(view, words),
-            ui.budget: views.budget(view, words),
+            ui.seen: views.seen(view, senses),
+            ui.budget: views.budget(view, media[-1].words),
             ui.notice: "",
         }
 
     def _request(
-        self, question: str, video: str | None, sound: str, audio: str | None, senses: list[str], chat: Chat
+        self,
+        question: str,
+        video: str | None,
+        sound: str,
+        audio: str | None,
+        depth: tuple[str, ...],
+        further: tuple[str, ...],
+        offsets: str,
+        senses: list[str],
+        chat: Chat,
     ) -> Request:
-        clip = Clip(video, audio if sound == OTHER_FILE else None)
+        """What is asked, about what lies in the places that are shown. Raises MediaError for bad uploads."""
+        on = {sense.takes for sense in chat.senses if sense.name in senses}
+
+        def given(kind: str, gather: Callable[[], Given], nothing: Given) -> Given:
+            try:
+                return gather() if kind in chat.places else nothing
+            except MediaError:
+                if kind in on:
+                    raise
+                return nothing  # what no sense that is on reads is no hindrance
+
+        clip = Clip(
+            video,
+            given(AUDIO, lambda: audio if sound == OTHER_FILE else None, None),
+            given(DEPTH, lambda: self.uploads.depth(depth), None),
+            given(VIEW, lambda: further_views(further, offsets), ()),
+        )
         return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())
 
     # --- the conversation ----------------------------------------------------------------------
@@ -169,10 +236,10 @@ class Page:
     def on_ask(self, question: str, *media: Any) -> Iterator[Update]:
         """Stream an answer into the conversation; an error leaves all as it was, the question included."""
         ui, chat = self.ui, media[-1]
-        request = self._request(question, *media)
         try:
-            if not request.question:
+            if not question.strip():
                 raise LynxError("Type a question first.")
+            request = self._request(question, *media)
             check(request.clip)
             turn = Turn(request.question, "", chat.setup, request.clip)
             yield {
@@ -248,19 +315,13 @@ class Page:
         }
 
     def on_compare(self, question: str, *media: Any) -> Update:
-        """The question in the box, or the last one, answered with and without the added sense."""
+        """The question in the box, or the last one, answered again without each added sense."""
         ui, chat = self.ui, media[-1]
-        request = self._request(question, *media)
-        added = [sense for sense in request.senses if sense != VIDEO]
         try:
-            check(request.clip)
-            if not added:
-                raise LynxError("Switch an added sense on first; then its absence can be compared.")
-            result = self.compare(request, added[-1])
+            result = self.compare(self._request(question, *media))
         except LynxError as error:
             return {ui.versus_view: "", ui.notice: views.notice(sentence(error))}
-        label = chat.words[added[-1]]
-        shown = views.comparison(result.question, label, result.with_sense, result.without_sense)
+        shown = views.comparison(result.question, result.answer, result.without, chat.words)
         return {ui.versus_view: shown, ui.notice: ""}
 
     def on_word(self, index: int | None, chat: Chat) -> Update:
@@ -270,7 +331,7 @@ class Page:
             return {ui.shares: "", ui.rests_on: None, ui.hidden: ""}
         return {
             ui.shares: views.shares(found, index, chat.words),
-            ui.rests_on: views.rests_on(found, index, chat.words),
+            ui.rests_on: views.rests_on(found, index, chat.senses),
         }
 
     def on_hide(self, *media: Any) -> Update:
@@ -282,18 +343,31 @@ class Page:
             return {ui.hidden: "", ui.notice: views.notice(sentence(error))}
         return {ui.hidden: views.hidden(drops, media[-1].words), ui.notice: ""}
 
-    def ask(self, video: str | None, audio: str | None, question: str, senses: list[str] | None) -> str:
-        """Answer one question about a video, a sound file or both.
+    def ask(
+        self,
+        video: str | None,
+        audio: str | None,
+        question: str,
+        senses: list[str] | None,
+        depth: list[str] | None = None,
+        views: list[str] | None = None,
+        offsets: str | None = None,
+    ) -> str:
+        """Answer one question about a video, a sound file, depth, further views, or several of them.
 
         senses: names such as ["video", "audio"]; all that the clip has where none are given. A sense that is
         named and cannot be used is an error.
+        depth: PNGs with their text files, a .zip of them, a .npy stack, a video, a mesh or a point cloud.
+        views: further clips. offsets: when each begins, in seconds of the video, such as "0, 0.4".
         """
-        request = Request(uuid4().hex, self.ui.setup, Clip(video, audio), (), question=question.strip())
+        key, setup = uuid4().hex, self.ui.setup
         try:
+            clip = Clip(video, audio, self.uploads.depth(depth or ()), further_views(views or (), offsets))
+            request = Request(key, setup, clip, (), question=question.strip(), strict=bool(senses))
             request = replace(request, senses=self.engine.usable(request, senses))
             *_, reply = self.generate(request)
         except LynxError as error:
             raise gr.Error(sentence(error), print_exception=False) from error
         finally:
-            self.engine.forget(request.conversation)
+            self.engine.forget(key)
         return reply.answer

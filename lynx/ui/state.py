@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lynx.ui.engine import VIDEO, Clip, Findings, Setup
+from lynx.ui.values import PICTURE, Clip, Findings, Sense, Setup
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,23 @@ class Turn:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation: its key, the model with its senses' words, the turns, the last answer's evidence."""
+    """A conversation: its key, the model with its senses, the turns, the last answer's evidence."""
 
     key: str
     setup: Setup
-    labels: tuple[tuple[str, str], ...] = ((VIDEO, "picture"),)
+    senses: tuple[Sense, ...] = (PICTURE,)
     turns: tuple[Turn, ...] = ()
     findings: Findings | None = None
 
     @property
     def words(self) -> dict[str, str]:
         """The senses by name, each with its word for people."""
-        return dict(self.labels)
+        return {sense.name: sense.label for sense in self.senses}
+
+    @property
+    def places(self) -> set[str]:
+        """The kinds of files that its senses take."""
+        return {sense.takes for sense in self.senses}
 
     def about(self, clip: Clip) -> tuple[tuple[str, str], ...]:
         """The questions and answers at the end that were about this clip, with this model."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from lynx import render
-from lynx.ui.engine import EMBEDDED, VIDEO, Findings, Offer, Reply, Setup, View
 from lynx.ui.state import Turn
+from lynx.ui.values import AUDIO, EMBEDDED, VIDEO, Findings, Offer, Reply, Sense, Setup, Sight
 
 NO_ANSWER = "<i>no answer</i>"
 WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
@@ -17,13 +17,15 @@ COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
 HEADER = """
-<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip and its sound, and see what
-each word of the answer rests on.</p></div>
+<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip, its sound and whatever else
+was recorded, and see what each word of the answer rests on.</p></div>
 """
 HINT = """
 <div class="hint"><b>lynx-tiny knows only its miniature world</b> of coloured shapes and a few sounds. For
 real recordings load a real backbone below.</div>
 """
+DEPTH = "Depth: maps, video or mesh"
+VIEWS = "Further views: videos"
 SEEN = "What the model really sees and hears"
 RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
@@ -40,9 +42,9 @@ def hint(setup: Setup) -> str:
     return HINT if setup.backbone == EMBEDDED else ""
 
 
-def model_line(setup: Setup, labels: Mapping[str, str]) -> str:
+def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
     """The model in use, in a line."""
-    added = [label for sense, label in labels.items() if sense != VIDEO]
+    added = [sense.label for sense in senses if sense.name != VIDEO]
     return f"Model and adapters: {setup.backbone}" + (f" + {', '.join(added)}" if added else "")
 
 
@@ -77,8 +79,7 @@ def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
     unused = [label for sense, label in labels.items() if sense not in reply.used]
     parts += [f'<span class="chip off">no {escape(label)}</span>' for label in unused]
     parts += ['<span class="chip off">stopped</span>'] * stopped
-    notes = "".join(f'<div class="note">{escape(_capital(note))}</div>' for note in reply.notes)
-    return f'<div class="chips">{"".join(parts)}</div>{notes}'
+    return f'<div class="chips">{"".join(parts)}</div>{_notes(reply.notes)}'
 
 
 def messages(turns: Sequence[Turn]) -> list[dict]:
@@ -102,25 +103,36 @@ def _message(role: str, text: str) -> dict:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def budget(view: View, labels: Mapping[str, str]) -> str:
+def leave_out(senses: Sequence[Sense]) -> str:
+    """What the button does that answers again with less."""
+    added = [sense.label for sense in senses if sense.name != VIDEO]
+    return "Leave out each sense" if len(added) > 1 else f"With / without {(added or ['sound'])[0]}"
+
+
+def budget(view: Sight, labels: Mapping[str, str]) -> str:
     """How much of the model's context the clip takes, as a bar and in words."""
+    notes = _notes(view.notes)
     if not view.frames:
-        return ""
+        return f'<div class="budget">{notes}</div>' if notes else ""
     used = sum(view.tokens.values())
     bars = "".join(
         f'<i style="width:{100 * count / view.context:.2f}%;background:{_css(sense)}"></i>'
         for sense, count in view.tokens.items()
     )
-    words = ", ".join(
-        f"{labels.get(sense, sense)} {len(view.frames[sense])} frames, {count:,} tokens"
+    parts = "".join(
+        f'<span><i style="background:{_css(sense)}"></i>{escape(labels.get(sense, sense))} '
+        f"{len(view.frames[sense])} frames, {count:,} tokens</span>"
         for sense, count in view.tokens.items()
     )
     length = _seconds(next(iter(view.frames.values())).duration)
-    notes = "".join(f'<div class="note">{escape(_capital(note))}</div>' for note in view.notes)
     return (
-        f'<div class="budget"><div class="bar">{bars}</div>'
-        f"<div>{length}: {escape(words)} · {used:,} of {view.context:,} tokens</div>{notes}</div>"
+        f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
+        f"<div>{length} · {used:,} of {view.context:,} tokens</div>{notes}</div>"
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return "".join(f'<div class="note">{escape(_capital(note))}</div>' for note in notes)
 
 
 def forecast(text: str) -> str:
@@ -140,16 +152,22 @@ def shares(findings: Findings, index: int, labels: Mapping[str, str]) -> str:
     return f'<div class="shares">{rows}</div>'
 
 
-def comparison(question: str, label: str, with_sense: str, without_sense: str) -> str:
-    """Two answers side by side."""
-    cards = "".join(
-        f'<div class="card"><span class="{kind}">{escape(title)}</span><p>{escape(answer) or "—"}</p></div>'
-        for title, answer, kind in (
-            (f"with {label}", with_sense, "chip"),
-            (f"without {label}", without_sense, "chip off"),
-        )
-    )
+def comparison(question: str, answer: str, without: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    """The answer with all that is on, and beside it those without each sense; marked where they differ."""
+    words = {sense: labels.get(sense, sense) for sense in without}
+    cards = _card("chip", f"with {next(iter(words.values())) if len(words) == 1 else 'all'}", answer)
+    for sense, said in without.items():
+        changed = f' changed" style="--sense:{_css(sense)}' if said != answer else ""
+        cards += _card("chip off", f"without {words[sense]}", said, changed)
     return f'<div class="compare"><div class="asked">{escape(question)}</div>{cards}</div>'
+
+
+def _card(chip: str, title: str, answer: str, changed: str = "") -> str:
+    mark = "<b>differs</b>" if changed else ""
+    return (
+        f'<div class="card{changed}"><span class="{chip}">{escape(title)}</span> {mark}'
+        f"<p>{escape(answer) or '—'}</p></div>"
+    )
 
 
 def notice(text: str) -> str:
@@ -167,31 +185,39 @@ def word_choices(findings: Findings | None) -> list[tuple[str, int]]:
 
 def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
     """What hiding each sense does to the answer. drops: in log-probability."""
+    needed = {sense: drop for sense, drop in drops.items() if drop >= LOG_TWO}
     parts = []
-    for sense, drop in drops.items():
-        label = labels.get(sense, sense)
-        if drop < LOG_TWO:
-            parts.append(f"Without the {label} the answer stays as likely.")
-        else:
-            factor = f"{exp(drop):,.0f}" if drop < LOG_MILLION else "over a million"
-            parts.append(f"Without the {label} the answer is {factor} times less likely.")
+    for sense, drop in needed.items():
+        factor = f"{exp(drop):,.0f}" if drop < LOG_MILLION else "over a million"
+        parts.append(f"Without the {labels.get(sense, sense)} the answer is {factor} times less likely.")
+    if idle := [labels.get(sense, sense) for sense in drops if sense not in needed]:
+        senses = " or the ".join(filter(None, (", the ".join(idle[:-1]), idle[-1])))
+        parts.append(f"Without the {senses} the answer stays as likely.")
     return f'<div class="hidden-check">{escape(" ".join(parts))}</div>' if parts else ""
 
 
-def seen(view: View, labels: Mapping[str, str]) -> Image.Image | None:
+def seen(view: Sight, senses: Sequence[Sense]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
-    lanes = [render.Lane(sense, labels.get(sense, sense), frames) for sense, frames in view.frames.items()]
+    lanes = [
+        render.Lane(sense.name, sense.label, view.frames[sense.name], strip=sense.takes == AUDIO)
+        for sense in senses
+        if sense.name in view.frames
+    ]
     return render.timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
-def rests_on(findings: Findings, index: int, labels: Mapping[str, str]) -> Image.Image | None:
+def rests_on(findings: Findings, index: int, senses: Sequence[Sense]) -> Image.Image | None:
     """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
+    used = [sense for sense in senses if sense.name in findings.frames]
+    maps, curves = findings.maps[index], findings.curves[index]
     lanes = [
-        render.Lane(sense, labels.get(sense, sense), frames, findings.maps[index][sense])
-        for sense, frames in findings.frames.items()
+        render.Lane(
+            sense.name, sense.label, findings.frames[sense.name], maps[sense.name], sense.takes == AUDIO
+        )
+        for sense in used
     ]
-    curves = [render.Curve(sense, *findings.curves[index][sense]) for sense in findings.frames]
-    return render.timeline(lanes, curves) if lanes else None
+    drawn = [render.Curve(sense.name, *curves[sense.name]) for sense in used]
+    return render.timeline(lanes, drawn, per_row=8 if len(lanes) <= render.MANY else 16) if lanes else None
 
 
 def _share_label(sense: str, labels: Mapping[str, str]) -> str:
@@ -207,4 +233,5 @@ def _seconds(seconds: float) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital letter, unless it begins with the name of a file."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text

@@ -1,0 +1,209 @@
+"""Uploaded files in the form that the library reads: one recording of depth, and further clips with offsets.
+
+Several files, or a .zip of a folder, become a folder that is named after its content, so that the same upload
+is the same recording. Whether what is inside can be read is for the library to say.
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import isfinite
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import IO
+from zipfile import BadZipFile, ZipFile
+
+from lynx.errors import MediaError
+from lynx.media3d import MESHES
+from lynx.modalities.multi_view import CLIPS
+
+KEPT_SECONDS = 3600.0  # from the last use; Gradio keeps the upload itself as long
+MAX_BYTES = 2 * 2**30  # of what a .zip holds
+MAX_FILES = 20_000
+ALONE = (".npy", *MESHES, *CLIPS)
+READ = (".png", ".txt", *ALONE)
+BESIDE = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
+BROKEN = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""What zipfile raises for archives that are damaged, encrypted, or packed in a way it does not know."""
+WANTED = (
+    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a grey video, or one mesh or "
+    f"point cloud ({' '.join(MESHES)})"
+)
+
+Contents = Mapping[PurePosixPath, Callable[[], IO[bytes]]]
+"""Files by their place in a folder, to be opened."""
+
+
+class Uploads:
+    """A temporary place for recordings that have to be put together; it goes with the process."""
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
+        self._shelf, self._lock = Path(self._temporary.name), Lock()
+
+    def depth(self, files: Sequence[str]) -> str | None:
+        """The file or folder that `lynx.depthmaps` reads for these uploads; None where there are none.
+
+        Raises MediaError when they are not one recording of depth, or a .zip is damaged or too large.
+        """
+        if not files:
+            return None
+        paths = [Path(file) for file in files]
+        if gone := [path.name for path in paths if not path.is_file()]:
+            raise MediaError(f"{gone[0]!r} is no longer here: upload it again.")
+        kinds = {path.suffix.lower() for path in paths}
+        if unknown := sorted(kinds - {*READ, ".zip"}):
+            raise MediaError(f"{unknown[0] or 'A file without an ending'} is no depth: {WANTED}.")
+        if len(paths) > 1 and ".zip" in kinds:
+            raise MediaError("A .zip is a whole recording: upload it without other files.")
+        if len(paths) == 1 and kinds <= {*ALONE}:
+            return str(paths[0])
+        name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
+        return self._shelve(paths, name, _unzip if kinds == {".zip"} else _sort)
+
+    def packed(self, recording: Path) -> str:
+        """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder."""
+        if recording.is_file():
+            return str(recording)
+        folder = recording.parent if recording.name == "depth" else recording
+        target = self._shelf / folder.name / f"{folder.name}_depth.zip"
+        with self._lock:
+            if not target.is_file():
+                target.parent.mkdir()
+                with ZipFile(target, "w") as archive:
+                    for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
+                        for path in sorted(folder.glob(pattern)):
+                            archive.write(path, path.relative_to(folder))
+        return str(target)
+
+    def _shelve(self, files: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
+        """The recording in a folder of that name, which is filled unless the same files were here before."""
+        place = self._shelf / _digest(files)
+        with self._lock:
+            for other in self._shelf.iterdir():
+                if time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                    shutil.rmtree(other, ignore_errors=True)
+            if not place.is_dir():
+                with tempfile.TemporaryDirectory(dir=self._shelf) as draft:
+                    fill(files, Path(draft, "whole", name))
+                    Path(draft, "whole").rename(place)
+            place.touch()
+        return str(_recording(place / name))
+
+
+def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str, float], ...]:
+    """The clips, each with the second of the video at which it begins.
+
+    offsets: one number for each, such as "0, 0.4"; all begin with the video where there are none.
+    Raises MediaError when that is something else.
+    """
+    given = (offsets or "").strip()
+    try:
+        seconds = [float(word) for word in re.split(r"[\s,;]+", given)] if given else [0.0] * len(files)
+    except ValueError:
+        seconds = []
+    if files and (len(seconds) != len(files) or not all(map(isfinite, seconds))):
+        example = ", ".join(f"{0.4 * number:g}" for number in range(len(files)))
+        raise MediaError(
+            f"Further views begin at one number of seconds for each of the {len(files)}, such as "
+            f"{example!r}, not at {given!r}."
+        )
+    return tuple(zip(files, seconds, strict=False))
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for path in sorted(files, key=lambda path: path.name):
+        with path.open("rb") as opened:
+            digest.update(path.name.encode() + hashlib.file_digest(opened, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _sort(files: Sequence[Path], folder: Path) -> None:
+    """Raises MediaError for two files of one name, and for a text that belongs to none of the others."""
+    maps = {path.stem for path in files if path.suffix.lower() == ".png"}
+    contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
+    for path in files:
+        name = PurePosixPath(path.name)
+        if name in contents:
+            raise MediaError(f"Two files are called {path.name!r}: upload a .zip of their folder instead.")
+        if name.suffix.lower() == ".txt" and name.stem not in maps and path.name not in BESIDE:
+            raise MediaError(
+                f"{path.name!r} belongs to no depth map: a pose is called like its map, and of other texts "
+                f"{', '.join(BESIDE)} are read."
+            )
+        contents[name] = partial(path.open, "rb")
+    _fill(contents, folder)
+
+
+def _unzip(files: Sequence[Path], folder: Path) -> None:
+    """Raises MediaError for an archive that cannot be read, or should not be."""
+    name = files[0].name
+    try:
+        with ZipFile(files[0]) as archive:
+            _fill(_inside(_members(archive, name)), folder)
+    except BROKEN as error:
+        raise MediaError(f"{name!r} cannot be unpacked: it is damaged, encrypted or no .zip.") from error
+
+
+def _members(archive: ZipFile, name: str) -> Contents:
+    """What is read of an archive. Raises MediaError for paths that lead out of it, and for too much."""
+    contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
+    size = 0
+    for member in archive.infolist():
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise MediaError(
+                f"{name!r} holds {member.filename!r}, which leads out of it: zip a plain folder."
+            )
+        if member.is_dir() or path.suffix.lower() not in READ or path.parts[0] == "__MACOSX":
+            continue
+        size += member.file_size  # what is unpacked is never more than an archive says of it
+        contents[path] = partial(archive.open, member)
+    if size > MAX_BYTES or len(contents) > MAX_FILES:
+        raise MediaError(
+            f"{name!r} unpacks to {len(contents):,} files of {size / 2**30:.1f} GB: at most {MAX_FILES:,} "
+            f"of {MAX_BYTES // 2**30} GB are read."
+        )
+    return contents
+
+
+def _inside(contents: Contents) -> Contents:
+    """The same without folders around all of it, but for the one of the maps."""
+    around = {path.parts[0] if len(path.parts) > 1 else "" for path in contents}
+    if len(around) != 1 or around & {"", "depth"}:
+        return contents
+    return _inside({path.relative_to(path.parts[0]): opened for path, opened in contents.items()})
+
+
+def _fill(contents: Contents, folder: Path) -> None:
+    """Write files in ScanNet's form: maps that lie loose go to depth/, and what is called like one to pose/.
+
+    Raises MediaError where that makes no recording.
+    """
+    loose = {path.stem for path in contents if len(path.parts) == 1 and path.suffix.lower() == ".png"}
+    folder.mkdir(parents=True)
+    for path, opened in contents.items():
+        place = path.with_suffix(path.suffix.lower())
+        if len(path.parts) == 1 and path.stem in loose:
+            place = ("depth" if place.suffix == ".png" else "pose") / place
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened() as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    _recording(folder)
+
+
+def _recording(folder: Path) -> Path:
+    """The folder, or the file in it that is a recording by itself. Raises MediaError where there is none."""
+    if any(folder.glob("depth/*.png")):
+        return folder
+    alone = [path for path in folder.iterdir() if path.suffix in ALONE]
+    if len(alone) != 1:
+        raise MediaError(f"{folder.name!r} is not one recording of depth: {WANTED}.")
+    return folder if alone[0].suffix in MESHES and (folder / "pose").is_dir() else alone[0]
