@@ -1,4 +1,4 @@
-"""Recordings as arrays with times. The one module that touches PyAV (reading) and moviepy (writing).
+"""Recordings as arrays with times. The one module that touches PyAV; `mp4` writes.
 
 Unusual here: every frame is found by its container timestamp, never by an index or a frame rate, and by
 seeking, so that sixteen frames of a ten-minute clip do not decode it all. Time zero is the container's own
@@ -7,6 +7,7 @@ FFmpeg open other files.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from av.error import FFmpegError, InvalidDataError
 from torch import Tensor
 
 from lynx.errors import MediaError
+from lynx.mp4 import write_video as write_video
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aif
 HEADER_KNOWS_DURATION = ("mov", "matroska")  # elsewhere the duration may be a guess from the bit rate
 MAX_SIDE = 8192  # pixels
 MAX_SECONDS = 2 * 3600.0  # of sound: 0.5 GB at 16 kHz
+PREROLL = 0.2  # seconds; what a decoder needs of the sound before a moment to give that moment right
 EPSILON = 1e-6  # seconds; a frame whose time equals the one asked for is displayed
 
 
@@ -236,17 +239,28 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
     Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
-    pixels, duration = _displayed(path, times, lambda frame: _picture(frame, max_side))
-    return Frames(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), times, duration)
+    pixels, durations = zip(*_displayed(path, times, lambda frame: _picture(frame, max_side)), strict=True)
+    return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, durations[0])
+
+
+def show_frames(
+    path: str | Path, times: Tensor | Sequence[float], max_side: int | None = None
+) -> Iterator[np.ndarray]:
+    """The same pictures, (H, W, 3) uint8, one after another: of a long clip one is held at a time."""
+    times = torch.as_tensor(times, dtype=torch.float64)
+    return (pixels for pixels, _ in _displayed(path, times, lambda frame: _picture(frame, max_side)))
 
 
 def read_levels(path: str | Path, times: Tensor | Sequence[float]) -> np.ndarray:
     """16-bit grey (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
-    return _displayed(path, torch.as_tensor(times, dtype=torch.float64), _levels)[0]
+    times = torch.as_tensor(times, dtype=torch.float64)
+    return np.stack([levels for levels, _ in _displayed(path, times, _levels)])
 
 
-def _displayed(path: str | Path, times: Tensor, convert: Callable[[Any], Any]) -> tuple[np.ndarray, float]:
-    """What `convert` makes of the frame at each moment, stacked; and the recording's seconds."""
+def _displayed(
+    path: str | Path, times: Tensor, convert: Callable[[Any], np.ndarray]
+) -> Iterator[tuple[np.ndarray, float]]:
+    """What `convert` makes of the frame at each moment, with the recording's seconds."""
     known = times.ndim == 1 and len(times) and times.isfinite().all()
     if not known or times[0] < 0 or (times.diff() < 0).any():
         raise MediaError(f"Frames are read at ascending moments in seconds from 0, not at {times.tolist()}.")
@@ -257,7 +271,8 @@ def _displayed(path: str | Path, times: Tensor, convert: Callable[[Any], Any]) -
         stream = _video_streams(container)[0]
         stream.thread_type = "AUTO"
         playhead = _Playhead(container, stream)
-        return np.stack([convert(playhead.show(time)) for time in times.tolist()]), info.duration
+        for time in times.tolist():
+            yield convert(playhead.show(time)), info.duration
 
 
 class _Playhead:
@@ -326,9 +341,12 @@ def _levels(frame: av.VideoFrame) -> np.ndarray:
 # --- sound ----------------------------------------------------------------------------------------
 
 
-def read_audio(path: str | Path, sample_rate: int, track: int = 0) -> Waveform:
+def read_audio(
+    path: str | Path, sample_rate: int, track: int = 0, window: tuple[float, float] = (0.0, math.inf)
+) -> Waveform:
     """One sound track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
 
+    window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or is longer than MAX_SECONDS.
     """
     info = probe(path)
@@ -339,61 +357,39 @@ def read_audio(path: str | Path, sample_rate: int, track: int = 0) -> Waveform:
         raise MediaError(
             f"{name!r} has {len(info.audio)} audio tracks (0..{len(info.audio) - 1}), no track {track}."
         )
-    if info.duration > MAX_SECONDS:
+    if min(window[1], info.duration) - window[0] > MAX_SECONDS:
         raise MediaError(
             f"{name!r} lasts {info.duration / 3600:.1f} h; sound of up to {MAX_SECONDS / 3600:.0f} h is read."
         )
     with _open(path) as container:
-        samples = _samples(container, container.streams.audio[track], sample_rate)
+        samples = _samples(container, container.streams.audio[track], sample_rate, *window)
     return Waveform(torch.from_numpy(samples), sample_rate)
 
 
-def _samples(container: InputContainer, stream: av.AudioStream, sample_rate: int) -> np.ndarray:
-    """(n,) float32, the mean of the channels; a gap in the track's timestamps is a silence."""
+def _samples(
+    container: InputContainer, stream: av.AudioStream, sample_rate: int, start: float, end: float
+) -> np.ndarray:
+    """(n,) float32 between two seconds, the mean of the channels; a gap in the timestamps is a silence."""
     resampler = av.AudioResampler(format="fltp", rate=sample_rate)
     offset = _start(container)
     chunks: list[np.ndarray] = []
-    clock = 0.0  # seconds of sound so far, on the track's own clock
+    clock = begin = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
+    if begin:
+        container.seek(round((begin + offset) * av.time_base))
     for frame in _decode(container, stream):
-        gap = frame.time - offset - clock
-        if gap > (0.001 if clock == 0 else 0.1):
+        time = frame.time - offset
+        if time >= end:
+            break
+        if time < clock == begin and begin:  # the first packet found is an earlier one
+            clock = begin = time
+        gap = time - clock
+        if gap > (0.001 if clock == begin else 0.1):
             chunks.append(np.zeros(round(gap * sample_rate), np.float32))
             clock += gap
         clock += frame.samples / frame.sample_rate
         chunks += [out.to_ndarray().mean(0) for out in resampler.resample(frame)]
-    if not chunks:
+    if not chunks and not begin:
         raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
     chunks += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
-    return np.concatenate(chunks).clip(-1.0, 1.0)
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def write_video(path: str | Path, frames: Tensor, fps: float, waveform: Waveform | None = None) -> None:
-    """Write an mp4 that every browser plays: frames (T, 3, H, W) uint8 as H.264 yuv420p, the waveform as AAC.
-
-    Raises MediaError when a side is odd, which yuv420p cannot hold.
-    """
-    from moviepy import AudioArrayClip, ImageSequenceClip  # 0.5 s to import, and only needed here
-
-    height, width = frames.shape[-2:]
-    if height % 2 or width % 2:
-        raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
-    clip = ImageSequenceClip(list(frames.permute(0, 2, 3, 1).contiguous().numpy()), fps=fps)
-    rate = waveform.sample_rate if waveform else 44100
-    if waveform:
-        stereo = waveform.samples.float().clamp(-1, 1)[:, None].expand(-1, 2).numpy()
-        clip = clip.with_audio(AudioArrayClip(stereo, fps=rate))
-    clip.write_videofile(
-        str(path),
-        codec="libx264",
-        audio_codec="aac",
-        audio_fps=rate,
-        pixel_format="yuv420p",
-        temp_audiofile_path=str(Path(path).parent),
-        threads=1,
-        logger=None,
-        ffmpeg_params=["-movflags", "+faststart"],
-    )
-    clip.close()
+    sound = np.concatenate([np.zeros(0, np.float32), *chunks]).clip(-1.0, 1.0)
+    return sound[round((start - begin) * sample_rate) :][: round(min(end - start, 1e9) * sample_rate)]

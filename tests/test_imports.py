@@ -27,7 +27,7 @@ CONFINED = {
     "gradio": ("lynx/ui/",),
     "spaces": ("lynx/ui/",),
     "av": ("lynx/media.py",),
-    "moviepy": ("lynx/media.py",),
+    "moviepy": ("lynx/mp4.py",),
     "trimesh": ("lynx/media3d.py",),
     "embreex": ("lynx/media3d.py",),
     "transformers": (
@@ -39,7 +39,15 @@ CONFINED = {
         "lynx/world/",
     ),
     "huggingface_hub": ("lynx/hub.py",),
-    "PIL": ("lynx/render.py", "lynx/depthmaps.py", "lynx/ui/", "lynx/world/"),
+    "PIL": (
+        "lynx/render.py",
+        "lynx/depthmaps.py",
+        "lynx/lettering.py",
+        "lynx/screen.py",
+        "lynx/interface/chart.py",
+        "lynx/ui/",
+        "lynx/world/",
+    ),
 }
 
 # Layers: a module imports from its own layer and from those after it, never from one before it.
@@ -48,6 +56,9 @@ LAYERS = (
     (
         "lynx/chat.py",
         "lynx/render.py",
+        "lynx/lettering.py",
+        "lynx/screen.py",
+        "lynx/film.py",
         "lynx/evidence.py",
         "lynx/tuning.py",
         "lynx/sharing.py",
@@ -60,6 +71,7 @@ LAYERS = (
     ("lynx/depthmaps.py",),
     (
         "lynx/media.py",
+        "lynx/mp4.py",
         "lynx/media3d.py",
         "lynx/hub.py",
         "lynx/config.py",

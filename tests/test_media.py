@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from lynx.errors import MediaError
-from lynx.media import Frames, Waveform, _Playhead, probe, read_audio, read_frames, sample_times, write_video
+from lynx.media import (
+    Frames,
+    Waveform,
+    _Playhead,
+    probe,
+    read_audio,
+    read_frames,
+    sample_times,
+    show_frames,
+    write_video,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "media" / "sample_demo_1.mp4"
 
@@ -223,6 +233,60 @@ def test_a_cut_file_with_its_index_in_front_is_found_out(tmp_path):
     assert probe(tmp_path / "whole.mp4").duration == pytest.approx(5.0)
     with pytest.raises(MediaError, match="cut off"):
         probe(tmp_path / "cut.mp4")
+
+
+def test_frames_one_after_another_are_the_same(tmp_path):
+    path = encode(tmp_path / "clip.mp4", np.arange(25) * 0.04, gop=7)
+    asked = sample_times(1.0, 9)
+    shown = show_frames(path, asked, 32)
+    assert iter(shown) is shown  # not a list: a long clip would fill the memory
+    together = read_frames(path, asked, 32).pixels.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(np.stack(list(shown)), together)
+    with pytest.raises(MediaError, match="no file"):
+        next(show_frames(tmp_path / "missing.mp4", asked))
+
+
+@pytest.mark.parametrize("window", [(0.0, 1.0), (1.0, 1.5), (0.1, 0.4), (2.5, 9.0), (3.95, 4.0)])
+@pytest.mark.parametrize("suffix", ["mp4", "wav", "mkv"])
+def test_a_window_of_the_sound_is_what_the_whole_sound_has_there(tmp_path, window, suffix):
+    """A sound that is different at every moment: it rises by 200 Hz a second."""
+    import wave
+
+    rate = 16000
+    time = torch.arange(4 * rate) / rate
+    sweep = Waveform(torch.sin(2 * torch.pi * (300 + 100 * time) * time) * 0.5, rate)
+    path = tmp_path / f"sound.{suffix}"
+    if suffix == "wav":
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes((sweep.samples * 32767).short().numpy().tobytes())
+    else:
+        write_video(tmp_path / "clip.mp4", torch.zeros(16, 3, 32, 32, dtype=torch.uint8), 4, sweep)
+        path = tmp_path / "clip.mp4" if suffix == "mp4" else remuxed(tmp_path / "clip.mp4", path)
+    whole = read_audio(path, rate).samples
+    part = read_audio(path, rate, window=window).samples
+    expected = whole[round(window[0] * rate) : round(window[1] * rate)]
+    assert abs(len(part) - len(expected)) < rate * 0.03
+    n = min(len(part), len(expected))
+    assert (part[:n] - expected[:n]).abs().max() < 0.02
+
+
+def test_a_window_after_the_sound_is_silent(tmp_path):
+    path = encode(tmp_path / "clip.mp4", np.arange(50) * 0.1, tone=(1.0, 440))
+    assert len(read_audio(path, 16000, window=(3.0, 4.0)).samples) == 0
+
+
+def remuxed(source, path):
+    """The same packets in another container."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        streams = {stream: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream]
+                new.mux(packet)
+    return path
 
 
 def test_write_video_round_trip(tmp_path):

@@ -1,0 +1,143 @@
+"""Letters in pictures: a font that has them, text cut to a width, and a sentence with one word marked."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import ImageDraw, ImageFont
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+Colour = tuple[int, int, int]
+
+ELSEWHERE = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
+"""Fonts with more letters than Pillow's own, where a system has them: found by name, never needed."""
+ELLIPSIS = "…"
+
+
+@lru_cache(maxsize=64)
+def _named(name: str, size: int) -> Font | None:
+    """A font of that many pixels; "" is Pillow's own. None where there is none of that name."""
+    try:
+        return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _has(name: str, letter: str) -> bool:
+    """Whether a font has a letter: one that it lacks is drawn as the box that stands for all it lacks."""
+    font = _named(name, 24)
+    return font is not None and (
+        letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
+    )
+
+
+def legible(text: str, size: int) -> tuple[str, Font]:
+    """The text and a font of `size` pixels that has all its letters.
+
+    Where no font here has them, accents go, and other letters become question marks.
+    """
+    name = next((name for name in ("", *ELSEWHERE) if all(_has(name, letter) for letter in text)), "")
+    if not all(_has(name, letter) for letter in text):
+        plain = (unicodedata.normalize("NFKD", letter)[0] for letter in text)
+        text = "".join(letter if _has(name, letter) else "?" for letter in plain)
+    return text, _named(name, size) or ImageFont.load_default(size)
+
+
+def shortened(text: str, width: float, font: Font) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + ELLIPSIS) > width:
+        text = text[:-1]
+    return text.rstrip() + ELLIPSIS
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a line: its text, how far right it begins (pixels), and whether it is marked."""
+
+    text: str
+    left: float
+    marked: bool
+
+
+def lines(text: str, marked: tuple[int, int], width: float, font: Font, limit: int) -> list[list[Piece]]:
+    """A text in lines of at most `width` pixels, `limit` of them: those around the marked letters.
+
+    marked: the first letter that is, and the first one behind. A cut is said with an ellipsis.
+    """
+    rows: list[list[Piece]] = [[]]
+    right, space = 0.0, font.getlength(" ")
+    for start, end in _words(text, width, font):
+        length = font.getlength(text[start:end])
+        if rows[-1] and right + space + length > width:
+            rows.append([])
+        left = right + space if rows[-1] else 0.0
+        cuts = (start, *(min(max(cut, start), end) for cut in marked), end)
+        for number, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
+            if first < last:
+                ahead = font.getlength(text[start:first])
+                rows[-1].append(Piece(text[first:last], left + ahead, marked=number == 1))
+        right = left + length
+    return _around(rows, limit, width, font)
+
+
+def _words(text: str, width: float, font: Font) -> Iterator[tuple[int, int]]:
+    """Where each word begins and ends; one that is wider than a line is cut, as in scripts without spaces."""
+    for word in re.finditer(r"\S+", text):
+        start, end = word.span()
+        while font.getlength(text[start:end]) > width:
+            cut = start + 1
+            while font.getlength(text[start : cut + 1]) <= width:
+                cut += 1
+            yield start, cut
+            start = cut
+        yield start, end
+
+
+def _around(rows: list[list[Piece]], limit: int, width: float, font: Font) -> list[list[Piece]]:
+    """`limit` rows with the first marked one in the middle of them."""
+    if len(rows) <= limit:
+        return rows
+    first = next((i for i, row in enumerate(rows) if any(piece.marked for piece in row)), 0)
+    start = min(max(0, first - limit // 2), len(rows) - limit)
+    shown = rows[start : start + limit]
+    dots = font.getlength(ELLIPSIS)
+    if start:
+        shown[0] = [Piece(ELLIPSIS, 0.0, False), *(_moved(piece, dots) for piece in shown[0])]
+    if start + limit < len(rows):
+        end = shown[-1][-1].left + font.getlength(shown[-1][-1].text)
+        shown[-1] = [*shown[-1], Piece(ELLIPSIS, min(end, width), False)]
+    return shown
+
+
+def _moved(piece: Piece, by: float) -> Piece:
+    return Piece(piece.text, piece.left + by, piece.marked)
+
+
+def write_lines(
+    draw: ImageDraw.ImageDraw,
+    rows: Sequence[Sequence[Piece]],
+    at: tuple[float, float],
+    font: Font,
+    step: float,
+    inks: tuple[Colour, Colour, Colour],
+) -> None:
+    """Write lines from the corner `at` down, `step` pixels each. inks: of text, marked text, its ground."""
+    ink, marked_ink, ground = inks
+    pad = step * 0.1
+    for number, row in enumerate(rows):
+        edge = at[0] + (pad if row and row[0].marked else 0)  # the ground keeps to the edge, too
+        for piece in row:
+            left, top = edge + piece.left, at[1] + number * step
+            if piece.marked:
+                right = left + font.getlength(piece.text)
+                draw.rounded_rectangle(
+                    (left - pad, top, right + pad, top + step * 0.94), radius=step * 0.2, fill=ground
+                )
+            draw.text(
+                (left, top + step / 2), piece.text, marked_ink if piece.marked else ink, font, anchor="lm"
+            )
