@@ -8,6 +8,7 @@ from pathlib import Path
 from time import sleep
 from zipfile import ZipFile
 
+import av
 import checkpoints
 import gradio as gr
 import numpy as np
@@ -596,6 +597,24 @@ def test_compare_needs_an_added_sense(page, setup, desk):
     assert "switch one on" in off[page.ui.notice]
     on = page.on_compare("what ?", *media(desk, "clip.mp4", chat))
     assert "with sound" in on[page.ui.versus_view] and "without sound" in on[page.ui.versus_view]
+
+
+def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup, desk):
+    ui, study = page.ui, page.study
+    given = media(desk, "clip.mp4", Chat("study", setup, SENSES))
+    drawn = study.on_map(*given)
+    assert drawn[ui.map]["visible"] and "<th>sound, not aligned</th>" in drawn[ui.distances]
+    assert "no answer about this clip" in study.on_film(None, *given)[ui.notice]
+    *_, told = page.on_ask("what ?", *given)
+    given = media(desk, "clip.mp4", told[ui.chat])
+    film = study.on_film(told[ui.word]["value"], *given)
+    with av.open(film[ui.film]["value"]) as opened:
+        assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
+    *begun, _ = page.on_ask("and now ?", *given)
+    assert begun[0][ui.film] == {"value": None, "visible": False, "__type__": "update"}
+    assert not page.on_media(*given)[ui.map]["visible"]
+    nothing = study.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
+    assert not nothing[ui.map]["visible"] and "alert" in nothing[ui.distances]
 
 
 def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, full, desk):

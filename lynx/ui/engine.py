@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lynx.chat import Comparison, Session
+    from lynx.film import Film
+    from lynx.interface.atlas import Atlas
     from lynx.media import Frames
     from lynx.model import Lynx
 
@@ -169,6 +171,23 @@ class Engine:
         if not session.used:
             raise LynxError("There is no answer about this clip to check yet.")
         return self._guarded(lambda: {sense: session.occlusion(sense) for sense in session.used})
+
+    def atlas(self, request: Request) -> "Atlas":
+        """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
+        from lynx.interface.atlas import atlas
+
+        session, _ = self._session(request)
+        self._frames(session, request)
+        return self._guarded(lambda: atlas(session))
+
+    def film(self, request: Request, word: int | None, path: Path) -> "Film":
+        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""
+        from lynx.film import write_film
+
+        session, _ = self._session(request)
+        if session.evidence is None:
+            raise LynxError("There is no answer about this clip to film yet.")
+        return write_film(session, path, word)
 
     def usable(self, request: Request, wanted: list[str] | None) -> tuple[str, ...]:
         """The senses asked for, or all that the clip has. Raises LynxError for one that it has not."""

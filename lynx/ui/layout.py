@@ -26,7 +26,11 @@ class Layout:
                 self._media()
             with gr.Column(scale=6, min_width=320, elem_id="right"):
                 self._conversation()
-        self._evidence()
+        with gr.Tabs(elem_id="study"):
+            with gr.Tab("Evidence"):
+                self._evidence()
+            with gr.Tab("Interface") as self.interface:
+                self._interface()
         self._endpoint()
 
     def _model(self) -> None:
@@ -123,15 +127,35 @@ class Layout:
         self.versus_view = gr.HTML(elem_id="comparison")
 
     def _evidence(self) -> None:
+        gr.HTML(views.EVIDENCE_HEADER, elem_id="evidence-header")
         with gr.Column(visible=False, elem_id="evidence") as self.evidence:
-            gr.HTML(views.EVIDENCE_HEADER)
             self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
             self.shares = gr.HTML(elem_id="shares")
             self.rests_on = gr.Image(
                 elem_id="rests-on", buttons=[], container=False, alt_text=views.RESTS_ON, **PICTURE
             )
-            self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
+            with gr.Row(elem_id="further-evidence"):
+                self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
+                self.make_film = gr.Button("Make a film of it", size="sm", elem_id="make-film", min_width=160)
             self.hidden = gr.HTML(elem_id="hidden")
+            self.film = gr.Video(
+                label="The answer as a film", visible=False, interactive=False, height=420, elem_id="film",
+                buttons=["download"],
+            )  # fmt: skip
+            self.film_notes = gr.HTML(elem_id="film-notes")
+
+    def _interface(self) -> None:
+        gr.HTML(views.INTERFACE_HEADER, elem_id="interface-header")
+        self.draw_map = gr.Button("Draw the map of this clip", size="sm", elem_id="draw-map", min_width=220)
+        self.map = gr.Image(
+            elem_id="map",
+            visible=False,
+            buttons=["fullscreen"],
+            container=False,
+            alt_text=views.MAP,
+            **PICTURE,
+        )
+        self.distances = gr.HTML(elem_id="distances")
 
     def _endpoint(self) -> None:
         """What `/ask` takes and gives; components, because they check that a file is an upload."""

@@ -15,6 +15,7 @@ from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence
 from lynx.ui.examples import Example, adapter_folders, pick
 from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
 from lynx.ui.state import Chat, Turn
+from lynx.ui.study import Study
 from lynx.ui.uploads import Uploads, further_views
 from lynx.ui.values import AUDIO, DEPTH, VIEW, Clip, Reply, Request, Setup, check
 
@@ -50,8 +51,10 @@ class Page:
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
         self.state_comes_back = not SpaceConfig.zero_gpu
+        self.study = Study(ui, engine, self._request)
         self._wire_media(blocks)
         self._wire_conversation()
+        self.study.wire(self.media, **MODEL)
 
     def _wire_media(self, blocks: gr.Blocks) -> None:
         ui = self.ui
@@ -60,7 +63,7 @@ class Page:
         offered = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model, *offered]
         loaded += [ui.suggestions, *ui.places.values()]
-        looked = [ui.seen_box, ui.seen, ui.budget, ui.notice]
+        looked = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(self.on_load, ui.chat, loaded, **MODEL)
         opened.then(self.on_media, self.media, looked, **MODEL)  # who was quick has a clip there already
         wanted = [ui.backbone, ui.precision, ui.adapters, ui.chat]
@@ -89,7 +92,7 @@ class Page:
         ui = self.ui
         asking = [ui.question, *self.media]
         told = [ui.chat, ui.window, ui.question, ui.send, ui.halt, ui.notice, ui.versus_view]
-        told += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden]
+        told += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden, ui.film, ui.film_notes]
         quiet = MODEL | {"show_progress": "hidden"}
         gr.on([ui.send.click, ui.question.submit], self.on_ask, asking, told, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
@@ -185,7 +188,7 @@ class Page:
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
         ui, senses = self.ui, media[-1].senses
-        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: ""}
+        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **self.study.no_map()}
         try:
             request = self._request("", *media)
             if not request.clip.paths:
@@ -198,6 +201,7 @@ class Page:
             ui.seen: views.seen(view, senses),
             ui.budget: views.budget(view, media[-1].words),
             ui.notice: "",
+            **self.study.no_map(),
         }
 
     def _request(
@@ -245,6 +249,7 @@ class Page:
             yield {
                 ui.window: views.messages((*chat.turns, replace(turn, answer="…"))),
                 **{ui.question: "", ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+                **self.study.no_film(),
                 **self._answering(True),
             }
             yield from self._stream(request, turn, chat)
@@ -311,6 +316,7 @@ class Page:
         return {
             ui.chat: replace(chat, turns=(), findings=None),
             **{ui.window: [], ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+            **self.study.no_film(),
             ui.evidence: gr.update(visible=False),
         }
 

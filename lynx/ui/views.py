@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import exp, log
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from lynx import render
 from lynx.ui.state import Turn
 from lynx.ui.values import AUDIO, EMBEDDED, VIDEO, Findings, Offer, Reply, Sense, Setup, Sight
+
+if TYPE_CHECKING:
+    from lynx.film import Film
+    from lynx.interface.atlas import Atlas
 
 NO_ANSWER = "<i>no answer</i>"
 WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
@@ -35,6 +40,22 @@ EVIDENCE_HEADER = """
 <p>The model's attention while it said the chosen word. Bars and curve compare the senses; colours show where
 it lay within each of them. An indication, not a proof.</p>
 """
+MAP = "Tokens of the clip's senses among words and tokens of other videos"
+INTERFACE_HEADER = """
+<h2>Where the senses lie in the model's space</h2>
+<p>A frozen encoder and projector write every frame as tokens in one region of the language model's space:
+the token interface. A new sense is understood when its tokens lie there too. The map shows the two directions
+in which the tokens differ most; the table measures all of them.</p>
+"""
+DISTANCES = (
+    ("tokens", "tokens", "{:,}"),
+    ("to_reference", "to other videos", "{:.2f}"),
+    ("to_vocabulary", "to words", "{:.2f}"),
+    ("to_itself", "own spread", "{:.2f}"),
+    ("gap", "gap to other videos", "{:.3f}"),
+    ("statistics", "L<sub>stat</sub>", "{:.2f}"),
+)
+"""Columns of the table of distances: the figure, what it is called, how it is written."""
 
 
 def hint(setup: Setup) -> str:
@@ -235,3 +256,25 @@ def _seconds(seconds: float) -> str:
 def _capital(text: str) -> str:
     """With a capital letter, unless it begins with the name of a file."""
     return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
+
+
+def distances(atlas: "Atlas") -> str:
+    """How far the tokens of each kind lie from others, as a table."""
+    head = "".join(f"<th>{title}</th>" for _, title, _ in DISTANCES)
+    rows = ""
+    for row in atlas.table():
+        cells = "".join(
+            f"<td>{'–' if row[name] is None else form.format(row[name])}</td>" for name, _, form in DISTANCES
+        )
+        rows += f"<tr><th>{escape(row['group'])}</th>{cells}</tr>"
+    return (
+        f'<table class="distances"><tr><th></th>{head}</tr>{rows}</table><div class="note">Mean cosine '
+        "distances over all pairs: 0 is the same direction, 1 is at right angles. The gap is the distance "
+        "beyond the spread of both; 0 means that the two cannot be told apart. L<sub>stat</sub> compares "
+        "mean and variance, as alignment does.</div>"
+    )
+
+
+def film_notes(film: "Film") -> str:
+    """What there is to say of a film that was written."""
+    return "".join(f'<div class="note">{escape(_capital(note))}.</div>' for note in film.notes)
