@@ -5,6 +5,8 @@ import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything tha
 # isort: split
 import os
 
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled, and the compiler takes long to load
+
 from lynx.ui import launch
 
 if __name__ == "__main__":

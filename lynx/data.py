@@ -1,4 +1,4 @@
-"""Examples to train and measure on: media with questions, from a JSONL file or from the miniature world.
+"""Examples to train and measure on: media with questions, from files or from the miniature world.
 
 A source is one function and one line in `SOURCES`. A line of the JSONL form, paths relative to its folder:
 
@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -55,6 +56,7 @@ class Wanted:
     n: int | None
     senses: tuple[str, ...] | None
     focus: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
 
 
 def open_data(
@@ -66,23 +68,36 @@ def open_data(
     n: int | None = None,
     senses: Sequence[str] | None = None,
     focus: Sequence[str] = (),
+    held_out: Sequence[str] = (),
 ) -> Sequence[Example]:
-    """The examples of the source `name` ("jsonl" with a path, "world" without).
+    """The examples of the source `name` ("jsonl", "esc10" and "digits" with a path, "world" without).
 
     At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
     `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.
+    held_out: folds of "esc10" or speakers of "digits": the split "train" is all others, "test" is these.
 
     Raises:
-        DataError: unknown source, unreadable file, or nothing left.
+        DataError: unknown source, unreadable file, no such fold or speaker, or nothing left.
     """
     if name not in SOURCES:
         raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")
+    if held_out and name not in GROUPED:
+        raise DataError(f"{name!r} has no folds or speakers to hold out; {' and '.join(GROUPED)} have")
     chosen = tuple(senses) if senses is not None else None
-    examples = SOURCES[name](path, Wanted(split, seed, n, chosen, tuple(focus)))
+    examples = SOURCES[name](path, Wanted(split, seed, n, chosen, tuple(focus), tuple(held_out)))
     if not len(examples):
         wanted = f" with {' and '.join(senses)}" if senses else ""
         raise DataError(f"the source {name!r} has no {split} examples{wanted}; check the path and the senses")
     return examples
+
+
+def groups_of(name: str, path: str | Path | None) -> list[str]:
+    """The folds or speakers of a source that can be held out; a source that knows no such groups has none."""
+    if name not in GROUPED:
+        return []
+    from lynx import recordings
+
+    return recordings.groups_of(name, path)
 
 
 def _open_world(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
@@ -111,11 +126,22 @@ def _open_jsonl(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
             for example in examples
             if set(wanted.senses) <= set(example.media)
         ]
+    return _draw(examples, wanted)
+
+
+def _draw(examples: list[Example], wanted: Wanted) -> list[Example]:
+    """Those in focus, and of them as many as are wanted."""
     if wanted.focus:
         examples = [each for each in examples if any(turn.type in wanted.focus for turn in each.turns)]
     if wanted.n is not None and wanted.n < len(examples):
         examples = random.Random(wanted.seed).sample(examples, wanted.n)
     return examples
+
+
+def _open_recordings(name: str, path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
+    from lynx.recordings import open_recordings
+
+    return _draw(open_recordings(name, path, wanted), wanted)
 
 
 def _lines(file: Path) -> list[str]:
@@ -148,7 +174,10 @@ def _parse_turn(where: str, turn: Any) -> Turn:
     return Turn(str(turn["question"]), str(turn["answer"]), str(turn.get("type", "")), senses)
 
 
+GROUPED = ("esc10", "digits")
+"""The sources whose examples belong to folds or to speakers, which can be held out."""
 SOURCES: dict[str, Callable[[str | Path | None, Wanted], Sequence[Example]]] = {
     "jsonl": _open_jsonl,
     "world": _open_world,
+    **{name: partial(_open_recordings, name) for name in GROUPED},
 }

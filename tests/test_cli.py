@@ -178,6 +178,38 @@ def test_chat_reads_its_questions_from_the_input_and_streams(capsys, monkeypatch
     assert "what is it ?:" in out and "used:" in out
 
 
+def test_chat_films_its_last_answer(capsys, tiny, clip, tmp_path):
+    from lynx.media import probe
+
+    words = ("--backbone", tiny, "--video", clip, "--frames", "4", "--ask", "what is it ?", "--json")
+    film = tmp_path / "film.mp4"
+    code, out, err = run(capsys, "chat", *words, "--film", str(film), "--window", "0-0.5")
+    assert code == 0, err
+    told = json.loads(out)["turns"][-1]["film"]
+    assert told == {"path": str(film), "seconds": [0.0, 0.5], "word": None, "notes": []}
+    assert probe(film).duration == pytest.approx(0.5, abs=0.1)
+    code, _, err = run(capsys, "chat", *words, "--film", str(film), "--word", "99")
+    assert code == 1 and "no such word" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "chat", *words, "--word", "1")
+    assert code == 1 and "--film" in err
+    assert run(capsys, "chat", *words, "--film", str(film), "--window", "3")[0] == 2
+
+
+def test_map_tells_distances_and_draws_them(capsys, tiny, clip, tmp_path):
+    out_file = tmp_path / "map.png"
+    words = ("map", "--backbone", tiny, "--video", clip, "--frames", "4")
+    code, out, err = run(capsys, *words, "--out", str(out_file), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [row["group"] for row in found["groups"]] == ["words", "picture"]
+    assert found["groups"][0]["to_video"] > 0 and found["written"] == str(out_file)
+    assert out_file.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "picture:" in out and "written" not in out
+    code, _, err = run(capsys, *words, "--out", str(tmp_path / "map.doc"))
+    assert code == 1 and "PNG" in err
+
+
 @pytest.mark.parametrize("sense, file", [("audio", "clip"), ("video", "missing.mp4"), ("video", "text.mp4")])
 def test_chat_never_leaves_out_what_it_was_given(capsys, tiny, clip, tmp_path, sense, file):
     (tmp_path / "text.mp4").write_text("no clip")

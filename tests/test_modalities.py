@@ -81,6 +81,20 @@ def test_a_full_scale_sine_is_the_ceiling_and_silence_the_floor():
     assert silence.max() == 0
 
 
+def test_a_level_makes_loud_and_quiet_recordings_look_alike():
+    quiet, loud = (Waveform(gain * tone(700, 1.0).samples, RATE) for gain in (0.02, 0.9))
+    times = sample_times(1.0, 2)
+    level = Audio(AudioRendering(level_db=-12.0))
+    assert torch.equal(level.render(quiet, times).pixels, level.render(loud, times).pixels)
+    # two bands share the tone
+    assert 0 <= 255 * 68 / 80 - int(level.render(quiet, times).pixels.max()) < 255 * 3 / 80
+    assert not torch.equal(Audio().render(quiet, times).pixels, Audio().render(loud, times).pixels)
+    faint = Waveform(1e-5 * loud.samples, RATE)  # that much would amplify noise
+    assert int(level.render(faint, times).pixels.max()) < 255 * 30 / 80
+    silence = Waveform(torch.zeros(RATE), RATE)
+    assert not level.render(silence, times).pixels.any()
+
+
 def test_low_frequencies_are_at_the_bottom():
     times = sample_times(1.0, 1)
     row = [

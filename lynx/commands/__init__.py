@@ -3,7 +3,7 @@
 A new command is a function in one of these files, or in a new file that is imported here.
 """
 
-from lynx.commands import adapters, chat, machine, models, stages, world
+from lynx.commands import adapters, chat, machine, models, recordings, stages, world
 from lynx.commands.registry import COMMANDS, Command, Options, Result
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "chat",
     "machine",
     "models",
+    "recordings",
     "stages",
     "world",
 ]

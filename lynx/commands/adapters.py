@@ -1,11 +1,17 @@
 """`lynx adapters`: what is here, what fits, what comes from the Hub and goes there, what others trained."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from lynx.commands.registry import ADAPTERS, Options, Parser, Result, command, model_arguments
+from lynx.commands.registry import (
+    ADAPTERS,
+    Options,
+    Parser,
+    Result,
+    command,
+    model_arguments,
+    rendering_argument,
+)
 from lynx.errors import AdapterError, LynxError
 
 
@@ -105,29 +111,12 @@ def _push(options: Options) -> Result:
     return {"repo": pushed.repo, "commit": pushed.commit, "files": list(pushed.files)}
 
 
-def _rendering(text: str) -> dict[str, Any]:
-    """The type of `--rendering`: a JSON object."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"n_mels": 128}}')
-    return values
-
-
 def _import_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="checkpoint with folders vision/ and llm/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ours is written")
     parser.add_argument("--modality", default="audio", help="the sense it was trained for (default: audio)")
     parser.add_argument("--name", help="what the adapter is called (default: as the modality)")
-    parser.add_argument(
-        "--rendering",
-        type=_rendering,
-        default={},
-        metavar="JSON",
-        help="how its pseudo-frames were drawn, where that is not lynx's default",
-    )
+    rendering_argument(parser, "how its pseudo-frames were drawn, where that is not lynx's default")
     model_arguments(parser, named=True)
 
 

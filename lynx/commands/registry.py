@@ -4,12 +4,15 @@ What a command needs is imported when it runs: `lynx --help` costs no torch.
 """
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lynx
+from lynx.errors import DataError
 
 Parser = argparse.ArgumentParser
 Options = argparse.Namespace
@@ -74,6 +77,95 @@ def adapter_argument(parser: Parser) -> None:
     )
 
 
+def data_arguments(parser: Parser, default: str | None = "world") -> None:
+    """The options that say which examples; read them with `open_examples`."""
+    group = parser.add_argument_group("data")
+    shown = f" (default: {default})" if default else ""
+    group.add_argument(
+        "--data",
+        nargs="+",
+        action="append",
+        required=default is None,
+        metavar=("NAME", "PATH"),
+        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; esc10 or digits with the "
+        f"folder of those recordings; repeatable{shown}",
+    )
+    group.add_argument("--data-path", type=Path, metavar="PATH", help="the path, where --data names none")
+    group.add_argument(
+        "--held-out",
+        nargs="+",
+        default=[],
+        metavar="GROUP",
+        help="folds of esc10 and speakers of digits that are left out of training, and evaluated",
+    )
+    group.add_argument("--n", type=count, default=1000, help="clips of each source, at most (default: 1000)")
+    group.add_argument(
+        "--data-seed", type=int, default=0, metavar="N", help="seed that draws them (default: 0)"
+    )
+
+
+def open_examples(
+    options: Options,
+    *,
+    split: str = "train",
+    focus: Sequence[str] = (),
+    senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
+) -> Any:
+    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name."""
+    from lynx.data import open_data
+
+    sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
+    parts = [
+        open_data(
+            name,
+            path,
+            split=split,
+            seed=options.data_seed,
+            n=options.n,
+            senses=senses(name),
+            focus=focus,
+            held_out=held_out,
+        )
+        for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+
+
+def _source(words: Sequence[str], path: Path | None) -> tuple[str, Path | None]:
+    name, *paths = words
+    if len(paths) > 1:
+        raise DataError(f"--data takes a name and a path, not {' '.join(words)}: repeat it for more")
+    return name, Path(paths[0]) if paths else path
+
+
+def _held_out(sources: Sequence[tuple[str, Path | None]], held_out: Sequence[str]) -> list[list[str]]:
+    """For each source what it holds out: of several sources each what it has."""
+    if len(sources) < 2 or not held_out:
+        return [list(held_out) for _ in sources]
+    from lynx.data import groups_of
+
+    groups = [groups_of(*source) for source in sources]
+    if unknown := sorted(set(held_out).difference(*groups)):
+        there = ", ".join(sorted({group for each in groups for group in each})) or "none"
+        raise DataError(f"no source has {unknown[0]!r} to hold out; there are {there}")
+    return [[group for group in held_out if group in each] for each in groups]
+
+
+def rendering_argument(parser: Parser, help: str) -> None:
+    """The option that says how pseudo-frames are drawn."""
+    parser.add_argument("--rendering", type=_json_object, default={}, metavar="JSON", help=help)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"n_mels": 128}}')
+    return values
+
+
 def count(text: str) -> int:
     """The type of an option that is a positive number."""
     if (value := int(text)) < 1:
@@ -86,3 +178,17 @@ def load_model(options: Options, *senses: str) -> Any:
     own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
     adapters = getattr(options, "adapter", []) or own
     return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell

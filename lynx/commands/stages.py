@@ -1,6 +1,5 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +10,13 @@ from lynx.commands.registry import (
     adapter_argument,
     command,
     count,
+    data_arguments,
     load_model,
     model_arguments,
+    open_examples,
+    rendering_argument,
 )
 from lynx.options import add_options, read_options
-
-
-def _data_arguments(parser: Parser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument("--data", default="world", help="world, or jsonl with --data-path (default: world)")
-    group.add_argument(
-        "--data-path", type=Path, metavar="FILE", help="the .jsonl file, or a folder of train.jsonl, ..."
-    )
-    group.add_argument("--n", type=count, default=1000, help="clips taken, at most (default: 1000)")
-    group.add_argument(
-        "--data-seed", type=int, default=0, metavar="N", help="seed that draws them (default: 0)"
-    )
-
-
-def _examples(options: Options, senses: tuple[str, ...] | None, focus: Sequence[str] = ()) -> Any:
-    from lynx.data import open_data
-
-    return open_data(
-        options.data,
-        options.data_path,
-        split="train",
-        seed=options.data_seed,
-        n=options.n,
-        senses=senses,
-        focus=focus,
-    )
 
 
 def _stage_arguments(parser: Parser, modality: bool = True, several: bool = False) -> None:
@@ -56,8 +32,24 @@ def _stage_arguments(parser: Parser, modality: bool = True, several: bool = Fals
     elif modality:
         parser.add_argument("--modality", required=True, help="the sense that is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
-    _data_arguments(parser)
+    data_arguments(parser)
     model_arguments(parser)
+
+
+def _variants_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--variants",
+        type=count,
+        default=1,
+        metavar="N",
+        help="each sound file so often, but for once faster or slower, shifted and noisier (default: 1)",
+    )
+
+
+def _varied(options: Options, examples: Any) -> Any:
+    from lynx.variants import with_variants
+
+    return with_variants(examples, options.variants, options.data_seed) if options.variants > 1 else examples
 
 
 def _guide_arguments(parser: Parser) -> None:
@@ -73,7 +65,11 @@ def _guide(options: Options) -> Result:
     from lynx.config import GuideConfig
     from lynx.interface.guidance import guide
 
-    guidance = guide(load_model(options), _examples(options, ("video",)), read_options(options, GuideConfig))
+    guidance = guide(
+        load_model(options),
+        open_examples(options, senses=lambda name: ("video",)),
+        read_options(options, GuideConfig),
+    )
     path = guidance.save(options.out)
     return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
 
@@ -85,6 +81,9 @@ def _align_arguments(parser: Parser) -> None:
         "--guidance", type=Path, required=True, metavar="FILE", help="what `lynx guide` wrote"
     )
     _stage_arguments(parser)
+    parser.add_argument("--name", help="what the adapter is called (default: as the sense)")
+    rendering_argument(parser, "how its pseudo-frames are drawn, where that is not lynx's default")
+    _variants_argument(parser)
     add_options(parser, AlignConfig)
 
 
@@ -95,14 +94,17 @@ def _align_arguments(parser: Parser) -> None:
 )
 def _align(options: Options) -> Result:
     """Stage 2: train the vision LoRA of a sense on that sense alone, without pairs or text."""
+    from lynx import modalities
     from lynx.config import AlignConfig
     from lynx.interface.alignment import align
     from lynx.interface.guidance import Guidance
 
     config = read_options(options, AlignConfig)
     guidance = Guidance.load(options.guidance)
-    examples = _examples(options, (options.modality,))
-    return dict(align(load_model(options), options.modality, examples, guidance, config, options.out))
+    sense = modalities.get(options.modality).from_dict(options.rendering)
+    examples = _varied(options, open_examples(options, senses=lambda name: (options.modality,)))
+    model = load_model(options)
+    return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
 
 
 def _tune_arguments(parser: Parser) -> None:
@@ -116,6 +118,7 @@ def _tune_arguments(parser: Parser) -> None:
         metavar="TYPE",
         help="only clips with a question of one of these types, which are met in turn",
     )
+    _variants_argument(parser)
     adapter_argument(parser)
     add_options(parser, TuneConfig)
 
@@ -128,8 +131,10 @@ def _tune(options: Options) -> Result:
 
     config = read_options(options, TuneConfig)
     # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
-    senses = ("video", *options.modality) if options.data == "world" else None
-    examples = _examples(options, senses, options.focus)
+    drawn = ("video", *options.modality)
+    examples = open_examples(
+        options, senses=lambda name: drawn if name == "world" else None, focus=options.focus
+    )
     (modality, *more) = options.modality
     trained = options.modality if more else modality
-    return dict(tune(load_model(options), trained, examples, config, options.out))
+    return dict(tune(load_model(options), trained, _varied(options, examples), config, options.out))

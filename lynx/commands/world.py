@@ -1,7 +1,5 @@
 """`lynx world render`, `world train` and `eval world`: the miniature world."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lynx.commands.registry import (
@@ -13,22 +11,9 @@ from lynx.commands.registry import (
     count,
     load_model,
     model_arguments,
+    progress,
 )
 from lynx.options import add_options, read_options
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, disable=None, leave=False) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell
 
 
 def _render_arguments(parser: Parser) -> None:
@@ -74,12 +59,12 @@ def _eval_world(options: Options) -> Result:
 
     sense = options.modality
     model = load_model(options, *(MEASURED if sense == "all" else [sense] if sense else []))
-    with _progress("clips") as progress:
+    with progress("clips") as tell:
         if sense is None:
-            return evaluate_backbone(model.backbone, options.n, options.seed, progress, options.cache)
+            return evaluate_backbone(model.backbone, options.n, options.seed, tell, options.cache)
         if sense == "all":
-            return evaluate_together(model, options.n, options.seed, progress, options.cache)
-        return evaluate(model, sense, options.n, options.seed, progress, options.cache)
+            return evaluate_together(model, options.n, options.seed, tell, options.cache)
+        return evaluate(model, sense, options.n, options.seed, tell, options.cache)
 
 
 def _world_train_arguments(parser: Parser) -> None:

@@ -17,6 +17,7 @@ from lynx.media import Frames, Waveform, probe, read_audio
 from lynx.modalities.base import Modality, Source
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
+MOST_GAIN = 40.0  # dB; what is fainter is noise
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class AudioRendering:
     ceil_db: float = 0.0
     fmin: float = 20.0
     fmax: float = 8000.0
+    level_db: float | None = None
+    """What the loudest tenth of a second is brought to before it is drawn, by at most MOST_GAIN;
+    None: loudness stays what it is, and can be asked for."""
 
     def __post_init__(self) -> None:
         if not 0 < self.window_s * self.sample_rate <= self.n_fft:
@@ -94,6 +98,20 @@ def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:
     return torch.cat(parts)
 
 
+def levelled(samples: Tensor, rendering: AudioRendering) -> Tensor:
+    """The samples (n,) with one gain, so that their loudest tenth of a second has the rendering's level.
+
+    Levels are those of the spectrogram: a full-scale sine has 0 dB.
+    """
+    if rendering.level_db is None:
+        return samples
+    length = min(len(samples), rendering.sample_rate // 10)
+    power = samples.float().square().unfold(0, length, max(1, length // 4)).mean(1).max()
+    loudest = 10 * torch.log10((2 * power).clamp(min=1e-20))
+    gain = (rendering.level_db - loudest).clamp(max=MOST_GAIN)
+    return samples * 10 ** (gain / 20)
+
+
 class Audio(Modality):
     """Sound as pictures of its spectrogram."""
 
@@ -122,7 +140,7 @@ class Audio(Modality):
         if not len(wave.samples):
             raise MediaError("The waveform holds no samples.")
         times = torch.as_tensor(times, dtype=torch.float64)
-        spectrogram = log_mel(wave.samples, self.rendering)  # (columns, F)
+        spectrogram = log_mel(levelled(wave.samples, self.rendering), self.rendering)  # (columns, F)
         index = self._columns(times, wave.duration)  # (T, columns a picture)
         outside = (index < 0) | (index >= len(spectrogram))
         pictures = spectrogram[index.clamp(0, len(spectrogram) - 1)].masked_fill(outside[..., None], 0)

@@ -4,10 +4,7 @@ import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything tha
 
 # isort: split
 import logging
-import os
 from pathlib import Path
-
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; bitsandbytes would load the compiler
 
 import gradio as gr
 

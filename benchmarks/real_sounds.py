@@ -1,0 +1,159 @@
+"""What the tower hears of real recordings: a linear probe on its tokens, `python -m benchmarks.real_sounds`.
+
+    python -m benchmarks.real_sounds --esc10 DIR --digits DIR [--adapter adapters/audio] [--takes 10]
+
+Ridge regression on one-hot labels, each fold or speaker held out in turn. `pooled`: mean and deviation over
+the moments of every place in the picture; `placed`: every token as it is; `pixels`: the pictures themselves,
+pooled, without the tower.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import lynx
+from benchmarks import report
+from lynx.adapters import Adapter
+from lynx.clips import render_clip
+from lynx.data import Example, open_data
+from lynx.media import read_audio
+from lynx.modalities.audio import Audio, AudioRendering
+from lynx.model import Lynx
+from lynx.recordings import groups_of
+
+RENDERINGS: dict[str, AudioRendering] = {
+    "default": AudioRendering(),
+    "0.64 s": AudioRendering(seconds_per_frame=0.64),
+    "0.32 s": AudioRendering(seconds_per_frame=0.32),
+    "hop 2 ms": AudioRendering(hop_s=0.002),
+    "hop 4 ms": AudioRendering(hop_s=0.004),
+    "32 bands": AudioRendering(hop_s=0.004, n_mels=32),
+    "floor -60": AudioRendering(hop_s=0.004, floor_db=-60.0),
+}
+RIDGE = (0.01, 0.03, 0.1, 0.3)
+"""Penalties, relative to the mean eigenvalue; the best over all folds is reported."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recordings as waveforms, with the name and the group of each."""
+
+    clips: Sequence[Example]
+    names: Sequence[str]
+    groups: Sequence[str]
+
+    @classmethod
+    def read(cls, source: str, path: Path, takes: int | None, rate: int) -> "Data":
+        """All recordings of a source, or of every name and group the first `takes`."""
+        clips, names, groups, seen = [], [], [], {}
+        for group in groups_of(source, path):
+            for example in open_data(source, path, split="test", held_out=(group,)):
+                name = example.turns[0].answer
+                seen[name, group] = seen.get((name, group), 0) + 1
+                if takes is None or seen[name, group] <= takes:
+                    sound = read_audio(example.media["audio"], rate)
+                    clips.append(Example(example.id, {"audio": sound}))
+                    names.append(name)
+                    groups.append(group)
+        return cls(clips, names, groups)
+
+
+def pictures(data: Data, rendering: AudioRendering, moments: int) -> Iterator[Tensor]:
+    """Of each recording (T, 3, F, columns) uint8."""
+    sense = Audio(rendering)
+    for clip in data.clips:
+        yield render_clip({"audio": sense}, clip, moments)["audio"].pixels
+
+
+@torch.no_grad()
+def tokens(model: Lynx, sense: str, drawn: Sequence[Tensor]) -> Tensor:
+    """(clips, T, N, D): the interface tokens of the pictures of every clip."""
+    encoded = []
+    with model.sensing(sense):
+        for frames in drawn:
+            found, layout = model.backbone.encode(model.backbone.pixels(frames))
+            encoded.append(found[layout.frame >= 0].unflatten(0, (len(frames), -1)))
+    return torch.stack(encoded)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """(clips, T, ...) -> (clips, d): mean and deviation over the moments."""
+    return torch.cat([x.mean(1).flatten(1), x.std(1).flatten(1)], 1)
+
+
+def probe(features: Tensor, data: Data) -> dict[str, float]:
+    """Accuracy in percent with each group held out, and their mean."""
+    labels = sorted(set(data.names))
+    y = torch.tensor([labels.index(name) for name in data.names])
+    held = {group: torch.tensor([g == group for g in data.groups]) for group in sorted(set(data.groups))}
+    runs = [{group: _fit(features, y, test, penalty) for group, test in held.items()} for penalty in RIDGE]
+    best = max(runs, key=lambda run: sum(run.values()))
+    return {"mean": round(sum(best.values()) / len(best), 1), **best}
+
+
+def _fit(x: Tensor, y: Tensor, test: Tensor, penalty: float) -> float:
+    """Ridge in its dual form: there are far more features than recordings."""
+    train = ~test
+    mean, deviation = x[train].mean(0), x[train].std(0)
+    x = (x - mean) / (deviation + 1e-3 * deviation.mean())
+    kernel = (x @ x[train].T / x.shape[1]).double()
+    targets = F.one_hot(y[train]).double() - 1 / (int(y.max()) + 1)
+    weights = torch.linalg.solve(kernel[train] + penalty * torch.eye(len(targets)).double(), targets)
+    right = (kernel[test] @ weights).argmax(1) == y[test]
+    return round(100 * float(right.double().mean()), 1)
+
+
+def measure(
+    model: Lynx, sense: str, data: Data, rendering: AudioRendering, moments: int
+) -> dict[str, object]:
+    """The probe's accuracies on one rendering."""
+    drawn = list(pictures(data, rendering, moments))
+    encoded = tokens(model, sense, drawn)
+    size = model.backbone.pixels(drawn[0]).shape[-1]
+    seen = torch.stack(
+        [F.interpolate(each[:, :1].float(), (size // 2, size // 4), mode="area") for each in drawn]
+    )
+    return {
+        "pooled": probe(pooled(encoded), data),
+        "placed": probe(encoded.flatten(1), data),
+        "pixels": probe(pooled(seen), data),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--esc10", type=Path, help="folder of ESC-10 or ESC-50")
+    parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
+    parser.add_argument(
+        "--adapter", type=Path, help="encode through its vision LoRA instead of the bare tower"
+    )
+    parser.add_argument("--renderings", nargs="+", choices=list(RENDERINGS), default=list(RENDERINGS))
+    parser.add_argument("--moments", type=int, default=8)
+    parser.add_argument("--takes", type=int, help="recordings of every name and group, at most")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = lynx.load("lynx-tiny", adapters=[options.adapter] if options.adapter else [])
+    sense = next(iter(model.adapters), "bare")
+    if not options.adapter:
+        model.add_adapter(Adapter("bare", "audio"))
+    given = {"esc10": options.esc10, "digits": options.digits}
+    table: dict[str, dict[str, object]] = {}
+    for source, path in ((source, path) for source, path in given.items() if path):
+        data = Data.read(source, path, options.takes, AudioRendering().sample_rate)
+        for name in options.renderings:
+            table.setdefault(name, {})[source] = measure(
+                model, sense, data, RENDERINGS[name], options.moments
+            )
+    report("real_sounds", adapter=str(options.adapter), moments=options.moments, accuracy=table)
+
+
+if __name__ == "__main__":
+    main()
