@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -166,15 +167,17 @@ class Page:
             senses = self.engine.senses(chat.setup).values()
         except LynxError as error:
             return {ui.notice: views.notice(sentence(error))}
-        taken = {sense.takes: sense.modality for sense in senses if sense.modality in example.media}
-        found = {kind: example.media[modality] for kind, modality in taken.items()}
-        sound = found.get(AUDIO, example.clip)
+        found: dict[str, list[Path]] = {}
+        for sense in senses:
+            if sense.modality in example.media:
+                found.setdefault(sense.takes, []).append(example.media[sense.modality])
+        sound, *_ = found.get(AUDIO, [example.clip])
         questions = pick(example.questions, {sense.modality for sense in senses})
         return {
             ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
             ui.audio: None if sound == example.clip else str(sound),
-            ui.depth: [self.uploads.packed(found[DEPTH])] if DEPTH in found else None,
-            ui.views: [str(found[VIEW])] if VIEW in found else None,
+            ui.depth: [self.uploads.packed(found[DEPTH][0])] if DEPTH in found else None,
+            ui.views: list(dict.fromkeys(map(str, found[VIEW]))) if VIEW in found else None,
             ui.offsets: "",
             ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
         }

@@ -25,12 +25,13 @@ from PIL import Image
 
 from lynx.media import Waveform, write_video
 from lynx.world.animation import draw_clip
-from lynx.world.data import QUESTIONS, RENDERER, check_key, question_rng
+from lynx.world.data import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
 from lynx.world.questions import ask
 from lynx.world.scene import DURATION, FPS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
 from lynx.world.views import draw_depth, draw_second_clip, intrinsics
 
+CLIP = "clip.mp4"
 DEPTH_RATE = 4
 """Depth maps a second."""
 
@@ -50,22 +51,16 @@ def render(
     check_key(split, seed)
     scene, folder = draw_scene(split, seed, index), Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_clip(scene, folder / "clip.mp4", size)
-    write_second_view(scene, folder / "second_view.mp4", size)
-    write_depth(scene, folder, size)
+    write_clip(scene, folder / CLIP, size)
+    for _, name, write in BESIDE.values():
+        write(scene, folder / name, size)
     turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
     description = {
         "seed": seed,
         "split": split,
         "index": index,
         "duration": DURATION,
-        "media": {
-            "video": "clip.mp4",
-            "audio": "clip.mp4",
-            "depth": "depth",
-            "high_fps": "clip.mp4",
-            "multi_view": "second_view.mp4",
-        },
+        "media": {s: (BESIDE[s][1] or s) if s in BESIDE else CLIP for s in RENDERERS},
         "depth_rate": DEPTH_RATE,
         "questions": [asdict(turn) for turn in turns],
     }
@@ -100,11 +95,12 @@ def write_depth(scene: Scene, folder: Path, size: int) -> None:
     np.savetxt(folder / "times.txt", numbers / FPS, fmt="%.6f")
 
 
-BESIDE: dict[str, tuple[str, Callable[[Scene, Path, int], None]]] = {
-    "depth": (".depth", write_depth),
-    "multi_view": (".second_view.mp4", write_second_view),
+BESIDE: dict[str, tuple[str, str, Callable[[Scene, Path, int], None]]] = {
+    "depth": (".depth", "", write_depth),
+    "multi_view": (".second_view.mp4", "second_view.mp4", write_second_view),
 }
-"""The senses with files of their own beside a kept clip: how their names end, and what writes them."""
+"""The senses with files of their own: how their names end beside a kept clip, their names in a folder
+of `render` ("" fills the folder itself), and what writes them."""
 
 
 def sense_path(clip: Path, sense: str) -> Path:
@@ -171,7 +167,7 @@ def _prepare() -> None:
 def _write_one(split: str, seed: int, size: int, senses: Collection[str], index: int, path: Path) -> None:
     """Write what is missing of a clip beside its place and move it there: what has its name is whole."""
     scene = draw_scene(split, seed, index)
-    writers = {path: write_clip} | {sense_path(path, sense): BESIDE[sense][1] for sense in senses}
+    writers = {path: write_clip} | {sense_path(path, sense): BESIDE[sense][2] for sense in senses}
     for place, write in writers.items():
         if not place.exists():
             half = place.with_name(f"half-{os.getpid()}-{place.name}")
