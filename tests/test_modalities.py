@@ -136,6 +136,17 @@ def test_neighbouring_pictures_are_one_spectrogram_cut():
     )
 
 
+def test_pictures_of_close_moments_overlap_where_they_show_a_least_stretch():
+    noise = Waveform(torch.randn(RATE, generator=torch.Generator().manual_seed(0)).clamp(-1, 1), RATE)
+    times = sample_times(1.0, 10)
+    wide = Audio(AudioRendering(least_s=0.32)).render(noise, times).pixels
+    assert torch.equal(wide, Audio(AudioRendering(seconds_per_frame=0.32)).render(noise, times).pixels)
+    few = sample_times(1.0, 2)
+    assert torch.equal(
+        Audio(AudioRendering(least_s=0.32)).render(noise, few).pixels, Audio().render(noise, few).pixels
+    )
+
+
 def test_the_same_moment_looks_the_same_whatever_else_is_asked():
     wave = Waveform(torch.randn(4 * RATE) * 0.1, RATE)
     audio = Audio(AudioRendering(seconds_per_frame=0.5))

@@ -31,6 +31,8 @@ class AudioRendering:
     hop_s: float = 0.008
     seconds_per_frame: float | None = None
     """Seconds of sound in one picture; None is the spacing of the frames, so that nothing goes unheard."""
+    least_s: float = 0.0
+    """Seconds of sound in one picture at least: neighbours overlap where frames are closer together."""
     floor_db: float = -80.0
     ceil_db: float = 0.0
     fmin: float = 20.0
@@ -150,7 +152,7 @@ class Audio(Modality):
     def _columns(self, times: Tensor, duration: float) -> Tensor:
         """The columns of the spectrogram in each picture: (T, columns a picture) int64, maybe outside."""
         spacing = float(times.diff().median()) if len(times) > 1 else duration
-        seconds = self.rendering.seconds_per_frame or spacing or duration
+        seconds = self.rendering.seconds_per_frame or max(spacing or duration, self.rendering.least_s)
         step = self.rendering.hop / self.rendering.sample_rate
         count = max(1, round(seconds / step))
         first = (times - count * step / 2) / step + 0.5
