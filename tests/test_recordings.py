@@ -264,3 +264,35 @@ def test_of_several_sources_each_holds_out_what_it_has(heard, esc10, tmp_path, c
     assert "no source has '7' to hold out; there are 1, 2, 5, ann, bob" in capsys.readouterr().err
     assert main(["eval", "recordings", "--data", "digits", "a", "b"]) == 1
     assert "--data takes a name and a path" in capsys.readouterr().err
+
+
+def test_each_source_may_have_its_own_number_of_variants(heard, tmp_path, capsys):
+    model = small_model(tmp_path)
+    folder = small_adapter(model, tmp_path / "audio", steps=0)
+    tuning = [
+        "tune",
+        "--modality",
+        "audio",
+        "--out",
+        str(folder),
+        "--steps",
+        "1",
+        "--rank",
+        "2",
+        "--frames",
+        "2",
+    ]
+    tuning += [
+        "--backbone",
+        str(model.backbone.source),
+        "--data",
+        "digits",
+        str(heard),
+        "--data",
+        "digits",
+        str(heard),
+    ]
+    assert main([*tuning, "--variants", "2", "1", "1", "--json"]) == 1
+    assert "--variants has 3 numbers for 2 sources" in capsys.readouterr().err
+    assert main([*tuning, "--variants", "3", "1", "--json"]) == 0
+    assert f'"examples": {4 * len(open_data("digits", heard))},' in capsys.readouterr().out

@@ -110,11 +110,21 @@ def open_examples(
     split: str = "train",
     focus: Sequence[str] = (),
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
+    variants: Sequence[int] = (1,),
 ) -> Any:
-    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name."""
+    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name.
+
+    variants: how often each sound file is there, of all sources or of each: see `with_variants`.
+    """
     from lynx.data import open_data
+    from lynx.variants import with_variants
 
     sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
+    if len(variants) not in (1, len(sources)):
+        raise DataError(
+            f"--variants has {len(variants)} numbers for {len(sources)} sources: give one, or one for each"
+        )
+    counts = variants if len(variants) > 1 else [*variants] * len(sources)
     parts = [
         open_data(
             name,
@@ -127,6 +137,10 @@ def open_examples(
             held_out=held_out,
         )
         for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)
+    ]
+    parts = [
+        with_variants(part, times, options.data_seed) if times > 1 else part
+        for part, times in zip(parts, counts, strict=True)
     ]
     return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
 

@@ -1,7 +1,6 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
 from pathlib import Path
-from typing import Any
 
 from lynx.commands.registry import (
     Options,
@@ -39,17 +38,13 @@ def _stage_arguments(parser: Parser, modality: bool = True, several: bool = Fals
 def _variants_argument(parser: Parser) -> None:
     parser.add_argument(
         "--variants",
+        nargs="+",
         type=count,
-        default=1,
+        default=[1],
         metavar="N",
-        help="each sound file so often, but for once faster or slower, shifted and noisier (default: 1)",
+        help="each sound file so often, but for once faster or slower, shifted and noisier; one number, or "
+        "one for each --data (default: 1)",
     )
-
-
-def _varied(options: Options, examples: Any) -> Any:
-    from lynx.variants import with_variants
-
-    return with_variants(examples, options.variants, options.data_seed) if options.variants > 1 else examples
 
 
 def _guide_arguments(parser: Parser) -> None:
@@ -102,7 +97,7 @@ def _align(options: Options) -> Result:
     config = read_options(options, AlignConfig)
     guidance = Guidance.load(options.guidance)
     sense = modalities.get(options.modality).from_dict(options.rendering)
-    examples = _varied(options, open_examples(options, senses=lambda name: (options.modality,)))
+    examples = open_examples(options, senses=lambda name: (options.modality,), variants=options.variants)
     model = load_model(options)
     return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
 
@@ -133,8 +128,11 @@ def _tune(options: Options) -> Result:
     # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
     drawn = ("video", *options.modality)
     examples = open_examples(
-        options, senses=lambda name: drawn if name == "world" else None, focus=options.focus
+        options,
+        senses=lambda name: drawn if name == "world" else None,
+        focus=options.focus,
+        variants=options.variants,
     )
     (modality, *more) = options.modality
     trained = options.modality if more else modality
-    return dict(tune(load_model(options), trained, _varied(options, examples), config, options.out))
+    return dict(tune(load_model(options), trained, examples, config, options.out))
