@@ -43,6 +43,9 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(b - 0.95, a - 0.33))
 
 
+GLOW = 0.3
+"""Radius of the light around a flashing shape as a fraction of the frame; it fades until half as far again."""
+
 FIELDS: dict[str, Field] = {
     "circle": _circle,
     "square": _square,
@@ -70,12 +73,17 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 
 
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
-    """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32."""
-    color = np.array((255, 255, 255) if lit else COLORS[item.color], dtype=np.float32)
+    """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32.
+
+    Lit, it is white and glows in its colour, so far that the glow can be told in a picture half as wide.
+    """
+    color = np.array(COLORS[item.color], dtype=np.float32)
     shadow = np.float32(0.35)
     _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)
     if lit:
-        _paint(picture, replace(item, shape="circle"), x, y, color, np.float32(0.8), softness=0.9)
+        glow = replace(item, shape="circle")
+        _paint(picture, glow, x, y, color, np.float32(0.85), softness=0.5, scale=GLOW / item.radius)
+        color = np.full(3, 255, np.float32)
     _paint(picture, item, x, y, color * np.float32(0.62), np.float32(1))
     _paint(picture, item, x, y, color, np.float32(1), inset=0.11)
 
@@ -89,10 +97,11 @@ def _paint(
     opacity: np.float32,
     inset: float = 0.0,
     softness: float = 0.0,
+    scale: float = 1.0,
 ) -> None:
-    """Blend a shape into a window around it. `inset` and `softness` are fractions of its radius."""
+    """Blend a shape into a window around it. `inset` and `softness` are fractions of its scaled radius."""
     size = picture.shape[0]
-    radius = item.radius * size
+    radius = item.radius * scale * size
     reach = radius * (1.3 + softness) + 1
     top, bottom = (int(np.clip(round(y * size + d), 0, size)) for d in (-reach, reach))
     left, right = (int(np.clip(round(x * size + d), 0, size)) for d in (-reach, reach))
