@@ -44,7 +44,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 GLOW = 0.3
-"""Radius of the light around a flashing shape as a fraction of the frame; it fades until half as far again."""
+"""Radius of the light around a flashing shape as a fraction of the frame; it fades out half as far again."""
 
 FIELDS: dict[str, Field] = {
     "circle": _circle,
