@@ -1,0 +1,160 @@
+"""Real recordings cross-validated, stages 1 to 3 anew in every round: `python -m benchmarks.recordings`.
+
+    python -m benchmarks.recordings --esc10 DIR --digits DIR [--plot docs/images/recordings.png]
+
+Round i holds out fold i of ESC-10 and speaker i of the digits; nothing of them is in alignment or tuning.
+What is trained is what `adapters/sounds` was trained with, on all recordings. A round that is done is kept.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lynx
+from benchmarks import ROOT, report
+from lynx.config import AlignConfig, GuideConfig, TuneConfig
+from lynx.data import Example, groups_of, open_data
+from lynx.interface.alignment import align
+from lynx.interface.guidance import Guidance, guide
+from lynx.modalities.audio import Audio, AudioRendering
+from lynx.recordings import evaluate
+from lynx.tuning import tune
+from lynx.variants import with_variants
+
+FOLDER = ROOT / "runs" / "recordings"
+RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
+VARIANTS = {"esc10": 12, "digits": 3}
+"""Of each recording, itself included: there are five times as many digits as there are sounds."""
+ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=120, save_every=0)
+TUNE = TuneConfig(
+    rank=16, alpha=16, dropout=0.1, batch_size=32, steps=600, lr=3e-3, questions=3, conversation=0.0
+)
+Confusion = Mapping[str, Mapping[str, int]]
+
+
+def reference(folder: Path) -> Guidance:
+    """Stage 1, once for all rounds."""
+    path = folder / "guidance.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        videos = open_data("world", seed=1, n=500, senses=("video",))
+        guide(lynx.load(), videos, GuideConfig()).save(path)
+    return Guidance.load(path)
+
+
+def held_out(source: str, path: Path, group: str | None) -> tuple[Sequence[Example], Sequence[Example]]:
+    """What a round trains on, with its variants, and what it is asked about."""
+    held = (group,) if group else ()
+    train = with_variants(open_data(source, path, held_out=held), VARIANTS[source])
+    return train, open_data(source, path, held_out=held, split="test") if held else ()
+
+
+def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """One round: what was found about the groups held out, by source."""
+    out = folder / "-".join(group or "none" for group in groups.values())
+    result = out / "result.json"
+    if not result.exists():
+        parts = {source: held_out(source, paths[source], group) for source, group in groups.items()}
+        train = [example for known, _ in parts.values() for example in known]
+        model = lynx.load()
+        alone = [replace(example, turns=()) for example in train]  # sounds, and not what they are
+        align(model, Audio(RENDERING), alone, reference(folder), ALIGN, out, name="sounds")
+        tuned = tune(model, "sounds", train, replace(TUNE, cache=str(folder / "streams")), out)
+        found = {source: evaluate(model, asked) for source, (_, asked) in parts.items() if asked}
+        result.write_text(json.dumps({"tune": tuned["last"], "groups": groups, "found": found}))
+    return dict(json.loads(result.read_text()))
+
+
+def total(rounds: Sequence[Mapping[str, Any]], source: str) -> dict[str, Any]:
+    """All groups of a source: the accuracy in each, over all, and what was taken for what."""
+    mine = [each for each in rounds if source in each["found"]]
+    groups = {each["groups"][source]: each["found"][source] for each in mine}
+    table: dict[str, Counter[str]] = {}
+    for found in groups.values():
+        for name, answers in found["confusion"].items():
+            table.setdefault(name, Counter()).update(answers)
+    count = sum(sum(answers.values()) for answers in table.values())
+    right = sum(answers[name] for name, answers in table.items())
+    return {
+        "accuracy": round(right / count, 4),
+        "n": count,
+        "by_group": {group: found["accuracy"] for group, found in groups.items()},
+        "confusion": {name: dict(answers.most_common()) for name, answers in table.items()},
+    }
+
+
+def draw(totals: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """A confusion matrix a source, in percent of the row; answers that name nothing there share a column."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, all_axes = pyplot.subplots(
+        1, len(totals), figsize=(6.4 * len(totals), 5.6), dpi=130, squeeze=False
+    )
+    titles = {"esc10": "ESC-10, folds held out", "digits": "Spoken digits, speakers held out"}
+    for axes, (source, found) in zip(all_axes[0], totals.items(), strict=True):
+        names = list(found["confusion"])
+        shares = _shares(found["confusion"], names)
+        columns = [*names, "other"][: shares.shape[1]]
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="answered", ylabel="is")
+        axes.set_title(f"{titles[source]}: {100 * found['accuracy']:.1f} % of {found['n']}", fontsize=11)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for row, column in zip(*shares.nonzero(), strict=True):
+            share = shares[row, column]
+            color = "white" if share > 55 else "#334155"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=color, fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _shares(confusion: Confusion, names: Sequence[str]) -> Any:
+    import numpy as np
+
+    counts = np.zeros((len(names), len(names) + 1))
+    for row, name in enumerate(names):
+        for answer, count in confusion[name].items():
+            counts[row, names.index(answer) if answer in names else -1] += count
+    counts = counts if counts[:, -1].any() else counts[:, :-1]
+    return 100 * counts / counts.sum(1, keepdims=True)
+
+
+def main() -> None:
+    """Run the rounds that have no result yet, then print and draw them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--esc10", type=Path, help="folder of ESC-10 or ESC-50")
+    parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
+    parser.add_argument("--rounds", type=int, help="only the first ones")
+    parser.add_argument("--plot", type=Path, help="where the confusion matrices are drawn, a PNG")
+    options = parser.parse_args()
+    paths = {name: path for name, path in (("esc10", options.esc10), ("digits", options.digits)) if path}
+    if not paths:
+        parser.error("give --esc10 or --digits, or both")
+    torch.set_num_threads(1)
+    rounds = [
+        run(dict(zip(paths, groups, strict=True)), paths, FOLDER)
+        for groups in list(zip_longest(*(groups_of(*item) for item in paths.items())))[: options.rounds]
+    ]
+    totals = {source: total(rounds, source) for source in paths}
+    if options.plot:
+        draw(totals, options.plot)
+    report("recordings", rounds=len(rounds), **totals)
+
+
+if __name__ == "__main__":
+    main()
