@@ -1,5 +1,6 @@
 """The app without a browser: engine, views, handlers and the endpoint, on a small random model."""
 
+import json
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -508,6 +509,14 @@ def test_examples_and_adapters_are_found_and_broken_ones_skipped(tmp_path, desk,
     assert "torn" in caplog.text
     assert str(desk / "adapter") in find_adapters("backbone", desk)
     assert find_adapters("another", desk) == ()
+
+
+def test_of_two_adapters_that_hear_the_same_recording_one_is_on_at_first(tmp_path):
+    for name, modality in (("audio", "audio"), ("depth", "depth"), ("sounds", "audio")):
+        (tmp_path / name).mkdir()
+        config = {"backbone": {"source": "b"}, "modality": modality}
+        (tmp_path / name / "lynx_config.json").write_text(json.dumps(config))
+    assert find_adapters("b", tmp_path) == (str(tmp_path / "audio"), str(tmp_path / "depth"))
 
 
 def test_questions_offered_are_of_every_sense_that_is_there():

@@ -72,17 +72,21 @@ def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
 
 
 def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
-    """Folders of the adapters that were trained on this backbone."""
-    found = []
+    """Folders of the adapters that were trained on this backbone: of each modality the first one.
+
+    Two that hear the same recording were not trained to be on together; others can be chosen instead.
+    """
+    found: dict[str, str] = {}
     for path in sorted(root.glob("*/lynx_config.json")):
         try:
-            trained_on = json.loads(path.read_text(encoding="utf-8"))["backbone"]["source"]
+            config = json.loads(path.read_text(encoding="utf-8"))
+            trained_on, modality = config["backbone"]["source"], config["modality"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is not an adapter: %s", path, error)
             continue
         if trained_on == backbone:
-            found.append(_shown(path.parent))
-    return tuple(found)
+            found.setdefault(modality, _shown(path.parent))
+    return tuple(found.values())
 
 
 def _shown(folder: Path) -> str:
