@@ -13,7 +13,7 @@ from lynx.errors import DataError
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
 TokenPooling = Literal["none", "space"]
-Placement = Literal["continue", "share"]
+Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
 
@@ -140,8 +140,8 @@ class TuneConfig(TrainConfig):
     )
     placement: Placement = option(
         "continue",
-        "where a family with positions in time and space puts the modality's tokens: behind the video's, or "
-        "at the video's own moments",
+        "positions of the modality's tokens: behind all that is before them, right behind the video whatever "
+        "other sense is there too, or (in a family with positions in time and space) at its own moments",
     )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")

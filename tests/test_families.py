@@ -482,6 +482,36 @@ def test_positions_without_modality_tokens_are_stock_s(qwen, frames, size, fps):
     assert torch.equal(text.position_ids, torch.arange(text.input_ids.shape[1]).expand(3, 1, -1))
 
 
+@torch.no_grad()
+def test_parallel_senses_stand_where_each_would_alone(model):
+    video, names = clip(6), ("audio", "other")
+    for name in names:
+        random_adapter(model, name, placement="parallel")
+    seen = model.encode("video", video)
+    heard = {name: model.encode(name, model.modality(name).render(sound(3.0), video.times)) for name in names}
+
+    def places(*streams):
+        prompt = model.backbone.compose(QUESTION, streams)
+        at = {sense: prompt.position_ids[..., 0, span] for sense, span in prompt.spans.items()}
+        behind = max(int(span[-1]) for span in prompt.spans.values()) + 1
+        return at, prompt.position_ids[..., 0, behind:], prompt.spans
+
+    together, text, _ = places(seen, *heard.values())
+    for name, stream in heard.items():
+        alone, text_alone, spans = places(seen, stream)
+        assert torch.equal(together[name], alone[name]) and torch.equal(text, text_alone)
+        width, marks = _width(spans["video"]), int(spans[name][0] - spans["video"][-1]) - 1
+        behind_video = int(alone["video"].amin()) + model.backbone.extent(seen, width)
+        assert int(alone[name].amin()) == behind_video + marks
+    unseen, _, spans = places(*heard.values())
+    marks = int(spans["other"][0] - spans["audio"][-1]) - 1
+    assert torch.equal(unseen["audio"] + marks, unseen["other"])
+
+
+def _width(span):
+    return int(span[-1] - span[0]) + 1
+
+
 @pytest.mark.parametrize("placement", ["continue", "share"])
 @torch.no_grad()
 def test_modality_tokens_go_on_behind_the_video_or_share_its_times(qwen, placement):

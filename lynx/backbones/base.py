@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lynx.clips import VIDEO
 from lynx.errors import BackboneError
 
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
 
-PLACEMENTS = ("continue", "share")
-"""Where in time and space a modality's tokens are put in a family that has such positions: behind those of
-the video, or at the video's own moments. It travels with the adapter."""
+PLACEMENTS = ("continue", "parallel", "share")
+"""Which positions a modality's tokens get, beside other modalities: behind all that is before them; right
+behind the video, where each of them would stand alone; or, in a family with positions in time and space, at
+the video's own moments. It travels with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,10 @@ class Backbone(ABC):
     )
     unquantised: ClassVar[tuple[str, ...]]
     """Full paths of what stays in full precision when the LLM is quantised."""
-    placements: ClassVar[tuple[str, ...]] = ("continue",)
+    placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
+    axes: ClassVar[tuple[int, ...]] = ()
+    """Of a token's position: one number, or (3,) in a family with positions in time and space."""
     frames_per_pass: ClassVar[int] = 16
     """Longer clips go through the tower in parts, so that memory does not grow with them. Even, since some
     families merge two frames; a frame's tokens depend on no frame of another part."""
@@ -236,7 +240,28 @@ class Backbone(ABC):
 
     def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
         """Position ids (S,), or (3, S), of a prompt of that many tokens whose media stand at `spans`."""
+        places = torch.zeros(*self.axes, length, dtype=torch.long)
+        done = at = 0
+        begins: dict[str, int] = {}
+        for stream in streams:
+            first, last = int(spans[stream.sense][0]), int(spans[stream.sense][-1]) + 1
+            begin = begins.get(stream.placement, at)
+            places[..., done:first] = begin + torch.arange(first - done)  # what introduces the stream
+            start = begin + first - done
+            inner = self.inner_positions(stream, last - first)
+            places[..., first:last] = start + inner
+            done, at = last, max(at, start + self.extent(stream, last - first))
+            begins = begins or {"share": start, "parallel": at if stream.sense == VIDEO else start}
+        places[..., done:] = at + torch.arange(length - done)
+        return places
+
+    def inner_positions(self, stream: Stream, length: int) -> Tensor:
+        """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on."""
         return torch.arange(length)
+
+    def extent(self, stream: Stream, length: int) -> int:
+        """By how much text goes on behind a stream that takes that many tokens."""
+        return length
 
     def fingerprint(self) -> dict[str, int | str]:
         """What an adapter must find again: sizes, and a digest of the projector, whatever the precision."""

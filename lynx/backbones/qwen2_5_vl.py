@@ -6,7 +6,6 @@ passed: the stock model cannot place two grids behind one another, and keeps sta
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from lynx.attention import PACKED
-from lynx.backbones.base import Backbone, Stream, TokenLayout
+from lynx.backbones.base import PLACEMENTS, Backbone, Stream, TokenLayout
 
 
 class Qwen25VL(Backbone):
@@ -24,7 +23,8 @@ class Qwen25VL(Backbone):
     family = "qwen2_5_vl"
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
     unquantised = ("lm_head", "model.visual")
-    placements = ("continue", "share")
+    placements = PLACEMENTS
+    axes = (3,)
 
     def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
         super().__init__(model, *arguments, **options)
@@ -102,30 +102,19 @@ class Qwen25VL(Backbone):
         tokens: Tensor = self.model.model.get_video_features(flat, grid).pooler_output[0]
         return tokens
 
-    def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
-        """(3, S): time, row and column of every token; text goes on from the largest side of a grid.
+    def inner_positions(self, stream: Stream, length: int) -> Tensor:
+        """(3, n): time, row and column of every token.
 
         Time runs in the checkpoint's own steps a second, from the seconds between the stream's moments.
         """
-        places = torch.zeros(3, length, dtype=torch.long)
-        done, at, begin = 0, 0, None
-        for stream in streams:
-            first, last = int(spans[stream.sense][0]), int(spans[stream.sense][-1]) + 1
-            places[:, done:first] = at + torch.arange(first - done)
-            at += first - done
-            start = at if begin is None or stream.placement == "continue" else begin
-            places[:, first:last] = start + self._grid(stream)
-            at = max(at, start + max(stream.grid))
-            done, begin = last, start if begin is None else begin
-        places[:, done:] = at + torch.arange(length - done)
-        return places
-
-    def _grid(self, stream: Stream) -> Tensor:
-        """(3, n) from 0 on."""
         ticks = self.model.config.vision_config.tokens_per_second * round(stream.spacing, 6)
         time = (torch.arange(stream.steps) * ticks).long()
         rows, cols = (torch.arange(side) for side in stream.grid)
         return torch.stack(torch.meshgrid(time, rows, cols, indexing="ij")).flatten(1)
+
+    def extent(self, stream: Stream, length: int) -> int:
+        """The largest side of a grid."""
+        return max(stream.grid)
 
     def vision_attention_modules(self) -> list[nn.Module]:
         """The tower's attention modules, first layer first."""
