@@ -168,6 +168,7 @@ report = trainer.run()
 assert report["batch"] == 4, report
 file = Path(sys.argv[2]) / str(trainer.accelerator.process_index)
 save_file({n: w.detach() for n, w in fit.weights.items()}, file)
+trainer.accelerator.end_training()
 """
 
 
