@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return _failed("interrupted")
+    finally:
+        _leave_group()
     return 0
 
 
@@ -56,6 +58,13 @@ def _set_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("lynx: %(message)s"))
     logging.getLogger("lynx").addHandler(handler)
+
+
+def _leave_group() -> None:
+    """Leave the group of processes that `torchrun` made: its threads abort an interpreter that ends first."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _failed(message: str) -> int:

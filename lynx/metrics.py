@@ -16,6 +16,8 @@ from lynx.errors import DataError
 ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+_Row = tuple[bool, str, float | None]
+"""Right or wrong, the reference, how often a guess is right."""
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 
 
@@ -33,7 +35,7 @@ def exact_match(prediction: str, reference: str) -> bool:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy over `n` questions, all values in 0..1; `chance` is what the most common answer would get."""
+    """Accuracy over `n` questions, all values in 0..1; `chance` is what a guess would get."""
 
     accuracy: float
     chance: float
@@ -68,22 +70,29 @@ def chance_level(references: Sequence[str]) -> float:
 
 
 def score(
-    predictions: Sequence[str], references: Sequence[str], types: Sequence[str] | None = None
+    predictions: Sequence[str],
+    references: Sequence[str],
+    types: Sequence[str] | None = None,
+    guesses: Sequence[float | None] | None = None,
 ) -> Scores:
     """Exact match of every prediction with its reference, overall and by type (sorted by name).
+
+    guesses: for each question how often a guess is right, 0..1; None: as often as the most common answer to
+    the questions of its type that have none.
 
     Raises:
         DataError: lists of different lengths, or no questions at all.
     """
     types = [""] * len(references) if types is None else types
-    if not len(predictions) == len(references) == len(types):
+    guesses = [None] * len(references) if guesses is None else guesses
+    if not len(predictions) == len(references) == len(types) == len(guesses):
         raise DataError(
-            f"{len(predictions)} predictions, {len(references)} references and {len(types)} types; "
-            "every question needs one of each"
+            f"{len(predictions)} predictions, {len(references)} references, {len(types)} types and "
+            f"{len(guesses)} guesses; every question needs one of each"
         )
-    rows: dict[str, list[tuple[bool, str]]] = defaultdict(list)
-    for prediction, reference, kind in zip(predictions, references, types, strict=True):
-        rows[kind].append((exact_match(prediction, reference), reference))
+    rows: dict[str, list[_Row]] = defaultdict(list)
+    for prediction, reference, kind, guess in zip(predictions, references, types, guesses, strict=True):
+        rows[kind].append((exact_match(prediction, reference), reference, guess))
     by_type = {kind: _score_one(rows[kind]) for kind in sorted(rows)}
     n = len(references)
     if n == 0:
@@ -96,6 +105,10 @@ def score(
     return Scores(overall, by_type)
 
 
-def _score_one(rows: list[tuple[bool, str]]) -> Score:
-    hits = sum(right for right, _ in rows)
-    return Score(hits / len(rows), chance_level([reference for _, reference in rows]), len(rows))
+def _score_one(rows: Sequence[_Row]) -> Score:
+    hits = sum(right for right, _, _ in rows)
+    blind = [reference for _, reference, guess in rows if guess is None]
+    guessed = sum(guess for _, _, guess in rows if guess is not None)
+    if blind:
+        guessed += chance_level(blind) * len(blind)
+    return Score(hits / len(rows), guessed / len(rows), len(rows))

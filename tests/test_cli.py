@@ -160,6 +160,13 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.wait() == 0
 
 
+def test_a_group_of_processes_is_left_at_the_end(capsys, tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    assert main(["env", "--json"]) == 0
+    assert not torch.distributed.is_initialized()
+
+
 def test_chat_answers_and_says_what_it_used(capsys, tiny, clip):
     words = ("--backbone", tiny, "--video", clip, "--frames", "4", "--evidence", "--without", "video")
     code, out, err = run(capsys, "chat", *words, "--ask", "what is it ?", "--ask", "and now ?", "--json")

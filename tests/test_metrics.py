@@ -51,6 +51,13 @@ def test_scores_by_type_with_the_level_of_guessing_each():
     assert scores.to_dict()["by_type"]["color"]["n"] == 3
 
 
+def test_a_guess_that_is_known_replaces_the_most_common_answer():
+    scores = score(["a", "b", "c"], ["a", "b", "b"], ["x", "x", "y"], [0.5, 0.25, None])
+    assert scores.by_type["x"].chance == pytest.approx(0.375)
+    assert scores.by_type["y"].chance == 1
+    assert score(["a"] * 3, ["a", "b", "b"], guesses=[0.1, None, None]).overall.chance == pytest.approx(0.7)
+
+
 def test_lists_must_match():
     with pytest.raises(DataError, match="2 predictions, 1 references"):
         score(["a", "b"], ["a"])

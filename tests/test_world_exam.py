@@ -8,6 +8,7 @@ from lynx.errors import DataError
 from lynx.metrics import chance_level
 from lynx.world.exam import PER_CLIP, Task, draw_tasks, split_evenly, take, types_for
 from lynx.world.questions import QUESTION_TYPES
+from lynx.world.scene import SOUNDS, draw_scene
 
 COUNTS = split_evenly(220, types_for(("video", "audio"), ("audio",)))
 TASKS = draw_tasks(COUNTS, "test", 7)
@@ -28,6 +29,21 @@ def test_every_type_and_every_answer_is_asked_for_equally_often() -> None:
 def test_chance_is_one_in_as_many_as_there_are_answers() -> None:
     answers = [task.turn.answer for task in TASKS if task.turn.type == "heard"]
     assert chance_level(answers) == 0.5
+
+
+def test_who_sees_the_picture_guesses_one_of_its_shapes() -> None:
+    tasks = draw_tasks({"nearest": 24, "nearest_color": 24, "nearest_and_sound": 6, "heard": 2}, "test", 7)
+    for task in tasks:
+        items = draw_scene("test", 7, task.index).items
+        colors = Counter(item.color for item in items)
+        same = max(colors.values()) / len(items)
+        expected = {
+            "nearest": 1 / len(items),
+            "nearest_color": same,
+            "nearest_and_sound": same / len(SOUNDS),
+            "heard": None,
+        }
+        assert task.guess == pytest.approx(expected[task.turn.type])
 
 
 def test_no_clip_is_asked_more_than_twice_for_one_type() -> None:

@@ -83,7 +83,8 @@ def evaluate(
     `with`: questions that need the modality (some need video too), video and modality given, adapter on;
     `without`: the same on video alone, adapters off; `both_senses`: questions that need video and modality,
     in a cell of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
-    `video_only_stock`: the same through stock transformers; `chance`: the best constant answer to each type.
+    `video_only_stock`: the same through stock transformers; `chance`: the best guess of who sees the picture
+    alone (`exam.py`).
 
     Raises: DataError if the world asks nothing about the modality; AdapterError if the model has none for it.
     """
@@ -177,7 +178,8 @@ def score_tasks(tasks: Sequence[Task], answers: Answers) -> Scores:
     """The scores of answers to all of the tasks."""
     turns = [task.turn for task in tasks]
     given = [answers[task] for task in tasks]
-    return score(given, [turn.answer for turn in turns], [turn.type for turn in turns])
+    guesses = [task.guess for task in tasks]
+    return score(given, [turn.answer for turn in turns], [turn.type for turn in turns], guesses)
 
 
 def by_type(tasks: Sequence[Task], columns: Mapping[str, Answers]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """A fair examination: of every type equally many questions, and of every type's answers equally many.
 
-Whoever cannot sense what is asked, and gives a type's best constant answer, gets the chance level: 1 in 2 for
-yes and no, 1 in 6 for colours.
+Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for yes
+and no, 1 in 6 for colours; or, where the picture shows what may be meant ("which shape is nearest ?"), that of
+naming one of the shapes in it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,10 +26,11 @@ Quota = dict[tuple[str, str], int]
 
 @dataclass(frozen=True)
 class Task:
-    """One question about the clip `index` of the examination's split and seed."""
+    """One question about the clip `index` of the examination's split and seed; `guess` as a type's."""
 
     index: int
     turn: Turn
+    guess: float | None = None
 
 
 def types_for(senses: Collection[str], needed: Collection[str]) -> list[str]:
@@ -58,7 +60,7 @@ def draw_tasks(counts: Mapping[str, int], split: str, seed: int) -> list[Task]:
         scene = draw_scene(split, seed, index)
         rng = question_rng(scene, EXAM)
         for kind in kinds:
-            tasks += [Task(index, turn) for turn in _draw_turns(kind, scene, rng, left)]
+            tasks += [Task(index, turn, kind.guess(scene)) for turn in _draw_turns(kind, scene, rng, left)]
     raise DataError(
         f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
     )

@@ -31,6 +31,16 @@ def caption(scene: Scene) -> str:
     return " and ".join(f"a {item.color} {item.shape}" for item in items)
 
 
+def shapes(scene: Scene) -> list[str]:
+    """The shapes that the picture shows."""
+    return [item.shape for item in scene.items]
+
+
+def colors(scene: Scene) -> list[str]:
+    """The colours that the picture shows, one for each shape."""
+    return [item.color for item in scene.items]
+
+
 def of_items(attribute: Callable[[Item], str]) -> Instances:
     """Ask about each shape's attribute."""
     return lambda scene: [({"item": item}, attribute(item)) for item in scene.items]

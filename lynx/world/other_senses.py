@@ -29,6 +29,7 @@ OTHER_SENSES = (
             "which shape is near ?",
         ),
         instances.of_nearest(lambda item: item.shape),
+        shown=instances.shapes,
     ),
     QuestionType(
         "flashes",
@@ -48,6 +49,7 @@ OTHER_SENSES = (
         SHAPES,
         ("which shape flashes ?", "what flashes ?", "which object flashes ?", "what is flashing ?"),
         instances.flasher,
+        shown=instances.shapes,
     ),
     QuestionType(
         "back",
@@ -94,6 +96,7 @@ OTHER_SENSES = (
             "which color does the nearest object have ?",
         ),
         instances.of_nearest(lambda item: item.color),
+        shown=instances.colors,
     ),
     QuestionType(
         "nearest_at_sound",
@@ -117,5 +120,6 @@ OTHER_SENSES = (
             "tell me the color of the nearest shape and the sound",
         ),
         instances.nearest_and_sound,
+        shown=lambda scene: [f"{color} and {kind}" for color in instances.colors(scene) for kind in SOUNDS],
     ),
 )
