@@ -1,8 +1,8 @@
 """A fair examination: of every type equally many questions, and of every type's answers equally many.
 
-Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for yes
-and no, 1 in 6 for colours; or, where the picture shows what may be meant ("which shape is nearest ?"), that of
-naming one of the shapes in it.
+Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for
+yes and no, 1 in 6 for colours; or, where the picture shows what may be meant ("which shape is nearest ?"),
+that of naming one of the shapes in it.
 """
 
 from collections.abc import Collection, Mapping, Sequence

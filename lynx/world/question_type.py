@@ -27,7 +27,7 @@ class QuestionType:
     shown: Callable[[Scene], Sequence[str]] | None = None
 
     def guess(self, scene: Scene) -> float | None:
-        """How often the best guess of who only sees the picture is right, 0..1; None: as a constant answer."""
+        """How often the best guess of who only sees the picture is right, 0..1; None: as a constant."""
         if self.shown is None:
             return None
         open_answers = self.shown(scene)
