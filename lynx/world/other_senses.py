@@ -61,6 +61,7 @@ OTHER_SENSES = (
             "which color does the {item} have on the back ?",
         ),
         instances.of_items(lambda item: item.back),
+        by=("shape",),  # a front's colour says nothing about what the second camera sees
     ),
     QuestionType(
         "hidden_shape",
