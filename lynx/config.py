@@ -146,6 +146,9 @@ class TuneConfig(TrainConfig):
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")
+    drop_video: float = option(
+        0.0, "share of the clips shown without their video, and asked what the modality alone can answer"
+    )
     together: float = option(
         0.5, "of several modalities: share of the batches that show two or more; the others show one"
     )
@@ -162,6 +165,7 @@ class TuneConfig(TrainConfig):
         self._range("replay", 0, 1)
         self._range("questions", 1)
         self._range("drop_modality", 0, 1)
+        self._range("drop_video", 0, 1)
         self._range("together", 0, 1)
         self._range("conversation", 0, 1)
 

@@ -67,7 +67,10 @@ def choose(
     `config.replay` of the turns are replayed ones, as far as there are as many; at most `config.questions`.
     """
     shown = _shuffled([sense for sense in lesson.senses if sense in modalities])[:count]
+    blind = bool(shown) and float(torch.rand(())) < config.drop_video
     turns = [turn for turn in _shuffled(lesson.turns) if set(turn.senses) <= {VIDEO, *shown}]
+    if blind and (alone := [turn for turn in turns if VIDEO not in turn.senses]):
+        return tuple(sense for sense in lesson.senses if sense in shown), alone[: config.questions]
     needed = [turn for turn in turns if is_new(turn, modalities)]
     replayed = [turn for turn in turns if not is_new(turn, modalities)]
     if replayed and VIDEO in lesson.senses and float(torch.rand(())) < config.drop_modality:

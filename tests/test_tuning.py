@@ -210,6 +210,16 @@ def test_clips_are_dropped_as_often_as_asked():
     assert 200 < dropped < 300
 
 
+def test_without_the_video_only_what_the_sense_can_answer_is_asked():
+    both = Turn("b", "a", "", ("video", "audio"))
+    clip = replace(lesson(), turns=(*lesson().turns, both))
+    senses, turns = choose(clip, ["audio"], TuneConfig(drop_video=1.0, questions=3))
+    assert senses == ("audio",) and len(turns) == 3
+    assert {turn.senses for turn in turns} == {("audio",)}
+    only_both = replace(clip, turns=(both,))
+    assert choose(only_both, ["audio"], TuneConfig(drop_video=1.0)) == (("video", "audio"), [both])
+
+
 MANY = ("audio", "depth", "high_fps")
 
 

@@ -210,9 +210,20 @@ def nearest_at_sound(scene: Scene) -> Candidates:
             yield {"kind": kind}, side
 
 
-def flasher(scene: Scene) -> Candidates:
-    """Ask for the shape that flashes, among several."""
-    return [({}, scene.items[scene.flasher].shape)] if scene.flashes and len(scene.items) > 1 else []
+def of_flasher(answer: Callable[[Item], str]) -> Instances:
+    """Ask for an attribute of the shape that flashes, among several."""
+
+    def candidates(scene: Scene) -> Candidates:
+        several = len(scene.items) > 1
+        return [({}, answer(scene.items[scene.flasher]))] if scene.flashes and several else []
+
+    return candidates
+
+
+def flashing(scene: Scene) -> Candidates:
+    """Ask whether a shape flashes, of each of several."""
+    for number, item in enumerate(scene.items if len(scene.items) > 1 else ()):
+        yield {"item": item}, _yes(bool(scene.flashes) and number == scene.flasher)
 
 
 def always(answer: Callable[[Scene], str]) -> Instances:

@@ -48,7 +48,7 @@ OTHER_SENSES = (
         ("high_fps",),
         SHAPES,
         ("which shape flashes ?", "what flashes ?", "which object flashes ?", "what is flashing ?"),
-        instances.flasher,
+        instances.of_flasher(lambda item: item.shape),
         shown=instances.shapes,
     ),
     QuestionType(
@@ -122,5 +122,20 @@ OTHER_SENSES = (
         ),
         instances.nearest_and_sound,
         shown=lambda scene: [f"{color} and {kind}" for color in instances.colors(scene) for kind in SOUNDS],
+    ),
+    QuestionType(
+        "flash_color",
+        ("high_fps",),
+        tuple(COLORS),
+        ("what color flashes ?", "which color flashes ?", "what color is flashing ?"),
+        instances.of_flasher(lambda item: item.color),
+        shown=instances.colors,
+    ),
+    QuestionType(
+        "flashing",
+        ("high_fps",),
+        ("yes", "no"),
+        ("does the {item} flash ?", "is the {item} flashing ?", "do you see the {item} flash ?"),
+        instances.flashing,
     ),
 )
