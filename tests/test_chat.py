@@ -1,3 +1,4 @@
+import re
 import resource
 import shutil
 import threading
@@ -15,6 +16,8 @@ from lynx import BackboneError, LynxError, MediaError
 from lynx.chat import plan
 from lynx.media import sample_times, write_video
 
+QUESTION = "what is it ?"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -31,6 +34,11 @@ def model(folder):
 @pytest.fixture
 def chat(model):
     return model.chat(video=clip(), audio=sound(), frames=6)
+
+
+@pytest.fixture(params=sorted(checkpoints.FAMILIES))
+def family(request, tmp_path):
+    return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
 
 
 def test_an_answer_joins_the_history_and_says_what_it_used(chat):
@@ -236,6 +244,21 @@ def test_the_budget_is_known_before_anything_is_read(model):
         plan(model, {"video": clip()}, 0)
 
 
+def test_the_most_frames_that_are_planned_make_a_prompt(family):
+    """What stands between the frames counts too: a third of InternVL's prompt here."""
+    with pytest.raises(BackboneError, match="use at most") as refused:
+        plan(family, {"video": clip()}, 999)
+    most = int(re.search(r"at most (\d+) frames", str(refused.value))[1])
+    video = clip(most)
+    assert plan(family, {"video": video}, most).frames == most
+    family.backbone.default_frames = 999
+    assert plan(family, {"video": video}).frames == most
+    stream, question = family.encode("video", video), [{"role": "user", "content": QUESTION}]
+    prompt = family.backbone.compose(question, [stream])
+    room = family.backbone.context - prompt.input_ids.shape[1]
+    assert 0 < room < 512 + 40, "and no frame more would leave room for words"
+
+
 def test_a_sense_with_several_pictures_a_moment_is_budgeted_for(model):
     random_adapter(model, "multi_view", "multi_view")
     chat = model.chat(video=clip(), multi_view={"left": clip(seed=1), "right": clip(seed=2)}, frames=4)
@@ -275,13 +298,6 @@ def test_words_the_backbone_was_never_taught_are_said(folder, tmp_path):
 
 
 # --- nothing is paid for twice --------------------------------------------------------------------
-
-QUESTION = "what is it ?"
-
-
-@pytest.fixture(params=sorted(checkpoints.FAMILIES))
-def family(request, tmp_path):
-    return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
 
 
 @contextmanager
