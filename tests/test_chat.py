@@ -10,11 +10,16 @@ import checkpoints
 import pytest
 import torch
 from checkpoints import clip, random_adapter, sound
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import lynx
 from lynx import BackboneError, LynxError, MediaError
+from lynx.adapters import save_adapter
 from lynx.chat import plan
 from lynx.media import sample_times, write_video
+from lynx.ui import views
+from lynx.ui.engine import Engine
+from lynx.ui.values import Clip, Request, Setup
 
 QUESTION = "what is it ?"
 
@@ -499,6 +504,32 @@ def test_little_memory_in_streams_and_comparisons(model, chat):
         with pytest.raises(BackboneError, match="out of memory"):
             model.chat().ask(QUESTION * 9)  # no frames to leave out
     assert third.ask(QUESTION, max_new_tokens=6) == expected
+
+
+def test_the_app_says_that_the_memory_ran_out(folder, model, tmp_path):
+    setup = Setup(str(folder), adapters=(str(save_adapter(model, "audio", tmp_path / "audio")),))
+    write_video(tmp_path / "clip.mp4", clip().pixels[:, :, :48, :64], 2, sound())
+    request = Request("k", setup, Clip(str(tmp_path / "clip.mp4")), ("video", "audio"), (), QUESTION)
+    engine = Engine(max_new_tokens=4)
+    with gpu_that_holds(engine.model(setup), 320):
+        *_, reply = engine.answer(request)
+        assert reply.used["video"][0] == reply.used["audio"][0] == 8
+        assert "8 frames instead of 16: the memory ran out" in views.chips(reply, {}, stopped=False)
+    with gpu_that_holds(engine.model(setup), 20), pytest.raises(BackboneError, match="out of memory"):
+        list(engine.answer(replace(request, conversation="another")))
+    *_, reply = engine.answer(replace(request, conversation="a third"))
+    assert reply.used["video"][0] == 16 and reply.answer is not None
+
+
+@pytest.mark.parametrize("fails", [(PreTrainedModel, "to"), (AutoModelForImageTextToText, "from_pretrained")])
+def test_memory_that_runs_out_while_loading_is_said(folder, monkeypatch, fails):
+    def allocate(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(*fails, allocate)
+    for load in (lynx.load, lambda source: Engine().model(Setup(str(source)))):
+        with pytest.raises(BackboneError, match=r"ran out of memory.*int8 or nf4.*smaller backbone"):
+            load(folder)
 
 
 def test_what_is_kept_goes_before_frames_do(model, chat):
