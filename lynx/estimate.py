@@ -2,7 +2,8 @@
 
 Shapes are read off the model on the meta device. Weights, adapters and KV cache follow from them; activations
 are the larger of two peaks, one pass of the vision tower and the LLM's reading of the prompt, in the tensors
-that are alive there at once. Checked against measured peaks (tests/test_estimate.py).
+that are alive there at once; or the drawing of a sense, where that is more. The total is within 15 % of
+measured peaks of small checkpoints, from 4 to 64 frames in every precision (tests/test_estimate.py).
 """
 
 import math
@@ -18,6 +19,9 @@ import torch
 from lynx.backbones import CATALOG, Backbone, skeleton
 from lynx.backbones.precision import QUANTISED, check_device, dtype_of, pick_device, pick_precision
 from lynx.lora import expected_shapes
+from lynx.modalities.audio import COLUMNS_AT_ONCE, AudioRendering
+from lynx.plan import room
+from lynx.streams import SHOWN_PIXELS
 
 VIDEO = "video"
 TEXT = 256
@@ -37,6 +41,7 @@ class Estimate:
     device: str
     frames: int
     tokens: dict[str, int]  # per sense
+    captions: int  # tokens between the frames
     context: int  # tokens that the LLM takes
     weights: int
     adapters: int
@@ -50,19 +55,23 @@ class Estimate:
         return self.weights + self.adapters + self.kv_cache + self.activations
 
     @property
+    def media(self) -> int:
+        """Tokens of all senses, with the words between them."""
+        return sum(self.tokens.values()) + self.captions
+
+    @property
     def fits(self) -> bool | None:
         """Whether the device has that much and the LLM takes that many tokens; None: not known."""
-        if sum(self.tokens.values()) + TEXT > self.context:
+        if self.media > room(self.context):
             return False
         return None if self.available is None else self.total <= self.available
 
     @property
     def sentence(self) -> str:
         """All of it for people, in one sentence."""
-        count = sum(self.tokens.values())
-        what = f"{self.frames} frames of {', '.join(self.tokens)} are {count:,} tokens"
+        what = f"{self.frames} frames of {', '.join(self.tokens)} are {self.media:,} tokens"
         need = f"{self.backbone} in {self.precision} needs about {self.total / 1e9:.2g} GB"
-        if count + TEXT > self.context:
+        if self.media > room(self.context):
             return f"{what}, and {self.backbone} takes {self.context:,}: use fewer frames"
         if self.available is None:
             return f"{what}; {need} on {self.device}"
@@ -84,11 +93,13 @@ def estimate(
     device: str = "auto",
     size: tuple[int, int] | None = None,
     rank: int = 64,
+    seconds: float = 60.0,
 ) -> Estimate:
     """What one conversation about a video and further senses needs.
 
     source: as `lynx.load` takes it. senses: those beside the video, each with an adapter of that rank.
-    size: (height, width) of the video's frames, which matters where they keep their shape.
+    size: (height, width) of the video's frames, which matters where they keep their shape. seconds: of the
+    clip, which matters to the drawing of a sense.
     Raises: BackboneError: not a known backbone, or a precision that the device cannot do.
     """
     target = pick_device(device)
@@ -103,23 +114,28 @@ def estimate(
         for targets in (backbone.vision_targets, backbone.llm_targets)
         for shape in expected_shapes(backbone.model, targets, rank).values()
     ]
-    length = sum(tokens.values()) + TEXT
+    captions = backbone.captions(frames)
+    length = sum(tokens.values()) + captions + TEXT
     costs = Costs(backbone, precision, kind, adapted=bool(senses))
+    on_host = target.type == "cpu"  # elsewhere pictures are drawn and kept in another memory
     return Estimate(
         backbone=str(source),
         precision=precision if precision != "auto" else {torch.float32: "fp32"}.get(kind, "bf16"),
         device=str(target),
         frames=frames,
         tokens=tokens,
+        captions=captions,
         context=backbone.context,
         weights=sum(costs.weights()),
         adapters=len(senses) * costs.lora_bytes * sum(map(math.prod, shapes)),
         kv_cache=costs.kv_cache(length),
         activations=sum(tokens.values()) * costs.width * kind.itemsize
+        + (costs.pictures(frames, size, len(senses), seconds) if on_host else 0)
         + max(
             costs.prefill(length),
             costs.vision(frames, size),
             costs.vision(frames, adapted=True) if senses else 0,
+            costs.drawing(seconds) if senses and on_host else 0,
         ),
         available=free_bytes(target),
     )
@@ -180,8 +196,13 @@ class Costs:
 
     def prefill(self, length: int) -> int:
         """The most that is alive in a layer of the LLM while it reads the prompt, the embeddings included."""
-        row = self._row(self.width, self.text.intermediate_size, gated=True, adapted=self.adapted)
-        return int(length * (row + 2 * self.width * self.kind.itemsize)) + self._unpacked()
+        inner = self.text.intermediate_size
+        row = (
+            self._row(self.width, inner, gated=True, adapted=self.adapted)
+            + 2 * self.width * self.kind.itemsize
+        )
+        multiplied = length * (row - inner * self.kind.itemsize) + self._unpacked()
+        return int(max(length * row, multiplied))  # weights are unpacked before the last result is there
 
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
         """The most that is alive in one pass of the tower, with the clip's pixels; size: as in `tokens`."""
@@ -194,6 +215,20 @@ class Costs:
         layer = self._row(hidden, inner, "gate" in self.backbone.vision_targets, adapted)
         projector = 2 * (hidden + self.width) * self.kind.itemsize
         return int(rows * max(layer, projector) + frames * 3 * pixels * self.kind.itemsize)
+
+    def pictures(self, frames: int, size: tuple[int, int] | None, senses: int, seconds: float) -> int:
+        """The uint8 frames of the video and of senses that are kept to be shown."""
+        sound = AudioRendering()
+        shown = min(math.prod(size), SHOWN_PIXELS) if size else SHOWN_PIXELS
+        return 3 * int(frames * shown + senses * sound.n_mels * seconds / sound.hop_s)
+
+    def drawing(self, seconds: float) -> int:
+        """The most that is alive while a spectrogram is made; senses that are drawn from video need less."""
+        sound = AudioRendering()
+        columns = min(seconds / sound.hop_s, COLUMNS_AT_ONCE)
+        window = sound.window_s * sound.sample_rate
+        column = 4 * (window + sound.n_fft) + 8 * (sound.n_fft / 2 + 1)  # windowed, padded, transformed
+        return int(columns * column + 4 * seconds * sound.sample_rate)
 
     def _row(self, hidden: int, inner: int, gated: bool, adapted: bool) -> int:
         """Bytes a token takes in a feed-forward layer: its input twice, and what lies between its linears."""

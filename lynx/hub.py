@@ -189,7 +189,7 @@ def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
 def _reason(error: Exception, repo: str, revision: str | None) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):
-        return f"it has no revision {revision or 'main'!r}"
+        return f"it has no revision {revision or 'main'!r}: give a branch, tag or commit that it has, or none"
     if isinstance(error, RepositoryNotFoundError) or status == _UNAUTHORISED:
         return "there is none of that id, or it is private or gated: check the id, or log in (hf auth login)"
     if status == _FORBIDDEN:
@@ -197,7 +197,7 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
     if isinstance(error, IncompleteSnapshotError):
         return "it cannot be reached, and the cache holds only a part: download it again with a network"
     if is_offline_mode():
-        return "offline (HF_HUB_OFFLINE), and that revision is not in the cache"
+        return "offline (HF_HUB_OFFLINE), and that revision is not in the cache: download it with a network"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 300 else text[:300] + " ..."
 

@@ -1,5 +1,6 @@
 """What a conversation will look at, and what that costs: chosen before anything is decoded."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 VIDEO = "video"
 TEXT_RESERVE = 512  # tokens kept free for the conversation, or a quarter of a small context
+
+
+def room(context: int) -> int:
+    """Tokens that the senses may take of a context."""
+    return context - min(TEXT_RESERVE, context // 4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,6 @@ def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> 
     durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
     duration = durations.get(VIDEO, max(durations.values(), default=0.0))
     context = model.backbone.context
-    room = context - min(TEXT_RESERVE, context // 4)
     n = frames if frames is not None else model.backbone.default_frames
     if n < 1:
         raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
@@ -57,9 +62,11 @@ def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> 
     def tokens(frames: int) -> dict[str, int]:
         return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
 
-    fitting = n
-    while fitting and sum(tokens(fitting).values()) > room:
-        fitting -= 1
+    def length(frames: int) -> int:
+        captions = model.backbone.captions(frames) if VIDEO in media else 0
+        return sum(tokens(frames).values()) + captions
+
+    fitting = bisect_right(range(1, n + 1), room(context), key=length)
     if not fitting or (fitting < n and frames is not None):
         raise BackboneError(
             f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "

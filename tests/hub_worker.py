@@ -2,7 +2,8 @@
 
 huggingface_hub reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is imported, so whoever talks to another
 Hub than the tests' own process is another process; one for many commands, since torch takes seconds.
-Reads lines of JSON {"words": [...], "token": str | null}, answers {"code", "out", "err"}.
+Reads lines of JSON {"words": [...], "token": str | null}, answers {"code", "out", "err"}. Beside the commands
+of `lynx` there are "load", a backbone, and "app", what a page asks about one.
 """
 
 import contextlib
@@ -11,10 +12,47 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 import torch
 
+from lynx.adapters import describe_backbone
+from lynx.backbones import load_backbone
 from lynx.cli import main
+from lynx.errors import LynxError
+from lynx.ui.engine import Engine, Setup
+
+
+def load(source: str, precision: str = "auto") -> int:
+    """Print what an adapter remembers of a backbone, and in what its LLM is held."""
+    try:
+        backbone = load_backbone(source, precision)
+    except LynxError as error:
+        print(f"lynx: {error}", file=sys.stderr)
+        return 1
+    held = type(backbone.text_attention_modules()[0].q_proj).__name__
+    print(json.dumps(describe_backbone(backbone) | {"held": held}))
+    return 0
+
+
+def app(backbone: str, *adapters: str) -> int:
+    """Print what the engine answers about a backbone and adapters for it, or its error as a sentence."""
+    engine, setup = Engine(), Setup(backbone)
+
+    def told(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except LynxError as error:
+            return f"error: {error}"
+
+    calls = {
+        "forecast": lambda: engine.forecast(setup),
+        "offers": lambda: [vars(offer) for offer in engine.offers(backbone, adapters)],
+        "senses": lambda: list(engine.senses(Setup(backbone, adapters=adapters))),
+        "loaded": lambda: engine.forecast(setup),
+    }
+    print(json.dumps({name: told(call) for name, call in calls.items()}))
+    return 0
 
 
 def run(words: list[str]) -> dict[str, object]:
@@ -22,7 +60,8 @@ def run(words: list[str]) -> dict[str, object]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = main(words)
+            more = {"load": load, "app": app}.get(words[0])
+            code = more(*words[1:]) if more else main(words)
         except SystemExit as stop:
             code = int(stop.code or 0)
         except Exception:  # a bug: the test shall see it, and the next one shall not suffer

@@ -1,3 +1,4 @@
+import re
 import resource
 import shutil
 import threading
@@ -9,11 +10,18 @@ import checkpoints
 import pytest
 import torch
 from checkpoints import clip, random_adapter, sound
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import lynx
 from lynx import BackboneError, LynxError, MediaError
+from lynx.adapters import save_adapter
 from lynx.chat import plan
 from lynx.media import sample_times, write_video
+from lynx.ui import views
+from lynx.ui.engine import Engine
+from lynx.ui.values import Clip, Request, Setup
+
+QUESTION = "what is it ?"
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +39,11 @@ def model(folder):
 @pytest.fixture
 def chat(model):
     return model.chat(video=clip(), audio=sound(), frames=6)
+
+
+@pytest.fixture(params=sorted(checkpoints.FAMILIES))
+def family(request, tmp_path):
+    return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
 
 
 def test_an_answer_joins_the_history_and_says_what_it_used(chat):
@@ -236,6 +249,21 @@ def test_the_budget_is_known_before_anything_is_read(model):
         plan(model, {"video": clip()}, 0)
 
 
+def test_the_most_frames_that_are_planned_make_a_prompt(family):
+    """What stands between the frames counts too: a third of InternVL's prompt here."""
+    with pytest.raises(BackboneError, match="use at most") as refused:
+        plan(family, {"video": clip()}, 999)
+    most = int(re.search(r"at most (\d+) frames", str(refused.value))[1])
+    video = clip(most)
+    assert plan(family, {"video": video}, most).frames == most
+    family.backbone.default_frames = 999
+    assert plan(family, {"video": video}).frames == most
+    stream, question = family.encode("video", video), [{"role": "user", "content": QUESTION}]
+    prompt = family.backbone.compose(question, [stream])
+    room = family.backbone.context - prompt.input_ids.shape[1]
+    assert 0 < room < 512 + 40, "and no frame more would leave room for words"
+
+
 def test_a_sense_with_several_pictures_a_moment_is_budgeted_for(model):
     random_adapter(model, "multi_view", "multi_view")
     chat = model.chat(video=clip(), multi_view={"left": clip(seed=1), "right": clip(seed=2)}, frames=4)
@@ -275,13 +303,6 @@ def test_words_the_backbone_was_never_taught_are_said(folder, tmp_path):
 
 
 # --- nothing is paid for twice --------------------------------------------------------------------
-
-QUESTION = "what is it ?"
-
-
-@pytest.fixture(params=sorted(checkpoints.FAMILIES))
-def family(request, tmp_path):
-    return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
 
 
 @contextmanager
@@ -483,6 +504,32 @@ def test_little_memory_in_streams_and_comparisons(model, chat):
         with pytest.raises(BackboneError, match="out of memory"):
             model.chat().ask(QUESTION * 9)  # no frames to leave out
     assert third.ask(QUESTION, max_new_tokens=6) == expected
+
+
+def test_the_app_says_that_the_memory_ran_out(folder, model, tmp_path):
+    setup = Setup(str(folder), adapters=(str(save_adapter(model, "audio", tmp_path / "audio")),))
+    write_video(tmp_path / "clip.mp4", clip().pixels[:, :, :48, :64], 2, sound())
+    request = Request("k", setup, Clip(str(tmp_path / "clip.mp4")), ("video", "audio"), (), QUESTION)
+    engine = Engine(max_new_tokens=4)
+    with gpu_that_holds(engine.model(setup), 320):
+        *_, reply = engine.answer(request)
+        assert reply.used["video"][0] == reply.used["audio"][0] == 8
+        assert "8 frames instead of 16: the memory ran out" in views.chips(reply, {}, stopped=False)
+    with gpu_that_holds(engine.model(setup), 20), pytest.raises(BackboneError, match="out of memory"):
+        list(engine.answer(replace(request, conversation="another")))
+    *_, reply = engine.answer(replace(request, conversation="a third"))
+    assert reply.used["video"][0] == 16 and reply.answer is not None
+
+
+@pytest.mark.parametrize("fails", [(PreTrainedModel, "to"), (AutoModelForImageTextToText, "from_pretrained")])
+def test_memory_that_runs_out_while_loading_is_said(folder, monkeypatch, fails):
+    def allocate(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(*fails, allocate)
+    for load in (lynx.load, lambda source: Engine().model(Setup(str(source)))):
+        with pytest.raises(BackboneError, match=r"ran out of memory.*int8 or nf4.*smaller backbone"):
+            load(folder)
 
 
 def test_what_is_kept_goes_before_frames_do(model, chat):

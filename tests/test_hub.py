@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 import lynx
 from lynx import hub
 from lynx.adapters import CONFIG, FILES, WEIGHTS, save_adapter
+from lynx.backbones import load_backbone
 
 HERE = Path(__file__).parent
 METRICS = {"command": "lynx eval world --modality audio --n 1000 --seed 7 --json", "with": 0.9, "chance": 0.3}
@@ -70,14 +71,14 @@ def home(tmp_path_factory) -> Path:
 
 
 def commands(env: dict[str, str]) -> Iterator[Run]:
-    """Run command lines of lynx in one process of that environment."""
+    """Run command lines of lynx, and what else `hub_worker` can do, in one process of that environment."""
     worker = [sys.executable, "-W", "ignore", str(HERE / "hub_worker.py")]
     with subprocess.Popen(
         worker, env=env, cwd=HERE.parent, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
 
         def run(*words: object, token: str | None = None) -> Reply:
-            asked = {"words": ["adapters", *map(str, words), "--json"], "token": token}
+            asked = {"words": [*map(str, words)], "token": token}
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
             return Reply(**json.loads(process.stdout.readline()))
@@ -87,8 +88,18 @@ def commands(env: dict[str, str]) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
-def adapters(server, home) -> Iterator[Run]:
+def process(server, home) -> Iterator[Run]:
     yield from commands(environment(server, home))
+
+
+def adapters_of(process: Run) -> Run:
+    """Run `lynx adapters`."""
+    return lambda *words, **more: process("adapters", *words, "--json", **more)
+
+
+@pytest.fixture(scope="module")
+def adapters(process) -> Run:
+    return adapters_of(process)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +290,8 @@ def test_offline_the_cache_is_used(server, adapters, backbone, content, home, tm
     sha = server.add("owner/cached", content)
     assert adapters("check", "owner/cached", "--backbone", backbone).code == 0
     server.requests.clear()
-    for offline in commands(environment(server, home, HF_HUB_OFFLINE="1")):
+    for process in commands(environment(server, home, HF_HUB_OFFLINE="1")):
+        offline = adapters_of(process)
         assert offline("pull", "owner/cached", "--out", tmp_path / "audio").json["commit"] == sha
         assert offline("check", "owner/cached", "--backbone", backbone).json["revision"].endswith(sha)
         reply = offline("pull", "owner/never-seen", "--out", tmp_path / "other")
@@ -287,26 +299,14 @@ def test_offline_the_cache_is_used(server, adapters, backbone, content, home, tm
     assert files(tmp_path / "audio") == content and not server.requests
 
 
-APP = """
-import json, sys
-from lynx.ui.engine import Engine, Setup
-backbone, source, gone = sys.argv[1:]
-engine = Engine()
-offers = [vars(offer) for offer in engine.offers(backbone, [source, gone])]
-print(json.dumps([offers, list(engine.senses(Setup(backbone, adapters=(source,))))]))
-"""
-
-
-def test_the_app_takes_a_hub_id_where_it_takes_a_folder(server, backbone, content, home):
+def test_the_app_takes_a_hub_id_where_it_takes_a_folder(server, process, backbone, content):
     sha = server.add("owner/app", content)
-    words = [sys.executable, "-W", "ignore", "-c", APP, str(backbone), "owner/app", "owner/nowhere"]
-    done = subprocess.run(
-        words, env=environment(server, home), cwd=HERE.parent, text=True, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (fits, gone), senses = json.loads(done.stdout.splitlines()[-1])
+    told = process("app", backbone, "owner/app").json
+    (fits,) = told["offers"]
     assert (fits["reason"], fits["modality"], fits["revision"]) == ("", "audio", f"owner/app@{sha}")
-    assert "'owner/nowhere'" in gone["reason"] and senses == ["video", "audio"]
+    assert told["senses"] == ["video", "audio"]
+    (gone,) = process("app", backbone, "owner/nowhere").json["offers"]
+    assert "'owner/nowhere'" in gone["reason"]
 
 
 # --- the hf program ------------------------------------------------------------------------------
@@ -400,3 +400,107 @@ def test_push_refuses_what_does_not_pass_check(server, adapters, backbone, saved
     assert adapters("push", saved, "no id", "--backbone", backbone, token=TOKEN).refused(
         "'no id'", "owner/name"
     )
+
+
+# --- backbones -----------------------------------------------------------------------------------
+
+
+def repository(folder: Path) -> dict[str, bytes]:
+    """A checkpoint as a repository holds it, with files beside it that nobody may need."""
+    more = {"pytorch_model.bin": b"\x80\x04.", "README.md": b"", "onnx/model.onnx": b""}
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | more
+
+
+@pytest.mark.parametrize("family", sorted(checkpoints.FAMILIES))
+def test_a_backbone_of_the_hub_is_that_of_its_folder_at_one_commit(server, process, family, tmp_path):
+    repo = f"owner/{family}"
+    sha = server.add(repo, repository(checkpoints.FAMILIES[family](tmp_path)))
+    server.requests.clear()
+    assert process("estimate", "--backbone", repo, "--json").code == 0
+    assert server.gets("config.json") and not server.gets("model.safetensors"), "no weights to count bytes"
+    told = process("load", repo).json
+    assert (told["source"], told["revision"], told["family"]) == (repo, sha, family)
+    assert told["fingerprint"] == load_backbone(tmp_path).fingerprint()
+    downloads = [path for _, path, _ in server.requests if "/resolve/" in path]
+    assert all(path.startswith(f"/{repo}/resolve/{sha}/") for path in downloads)
+    names = {path.rpartition("/")[2] for path in downloads}
+    assert "model.safetensors" in names and names.isdisjoint({"pytorch_model.bin", "README.md", "model.onnx"})
+    server.requests.clear()
+    assert process("load", f"{repo}@{sha}").json == told and not server.requests, "it is in the cache"
+
+
+def test_an_older_commit_of_a_backbone_is_loaded_whole(server, process, tmp_path):
+    layers = {"owner/grown": 3}
+    old = server.add("owner/grown", repository(checkpoints.llava_onevision(tmp_path / "old", layers=2)))
+    assert process("load", "owner/grown").json["revision"] == old
+    grown = checkpoints.llava_onevision(tmp_path / "new", layers=3)
+    new = server.add("owner/grown", repository(grown) | {"changes.txt": b""})
+    server.repos["owner/grown"].refs["v1"] = old
+    layers |= {f"owner/grown@{new}": 3, f"owner/grown@{old}": 2, "owner/grown@v1": 2}
+    for source, count in layers.items():
+        told = process("load", source).json
+        assert told["fingerprint"]["text_layers"] == count and told["source"] == "owner/grown"
+        assert told["revision"] == (new if count == 3 else old)
+
+
+def test_a_backbone_that_cannot_be_had_is_refused_in_one_sentence(server, process, backbone):
+    server.add("owner/open-model", repository(backbone))
+    server.add("owner/private-model", repository(backbone), private=True)
+    server.add("owner/no-model", {"README.md": b""})
+    server.add("owner/lost-model", repository(backbone) | {"lost.txt": b""})
+    log_in = ("private or gated", "hf auth login")
+    for source, words in {
+        "owner/none": ("there is none", *log_in),
+        "owner/open-model@v9": ("no revision 'v9'", "branch, tag or commit"),
+        "owner/private-model": log_in,
+        "owner/no-model": ("the repository has no config.json",),
+    }.items():
+        assert process("load", source).refused(repr(source), *words)
+        assert process("estimate", "--backbone", source).refused(repr(source), *words)
+    assert process("load", "owner/private-model", token=READER).refused("'owner/private-model'", *log_in)
+    assert process("load", "owner/private-model", token=TOKEN).code == 0
+    server.lost.add("model.safetensors")
+    reply = process("load", "owner/lost-model")
+    server.lost.clear()
+    assert reply.refused("'owner/lost-model'", "model.safetensors")
+
+
+def test_the_app_has_a_sentence_for_a_backbone_that_is_not_there(server, process, content):
+    server.add("owner/for-none", content)
+    told = process("app", "owner/none", "owner/for-none").json
+    for call in ("forecast", "senses"):
+        assert told[call].startswith("error: ") and "'owner/none'" in told[call] and "log in" in told[call]
+    (offer,) = told["offers"]
+    assert offer["reason"] == "", "whether it fits, loading will tell"
+
+
+def test_the_app_says_which_commit_it_has_loaded(server, process, backbone):
+    sha = server.add("owner/shown", repository(backbone))
+    told = process("app", "owner/shown").json
+    assert sha[:8] not in told["forecast"] and told["loaded"].endswith(f"commit {sha[:8]}")
+
+
+def test_a_quantised_repository_loads_over_http(server, process, tmp_path):
+    folder = checkpoints.llava_onevision(tmp_path / "plain", hidden=64, tied=False)
+    out = tmp_path / "nf4"
+    load_backbone(folder, "nf4").model.save_pretrained(out)
+    sha = server.add("owner/nf4", repository(folder) | repository(out))
+    told = process("load", "owner/nf4").json
+    assert (told["held"], told["revision"]) == ("Linear4bit", sha)
+    assert told["fingerprint"] == load_backbone(folder).fingerprint()
+    assert process("load", "owner/nf4", "bf16").refused("'owner/nf4'", "saved in nf4")
+
+
+def test_offline_a_backbone_comes_from_the_cache(server, process, backbone, home):
+    sha = server.add("owner/kept", repository(backbone))
+    told = process("load", "owner/kept").json
+    server.add("owner/half", repository(backbone))
+    assert process("estimate", "--backbone", "owner/half").code == 0
+    server.requests.clear()
+    for offline in commands(environment(server, home, HF_HUB_OFFLINE="1")):
+        assert offline("load", "owner/kept").json == told and told["revision"] == sha
+        assert offline("load", f"owner/kept@{sha}").json == told
+        assert offline("load", "owner/kept@v9").refused("'owner/kept@v9'", "offline", "not in the cache")
+        assert offline("load", "owner/none").refused("'owner/none'", "offline", "not in the cache")
+        assert offline("load", "owner/half").refused("'owner/half'", "offline", "with a network")
+    assert not server.requests

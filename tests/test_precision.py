@@ -3,6 +3,7 @@ import shutil
 
 import checkpoints
 import pytest
+import stages
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from checkpoints import clip, random_adapter, stock_inputs
@@ -14,7 +15,9 @@ from lynx import BackboneError
 from lynx.adapters import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.precision import check_quantised
+from lynx.config import TuneConfig
 from lynx.estimate import estimate
+from lynx.tuning import tune
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 SIZES = {"llava_onevision": {"hidden": 64, "tied": False}}
@@ -87,9 +90,14 @@ def test_only_the_llm_is_quantised(folder, precision):
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_without_adapters_it_is_the_stock_quantised_model(folder, precision):
     model = lynx.load(folder, precision=precision)
+    plain, inputs = stock(folder, precision), stock_inputs(model.backbone, clip(4), QUESTION)
     with torch.no_grad():
-        expected = stock(folder, precision)(**stock_inputs(model.backbone, clip(4), QUESTION)).logits
+        expected = plain(**inputs).logits
     assert torch.equal(logits(model), expected)
+    said = plain.generate(**inputs, do_sample=False, max_new_tokens=6, pad_token_id=model.backbone.pad_id)
+    prompt = model.backbone.compose(QUESTION, [model.encode("video", clip(4))])
+    answer = model.generate(prompt, max_new_tokens=6)
+    assert torch.equal(answer, said[:, inputs["input_ids"].shape[1] :])
     random_adapter(model, "audio")
     assert torch.equal(logits(model), expected)
     with model.using("audio"):
@@ -141,6 +149,33 @@ def test_a_checkpoint_that_is_saved_quantised_loads(folder, precision, tmp_path)
     for asked in ("fp32", "bf16", other):
         with pytest.raises(BackboneError, match=f"saved in {precision} and cannot be loaded in {asked}"):
             load_backbone(out, asked)
+
+
+def test_a_checkpoint_that_is_quantised_twice_loads(folder, tmp_path):
+    """nf4 whose scales are quantised too, as many repositories on the Hub have it."""
+    options = {**STOCK["nf4"][1], "bnb_4bit_use_double_quant": True}
+    options["llm_int8_skip_modules"] = SKIP[family_of(folder)]
+    twice = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(**options)
+    )
+    out = save_quantised(folder, tmp_path / "twice", twice)
+    model = lynx.load(out)
+    layer = model.backbone.text_attention_modules()[0].q_proj
+    assert isinstance(layer, Linear4bit) and layer.weight.quant_state.nested
+    with torch.no_grad():
+        expected = stock(out)(**stock_inputs(model.backbone, clip(4), QUESTION)).logits
+    assert torch.equal(logits(model), expected)
+
+
+def test_tuning_trains_an_llm_lora_over_nf4(folder, tmp_path):
+    model = lynx.load(folder, precision="nf4")
+    random_adapter(model, "audio", parts=("vision",))
+    config = TuneConfig(steps=2, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=1e-2, warmup=0.0)
+    tune(model, "audio", stages.clips(4), config, tmp_path, progress=False)
+    outputs = {key: w for key, w in model.lora.tensors("audio_llm").items() if ".lora_B." in key}
+    assert len(outputs) == 2 * 7 and all(weight.abs().sum() > 0 for weight in outputs.values())
+    again = lynx.load(folder, adapters=[tmp_path], precision="nf4").lora.tensors("audio_llm")
+    assert all(torch.equal(again[key], weight) for key, weight in outputs.items())
 
 
 def test_a_checkpoint_with_a_quantised_encoder_is_refused(folder, tmp_path):

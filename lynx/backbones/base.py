@@ -193,6 +193,10 @@ class Backbone(ABC):
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
+    def captions(self, frames: int) -> int:
+        """How many tokens a family puts between that many frames of the video, beside those of `tokens`."""
+        return 0
+
     @abstractmethod
     def vision_attention_modules(self) -> list[nn.Module]:
         """The vision tower's attention modules in layer order."""

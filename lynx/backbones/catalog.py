@@ -3,6 +3,10 @@
 `geometry` is the true architecture, typed in from public configurations, so that parameters, memory and
 tokens are read off tensors on the meta device without a download (`lynx.estimate`). What a row could not be
 checked against here is said in its note.
+
+No row names a commit: none could be looked up where the catalog was written, and none is made up. What is
+newest is found at each load, once for all files; the log and the app say which commit that is, and every
+adapter trained on it records it. "NAME@COMMIT" stays at one.
 """
 
 from dataclasses import dataclass

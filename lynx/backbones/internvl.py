@@ -54,6 +54,11 @@ class InternVL(Backbone):
         """Tokens of a clip of that many frames of any size, without the words between them."""
         return frames * math.prod(self.token_grid)
 
+    def captions(self, frames: int) -> int:
+        """Names of frames and the marks around each; without a tokenizer one a byte, which is the most."""
+        split = self._ids if self.tokenizer is not None else str.encode
+        return sum(len(split(f"\nFrame{number}: ")) + 2 for number in range(1, frames + 1))
+
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device."""
         return self.resize(frames, self.preprocessing.size)

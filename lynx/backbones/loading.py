@@ -1,9 +1,12 @@
-"""From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, no code."""
+"""From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, no code.
+
+What is on the Hub becomes a folder of the cache at one commit, and is read as any other folder.
+"""
 
 import json
 import logging
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
+from lynx import hub
 from lynx.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
@@ -35,8 +38,9 @@ from lynx.backbones.precision import (
 )
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import LoraSettings
-from lynx.errors import BackboneError
+from lynx.errors import AdapterError, BackboneError
 from lynx.lora import LoraBank
+from lynx.memory import memory_errors_are_said, out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,15 @@ _HINTS = {
 }
 """What to say about families that users of the known ones come across."""
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_DESCRIPTION = (
+    "config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "lynx_tiny.json",
+)
+"""All that sizes, tokens and memory are read from."""
+_CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class Source:
     """Where a backbone is: a folder or a Hub id, with what its catalog row adds."""
 
     name: str  # as the user gave it
-    location: str
-    revision: str | None = None
+    location: str  # once fetched, a folder
+    revision: str | None = None  # once fetched, a commit
     default_frames: int | None = None
     note: str = ""
 
@@ -80,7 +92,7 @@ def parse_source(source: str | Path) -> Source:
         return Source(name, row.source, revision or row.revision, row.default_frames, row.note)
     if Path(name).is_dir():
         return Source(name, name)
-    if _HUB_ID.fullmatch(repo) and not name.startswith("."):
+    if hub.parse_id(name):
         return Source(name, repo, revision or None)
     known = ", ".join([EMBEDDED, *CATALOG])
     raise BackboneError(
@@ -88,24 +100,33 @@ def parse_source(source: str | Path) -> Source:
     )
 
 
-def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
-    path = _find(source, filename)
-    if path is None:
-        return None
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else None
+def fetch(source: Source, names: Sequence[str] = _DESCRIPTION) -> Source:
+    """The same source as a folder: of a Hub id those files, at the commit that its revision is now.
+
+    names: patterns. Offline, or while the Hub cannot be reached, what the cache holds is used.
+    Raises: BackboneError: no such repository or revision, private, or not to be had.
+    """
+    if Path(source.location).is_dir():
+        return source
+    try:
+        found = hub.download(source.location, names, source.revision)
+    except AdapterError as error:
+        raise BackboneError(f"no backbone {source.name!r}: {error}") from error
+    if not found.folder.is_dir():
+        raise BackboneError(f"no backbone {source.name!r}: the repository has no {names[0]}")
+    return replace(source, location=str(found.folder), revision=found.commit)
 
 
-def _find(source: Source, filename: str) -> str | None:
-    found = cached_file(
-        source.location,
-        filename,
-        revision=source.revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return str(found) if found is not None else None
+def _read_json(source: Source, filename: str) -> dict[str, Any]:
+    """The content of a file; empty where there is none."""
+    path = Path(source.location, filename)
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read {filename} of {source.name!r}: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def read_config(source: Source) -> PreTrainedConfig:
@@ -113,22 +134,21 @@ def read_config(source: Source) -> PreTrainedConfig:
 
     Raises: BackboneError: nothing there, unreadable, or an unknown family.
     """
-    kind = (_read_json(source, "config.json") or {}).get("model_type")  # one that needs code is not read
-    try:
-        if kind is None or kind in FAMILIES:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(
-                source.location, revision=source.revision, trust_remote_code=False
-            )
-            kind = config.model_type
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
+    source = fetch(source)
+    kind = _read_json(source, "config.json").get("model_type")
+    if kind is None:
+        raise BackboneError(f"{source.name!r} has no configuration: expected config.json with a model_type")
     if kind not in FAMILIES:
         more = [text for text in (_HINTS.get(str(kind)), source.note) if text]
         raise BackboneError(
             f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(FAMILIES)}. "
             + " ".join(f"{text[:1].upper()}{text[1:]}." for text in more)
         )
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
     return config
 
 
@@ -137,7 +157,7 @@ def read_preprocessing(source: Source) -> Preprocessing:
 
     Raises: BackboneError where no file says them: class defaults are another model's.
     """
-    processor = _read_json(source, "processor_config.json") or {}
+    processor = _read_json(source, "processor_config.json")
     values = (
         processor.get("video_processor")
         or _read_json(source, "video_preprocessor_config.json")
@@ -165,15 +185,13 @@ def read_preprocessing(source: Source) -> Preprocessing:
 def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer, with the chat template of the whole model rather than that of its LLM."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BackboneError(f"cannot read the tokenizer of {source.name!r}: {error}") from error
-    template = (_read_json(source, "chat_template.json") or {}).get("chat_template")
-    jinja = _find(source, "chat_template.jinja")
-    if jinja is not None:
-        template = Path(jinja).read_text(encoding="utf-8")
+    template = _read_json(source, "chat_template.json").get("chat_template")
+    jinja = Path(source.location, "chat_template.jinja")
+    if jinja.is_file():
+        template = jinja.read_text(encoding="utf-8")
     if template is not None:
         tokenizer.chat_template = template
     if tokenizer.chat_template is None:
@@ -195,7 +213,6 @@ def _read_model(
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,
-            revision=source.revision,
             dtype=dtype,
             attn_implementation={"vision_config": ATTENTION, "text_config": ATTENTION},
             use_safetensors=True,
@@ -204,6 +221,8 @@ def _read_model(
             **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
     _check_keys(source, loaded[1])
@@ -236,22 +255,25 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
 
     Raises: BackboneError: unknown, of another family, incomplete, or not loadable here as asked.
     """
-    where = parse_source(source)
+    asked = parse_source(source)
     target = pick_device(device)
+    where = fetch(asked)
     config = read_config(where)
     precision = pick_precision(precision, config, where.name)
     check_device(precision, target)
     preprocessing = read_preprocessing(where)
+    where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
     tokenizer = read_tokenizer(where)
-    model = _read_model(where, config, precision, target)
-    extra = _read_json(where, "lynx_tiny.json") or {}
+    with memory_errors_are_said():
+        model = _read_model(where, config, precision, target)
+    extra = _read_json(where, "lynx_tiny.json")
     words = extra.get("words")
     return FAMILIES[config.model_type](
         model,
         tokenizer,
         preprocessing,
-        source=where.name if where.name == EMBEDDED else where.location,
-        revision=where.revision or getattr(model.config, "_commit_hash", None),
+        source=asked.name if asked.name == EMBEDDED else asked.location,
+        revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(words) if words is not None else None,
         note=str(extra.get("note", where.note)),
@@ -264,21 +286,23 @@ def skeleton(name: str | Path) -> Backbone:
     name: a catalog name (no download), or anything `load_backbone` takes (its JSON files are read, not its
     weights). Raises: BackboneError as `load_backbone` does.
     """
-    row = CATALOG.get(str(name))
     where = parse_source(name)
+    row = CATALOG.get(where.name.partition("@")[0])
     if row is not None:
         config = AutoConfig.for_model(row.family, **row.geometry)
         preprocessing = Preprocessing((), (), row.size, row.pixels)
     else:
+        where = fetch(where)
         config, preprocessing = read_config(where), read_preprocessing(where)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    extra = {} if row is not None else _read_json(where, "lynx_tiny.json") or {}
+    extra = {} if row is not None else _read_json(where, "lynx_tiny.json")
     return FAMILIES[config.model_type](
         model,
         None,  # type: ignore[arg-type]  # sizes are all that is asked of it
         preprocessing,
         source=where.name,
+        revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         note=where.note,
     )

@@ -46,6 +46,7 @@ Result = TypeVar("Result")
 SESSIONS_KEPT = 4
 EMBEDDED_MODELS_KEPT = 4  # with different adapters; of real ones, which fill a machine, one
 THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
+COMMIT_SHOWN = 8  # digits
 MAX_NEW_TOKENS = 128
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
     0.1,
@@ -72,7 +73,10 @@ class Engine:
         with self._loading:
             if setup not in self._models:
                 self._make_room(setup)
-                self._models[setup] = lynx.load(setup.backbone, list(setup.adapters), setup.precision)
+                adapters = list(setup.adapters)
+                self._models[setup] = self._guarded(
+                    lambda: lynx.load(setup.backbone, adapters, setup.precision)
+                )
             self._models.move_to_end(setup)
             return self._models[setup]
 
@@ -109,7 +113,11 @@ class Engine:
         from lynx.estimate import estimate
 
         senses = [Path(source.partition("@")[0]).name for source in setup.adapters]
-        return estimate(setup.backbone, senses=senses, precision=setup.precision).sentence
+        told = estimate(setup.backbone, senses=senses, precision=setup.precision).sentence
+        models = list(self._models.items())
+        commits = (model.backbone.revision for other, model in models if other.backbone == setup.backbone)
+        commit = next(filter(None, commits), None)
+        return f"{told}; loaded is its commit {commit[:COMMIT_SHOWN]}" if commit else told
 
     def senses(self, setup: Setup) -> dict[str, Sense]:
         """The senses of a model by name; where two have one word for people, it stands with their names."""
