@@ -1,16 +1,16 @@
 """Checkpoints in the layout of the method's released code become adapters of lynx.
 
 Such a checkpoint is a Trainer folder with two PEFT adapters, `vision/` and `llm/`, whose tensors are named as
-transformers 4 named the modules, and whose configuration lists shortened targets. Ranks are read from the
-tensors, targets from their names. What cannot be taken over exactly is refused; what is written is read back
-and computes what the checkpoint computes.
+transformers 4 or a family's original code named the modules, and whose configuration lists shortened targets.
+Ranks are read from the tensors, targets from their names. What cannot be taken over exactly is refused; what
+is written is read back and computes what the checkpoint computes.
 """
 
 import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,8 @@ _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.(?P<adapter>\w+))
 _WRAPPERS = {"base_model", "model", "module", "vision_model", "language_model"}
 """Levels that came and went between the original code, transformers 4 and 5; they name nothing."""
 
-Pairs = Mapping[str, tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
+Pairs = Mapping[str, Pair]
 """Module -> A (r, in) and B (out, r)."""
 
 
@@ -89,10 +90,12 @@ def import_adapter(
     modality: str,
     name: str | None = None,
     rendering: Mapping[str, Any] | None = None,
+    placement: str = "continue",
 ) -> dict[str, Any]:
     """Write a checkpoint of the released code as an adapter, and verify it; returns what was taken over.
 
-    rendering: how its pseudo-frames were drawn, where that is not the modality's default.
+    rendering: how its pseudo-frames were drawn, where that is not the modality's default. placement: which
+    positions its tokens had, one of PLACEMENTS.
     Raises: LynxError: it cannot be taken over exactly, or `out` holds something; then nothing is written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -101,7 +104,9 @@ def import_adapter(
     parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
     training = {"imported": {part: read.report() for part, read in parts.items()}}
     model = Lynx(backbone)
-    adapter = model.add_adapter(Adapter(name or modality, modality, rendering=drawn, training=training))
+    adapter = model.add_adapter(
+        Adapter(name or modality, modality, rendering=drawn, placement=placement, training=training)
+    )
     try:
         differences = _write_verified(model, adapter, parts, out)
     finally:
@@ -134,7 +139,8 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
     """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
     config = read_json(folder / PEFT_CONFIG)
     settings, source = parse_settings(config, folder), _source(folder)
-    pairs, dropped = _match(_pairs(_load(source), part, source), part, backbone, source)
+    theirs = _native(_pairs(_load(source), part, source), backbone, source)
+    pairs, dropped = _match(theirs, part, backbone, source)
     if not pairs:
         raise AdapterError(
             f"{source} has no LoRA on a module that the {part} part of {backbone.source!r} has"
@@ -189,7 +195,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, Pair]:
     """Module, under the checkpoint's name -> its A and B."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -205,6 +211,26 @@ def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, tu
     return {module: (matrices["A"], matrices["B"]) for module, matrices in found.items()}
 
 
+def _native(theirs: Pairs, backbone: Backbone, path: Path) -> Iterator[tuple[str, Pair]]:
+    """The pairs with names of the family's original code replaced.
+
+    A LoRA on a fused linear is one on each of its parts: the same A, and each part's rows of B.
+    """
+    for name, (a, b) in theirs.items():
+        parts = _native_names(name, backbone)
+        if len(b) % len(parts):
+            raise AdapterError(f"{path}: {name!r} has {len(b)} rows, which are not {len(parts)} equal parts")
+        yield from ((part, (a, rows)) for part, rows in zip(parts, b.chunk(len(parts)), strict=True))
+
+
+def _native_names(name: str, backbone: Backbone) -> list[str]:
+    for theirs, ours in backbone.original_names.items():
+        found = re.search(re.escape(theirs).replace(r"\*", r"(\d+)") + "$", name)
+        if found:
+            return [name[: found.start()] + each.replace("*", found[1]) for each in ours]
+    return [name]
+
+
 def canonical(name: str) -> str:
     """A module's name without the levels that differ between versions: the same for the same module."""
     levels = [level for level in name.split(".") if level not in _WRAPPERS]
@@ -217,13 +243,13 @@ def _targets(part: str, backbone: Backbone) -> list[str]:
 
 
 def _match(
-    theirs: Pairs, part: str, backbone: Backbone, path: Path
-) -> tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...]]:
+    theirs: Iterable[tuple[str, Pair]], part: str, backbone: Backbone, path: Path
+) -> tuple[dict[str, Pair], tuple[str, ...]]:
     """The pairs under our names, and the modules left out because their B is zero: they change nothing."""
     mine = {canonical(name): name for name in _targets(part, backbone)}
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    pairs: dict[str, Pair] = {}
     dropped = []
-    for name, pair in theirs.items():
+    for name, pair in theirs:
         target = mine.get(canonical(name))
         if target is None and bool(pair[1].any()):
             raise AdapterError(
@@ -246,12 +272,18 @@ def _kind(name: str) -> str:
 def _absent(pairs: Pairs, claimed: Any, part: str, backbone: Backbone, path: Path) -> tuple[str, ...]:
     """Kinds of modules that were not trained at all; a kind that is there in part is a broken file."""
     missing = [name for name in _targets(part, backbone) if name not in pairs]
-    kinds, suffixes = {_kind(name) for name in pairs}, claimed if isinstance(claimed, list) else []
+    kinds, suffixes = {_kind(name) for name in pairs}, _claimed(claimed, backbone)
     for name in missing:
-        ends = any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)
-        if _kind(name) in kinds or ends:
+        if _kind(name) in kinds or f".{name}".endswith(suffixes) or f".{_kind(name)}".endswith(suffixes):
             raise AdapterError(f"{path} is incomplete: {len(missing)} modules are missing, such as {name!r}")
     return tuple(sorted({_kind(name) for name in missing}))
+
+
+def _claimed(targets: Any, backbone: Backbone) -> tuple[str, ...]:
+    """The ends of module names that a configuration lists, those of the original code in ours as well."""
+    listed = tuple(f".{suffix}" for suffix in targets) if isinstance(targets, list) else ()
+    renamed = [ours for theirs, ours in backbone.original_names.items() if theirs.endswith(listed)]
+    return listed + tuple(f".{name}" for names in renamed for name in names)
 
 
 def _complete(mine: Mapping[str, Tensor], read: Part) -> dict[str, Tensor]:

@@ -183,11 +183,7 @@ def probe(path: str | Path) -> MediaInfo:
         if not videos and not audios:
             raise MediaError(f"{Path(path).name!r} has neither a picture nor a sound track.")
         duration = _duration(container)
-        audio = tuple(
-            AudioTrack(s.rate, s.codec_context.channels, s.codec_context.name)
-            for s in audios
-            if s.codec_context
-        )
+        audio = tuple(AudioTrack(s.rate, c.channels, c.name) for s in audios if (c := s.codec_context))
         return MediaInfo(Path(path), duration, _video_track(container, videos) if videos else None, audio)
 
 
@@ -349,30 +345,37 @@ def read_audio(
     window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or is longer than MAX_SECONDS.
     """
+    (start, end), parts = window, list(hear(path, sample_rate, track, *window))
+    begin = parts[-1][0] if parts else 0.0
+    sound = np.concatenate([np.zeros(0, np.float32), *(samples for _, samples in parts)])
+    sound = sound[round((start - begin) * sample_rate) :]
+    return Waveform(torch.from_numpy(sound[: round(min(end - start, 1e9) * sample_rate)]), sample_rate)
+
+
+def hear(
+    path: str | Path, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before."""
     info = probe(path)
-    name = info.path.name
-    if not info.audio:
+    name, count = info.path.name, len(info.audio)
+    if not count:
         raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
-    if not 0 <= track < len(info.audio):
-        raise MediaError(
-            f"{name!r} has {len(info.audio)} audio tracks (0..{len(info.audio) - 1}), no track {track}."
-        )
-    if min(window[1], info.duration) - window[0] > MAX_SECONDS:
+    if not 0 <= track < count:
+        raise MediaError(f"{name!r} has {count} audio tracks (0..{count - 1}), no track {track}.")
+    if min(end, info.duration) - start > MAX_SECONDS:
         raise MediaError(
             f"{name!r} lasts {info.duration / 3600:.1f} h; sound of up to {MAX_SECONDS / 3600:.0f} h is read."
         )
     with _open(path) as container:
-        samples = _samples(container, container.streams.audio[track], sample_rate, *window)
-    return Waveform(torch.from_numpy(samples), sample_rate)
+        yield from _samples(container, container.streams.audio[track], sample_rate, start, end)
 
 
 def _samples(
     container: InputContainer, stream: av.AudioStream, sample_rate: int, start: float, end: float
-) -> np.ndarray:
-    """(n,) float32 between two seconds, the mean of the channels; a gap in the timestamps is a silence."""
+) -> Iterator[tuple[float, np.ndarray]]:
+    """(n,) float32 at a time, the mean of the channels; a gap in the timestamps is a silence."""
     resampler = av.AudioResampler(format="fltp", rate=sample_rate)
-    offset = _start(container)
-    chunks: list[np.ndarray] = []
+    offset, found = _start(container), False
     clock = begin = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
     if begin:
         container.seek(round((begin + offset) * av.time_base))
@@ -384,12 +387,11 @@ def _samples(
             clock = begin = time
         gap = time - clock
         if gap > (0.001 if clock == begin else 0.1):
-            chunks.append(np.zeros(round(gap * sample_rate), np.float32))
+            yield begin, np.zeros(round(gap * sample_rate), np.float32)
             clock += gap
         clock += frame.samples / frame.sample_rate
-        chunks += [out.to_ndarray().mean(0) for out in resampler.resample(frame)]
-    if not chunks and not begin:
+        yield from ((begin, out.to_ndarray().mean(0).clip(-1, 1)) for out in resampler.resample(frame))
+        found = True
+    if not found and not begin:
         raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
-    chunks += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
-    sound = np.concatenate([np.zeros(0, np.float32), *chunks]).clip(-1.0, 1.0)
-    return sound[round((start - begin) * sample_rate) :][: round(min(end - start, 1e9) * sample_rate)]
+    yield from ((begin, out.to_ndarray().mean(0).clip(-1, 1)) for out in resampler.resample(None))

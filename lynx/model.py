@@ -203,25 +203,23 @@ class Lynx:
             key = stream_key(self, sense, source, times)
             stream = self.streams.get(key)
             if stream is None:
-                stream = self._watch(source, times) if sense == VIDEO else self._sense(sense, source, times)
+                stream = self._sense(sense, source, times)
                 self.streams.put(key, stream)
             return stream
 
     def _sense(self, sense: str, source: Any, times: Tensor) -> Stream:
-        """Pictures of a sense are drawn together, since they may depend on one another."""
-        stream = self.encode(sense, self.modality(sense).render(source, times))
-        return replace(stream, frames=shown(stream.frames))
-
-    def _watch(self, source: Any, times: Tensor) -> Stream:
-        """Read and encode in parts: of a long clip no two parts of large frames are held at once."""
-        video, size = self.modality(VIDEO), self.backbone.frames_per_pass
+        """Read, draw and encode in parts: of a long clip no two parts of large frames are held at once."""
         parts, seen = [], []
-        for moments in times.split(size):
-            frames = video.render(source, moments)
-            parts.append(self._tokens(VIDEO, frames.pixels))
+        for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
+            parts.append(self._tokens(sense, frames.pixels))
             seen.append(shown(frames))
-        pixels = torch.cat([part.pixels for part in seen])
-        return self._stream(VIDEO, replace(seen[-1], pixels=pixels, times=times), *join(parts, size))
+        whole = replace(
+            seen[-1],
+            pixels=torch.cat([part.pixels for part in seen]),
+            times=torch.cat([part.times for part in seen]),
+            labels=sum((part.labels for part in seen), ()),
+        )
+        return self._stream(sense, whole, *join(parts, len(seen[0])))
 
     def _tokens(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
         """Of frames (T, 3, H, W) uint8, whose pixels are made part by part."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,8 @@ def internvl(folder: Path, *, seed: int = 0, tied: bool = False, side: int = 32,
 
 
 FAMILIES = {"llava_onevision": llava_onevision, "qwen2_5_vl": qwen2_5_vl, "internvl": internvl}
+VARIANTS = {**FAMILIES, "internvl_qwen3": partial(internvl, model_type="qwen3", head_dim=16)}
+"""The families, and InternVL 3.5's LLM: heads of their own width, norms of queries and keys."""
 
 
 def render(messages: list[dict[str, str]], family: str = "llava_onevision", video: str = "<video>") -> str:

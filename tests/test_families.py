@@ -1,7 +1,9 @@
 """What every family promises, on small checkpoints of the stock classes: one suite, not a copy a family."""
 
 import random
+import re
 from dataclasses import replace
+from itertools import combinations
 
 import checkpoints
 import pytest
@@ -13,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters import Adapter
+from lynx.adapters import Adapter, save_adapter
 from lynx.attention import recording
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig
@@ -31,9 +33,15 @@ QUESTION = [{"role": "user", "content": "what is it ?"}]
 LONGER = [*QUESTION, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and then ?"}]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def folder(request, tmp_path_factory):
-    return checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module", params=sorted(checkpoints.VARIANTS))
+def kind(request):
+    """A family, or one of its checkpoints with another LLM."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(kind, tmp_path_factory):
+    return checkpoints.VARIANTS[kind](tmp_path_factory.mktemp(kind))
 
 
 @pytest.fixture
@@ -59,10 +67,19 @@ def arguments(prompt):
 # --- the backbone is never damaged ----------------------------------------------------------------
 
 
+def test_every_family_is_among_them():
+    assert set(FAMILIES) == set(checkpoints.FAMILIES) <= set(checkpoints.VARIANTS)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tied", [False, True])
 @torch.no_grad()
-def test_prefill_and_generation_are_bit_identical_to_stock(folder, precision):
+def test_prefill_and_generation_are_bit_identical_to_stock(kind, tmp_path, precision, tied):
+    """tied: of the embeddings with the head, as in the smaller models."""
+    folder = checkpoints.VARIANTS[kind](tmp_path, tied=tied)
     model = lynx.load(folder, precision=precision)
+    head, embeddings = model.backbone.model.lm_head, model.backbone.model.get_input_embeddings()
+    assert (head.weight is embeddings.weight) == tied
     plain, video = stock(folder, model.backbone.dtype), clip(5)
     inputs = stock_inputs(model.backbone, video, QUESTION)
     prompt = model.backbone.compose(QUESTION, [model.encode("video", video)])
@@ -118,37 +135,54 @@ def encoded_together(backbone, inputs):
     return inner.get_video_features(inputs["pixel_values_videos"]).pooler_output
 
 
+@pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_switches_leave_no_trace(model, folder):
-    """Random sequences of switching, several senses at once, in both orders, with failures in between."""
-    video, rng = clip(), random.Random(0)
-    inputs = stock_inputs(model.backbone, video, QUESTION)
-    expected = stock(folder)(**inputs).logits
-    random_adapter(model, "first")
-    random_adapter(model, "second")
+def test_switches_leave_no_trace(model, folder, tmp_path, seed):
+    """Random sequences of senses, none to three in every order, with failures, unloading and loading between.
 
-    def logits(*streams):
-        return model.backbone.model(**arguments(model.backbone.compose(QUESTION, streams))).logits
+    With no sense the logits are stock's; in a state that was there before, what they were, bit by bit.
+    """
+    video, rng, names = clip(2), random.Random(seed), ["first", "second", "third"]
+    for name in names:
+        random_adapter(model, name)
+        save_adapter(model, name, tmp_path / name)
+    drawn = model.modality("first").render(sound(1.0), video.times)
+    seen = {(): stock(folder)(**stock_inputs(model.backbone, video, QUESTION)).logits}
 
-    def use(senses):
+    def look(senses, fail):
         with model.using(*senses):
-            streams = [
-                model.encode(sense, model.modality(sense).render(sound(), video.times)) for sense in senses
-            ]
-            changed = logits(model.encode("video", video), *streams)
-            if rng.random() < 0.4:
-                raise KeyError
-        assert not torch.equal(changed[:, -1], expected[:, -1])
+            streams = [model.encode(sense, drawn) for sense in senses]
+            prompt = model.backbone.compose(QUESTION, [model.encode("video", video), *streams])
+            logits = model.backbone.model(**arguments(prompt)).logits
+            if fail:
+                raise KeyError(senses)
+        return logits
 
-    for step in range(6):
-        try:
-            use(rng.sample(["first", "second"], rng.randint(1, 2)))
-        except KeyError:
-            assert model.lora.on == ()
-        if step == 3:
-            model.unload_adapter("first")
-            random_adapter(model, "first")
-        assert torch.equal(logits(model.encode("video", video)), expected)
+    states = [(name,) for name in names]  # each alone at least once
+    states += [tuple(rng.sample(names, rng.choice([0, 1, 2, 2, 3]))) for _ in range(24)]
+    rng.shuffle(states)
+    for senses in states:
+        if rng.random() < 0.3:
+            with pytest.raises(KeyError):
+                look(senses, fail=True)
+        if rng.random() < 0.2:
+            gone = rng.choice(names)
+            model.unload_adapter(gone)
+            assert torch.equal(look((), fail=False), seen[()])
+            model.load_adapter(tmp_path / gone)
+        logits = look(senses, fail=False)
+        assert torch.equal(logits, seen.setdefault(senses, logits)), senses
+        assert model.lora.on == ()
+    assert len(seen) < len(states), "no state came twice"
+    ends = [logits[:, -1] for logits in seen.values()]
+    assert all(not torch.equal(a, b) for a, b in combinations(ends, 2)), "a switch that does nothing"
+
+
+def test_the_llm_s_lora_is_on_every_linear_of_its_layers(model):
+    linears = [name for name, m in model.backbone.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    inside = [name for name in linears if re.search(r"language_model\.layers\.\d+\.", name)]
+    assert len(inside) == 2 * 7
+    assert [name for name in linears if re.fullmatch(model.backbone.llm_targets, name)] == inside
 
 
 # --- tokens and positions -------------------------------------------------------------------------

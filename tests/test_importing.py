@@ -9,29 +9,46 @@ import pytest
 import torch
 from checkpoints import clip, random_adapter
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import lynx
 from lynx.adapters import CONFIG, WEIGHTS, read_adapter_config, save_adapter
-from lynx.backbones import load_backbone
+from lynx.backbones import FAMILIES, load_backbone
 from lynx.cli import main
 from lynx.errors import AdapterError, DataError
 from lynx.importing import canonical, import_adapter, named_backbone
 
 SHORT = {
-    "vision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "llava_onevision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "qwen2_5_vl": ["qkv", "attn.proj", "gate_proj", "up_proj", "down_proj", "merger.mlp.0", "merger.mlp.2"],
+    "internvl": ["q_proj", "k_proj", "v_proj", "projection_layer", "fc1", "fc2"],
     "llm": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
-NAMES = {  # how older versions called what is now model.vision_tower.encoder and model.language_model.layers
-    "4.52": ("model.vision_tower.vision_model.encoder", "model.language_model.layers"),
-    "4.45": ("vision_tower.vision_model.encoder", "language_model.model.layers"),
-    "original": ("model.vision_tower.vision_tower.vision_model.encoder", "model.layers"),
+VISION = {"qwen2_5_vl": "model.visual"}
+LLM = "model.language_model.layers"
+NAMES = {  # how older versions called what is now model.vision_tower.encoder (or VISION) and LLM
+    "llava_onevision": {
+        "4.52": ("model.vision_tower.vision_model.encoder", LLM),
+        "4.45": ("vision_tower.vision_model.encoder", "language_model.model.layers"),
+        "original": ("model.vision_tower.vision_tower.vision_model.encoder", "model.layers"),
+    },
+    "qwen2_5_vl": {
+        "4.52": ("model.visual", LLM),
+        "4.45": ("visual", "model.layers"),
+        "original": ("visual", "model.layers"),
+    },
+    "internvl": {
+        "4.52": ("model.vision_tower.encoder", LLM),
+        "4.45": ("vision_tower.encoder", "language_model.model.layers"),
+        "original": ("vision_model.encoder", "language_model.model.layers"),
+    },
 }
 OUTSIDE = "base_model.model.vision_tower.vision_model.head.attention.out_proj"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("backbone"))
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def folder(request, tmp_path_factory):
+    return checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +61,54 @@ def ours(folder, tmp_path_factory):
     """The adapter that every checkpoint here should become again."""
     model = lynx.load(folder)
     random_adapter(model, "audio")
+    if model.backbone.family == "internvl":  # as where q, k and v are one linear: one A for the three
+        weights = model.lora.tensors("audio_vision")
+        for key in weights:
+            weights[key].data.copy_(weights[re.sub(r"[kv]_proj.lora_A", "q_proj.lora_A", key)])
     return save_adapter(model, "audio", tmp_path_factory.mktemp("ours") / "audio")
+
+
+def family_of(ours):
+    return read_adapter_config(ours).backbone["family"]
 
 
 def released(ours: Path, out: Path, names: str = "4.52", file: str = "adapter_model.bin", infix="") -> Path:
     """A Trainer folder with the tensors of an adapter under older names, and shortened targets."""
-    vision, llm = NAMES[names]
+    family = family_of(ours)
+    vision, llm = NAMES[family][names]
     for part in ("vision", "llm"):
-        tensors = {}
-        for key, tensor in load_file(ours / part / WEIGHTS).items():
-            older = key.replace("model.vision_tower.encoder", vision)
-            older = older.replace("model.language_model.layers", llm)
-            tensors[re.sub(r"\.(lora_[AB])\.", rf".\1.{infix}", older)] = tensor
+        tensors, short = load_file(ours / part / WEIGHTS), SHORT[family if part == "vision" else part]
+        if (family, names, part) == ("internvl", "original", "vision"):
+            tensors, short = fused(tensors), ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+        tensors = {
+            re.sub(r"\.(lora_[AB])\.", rf".\1.{infix}", older(key, family, vision, llm)): tensor
+            for key, tensor in tensors.items()
+        }
         config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "bias": "none"}
-        config |= {"target_modules": SHORT[part], "base_model_name_or_path": "some/model", "task_type": None}
+        config |= {"target_modules": short, "base_model_name_or_path": "some/model", "task_type": None}
         (out / part).mkdir(parents=True)
         (out / part / "adapter_config.json").write_text(json.dumps(config))
         write(out / part / file, tensors)
     torch.save({"step": 3}, out / "optimizer.pt")  # what else a Trainer leaves
     (out / "trainer_state.json").write_text("{}")
     return out
+
+
+def older(key, family, vision, llm):
+    return key.replace(VISION.get(family, "model.vision_tower.encoder"), vision).replace(LLM, llm)
+
+
+def fused(tensors):
+    """InternVL's original layout: one linear for q, k and v, and other names."""
+    found = {}
+    for key, tensor in tensors.items():
+        name = key.replace(".layer.", ".layers.").replace("attention.projection_layer", "attn.proj")
+        if "q_proj.lora_B" in key:
+            parts = [tensors[key.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            found[name.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+        elif "k_proj" not in key and "v_proj" not in key:
+            found[name.replace("attention.q_proj", "attn.qkv")] = tensor
+    return found
 
 
 def write(path, tensors):
@@ -114,6 +159,7 @@ def test_a_checkpoint_becomes_the_adapter_it_was(ours, folder, backbone, tmp_pat
             == json.loads((ours / part / "adapter_config.json").read_text())["target_modules"]
         ), "full names, not suffixes"
         assert told["parts"][part]["rank"] == 4 and told["parts"][part]["from"] == file
+        assert told["parts"][part]["not_trained"] == []
         assert told["largest_difference"][part] < 1e-5 and not told["parts"][part]["without_effect"]
     for mine, theirs in zip(
         outputs(lynx.load(folder, adapters=[ours])),
@@ -146,7 +192,7 @@ def test_modules_that_were_not_trained_stay_as_they_are(ours, backbone, tmp_path
 
 
 def test_a_module_of_another_tower_is_dropped_only_where_it_does_nothing(ours, backbone, tmp_path):
-    """A list of suffixes also hits the pooling head, and the vision tower through the LLM's adapter."""
+    """A list of suffixes also hits SigLIP's pooling head, and the vision tower through the LLM's adapter."""
     checkpoint = released(ours, tmp_path / "in")
     extra = {f"{OUTSIDE}.lora_A.weight": torch.randn(4, 32), f"{OUTSIDE}.lora_B.weight": torch.zeros(32, 4)}
     edit(checkpoint, "vision", lambda t: t.update(extra))
@@ -243,16 +289,73 @@ def test_what_cannot_be_taken_over_exactly_is_refused(ours, backbone, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_fused_names_of_another_architecture_are_refused(ours, backbone, tmp_path):
-    checkpoint = released(ours, tmp_path / "in")
+class FusedAttention(nn.Module):
+    """The attention of InternVL's original code, made of the native one's weights."""
 
-    def rename(tensors):
-        for key in list(tensors):
-            tensors[key.replace("vision_tower.vision_model", "vision_model")] = tensors.pop(key)
+    def __init__(self, native):
+        super().__init__()
+        parts = [native.q_proj, native.k_proj, native.v_proj]
+        self.heads, self.proj = native.num_heads, native.projection_layer
+        self.qkv = nn.Linear(native.embed_dim, 3 * native.embed_dim)
+        self.qkv.weight.data = torch.cat([part.weight for part in parts])
+        self.qkv.bias.data = torch.cat([part.bias for part in parts])
 
-    edit(checkpoint, "vision", rename)
+    def forward(self, x, **kwargs):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, n, d)
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2)), None
+
+
+@torch.no_grad()
+def test_a_lora_on_internvl_s_fused_qkv_computes_the_same_in_three_parts(tmp_path):
+    """The original class with the checkpoint's own update in its weights, beside the adapter made of it."""
+    folder = checkpoints.internvl(tmp_path / "backbone")
+    tower, tensors, generator = load_backbone(folder), {}, torch.Generator().manual_seed(0)
+    for number, layer in enumerate(tower.model.model.vision_tower.encoder.layer):
+        layer.attention = FusedAttention(layer.attention)
+        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            linear = layer.get_submodule(name.replace("attn", "attention"))
+            a, b = (torch.randn(size, generator=generator) * 0.2 for size in (
+                (4, linear.in_features), (linear.out_features, 4)))  # fmt: skip
+            linear.weight += 2 * b @ a
+            key = f"base_model.model.vision_model.encoder.layers.{number}.{name}"
+            tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+    (tmp_path / "in" / "vision").mkdir(parents=True)
+    targets = {"target_modules": ["qkv", "proj", "fc1", "fc2"]}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, **targets}
+    (tmp_path / "in" / "vision" / "adapter_config.json").write_text(json.dumps(config))
+    write(tmp_path / "in" / "vision" / "adapter_model.bin", tensors)
+    told = import_adapter(tmp_path / "in", load_backbone(folder), tmp_path / "out", modality="audio")
+    assert told["parts"]["vision"]["modules"] == 3 * 6 and not told["parts"]["vision"]["not_trained"]
+    model = lynx.load(folder, adapters=[tmp_path / "out"])
+    frames = clip(3)
+    expected = tower.encode(tower.pixels(frames.pixels))[0]
+    torch.testing.assert_close(model.encode("audio", frames).tokens, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model.encode("video", frames).tokens, expected, rtol=0.1, atol=0.1)
+
+    edit(tmp_path / "in", "vision", lambda t: [t.pop(key) for key in list(t) if "qkv" in key])
+    with pytest.raises(AdapterError, match="incomplete: 9 modules"):
+        import_adapter(tmp_path / "in", load_backbone(folder), tmp_path / "none", modality="audio")
+
+
+def test_rows_that_are_not_three_parts_are_refused(tmp_path):
+    model = lynx.load(checkpoints.internvl(tmp_path / "backbone"))
+    random_adapter(model, "audio")
+    ours = save_adapter(model, "audio", tmp_path / "ours")
+    checkpoint = released(ours, tmp_path / "in", "original")
+    edit(checkpoint, "vision", lambda t: t.update({k: v[1:] for k, v in t.items() if "qkv.lora_B" in k}))
+    with pytest.raises(AdapterError, match="95 rows, which are not 3 equal parts"):
+        import_adapter(checkpoint, load_backbone(tmp_path / "backbone"), tmp_path / "out", modality="audio")
+
+
+def test_a_checkpoint_of_another_family_is_refused(ours, backbone, tmp_path):
+    """Also one of InternVL's original layout: its names mean something in its own family alone."""
+    checkpoint = released(ours, tmp_path / "in", "original")
+    other = checkpoints.FAMILIES["qwen2_5_vl" if backbone.family != "qwen2_5_vl" else "internvl"]
     with pytest.raises(AdapterError, match="another backbone"):
-        import_adapter(checkpoint, backbone, tmp_path / "out", modality="audio")
+        import_adapter(
+            checkpoint, load_backbone(other(tmp_path / "other")), tmp_path / "out", modality="audio"
+        )
 
 
 def test_a_folder_of_checkpoints_asks_for_one(ours, backbone, tmp_path):
@@ -273,17 +376,23 @@ def test_the_rendering_it_was_trained_with_travels_with_it(ours, backbone, tmp_p
     checkpoint = released(ours, tmp_path / "in")
     with pytest.raises(DataError, match="colour"):
         import_adapter(checkpoint, backbone, tmp_path / "a", modality="audio", rendering={"colour": 1})
+    placement = backbone.placements[-1]
     import_adapter(
-        checkpoint, backbone, tmp_path / "b", modality="audio", name="ears", rendering={"n_mels": 32}
-    )
+        checkpoint, backbone, tmp_path / "b",
+        modality="audio", name="ears", rendering={"n_mels": 32}, placement=placement,
+    )  # fmt: skip
     adapter = read_adapter_config(tmp_path / "b")
     assert (adapter.name, adapter.modality, adapter.rendering["n_mels"]) == ("ears", "audio", 32)
+    assert adapter.placement == placement != "continue"
+    if "share" not in backbone.placements:
+        with pytest.raises(AdapterError, match="share"):
+            import_adapter(checkpoint, backbone, tmp_path / "c", modality="audio", placement="share")
     assert adapter.training["imported"]["llm"]["alpha"] == 8 and adapter.rendering["hop_s"] == 0.008
 
 
 def test_names_without_their_wrappers():
     mine = "model.vision_tower.encoder.layers.3.mlp.fc1"
-    for vision, _ in NAMES.values():
+    for vision, _ in NAMES["llava_onevision"].values():
         assert canonical(f"base_model.model.{vision}.layers.3.mlp.fc1") == canonical(mine)
     assert canonical("model.visual.blocks.0.attn.qkv") == canonical("visual.blocks.0.attn.qkv")
     assert canonical(mine) != canonical("model.language_model.layers.3.mlp.fc1")
@@ -293,10 +402,12 @@ def test_the_command_imports(ours, folder, tmp_path, capsys):
     checkpoint, out = released(ours, tmp_path / "in"), tmp_path / "adapters" / "audio"
     words = ["adapters", "import", str(checkpoint), "--out", str(out), "--json"]
     assert named_backbone(checkpoint) == "some/model"
-    assert main([*words, "--backbone", str(folder), "--rendering", '{"n_mels": 32}']) == 0
+    told_how = ["--rendering", '{"n_mels": 32}', "--placement", "parallel"]
+    assert main([*words, "--backbone", str(folder), *told_how]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["written"] == str(out) and told["parts"]["vision"]["modules"] == 18
-    assert json.loads((out / CONFIG).read_text())["rendering"]["n_mels"] == 32
+    assert told["written"] == str(out) and told["parts"]["llm"]["modules"] == 14
+    written = json.loads((out / CONFIG).read_text())
+    assert (written["rendering"]["n_mels"], written["placement"]) == (32, "parallel")
     assert main([*words, "--backbone", str(folder)]) == 1
     assert "there already" in capsys.readouterr().err
     for part in ("vision", "llm"):
@@ -305,3 +416,5 @@ def test_the_command_imports(ours, folder, tmp_path, capsys):
     assert main(words) == 1 and "--backbone" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--rendering", "[1]"])
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--placement", "elsewhere"])

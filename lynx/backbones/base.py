@@ -109,6 +109,9 @@ class Backbone(ABC):
     )
     unquantised: ClassVar[tuple[str, ...]]
     """Full paths of what stays in full precision when the LLM is quantised."""
+    original_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Ends of module names in the family's original code, "*" for a layer's number, and what is there here:
+    one linear, or those that are fused there, in the order of their rows."""
     placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()

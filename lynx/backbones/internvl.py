@@ -24,6 +24,17 @@ class InternVL(Backbone):
         r".*vision_tower\.encoder\.layer\.\d+\.(attention\.([qkv]_proj|projection_layer)|mlp\.fc[12])"
     )
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+    original_names = {
+        f"vision_model.encoder.layers.*.{theirs}": tuple(
+            f"vision_tower.encoder.layer.*.{name}" for name in ours
+        )
+        for theirs, ours in {
+            "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+            "attn.proj": ("attention.projection_layer",),
+            "mlp.fc1": ("mlp.fc1",),
+            "mlp.fc2": ("mlp.fc2",),
+        }.items()
+    }
 
     @property
     def placeholder(self) -> int:

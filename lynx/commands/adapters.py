@@ -1,7 +1,7 @@
 """`lynx adapters`: what is here, what fits, what comes from the Hub and goes there, what others trained."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lynx.commands.registry import (
     ADAPTERS,
@@ -12,6 +12,7 @@ from lynx.commands.registry import (
     model_arguments,
     rendering_argument,
 )
+from lynx.config import Placement
 from lynx.errors import AdapterError, LynxError
 
 
@@ -117,6 +118,12 @@ def _import_arguments(parser: Parser) -> None:
     parser.add_argument("--modality", default="audio", help="the sense it was trained for (default: audio)")
     parser.add_argument("--name", help="what the adapter is called (default: as the modality)")
     rendering_argument(parser, "how its pseudo-frames were drawn, where that is not lynx's default")
+    parser.add_argument(
+        "--placement",
+        default="continue",
+        choices=get_args(Placement),
+        help="which positions its tokens had in the prompt (default: continue, behind all before them)",
+    )
     model_arguments(parser, named=True)
 
 
@@ -137,5 +144,6 @@ def _import(options: Options) -> Result:
         modality=options.modality,
         name=options.name,
         rendering=options.rendering,
+        placement=options.placement,
     )
     return {"written": str(options.out), "modality": options.modality, "backbone": backbone.source, **report}

@@ -5,18 +5,21 @@ quiet stay apart and silence is black everywhere; nothing is stretched picture b
 centred at its frame's time; low frequencies are at the bottom, time runs to the right.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media import Frames, Waveform, probe, read_audio
+from lynx.media import Frames, Waveform, hear, probe, read_audio
 from lynx.modalities.base import Modality, Source
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
+COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together
 MOST_GAIN = 40.0  # dB; what is fainter is noise
 
 
@@ -83,21 +86,40 @@ def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:
     Column j is centred at sample j * hop; beyond both ends there is silence. The bands of a column add up to
     the power of the sound there (by Parseval's theorem), relative to a full-scale sine.
     """
+    return torch.cat(list(spectrogram([samples], rendering)))
+
+
+def spectrogram(sound: Iterable[Tensor], rendering: AudioRendering) -> Iterator[Tensor]:
+    """`log_mel` of samples that come in parts (n,), COLUMNS_AT_ONCE of its columns at a time."""
     r = rendering
     length = round(r.window_s * r.sample_rate)
     window = torch.hann_window(length, periodic=True)
     scale = 4 / (r.n_fft * window.square().sum())
-    before = length // 2
-    padded = torch.nn.functional.pad(samples.float(), (before, length - before))
-    windows = padded.unfold(0, length, r.hop)  # (columns, length), a view
     filters = mel_filters(r.sample_rate, r.n_fft, r.n_mels, r.fmin, r.fmax)
-    parts = []
-    for part in windows.split(COLUMNS_AT_ONCE):
-        power = torch.fft.rfft(part * window, n=r.n_fft).abs().square() * scale  # (columns, n_fft / 2 + 1)
+    before = length // 2
+    padded = chain([torch.zeros(before)], sound, [torch.zeros(length - before)])
+    for part in _blocks(padded, COLUMNS_AT_ONCE * r.hop, max(0, length - r.hop)):
+        if len(part) < length:
+            break
+        windows = part.float().unfold(0, length, r.hop)  # (columns, length), a view
+        power = torch.fft.rfft(windows * window, n=r.n_fft).abs().square() * scale  # (columns, n_fft / 2 + 1)
         decibels = 10 * torch.log10((power @ filters.T).clamp(min=1e-20))
         unit = ((decibels - r.floor_db) / (r.ceil_db - r.floor_db)).clamp(0, 1)
-        parts.append((unit * 255).round().to(torch.uint8))
-    return torch.cat(parts)
+        yield (unit * 255).round().to(torch.uint8)
+
+
+def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor]:
+    """Samples (step + overlap,) from every `step`-th on, whatever parts they come in; the last are fewer."""
+    held: list[Tensor] = []
+    count = 0
+    for part in chain.from_iterable(part.split(step) for part in parts):
+        held.append(part)
+        count += len(part)
+        if count >= step + overlap:
+            block = torch.cat(held)
+            yield block[: step + overlap]
+            held, count = [block[step:]], count - step
+    yield torch.cat(held)
 
 
 def levelled(samples: Tensor, rendering: AudioRendering) -> Tensor:
@@ -135,28 +157,87 @@ class Audio(Modality):
 
     def render(self, source: Source, times: Tensor) -> Frames:
         """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centred at it."""
-        rate = self.rendering.sample_rate
-        wave = source if isinstance(source, Waveform) else read_audio(_file(source), rate)
-        if wave.sample_rate != rate:
-            raise MediaError(f"The waveform has {wave.sample_rate} Hz; this sense hears {rate} Hz.")
-        if not len(wave.samples):
-            raise MediaError("The waveform holds no samples.")
-        times = torch.as_tensor(times, dtype=torch.float64)
-        spectrogram = log_mel(levelled(wave.samples, self.rendering), self.rendering)  # (columns, F)
-        index = self._columns(times, wave.duration)  # (T, columns a picture)
-        outside = (index < 0) | (index >= len(spectrogram))
-        pictures = spectrogram[index.clamp(0, len(spectrogram) - 1)].masked_fill(outside[..., None], 0)
-        pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
-        return Frames(pictures[:, None].expand(-1, 3, -1, -1).contiguous(), times, wave.duration)
+        parts = list(self.parts(source, times, len(times)))
+        moments = torch.cat([part.times for part in parts])
+        return replace(parts[-1], pixels=torch.cat([part.pixels for part in parts]), times=moments)
 
-    def _columns(self, times: Tensor, duration: float) -> Tensor:
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
+
+        It is read as a whole where a level is asked for, and where one picture shows all of it.
+        """
+        times = torch.as_tensor(times, dtype=torch.float64)
+        spacing = float(times.diff().median()) if len(times) > 1 else 0.0
+        sound = self._sound(source, whole=self.rendering.level_db is not None or not spacing)
+        if isinstance(sound, Waveform):
+            spacing = spacing or sound.duration
+            sound = iter([levelled(sound.samples, self.rendering)])
+        strip = _Strip(sound, self.rendering)
+        index = self._columns(times, spacing)  # (T, columns a picture)
+        size = max(2, min(size, COLUMNS_A_PART // index.shape[1]) // 2 * 2)  # even: some families merge two
+        for begin in range(0, len(times), size):
+            pictures = strip.cut(index[begin : begin + size], needed=int(index[begin:].min()))
+            if begin + size >= len(times):
+                strip.finish()
+            pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
+            pixels = pictures[:, None].expand(-1, 3, -1, -1).contiguous()
+            yield Frames(pixels, times[begin : begin + size], strip.samples / self.rendering.sample_rate)
+
+    def _sound(self, source: Source, whole: bool) -> Waveform | Iterator[Tensor]:
+        """What is heard: as a whole, or from a file samples (n,) at a time."""
+        rate = self.rendering.sample_rate
+        if not isinstance(source, Waveform):
+            path = _file(source)
+            if not whole:
+                return (torch.from_numpy(samples) for _, samples in hear(path, rate))
+            source = read_audio(path, rate)
+        if source.sample_rate != rate:
+            raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
+        if not len(source.samples):
+            raise MediaError("The waveform holds no samples.")
+        return source
+
+    def _columns(self, times: Tensor, spacing: float) -> Tensor:
         """The columns of the spectrogram in each picture: (T, columns a picture) int64, maybe outside."""
-        spacing = float(times.diff().median()) if len(times) > 1 else duration
-        seconds = self.rendering.seconds_per_frame or max(spacing or duration, self.rendering.least_s)
+        seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
         step = self.rendering.hop / self.rendering.sample_rate
         count = max(1, round(seconds / step))
         first = (times - count * step / 2) / step + 0.5
         return first.round().long()[:, None] + torch.arange(count)
+
+
+class _Strip:
+    """The spectrogram of sound that is still being read: of its columns, those still to be cut out."""
+
+    def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering) -> None:
+        self.samples = 0  # heard so far
+        self._blocks = spectrogram(map(self._hear, sound), rendering)
+        self._held = torch.empty(0, rendering.n_mels, dtype=torch.uint8)  # columns from `first` on
+        self._first = 0
+
+    def _hear(self, samples: Tensor) -> Tensor:
+        self.samples += len(samples)
+        return samples
+
+    def cut(self, index: Tensor, needed: int) -> Tensor:
+        """The columns (T, C, F) at `index` (T, C), silent outside the sound; none before `needed` is kept."""
+        last = int(index.max())
+        while last >= self._first + len(self._held) and (block := next(self._blocks, None)) is not None:
+            held = torch.cat([self._held, block])
+            gone = min(max(0, needed - self._first), len(held))
+            self._held, self._first = held[gone:], self._first + gone
+        local = index - self._first
+        outside = (index < 0) | (local >= len(self._held))
+        if not len(self._held):
+            return self._held.new_zeros(*index.shape, self._held.shape[1])
+        return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)
+
+    def finish(self) -> None:
+        """Hear the rest. Raises MediaError where there was nothing at all."""
+        for _ in self._blocks:
+            pass
+        if not self.samples:
+            raise MediaError("The recording holds no sound.")
 
 
 def _file(source: Source) -> str | Path:

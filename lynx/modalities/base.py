@@ -1,7 +1,7 @@
 """What a sense is: a way to turn media into pseudo-frames, with parameters that travel with its adapter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -65,3 +65,11 @@ class Modality(ABC):
         not be drawn as asked is said in `notes`. A sense alone is asked at `sample_times(duration, T)`.
         Raises MediaError if the source cannot be this.
         """
+
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """What `render` gives, `size` moments at a time (or fewer), so that a long recording takes no more.
+
+        All parts but the last have as many moments; the last one's duration and notes are those of the whole.
+        A sense whose pictures depend on one another is drawn in one.
+        """
+        yield self.render(source, times)

@@ -5,6 +5,7 @@ row by row, each made n times smaller. The frames are found by their timestamps;
 holds them is checked, and said where it does not.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,26 @@ class HighFps(Modality):
 
         Raises MediaError when the recording has no more frames than the video alone shows, or repeats them.
         """
+        (frames,) = self.parts(source, times, len(times))
+        return frames
+
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """The same pictures, `size` at a time; whether frames repeat is known with the last of them."""
         n = self.rendering.tile
         times = torch.as_tensor(times, dtype=torch.float64)
         duration = self.duration(source)
-        moments = fast_times(times, n * n, duration)  # (T, k)
-        notes = self._check_rate(source, moments)
-        order = moments.flatten().argsort(stable=True)
-        frames = self._read(source, moments.flatten()[order])[order.argsort()]
-        notes += self._check_repeats(frames.unflatten(0, (len(times), n * n)))
-        return Frames(tile_frames(frames, n), times, duration, notes=notes)
+        fast = fast_times(times, n * n, duration)  # (T, k)
+        notes = self._check_rate(source, fast)
+        same: list[Tensor] = []
+        before = torch.empty(0)
+        for moments, shown in zip(fast.split(size), times.split(size), strict=True):
+            order = moments.flatten().argsort(stable=True)
+            frames = self._read(source, moments.flatten()[order])[order.argsort()]
+            same.append(repeats(torch.cat([before, frames]) if len(before) else frames))
+            before = frames[-1:]
+            if len(torch.cat(same)) == fast.numel() - 1:
+                notes += self._check_repeats(torch.cat(same), n * n)
+            yield Frames(tile_frames(frames, n), shown, duration, notes=notes)
 
     def _read(self, source: Source, moments: Tensor) -> Tensor:
         if isinstance(source, Frames):
@@ -122,10 +134,11 @@ class HighFps(Modality):
         return ()
 
     @staticmethod
-    def _check_repeats(frames: Tensor) -> tuple[str, ...]:
-        """frames: (T, k, 3, H, W). Raises MediaError when only whole pictures differ; says if most repeat."""
-        same = repeats(frames.flatten(0, 1))
-        k = frames.shape[1]
+    def _check_repeats(same: Tensor, k: int) -> tuple[str, ...]:
+        """same: `repeats` of all frames, k a picture.
+
+        Raises MediaError when only whole pictures differ; says if most repeat.
+        """
         between = np.arange(1, len(same) + 1) % k == 0  # from one picture to the next
         within = same[~between]
         if within.all() and (~same).sum() >= max(2, between.sum() / 2):

@@ -1,7 +1,7 @@
 """Other eyes: further clips of the same scene, each with its name, on the first camera's clock."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,36 +100,37 @@ class MultiView(Modality):
         A view is black while it does not record, which is noted.
         Raises MediaError when a clip cannot be read, or no view records at any of the moments.
         """
+        (frames,) = self.parts(source, times, len(times))
+        return frames
+
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """The same pictures, those of `size` moments at a time."""
         views, times = views_of(source), torch.as_tensor(times, dtype=torch.float64)
-        size: tuple[int, int] | None = None
-        shown: list[Tensor | None] = []
-        notes: list[str] = []
-        for name, view in views.items():
-            local = times - view.offset
-            there = (local >= 0) & (local <= self._ends(view) - view.offset + LAST_FRAME)
-            if not there.all():
-                notes.append(f"{name} does not record at {int((~there).sum())} of {len(times)} moments")
-            if not there.any():
-                shown.append(None)
-                continue
-            pixels = Video(VideoRendering(self.rendering.max_side)).render(view.clip, local[there]).pixels
-            size = size or (pixels.shape[-2], pixels.shape[-1])
-            if tuple(pixels.shape[-2:]) != size:
-                pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
-            canvas = pixels.new_zeros(len(times), 3, *size)
-            canvas[there] = pixels
-            shown.append(canvas)
-        if size is None:
+        there = {name: self._records(view, times) for name, view in views.items()}  # (T,) bool each
+        first = next((view for name, view in views.items() if there[name].any()), None)
+        if first is None:
             raise MediaError(f"None of the views records at {times.tolist()} s; check their offsets.")
-        blank = torch.zeros(len(times), 3, *size, dtype=torch.uint8)
-        pictures = torch.stack([blank if view is None else view for view in shown], 1)  # (T, views, 3, H, W)
-        return Frames(
-            pictures.flatten(0, 1),
-            times.repeat_interleave(len(views)),
-            self.duration(source),
-            tuple(views) * len(times),
-            tuple(notes),
+        sight, duration = Video(VideoRendering(self.rendering.max_side)), self.duration(source)
+        shape = sight.size(first.clip)
+        notes = tuple(
+            f"{name} does not record at {int((~seen).sum())} of {len(times)} moments"
+            for name, seen in there.items()
+            if not seen.all()
         )
+        for at in torch.arange(len(times)).split(size):
+            shown = torch.zeros(len(at), len(views), 3, *shape, dtype=torch.uint8)
+            for number, (name, view) in enumerate(views.items()):
+                seen = there[name][at]
+                if seen.any():
+                    pixels = sight.render(view.clip, times[at][seen] - view.offset).pixels
+                    shown[seen, number] = _sized(pixels, shape)
+            moments = times[at].repeat_interleave(len(views))
+            yield Frames(shown.flatten(0, 1), moments, duration, tuple(views) * len(at), notes)
+
+    def _records(self, view: View, times: Tensor) -> Tensor:
+        """At which of `times` (T,) on the first camera's clock a view has a picture: (T,) bool."""
+        local = times - view.offset
+        return (local >= 0) & (local <= self._ends(view) - view.offset + LAST_FRAME)
 
     @staticmethod
     def _ends(view: View) -> float:
@@ -137,3 +138,10 @@ class MultiView(Modality):
         if isinstance(view.clip, Frames):
             return view.offset + view.clip.duration
         return view.offset + Video().duration(view.clip)
+
+
+def _sized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(T, 3, H, W) uint8 -> (T, 3, *size)."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)

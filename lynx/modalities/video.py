@@ -1,5 +1,6 @@
 """Sight: frames as they are. The one sense that needs no adapter."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +55,7 @@ class Video(Modality):
         if not isinstance(source, str | Path):
             raise MediaError(f"Video is read from a file or from Frames, not from {type(source).__name__}.")
         return read_frames(source, times, self.rendering.max_side)
+
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """Frames as `render` gives them, `size` at a time."""
+        return (self.render(source, moments) for moments in times.split(size))
