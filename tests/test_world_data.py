@@ -78,13 +78,15 @@ def test_what_does_not_exist_is_said(wrong: dict) -> None:
 
 
 def test_whoever_changes_what_the_world_looks_or_sounds_like_counts_the_renderer_up() -> None:
-    media = WorldDataset("train", 0, 2, ("video", "audio", "high_fps"), frames=2, size=32)[1].media
-    video, audio, fast = media["video"], media["audio"], media["high_fps"]
-    assert isinstance(video, Frames) and isinstance(audio, Waveform) and isinstance(fast, Frames)
+    media = WorldDataset("train", 0, 2, ("video", "audio", "high_fps", "multi_view"), 2, 32)[1].media
+    video, audio, fast, second = media.values()
+    assert isinstance(video, Frames) and isinstance(audio, Waveform)
+    assert isinstance(fast, Frames) and isinstance(second, Frames)
     colours = video.pixels.float().mean(dim=(0, 2, 3)).tolist()
     peaks = audio.samples.reshape(8, -1).abs().amax(dim=1).tolist()
     flash = fast.pixels[media.scene.flashes[0]].float().mean(dim=(1, 2)).tolist()
-    assert RENDERER == 2
-    assert flash == pytest.approx([82.9, 117.6, 97.5], abs=0.2)
+    assert RENDERER == 3
+    assert flash == pytest.approx([100.7, 125.1, 112.8], abs=0.2)
+    assert second.pixels.float().mean(dim=(0, 2, 3)).tolist() == pytest.approx([99.9, 90.0, 107.7], abs=0.2)
     assert colours == pytest.approx([83.3, 100.3, 94.5], abs=0.2)
     assert peaks == pytest.approx([0, 0, 0, 0.578, 0.577, 0, 0, 0], abs=0.006)

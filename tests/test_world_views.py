@@ -7,7 +7,7 @@ import pytest
 
 from lynx.world.picture import draw_frames
 from lynx.world.scene import COLORS, DISTANCES, Scene, draw_scene
-from lynx.world.views import BULGE, SHELF, SHRINK, WALL, draw_depth, draw_second_view, intrinsics
+from lynx.world.views import BULGE, SHELF, SQUEEZE, WALL, draw_depth, draw_second_view, intrinsics
 
 SCENES = [draw_scene("validation", 11, index) for index in range(20)]
 SIZE = 200
@@ -33,7 +33,7 @@ def test_depth_of_a_shape_is_its_distance(scene: Scene) -> None:
 def test_second_view_is_mirrored_and_shows_the_backs(scene: Scene) -> None:
     picture = draw_second_view(scene, [0], SIZE)[0].astype(int)
     for item in scene.items:
-        x, y = 0.5 + SHRINK * (0.5 - item.start[0]), 1 - SHRINK * (1 - item.start[1])
+        x, y = 1 - item.start[0], 1 - SQUEEZE * (1 - item.start[1])
         assert np.abs(picture[pixel(x, y)] - COLORS[item.back]).max() <= 1
     assert np.abs(picture[pixel(0.5, SHELF / 2)] - COLORS[scene.hidden.color]).max() <= 1
 
@@ -41,7 +41,7 @@ def test_second_view_is_mirrored_and_shows_the_backs(scene: Scene) -> None:
 def test_no_shape_ever_covers_the_hidden_one() -> None:
     frames = np.arange(0, 96, 8)
     for scene in SCENES:
-        shelf = draw_second_view(scene, frames, SIZE)[:, : round(0.24 * SIZE)].astype(int)
+        shelf = draw_second_view(scene, frames, SIZE)[:, : round((SHELF - 0.02) * SIZE)].astype(int)
         assert np.abs(shelf - shelf[:1]).max() <= 30  # the softest edge of a shadow at most
 
 

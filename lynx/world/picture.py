@@ -45,6 +45,8 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 GLOW = 0.3
 """Radius of the light around a flashing shape as a fraction of the frame; it fades out half as far again."""
+LIT = 0.21
+"""Radius that a flashing shape swells to, as a fraction of the frame."""
 
 FIELDS: dict[str, Field] = {
     "circle": _circle,
@@ -75,17 +77,17 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
     """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32.
 
-    Lit, it is white and glows in its colour, so far that the glow can be told in a picture half as wide.
+    Lit, it swells, turns white and glows in its colour: both can be told in a picture half as wide.
     """
     color = np.array(COLORS[item.color], dtype=np.float32)
-    shadow = np.float32(0.35)
+    shadow, scale = np.float32(0.35), 1.0
     _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)
     if lit:
         glow = replace(item, shape="circle")
         _paint(picture, glow, x, y, color, np.float32(0.85), softness=0.5, scale=GLOW / item.radius)
-        color = np.full(3, 255, np.float32)
-    _paint(picture, item, x, y, color * np.float32(0.62), np.float32(1))
-    _paint(picture, item, x, y, color, np.float32(1), inset=0.11)
+        color, scale = np.full(3, 255, np.float32), LIT / item.radius
+    _paint(picture, item, x, y, color * np.float32(0.62), np.float32(1), scale=scale)
+    _paint(picture, item, x, y, color, np.float32(1), inset=0.11, scale=scale)
 
 
 def _paint(

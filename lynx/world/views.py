@@ -1,8 +1,8 @@
 """What other instruments make of a scene: a depth camera and a camera on the other side.
 
 A shape stands at its item's depth from the first camera, before a wall. The second camera stands behind the
-shapes, further away, and looks back: left and right change places, the shapes show their backs, and the
-hidden shape, out of the first camera's sight, stands on a shelf over it.
+shapes, higher, and looks back: left and right change places, heights are squeezed, the shapes show their
+backs, and the hidden shape, out of the first camera's sight, stands on a shelf over them.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,11 @@ BULGE = 0.12
 """Metres by which the middle of a shape is nearer than its rim."""
 FOCAL = 0.9
 """Focal length as a fraction of the frame: a field of view of 58 degrees."""
-SHRINK = 0.72
-"""Sizes in the second view relative to those in the first."""
-SHELF = 0.26
+SHRINK = 0.9
+"""Sizes in the second view relative to those in the first: a small shape must still be told from another."""
+SQUEEZE = 0.68
+"""Heights over the floor in the second view relative to those in the first."""
+SHELF = 0.28
 """The part of the second view's height, from the top, that the shelf takes."""
 Point = tuple[float, float]
 
@@ -75,7 +77,7 @@ def _from_behind(item: Item, color: str, start: Point, end: Point) -> Item:
 
 def _turn(x: float, y: float) -> Point:
     """A place in the first frame as a place in the second one."""
-    return 0.5 + SHRINK * (0.5 - x), 1 - SHRINK * (1 - y)
+    return 1 - x, 1 - SQUEEZE * (1 - y)
 
 
 def draw_second_view(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
