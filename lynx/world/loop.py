@@ -1,6 +1,7 @@
 """The loop that trains lynx-tiny: an optimiser for matrices, one for the rest, steps that can resume."""
 
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -71,9 +72,14 @@ class Run:
             self.start = state["step"]
 
     def steps(self, every: int = 100) -> Iterator[int]:
-        """The numbers of the steps still to do; a checkpoint every so many and at the end."""
-        total = self.optimizer.steps
+        """The numbers of the steps still to do; a checkpoint every so many and at the end.
+
+        Raises: SystemExit in a worker whose command was killed: another may already go on from there.
+        """
+        total, command = self.optimizer.steps, multiprocessing.parent_process()
         for step in tqdm(range(self.start, total), self.name, total, initial=self.start, disable=self.quiet):
+            if command and not command.is_alive():
+                raise SystemExit(1)
             yield step
             if not self.quiet and ((step + 1) % every == 0 or step + 1 == total):
                 self.save(step + 1)
