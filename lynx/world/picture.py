@@ -5,7 +5,6 @@ used in training and the large ones in the files are the same picture.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -43,10 +42,8 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(b - 0.95, a - 0.33))
 
 
-GLOW = 0.3
-"""Radius of the light around a flashing shape as a fraction of the frame; it fades out half as far again."""
-LIT = 0.21
-"""Radius that a flashing shape swells to, as a fraction of the frame."""
+LIT = 0.3
+"""Radius that a flashing shape leaps up to, as a fraction of the frame."""
 
 FIELDS: dict[str, Field] = {
     "circle": _circle,
@@ -77,15 +74,12 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
     """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32.
 
-    Lit, it swells, turns white and glows in its colour: both can be told in a picture half as wide.
+    Lit, it leaps up, so far that its looks can be told in a picture half as wide.
     """
     color = np.array(COLORS[item.color], dtype=np.float32)
-    shadow, scale = np.float32(0.35), 1.0
+    scale = LIT / item.radius if lit else 1.0
+    shadow = np.float32(0.35)
     _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)
-    if lit:
-        glow = replace(item, shape="circle")
-        _paint(picture, glow, x, y, color, np.float32(0.85), softness=0.5, scale=GLOW / item.radius)
-        color, scale = np.full(3, 255, np.float32), LIT / item.radius
     _paint(picture, item, x, y, color * np.float32(0.62), np.float32(1), scale=scale)
     _paint(picture, item, x, y, color, np.float32(1), inset=0.11, scale=scale)
 

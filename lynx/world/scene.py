@@ -97,7 +97,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole clip. `flashes` are frame numbers at which `items[flasher]` lights up for two frames."""
+    """A whole clip. `flashes` are frame numbers at which `items[flasher]` leaps up for two frames."""
 
     key: tuple[str, int, int]
     items: tuple[Item, ...]
