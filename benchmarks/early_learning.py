@@ -72,7 +72,7 @@ def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
         for number, values in enumerate(runs):
             steps = [WINDOW * (i + 0.5) for i in range(len(values))]
             axes.plot(steps, values, color=color, alpha=0.75, lw=1.8, label=None if number else arm)
-    axes.set(xlabel="tuning step", ylabel="accuracy on clips not seen before", ylim=(0, 1))
+    axes.set(xlabel="tuning step", ylabel="accuracy on clips not seen before")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
