@@ -340,3 +340,29 @@ def test_a_mesh_is_seen_once_around_in_as_many_pictures_as_moments(tmp_path):
     assert ((back.int() - lid).abs().amax(0) <= 2).sum() > 50
     seen = [{tuple(c) for c in side.flatten(1).T.tolist()} for side in (front, back)]
     assert len(seen[0] & seen[1]) < len(seen[0])
+
+
+@pytest.mark.parametrize("show", ["turbo", "both"])
+def test_parts_are_the_whole_and_never_hold_more_maps_than_they_draw(show):
+    rng, asked = np.random.default_rng(3), []
+    metres = rng.uniform(0.1, 30.0, (9, 12, 16)).astype(np.float32) * (rng.random((9, 12, 16)) > 0.3)
+    poses = np.repeat(np.eye(4)[None], 9, axis=0)
+    poses[4] = np.nan
+
+    def measure(indices):
+        asked.append(len(indices))
+        return metres[list(indices)]
+
+    clip = DepthClip(9, measure, np.arange(9.0), 9.0, CAMERA, poses)
+    sense = Depth(DepthRendering(show=show, frame="world", far=5.0))
+    times = sample_times(9.0, 14)  # some maps stand for two moments, across the parts too
+    whole = sense.render(clip, times)
+    asked.clear()
+    parts = list(sense.parts(clip, times, 4))
+    assert [len(part) // sense.pictures(clip) for part in parts] == [4, 4, 4, 2]
+    assert len(asked) == 4 and max(asked) <= 4
+    assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+    assert torch.equal(torch.cat([part.times for part in parts]), whole.times)
+    assert sum((part.labels for part in parts), ()) == whole.labels
+    assert (parts[-1].notes, parts[-1].duration) == (whole.notes, whole.duration)
+    assert any("no return" in note for note in whole.notes) and any("beyond" in note for note in whole.notes)

@@ -5,6 +5,7 @@ that near means near in all of them; *normals*: which way each surface faces, as
 returned nothing is black. The functions are pure: `depth: (..., H, W) metres, 0 = no return`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,23 +233,33 @@ class Depth(Modality):
         Pose-aware, they are of other moments: those of the maps chosen.
         Raises MediaError if it is no depth, nothing returned in any map, or poses are needed and missing.
         """
+        (frames,) = self.parts(source, times, len(times))
+        return frames
+
+    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+        """The same pictures, of `size` moments at a time: no more maps are held."""
         times = torch.as_tensor(times, dtype=torch.float64)
         clip = self._open(source, len(times))
         index, moments, notes = self._choose(clip, times.numpy())
-        unique, inverse = np.unique(index, return_inverse=True)
-        measured = clip.measure(unique.tolist())
-        depth, k = shrink(measured, self.rendering.max_side)
-        if not (depth > 0).any():
-            raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
-        pictures, labels, more = self._draw(clip, depth, unique, k)
-        pixels = pictures[inverse].reshape(-1, *pictures.shape[2:])  # (T * pictures, H, W, 3)
-        return Frames(
-            torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-            torch.from_numpy(np.repeat(moments, len(labels))),
-            clip.duration if clip.duration is not None else float(times[0] + times[-1]),
-            labels * len(index) if len(labels) > 1 else (),
-            (*clip.notes, *notes, *self._remarks(depth, clip.background), *more),
-        )
+        notes = (*clip.notes, *notes, *self._lacking(clip, np.unique(index)))
+        duration = clip.duration if clip.duration is not None else float(times[0] + times[-1])
+        seen = _Seen(self.rendering.near, self.rendering.far)
+        for begin in range(0, len(index), size):
+            part = slice(begin, begin + size)
+            unique, inverse = np.unique(index[part], return_inverse=True)
+            depth, k = shrink(clip.measure(unique.tolist()), self.rendering.max_side)
+            seen.add(unique, depth)
+            if part.stop >= len(index):
+                notes += seen.remarks(clip.background)
+            drawn = self._draw(clip, depth, unique, k)
+            pictures = np.stack(list(drawn.values()), 1)[inverse]  # (moments, pictures, H, W, 3)
+            yield Frames(
+                torch.from_numpy(pictures).flatten(0, 1).permute(0, 3, 1, 2).contiguous(),
+                torch.from_numpy(np.repeat(moments[part], len(drawn))),
+                duration,
+                tuple(drawn) * len(inverse) if len(drawn) > 1 else (),
+                notes,
+            )
 
     def _open(self, source: Source, views: int) -> DepthClip:
         r = self.rendering
@@ -277,12 +288,26 @@ class Depth(Modality):
         far = f"{(gap > usual).sum()} of {len(times)} moments lie up to {gap.max():.1f} s from any depth map"
         return index, moments, (far,) if (gap > usual).any() else ()
 
-    def _draw(
-        self, clip: DepthClip, depth: np.ndarray, index: np.ndarray, k: int
-    ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-        """Pictures (n, pictures, H, W, 3) uint8 of maps (n, H, W), their labels, and what has to be said."""
+    def _lacking(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
+        """What the cameras of the maps at `index` (n,) do not say. Raises MediaError if it is needed."""
+        notes: list[str] = []
+        if self.rendering.show == "turbo":
+            return ()
+        if clip.intrinsics is None:
+            notes.append(f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed")
+        if self.rendering.frame == "world":
+            if clip.poses is None:
+                raise MediaError(
+                    "Normals in the world's frame need camera poses: give pose/*.txt, or draw in the "
+                    "camera's frame."
+                )
+            if lost := (~_posed(clip.poses[index])).sum():
+                notes.append(f"{lost} of {len(index)} maps have no camera pose: their surfaces are black")
+        return tuple(notes)
+
+    def _draw(self, clip: DepthClip, depth: np.ndarray, index: np.ndarray, k: int) -> dict[str, np.ndarray]:
+        """Pictures (n, H, W, 3) uint8 of maps (n, H, W), those at `index`, by what they show."""
         r, drawn = self.rendering, {}
-        notes: tuple[str, ...] = ()
         if r.show != "normals":
             drawn["distance"] = turbo(depth, r.near, r.far, r.scale)
         if r.show != "turbo":
@@ -290,41 +315,53 @@ class Depth(Modality):
             if camera is None:
                 camera = pinhole(max(depth.shape[-2:]) * k)
                 camera[:2, 2] = (np.array(depth.shape[:-3:-1]) * k - 1) / 2
-                notes = (f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed",)
             normals = np.stack([surface_normals(one, resized(camera, 1 / k)) for one in depth])
-            if r.frame == "world":
-                normals, lost = self._to_world(clip, normals, index)
-                notes = (*notes, *lost)
+            if r.frame == "world" and clip.poses is not None:
+                poses = clip.poses[index, :3, :3]
+                turn = np.where(_posed(clip.poses[index])[:, None, None], poses, 0)  # black where it is lost
+                normals = np.einsum("nij,nhwj->nhwi", turn, normals).astype(np.float32)
             drawn["surface"] = draw_normals(normals, r.frame)
-        return np.stack(list(drawn.values()), 1), tuple(drawn), notes
+        return drawn
 
-    def _to_world(
-        self, clip: DepthClip, normals: np.ndarray, index: np.ndarray
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Normals (n, H, W, 3) in the world's frame; zero where a camera is lost, which is said."""
-        if clip.poses is None:
-            raise MediaError(
-                "Normals in the world's frame need camera poses: give pose/*.txt, or draw in the camera's."
-            )
-        poses = clip.poses[index, :3, :3]
-        lost = ~np.isfinite(poses).all((1, 2))
-        turned = np.einsum("nij,nhwj->nhwi", np.where(lost[:, None, None], 0, poses), normals)
-        note = f"{lost.sum()} of {len(index)} maps have no camera pose: their surfaces are black"
-        return turned.astype(np.float32), (note,) if lost.any() else ()
 
-    def _remarks(self, depth: np.ndarray, background: bool) -> tuple[str, ...]:
-        """What a person has to know about the maps that are drawn."""
-        r, back = self.rendering, depth > 0
+class _Seen:
+    """What a person has to know about the maps that are drawn, gathered while they are, each once."""
+
+    def __init__(self, near: float, far: float) -> None:
+        self.near, self.far = near, far
+        self.maps: set[int] = set()
+        self.pixels = self.returned = self.outside = 0
+        self.middles: list[float] = []  # of each map, metres
+
+    def add(self, index: np.ndarray, depth: np.ndarray) -> None:
+        """Note maps (n, H, W), those at `index` (n,)."""
+        for number, one in zip(index.tolist(), depth, strict=True):
+            if number not in self.maps:
+                self.maps.add(number)
+                returned = one[one > 0]
+                self.pixels += one.size
+                self.returned += returned.size
+                self.outside += int(((returned < self.near) | (returned > self.far)).sum())
+                self.middles += [float(np.median(returned))] if returned.size else []
+
+    def remarks(self, background: bool) -> tuple[str, ...]:
+        """Raises MediaError when nothing returned in any of them."""
+        if not self.returned:
+            raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
         notes = []
-        if (holes := 1 - back.mean()) >= 0.01 and not background:
+        if (holes := 1 - self.returned / self.pixels) >= 0.01 and not background:
             notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
-        outside = ((depth < r.near) | (depth > r.far))[back].mean()
-        if outside > 0.5:
-            middle = np.median(depth[back])
+        if (outside := self.outside / self.returned) > 0.5:
             notes.append(
-                f"{outside:.0%} of the depth lies beyond {r.near:g}-{r.far:g} m (around {middle:.3g} m)"
+                f"{outside:.0%} of the depth lies beyond {self.near:g}-{self.far:g} m "
+                f"(around {np.median(self.middles):.3g} m)"
             )
         return tuple(notes)
+
+
+def _posed(poses: np.ndarray) -> np.ndarray:
+    """Which of the cameras (n, 4, 4) stand somewhere: (n,) bool."""
+    return np.asarray(np.isfinite(poses[:, :3, :3]).all((1, 2)))
 
 
 def _nearest(clock: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
