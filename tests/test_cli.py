@@ -143,6 +143,14 @@ def test_params_are_those_of_the_paper(capsys, name, vision, llm):
     assert counts["total"] == counts["vision"] + counts["llm"]
 
 
+def test_params_of_internvl_stand_beside_what_the_paper_prints(capsys):
+    _, out, _ = run(capsys, "params", "--backbone", "internvl2.5-4b", "--json")
+    counts = json.loads(out)
+    assert list(counts) == ["vision", "llm", "total", "paper"]
+    assert counts["total"] == 148_045_824  # every linear of the native classes
+    assert "144.9 M" in counts["paper"] and "fused" in counts["paper"]
+
+
 def test_env_reports_versions(capsys):
     code, out, _ = run(capsys, "env", "--json")
     report = json.loads(out)
