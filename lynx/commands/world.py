@@ -54,9 +54,12 @@ def _eval_arguments(parser: Parser) -> None:
 @command("eval world", _eval_arguments, "lynx eval world --modality audio --n 1000 --seed 7 --json")
 def _eval_world(options: Options) -> Result:
     """Measure a sense in the miniature world: accuracy with it, without it, by chance, and on video alone."""
+    import torch
+
     from lynx.world.eval import MEASURED, evaluate, evaluate_backbone
     from lynx.world.together import evaluate_together
 
+    torch.set_num_threads(1)  # beside two drawing processes, more threads cost more than they bring
     sense = options.modality
     model = load_model(options, *(MEASURED if sense == "all" else [sense] if sense else []))
     with progress("clips") as tell:
