@@ -213,6 +213,7 @@ class Lynx:
         for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
             parts.append(self._tokens(sense, frames.pixels))
             seen.append(shown(frames))
+            del frames  # before the next ones are made
         whole = replace(
             seen[-1],
             pixels=torch.cat([part.pixels for part in seen]),

@@ -5,9 +5,9 @@ quiet stay apart and silence is black everywhere; nothing is stretched picture b
 centred at its frame's time; low frequencies are at the bottom, time runs to the right.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lynx.modalities.base import Modality, Source
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
 COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together
+WINDOWS_AT_ONCE = 4096  # bounds that of the search for the loudest tenth of a second
 MOST_GAIN = 40.0  # dB; what is fainter is noise
 
 
@@ -110,7 +111,7 @@ def spectrogram(sound: Iterable[Tensor], rendering: AudioRendering) -> Iterator[
 
 def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor]:
     """Samples (step + overlap,) from every `step`-th on, whatever parts they come in; the last are fewer."""
-    held: list[Tensor] = []
+    held = [torch.empty(0)]
     count = 0
     for part in chain.from_iterable(part.split(step) for part in parts):
         held.append(part)
@@ -122,18 +123,28 @@ def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor
     yield torch.cat(held)
 
 
-def levelled(samples: Tensor, rendering: AudioRendering) -> Tensor:
-    """The samples (n,) with one gain, so that their loudest tenth of a second has the rendering's level.
+def levelled(listen: Callable[[], Iterable[Tensor]], rendering: AudioRendering) -> Iterable[Tensor]:
+    """Samples in parts (n,), with one gain that brings their loudest tenth of a second to `level_db`.
 
-    Levels are those of the spectrogram: a full-scale sine has 0 dB.
+    Levels are those of the spectrogram: a full-scale sine has 0 dB. To find the gain, all is heard once more.
     """
     if rendering.level_db is None:
-        return samples
-    length = min(len(samples), rendering.sample_rate // 10)
-    power = samples.float().square().unfold(0, length, max(1, length // 4)).mean(1).max()
-    loudest = 10 * torch.log10((2 * power).clamp(min=1e-20))
-    gain = (rendering.level_db - loudest).clamp(max=MOST_GAIN)
-    return samples * 10 ** (gain / 20)
+        return listen()
+    power = loudest(listen(), rendering.sample_rate // 10)
+    gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
+    return (part * 10 ** (gain / 20) for part in listen())
+
+
+def loudest(sound: Iterable[Tensor], length: int) -> Tensor:
+    """The most power of `length` samples in a row, tried at every quarter of it; of fewer samples, of all."""
+    step = max(1, length // 4)
+    found: list[Tensor] = []
+    for block in _blocks(sound, WINDOWS_AT_ONCE * step, length - step):
+        if not found:
+            length = min(length, len(block))
+        if len(block) >= length:
+            found.append(block.float().square().unfold(0, length, step).mean(1).max())
+    return torch.stack(found).max()
 
 
 class Audio(Modality):
@@ -164,15 +175,15 @@ class Audio(Modality):
     def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
 
-        It is read as a whole where a level is asked for, and where one picture shows all of it.
+        It is read twice where a level is asked for, and as a whole where one picture shows all of it.
         """
         times = torch.as_tensor(times, dtype=torch.float64)
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
-        sound = self._sound(source, whole=self.rendering.level_db is not None or not spacing)
+        sound = self._sound(source, whole=not spacing)
         if isinstance(sound, Waveform):
             spacing = spacing or sound.duration
-            sound = iter([levelled(sound.samples, self.rendering)])
-        strip = _Strip(sound, self.rendering)
+        listen = partial(_listen, sound, self.rendering.sample_rate)
+        strip = _Strip(levelled(listen, self.rendering), self.rendering)
         index = self._columns(times, spacing)  # (T, columns a picture)
         size = max(2, min(size, COLUMNS_A_PART // index.shape[1]) // 2 * 2)  # even: some families merge two
         for begin in range(0, len(times), size):
@@ -183,13 +194,13 @@ class Audio(Modality):
             pixels = pictures[:, None].expand(-1, 3, -1, -1).contiguous()
             yield Frames(pixels, times[begin : begin + size], strip.samples / self.rendering.sample_rate)
 
-    def _sound(self, source: Source, whole: bool) -> Waveform | Iterator[Tensor]:
-        """What is heard: as a whole, or from a file samples (n,) at a time."""
+    def _sound(self, source: Source, whole: bool) -> Waveform | str | Path:
+        """What is heard: as a whole, or the file of it."""
         rate = self.rendering.sample_rate
         if not isinstance(source, Waveform):
             path = _file(source)
             if not whole:
-                return (torch.from_numpy(samples) for _, samples in hear(path, rate))
+                return path
             source = read_audio(path, rate)
         if source.sample_rate != rate:
             raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
@@ -238,6 +249,14 @@ class _Strip:
             pass
         if not self.samples:
             raise MediaError("The recording holds no sound.")
+
+
+def _listen(sound: Waveform | str | Path, sample_rate: int) -> Iterator[Tensor]:
+    """Samples (n,) at a time, of a file as it is decoded."""
+    if isinstance(sound, Waveform):
+        yield sound.samples
+    else:
+        yield from (torch.from_numpy(samples) for _, samples in hear(sound, sample_rate))
 
 
 def _file(source: Source) -> str | Path:

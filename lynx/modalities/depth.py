@@ -365,5 +365,8 @@ def _posed(poses: np.ndarray) -> np.ndarray:
 
 
 def _nearest(clock: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The map (T,) measured nearest to each moment, the earlier one of two; and the moments."""
-    return np.abs(clock[None] - times[:, None]).argmin(1), times
+    """The map (T,) measured nearest to each moment, the earliest of several; and the moments."""
+    after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
+    before = (after - 1).clip(min=0)
+    nearest = np.where(times - clock[before] <= clock[after] - times, before, after)
+    return np.searchsorted(clock, clock[nearest]), times  # of maps of one time the first
