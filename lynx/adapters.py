@@ -1,5 +1,7 @@
 """An adapter on disk: `lynx_config.json`, `vision/` and `llm/` (two plain PEFT folders), and a model card.
 
+One that was tuned with a type embedding has `type_embedding.safetensors` too.
+
 Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
 exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
 """
@@ -27,11 +29,15 @@ from lynx.lora import expected_shapes, lora_config
 if TYPE_CHECKING:
     from lynx.model import Lynx
 
-FORMAT = 1
+FORMAT = 2  # since type embeddings
 CONFIG = "lynx_config.json"
 PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("vision", "llm")
-FILES = (CONFIG, "README.md", *(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS)))
+TYPE_EMBEDDING = "type_embedding"
+"""Name of its tensor (D,), and of the file that holds it."""
+TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
+PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
+FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
 """Everything that belongs to an adapter; a part may be absent as a whole."""
 POOLINGS = ("none", "space")
 
@@ -71,6 +77,7 @@ class AdapterFiles:
 
     adapter: Adapter
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
+    type_embedding: Tensor | None = None
 
 
 def resolve_adapter(source: str | Path) -> Path:
@@ -108,6 +115,8 @@ def inspect_adapter(folder: Path) -> Adapter:
     for part in _parts(folder):
         _read_settings(folder / part)
         _read_shapes(folder / part / WEIGHTS)
+    if (folder / TYPE_EMBEDDING_FILE).is_file():
+        _read_shapes(folder / TYPE_EMBEDDING_FILE)
     return adapter
 
 
@@ -144,7 +153,13 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
         settings = _read_settings(folder / part)
         shapes = expected_shapes(backbone.model, targets[part], settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
-    return AdapterFiles(adapter, parts)
+    return AdapterFiles(adapter, parts, _read_type_embedding(folder, backbone))
+
+
+def _read_type_embedding(folder: Path, backbone: Backbone) -> Tensor | None:
+    path = folder / TYPE_EMBEDDING_FILE
+    width = backbone.model.config.get_text_config().hidden_size
+    return _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING] if path.is_file() else None
 
 
 def _parts(folder: Path) -> list[str]:
@@ -247,7 +262,7 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise AdapterError(f"cannot read {path}: {error}") from error
 
 
-def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     found = _read_shapes(path)
     missing, unexpected = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
     if missing or unexpected:
@@ -294,6 +309,9 @@ def save_adapter(
             (folder / part / file).unlink(missing_ok=True)
     for part in parts:
         _save_part(model, adapter.name, part, folder / part)
+    (folder / TYPE_EMBEDDING_FILE).unlink(missing_ok=True)
+    if (embedding := model.type_embedding(adapter.name)) is not None:
+        _save_tensors({TYPE_EMBEDDING: embedding}, folder / TYPE_EMBEDDING_FILE)
     values = asdict(adapter) | {"backbone": describe_backbone(backbone)}
     if training is not None:
         values["training"] = dict(training)
@@ -326,13 +344,17 @@ def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
     config = lora_config(targets, model.lora.settings[lora])
     config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
     config.save_pretrained(str(folder))
-    tensors = {key: weight.detach().cpu().contiguous() for key, weight in model.lora.tensors(lora).items()}
-    partial = folder / (WEIGHTS + ".part")
+    _save_tensors(model.lora.tensors(lora), folder / WEIGHTS)
+
+
+def _save_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    tensors = {key: weight.detach().cpu().contiguous() for key, weight in weights.items()}
+    partial = path.with_name(path.name + ".part")
     save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
-    written = load_file(folder / WEIGHTS)
+    os.replace(partial, path)
+    written = load_file(path)
     if written.keys() != tensors.keys() or any(not written[key].equal(tensors[key]) for key in tensors):
-        raise AdapterError(f"{folder / WEIGHTS} does not hold what was written: is the disk full?")
+        raise AdapterError(f"{path} does not hold what was written: is the disk full?")
 
 
 def _write(path: Path, text: str) -> None:

@@ -85,9 +85,9 @@ class StreamCache:
             raise DataError(f"the clip {key} has no stream of {sense!r} in {self.folders[sense]}")
         tokens, times, cells = (file.get_tensor(key + part) for part in PARTS)
         rows, cols = (cells.amax(0) + 1).tolist()
-        return Stream(
-            sense, tokens, times, cells, (rows, cols), None, self.model.placement(self.senses[sense])
-        )
+        known = self.senses[sense]
+        marks = self.model.placement(known), self.model.type_embedding(known)
+        return Stream(sense, tokens, times, cells, (rows, cols), None, *marks)
 
     def _check_space(self, clips: int) -> None:
         """Say so before the first clip is encoded if the streams of that many will not fit the disk."""

@@ -143,6 +143,11 @@ class TuneConfig(TrainConfig):
         "positions of the modality's tokens: behind all that is before them, right behind the video whatever "
         "other sense is there too, or (in a family with positions in time and space) at its own moments",
     )
+    type_embedding: bool = option(
+        False,
+        "learn a vector for each sense that is added to its tokens, by which the LLM tells whose they are; a "
+        "warm start goes on from the one that is there",
+    )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")

@@ -57,6 +57,7 @@ class Lynx:
         self.backbone = backbone
         self.lora = LoraBank(backbone.model)
         self.adapters: dict[str, Adapter] = {}
+        self.type_embeddings: dict[str, Tensor] = {}
         self._loras: dict[tuple[str, str], str] = {}
         self.streams = StreamStore()
         self.lock = threading.RLock()
@@ -74,6 +75,8 @@ class Lynx:
                     self._loras[adapter.name, part] = twin
                 else:
                     self.lora.fill(self.add_lora(adapter.name, part, settings), tensors)
+            if files.type_embedding is not None:
+                self.type_embeddings[adapter.name] = files.type_embedding.to(self.backbone.device)
         return adapter
 
     def _twin(self, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> str | None:
@@ -137,6 +140,7 @@ class Lynx:
             self.adapter(name)
             for part in self.parts(name):
                 self.remove_lora(name, part)
+            self.type_embeddings.pop(name, None)
             del self.adapters[name]
 
     def parts(self, name: str) -> tuple[str, ...]:
@@ -231,8 +235,8 @@ class Lynx:
             return join([self.backbone.encode(pixels(part)) for part in frames.split(size)], size)
 
     def _stream(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
-        times, placement = layout.seconds(frames.times), self.placement(sense)
-        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, placement)
+        times, marks = layout.seconds(frames.times), (self.placement(sense), self.type_embedding(sense))
+        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks)
         if sense != VIDEO and self.adapter(sense).token_pooling == "space":
             return pool_space(stream)
         return stream
@@ -240,6 +244,10 @@ class Lynx:
     def placement(self, sense: str) -> str:
         """Where the sense's tokens stand in time and space, one of PLACEMENTS."""
         return "continue" if sense == VIDEO else self.adapter(sense).placement
+
+    def type_embedding(self, sense: str) -> Tensor | None:
+        """The vector (D,) that the LLM gets added to the sense's tokens, if its adapter has one."""
+        return None if sense == VIDEO else self.type_embeddings.get(self.adapter(sense).name)
 
     def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:
         """How many tokens a stream of that many (pseudo-)frames will have; size: (H, W) of the video's."""

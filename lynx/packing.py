@@ -130,7 +130,7 @@ class Packer:
         embeds = self.backbone.model.get_input_embeddings()(ids.to(device)).detach()
         for b, row in enumerate(rows):
             for stream in streams[b]:
-                embeds[b, row.spans[stream.sense].to(device)] = stream.tokens.to(embeds)  # (n, D)
+                embeds[b, row.spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
         numbers = numbers.to(device)
         seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
         return Packed(embeds, see(seen), positions.to(device), labels.to(device), numbers)

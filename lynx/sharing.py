@@ -7,6 +7,7 @@ from lynx import hub, modalities
 from lynx.adapters import (
     CONFIG,
     FILES,
+    TYPE_EMBEDDING,
     Adapter,
     check_backbone,
     fetch_adapter,
@@ -51,7 +52,8 @@ def check_adapter(folder: Path, backbone: Backbone) -> tuple[Adapter, tuple[str,
     """
     files = read_adapter(folder, backbone)
     modalities.get(files.adapter.modality).from_dict(dict(files.adapter.rendering))
-    return files.adapter, tuple(files.parts)
+    marked = [TYPE_EMBEDDING] if files.type_embedding is not None else []
+    return files.adapter, (*files.parts, *marked)
 
 
 def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = False) -> Shared:

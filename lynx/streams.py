@@ -72,6 +72,8 @@ def stream_key(model: "Lynx", sense: str, source: Any, times: Tensor) -> bytes:
     """The name of the stream of a source at `times` (T,) seconds, as `model` would encode it now."""
     digest = sense_digest(model, sense, sense=sense, placement=model.placement(sense), times=times.tolist())
     digest.update(content_key(Example("", {sense: source})).encode())
+    if (embedding := model.type_embedding(sense)) is not None:
+        digest.update(_bytes(embedding))
     return digest.digest()
 
 
@@ -97,8 +99,12 @@ def lora_digest(model: "Lynx", lora: str) -> bytes:
     digest = hashlib.blake2b(repr(model.lora.settings[lora]).encode(), digest_size=16)
     for name, tensor in sorted(model.lora.tensors(lora).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(tensor))
     return digest.digest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tensor, TokenLayout]:

@@ -173,15 +173,16 @@ class Trainer:
 
     def _gradients(self) -> float:
         """Average gradients over processes, note which `lora_B` have one, clip; returns the norm before."""
-        gradients = {name: weight.grad for name, weight in self.weights.items()}
-        missing = [name for name, gradient in gradients.items() if gradient is None]
-        if missing:
-            raise AdapterError(f"{len(missing)} weights get no gradient, such as {missing[0]}")
-        present = [gradient for gradient in gradients.values() if gradient is not None]
+        missing = [name for name, weight in self.weights.items() if weight.grad is None]
+        if lost := [name for name in missing if ".lora_" in name]:
+            raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
+        for name in missing:  # of a sense that no clip of the batch shows
+            self.weights[name].grad = torch.zeros_like(self.weights[name])
+        gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.accelerator.num_processes > 1:
-            for gradient in present:
+            for gradient in gradients.values():
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
-        self.silent -= {name for name in self.silent if bool(gradients[name].any())}  # type: ignore[union-attr]
+        self.silent -= {name for name in self.silent if bool(gradients[name].any())}
         limit = self.config.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lynx.adapters import CONFIG, save_adapter
+from lynx.adapters import CONFIG, TYPE_EMBEDDING, save_adapter
 from lynx.backbones import Backbone
 from lynx.cache import StreamCache
 from lynx.clips import VIDEO, content_key
@@ -192,6 +192,7 @@ def tune(
         lora = _fresh_lora(model, list(named), config)
         for name in named:
             undo.callback(model.remove_lora, name, "llm")
+            undo.callback(model.type_embeddings.pop, name, None)
         report = _train(model, named, lora, examples, config, out_dir, progress)
         undo.pop_all()
     return report
@@ -212,12 +213,24 @@ def _fresh_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
     for name in names:
         model.remove_lora(name, "llm")
     model.adapters |= shaped
+    _fresh_type_embeddings(model, names, config)
     with seeded(config.seed):
         lora = model.add_lora(names[0], "llm", config.lora)
     if begin is not None:
         model.lora.fill(lora, begin)
     model.share_llm(names[0], names[1:])
     return lora
+
+
+def _fresh_type_embeddings(model: Lynx, names: Sequence[str], config: TuneConfig) -> None:
+    """Those that a warm start goes on from, zeros where the config asks for new ones, none otherwise."""
+    width = model.backbone.model.config.get_text_config().hidden_size
+    for name in names:
+        before = model.type_embeddings.pop(name, None)
+        if before is not None and config.warm_start:
+            model.type_embeddings[name] = before.clone().requires_grad_()
+        elif config.type_embedding:
+            model.type_embeddings[name] = torch.zeros(width, device=model.backbone.device, requires_grad=True)
 
 
 def _beginning(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[str, Tensor]:
@@ -249,7 +262,9 @@ def _train(
     cache = StreamCache(config.cache or folder / "streams", model, {VIDEO: VIDEO, **senses}, frames)
     lessons, kept = _lessons(examples, tuple(senses), progress)
     loss = TuningLoss(model, tuple(senses), lessons, cache, config)
-    trainer = Trainer(model.lora.tensors(lora), len(lessons), loss, config, folder, progress=progress)
+    embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
+    weights = model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()}
+    trainer = Trainer(weights, len(lessons), loss, config, folder, progress=progress)
     share = trainer.accelerator.process_index, trainer.accelerator.num_processes
     encoded = cache.prepare([examples[i] for i in kept], [lesson.key for lesson in lessons], share, progress)
     trainer.accelerator.wait_for_everyone()
@@ -259,6 +274,8 @@ def _train(
     if report["without_gradient"]:
         raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
     report |= {"config": config.to_dict(), "modalities": list(senses)}
+    for embedding in embeddings.values():
+        embedding.requires_grad_(False)
     for name, place in named.items() if trainer.accelerator.is_main_process else ():
         save_adapter(model, name, place, training={**model.adapter(name).training, "tune": report})
     trainer.finish()

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import lynx
 from lynx import AdapterError
-from lynx.adapters import CONFIG, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
+from lynx.adapters import CONFIG, FORMAT, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
 from lynx.backbones import CATALOG
 from lynx.card import model_card
+from lynx.sharing import check_adapter
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,35 @@ def test_saving_again_keeps_other_files_and_drops_stale_parts(folder, saved, cop
     assert lynx.load(folder, adapters=[copy]).parts("audio") == ("vision",)
 
 
+def test_a_type_embedding_travels_with_the_adapter(folder, saved, tmp_path):
+    model = lynx.load(folder, adapters=[saved])
+    plain = streams(model)[1]
+    model.type_embeddings["audio"] = torch.linspace(-1, 1, 48)
+    save_adapter(model, "audio", tmp_path / "out")
+    other = lynx.load(folder, adapters=[tmp_path / "out"])
+    video, marked = streams(other)
+    assert video.embeds is video.tokens and marked.tokens.equal(plain.tokens)
+    assert marked.embeds.equal(plain.tokens + torch.linspace(-1, 1, 48))
+    assert check_adapter(tmp_path / "out", other.backbone)[1] == ("vision", "llm", "type_embedding")
+    message = {"role": "user", "content": "hear ?"}
+    prompt = other.backbone.compose([message], [video, marked])
+    assert prompt.inputs_embeds[0, prompt.spans["audio"]].equal(marked.embeds)
+    assert prompt.inputs_embeds[0, prompt.spans["video"]].equal(video.tokens)
+    other.unload_adapter("audio")
+    other.load_adapter(saved)
+    assert other.type_embedding("audio") is None
+    save_adapter(other, "audio", tmp_path / "out")
+    assert lynx.load(folder, adapters=[tmp_path / "out"]).type_embedding("audio") is None
+
+
+def test_a_type_embedding_of_another_width_is_refused(folder, copy):
+    save_file({"type_embedding": torch.zeros(47)}, copy / "type_embedding.safetensors")
+    model = lynx.load(folder)
+    with pytest.raises(AdapterError, match=r"type_embedding \(47,\) instead of \(48,\)"):
+        model.load_adapter(copy)
+    assert not model.adapters and not model.lora.settings
+
+
 def test_nothing_to_save_is_an_error(folder, tmp_path):
     model = lynx.load(folder)
     model.add_adapter(Adapter("audio", "audio"))
@@ -172,7 +202,7 @@ BROKEN = {
     "a folder that is a link": (linked_folder, "leads out"),
     "integers": (integers, r"no numbers.*int32"),
     "another backbone": (other_backbone, "projector is 0000"),
-    "a newer format": (lambda f: edit(f / CONFIG, format=2), "update lynx"),
+    "a newer format": (lambda f: edit(f / CONFIG, format=FORMAT + 1), "update lynx"),
     "no format": (lambda f: edit(f / CONFIG, format=None), "no format"),
     "another family": (lambda f: edit(f / CONFIG, backbone={"family": "qwen"}), "'qwen'"),
     "a family that is no text": (lambda f: edit(f / CONFIG, backbone="llava_onevision"), "an object"),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 
 import lynx
 from lynx import hub
-from lynx.adapters import CONFIG, FILES, WEIGHTS, save_adapter
+from lynx.adapters import CONFIG, FILES, FORMAT, WEIGHTS, save_adapter
 from lynx.backbones import load_backbone
 
 HERE = Path(__file__).parent
@@ -256,9 +256,10 @@ def test_a_path_that_leads_out_is_refused(server, adapters, content, tmp_path):
 
 
 def test_a_newer_format_is_refused(server, adapters, content, tmp_path):
-    newer = json.loads(content[CONFIG]) | {"format": 2}
+    newer = json.loads(content[CONFIG]) | {"format": FORMAT + 1}
     server.add("owner/newer", content | {CONFIG: json.dumps(newer).encode()})
-    assert adapters("pull", "owner/newer", "--out", tmp_path / "audio").refused("format 2", "update lynx")
+    pulled = adapters("pull", "owner/newer", "--out", tmp_path / "audio")
+    assert pulled.refused(f"format {FORMAT + 1}", "update lynx")
     assert not list(tmp_path.iterdir())
 
 

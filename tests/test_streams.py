@@ -37,6 +37,8 @@ def test_a_key_changes_with_all_that_decides_a_stream(model, tmp_path):
     for change in ({"rendering": {"hop_s": 0.004}}, {"token_pooling": "space"}):
         model.adapters["audio"] = replace(model.adapters["audio"], **change)
         keys.append(key())
+    model.type_embeddings["audio"] = torch.ones(48)
+    keys.append(key())
     llm = next(iter(model.lora.tensors("audio_llm").values()))
     llm.data += 1  # the LLM has no part in it
     assert key() == keys[-1] and len(set(keys)) == len(keys)

@@ -412,6 +412,48 @@ def test_senses_tuned_together_share_an_llm_lora_that_each_adapter_carries(folde
     assert not other.lora.settings
 
 
+def test_type_embeddings_are_learned_beside_the_lora_and_each_adapter_keeps_its_own(folder, tmp_path):
+    """The packed batch has them, so has a chat; a warm start goes on from them."""
+    both = ("audio", "multi_view")
+    model, guidance = stages.small_model(folder), stages.small_guidance(stages.small_model(folder))
+    examples = stages.clips(4, ("video", *both))
+    for sense in both:
+        config = AlignConfig(steps=1, rank=2, alpha=4, frames=stages.FRAMES)
+        align(model, sense, examples, guidance, config, tmp_path / sense, progress=False)
+    marked = replace(SHORT, steps=6, type_embedding=True, together=0.5)
+    report = tune(model, both, examples, marked, tmp_path, progress=False)
+    (lora,) = model.llm_loras(*both)
+    width = model.backbone.model.config.get_text_config().hidden_size
+    assert report["parameters"] == sum(w.numel() for w in model.lora.tensors(lora).values()) + 2 * width
+    first = {sense: model.type_embedding(sense) for sense in both}
+    assert all(e.any() and not e.requires_grad for e in first.values())
+    assert not first["audio"].equal(first["multi_view"])
+
+    other = stages.small_model(folder)
+    for sense in both:
+        other.load_adapter(tmp_path / sense)
+        assert other.type_embedding(sense).equal(first[sense])
+    again = replace(marked, steps=0, type_embedding=False, warm_start=True)
+    tune(other, both, examples, again, tmp_path, progress=False)
+    assert all(other.type_embedding(sense).equal(first[sense]) for sense in both)
+    fresh = replace(marked, steps=0, type_embedding=False)
+    tune(other, both, examples, fresh, tmp_path, progress=False)
+    assert all(other.type_embedding(sense) is None for sense in both)
+
+
+def test_an_interrupted_run_goes_on_with_its_type_embedding(folder, model, tmp_path, monkeypatch):
+    config = replace(SHORT, type_embedding=True)
+    tune(model, "audio", stages.clips(5), config, tmp_path / "whole", progress=False)
+    broken = stages.small_model_with(folder)
+    with monkeypatch.context() as patch:
+        Killed(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
+    assert broken.type_embedding("audio") is None
+    tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
+    assert broken.type_embedding("audio").equal(model.type_embedding("audio"))
+
+
 class Killed:
     """The loss of a run that ends in its n-th step, like a process that is killed."""
 

@@ -74,6 +74,13 @@ class Stream:
     grid: tuple[int, int]
     frames: Any  # lynx.media.Frames: the uint8 (pseudo-)frames as the model sees them
     placement: str = "continue"  # one of PLACEMENTS
+    type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
+
+    @property
+    def embeds(self) -> Tensor:
+        """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
+        tokens, mark = self.tokens, self.type_embedding
+        return tokens if mark is None else tokens + mark.to(tokens)
 
     @property
     def steps(self) -> int:
@@ -336,7 +343,7 @@ class Backbone(ABC):
         input_ids = torch.tensor([ids], device=self.device)
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         for stream in streams:
-            embeds[0, spans[stream.sense].to(self.device)] = stream.tokens.to(embeds)  # (n, D)
+            embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, D)
         positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
         return Composed(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
 
