@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 Loss = Callable[[list[int]], dict[str, Tensor]]
 """Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
 
+VECTOR_RATE = 10.0
+"""A vector's share of the learning rate: AdamW moves a number of it as far as one of a LoRA's, of which a
+sum of products is felt."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
@@ -96,8 +99,14 @@ class Trainer:
         self.progress = progress
         self.accelerator = Accelerator(cpu=next(iter(self.weights.values())).device.type == "cpu")
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
+        groups: dict[float, list[Tensor]] = {}
+        for name, weight in self.weights.items():
+            groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(weight)
         self.optimizer = torch.optim.AdamW(
-            list(self.weights.values()), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+            [{"params": weights, "rate": rate} for rate, weights in groups.items()],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=fused,
         )
         size = batch_size or config.batch_size
         self.order = Order(examples, size, config.seed)
@@ -167,14 +176,14 @@ class Trainer:
         norm = self._gradients()
         lr = learning_rate(step, self.steps, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         self.optimizer.step()
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
     def _gradients(self) -> float:
         """Average gradients over processes, note which `lora_B` have one, clip; returns the norm before."""
         missing = [name for name, weight in self.weights.items() if weight.grad is None]
-        if lost := [name for name in missing if ".lora_" in name]:
+        if lost := [name for name in missing if _is_lora(name)]:
             raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
         for name in missing:  # of a sense that no clip of the batch shows
             self.weights[name].grad = torch.zeros_like(self.weights[name])
@@ -257,6 +266,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return rows
+
+
+def _is_lora(name: str) -> bool:
+    return ".lora_" in name
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
-from lynx.trainer import Order, Trainer, checkpointed, learning_rate, seed_of, seeded
+from lynx.trainer import VECTOR_RATE, Order, Trainer, checkpointed, learning_rate, seed_of, seeded
 
 CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
 POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -66,6 +66,24 @@ def test_every_epoch_sees_every_example_once_in_a_new_order():
     assert order.batch(1) == drawn[4:8]  # asked again, out of turn
     assert Order(10, 4, seed=1).batch(0) != drawn[:4]
     assert Order(2, 5, seed=0).batch(0)[:4] != []  # a batch larger than the data
+
+
+def test_a_vector_moves_faster_and_may_go_unused_for_a_step(tmp_path):
+    """AdamW's first step moves every number by the learning rate, towards the side its gradient says."""
+    fit = Fit()
+    fit.weights |= {"type_embedding.a": nn.Parameter(torch.zeros(3)), "unused": nn.Parameter(torch.ones(2))}
+
+    def loss(indices):
+        parts = fit.loss(indices)
+        return parts | {"loss": parts["loss"] + fit.weights["type_embedding.a"].sum()}
+
+    config = replace(CONFIG, steps=1, warmup=0.0)
+    before = fit.weights["x.lora_B.weight"].detach().clone()
+    Trainer(fit.weights, len(POINTS), loss, config, tmp_path, progress=False).run()
+    moved = (fit.weights["x.lora_B.weight"] - before).abs().max()
+    assert float(moved) == pytest.approx(0.05, rel=1e-3)
+    assert fit.weights["type_embedding.a"].tolist() == pytest.approx([-0.05 * VECTOR_RATE] * 3, rel=1e-3)
+    assert fit.weights["unused"].tolist() == [1, 1]
 
 
 def test_seeds_differ_and_last():
