@@ -56,6 +56,7 @@ class Wanted:
     n: int | None
     senses: tuple[str, ...] | None
     focus: tuple[str, ...]
+    types: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
 
 
@@ -68,12 +69,14 @@ def open_data(
     n: int | None = None,
     senses: Sequence[str] | None = None,
     focus: Sequence[str] = (),
+    types: Sequence[str] = (),
     held_out: Sequence[str] = (),
 ) -> Sequence[Example]:
     """The examples of the source `name` ("jsonl", "esc10" and "digits" with a path, "world" without).
 
     At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
     `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.
+    With `types` no questions of other types.
     held_out: folds of "esc10" or speakers of "digits": the split "train" is all others, "test" is these.
 
     Raises:
@@ -84,7 +87,9 @@ def open_data(
     if held_out and name not in GROUPED:
         raise DataError(f"{name!r} has no folds or speakers to hold out; {' and '.join(GROUPED)} have")
     chosen = tuple(senses) if senses is not None else None
-    examples = SOURCES[name](path, Wanted(split, seed, n, chosen, tuple(focus), tuple(held_out)))
+    examples = SOURCES[name](
+        path, Wanted(split, seed, n, chosen, tuple(focus), tuple(types), tuple(held_out))
+    )
     if not len(examples):
         wanted = f" with {' and '.join(senses)}" if senses else ""
         raise DataError(f"the source {name!r} has no {split} examples{wanted}; check the path and the senses")
@@ -106,8 +111,8 @@ def _open_world(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
     if path is not None:
         raise DataError(f"the world is drawn, not read: it takes no path (given: {path})")
     more: dict[str, Any] = {"senses": wanted.senses} if wanted.senses is not None else {}
-    n = wanted.n if wanted.n is not None else 1000
-    return WorldDataset(wanted.split, wanted.seed, n, per_type=3, focus=wanted.focus, **more)
+    n, types = wanted.n if wanted.n is not None else 1000, wanted.types or None
+    return WorldDataset(wanted.split, wanted.seed, n, types=types, per_type=3, focus=wanted.focus, **more)
 
 
 def _open_jsonl(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
@@ -130,11 +135,14 @@ def _open_jsonl(path: str | Path | None, wanted: Wanted) -> Sequence[Example]:
 
 
 def _draw(examples: list[Example], wanted: Wanted) -> list[Example]:
-    """Those in focus, and of them as many as are wanted."""
+    """Those in focus, and of them as many as are wanted, with the questions of the types that are wanted."""
     if wanted.focus:
         examples = [each for each in examples if any(turn.type in wanted.focus for turn in each.turns)]
     if wanted.n is not None and wanted.n < len(examples):
         examples = random.Random(wanted.seed).sample(examples, wanted.n)
+    if wanted.types:
+        asked = [tuple(turn for turn in each.turns if turn.type in wanted.types) for each in examples]
+        examples = [replace(each, turns=turns) for each, turns in zip(examples, asked, strict=True) if turns]
     return examples
 
 

@@ -45,6 +45,23 @@ def test_a_focus_keeps_clips_with_such_a_question(folder):
         open_data("jsonl", folder, focus=("riddle",))
 
 
+def test_types_keep_to_some_questions(folder):
+    turns = [TURN, TURN | {"question": "how loud ?", "type": "loudness"}]
+    row = {"id": "d", "media": {"audio": "c.wav"}, "turns": turns}
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert [len(example.turns) for example in open_data("jsonl", folder)] == [1, 0, 0, 2]
+    kept = open_data("jsonl", folder, types=("sound",))
+    assert [(example.id, [turn.type for turn in example.turns]) for example in kept] == [
+        ("a", ["sound"]),
+        ("d", ["sound"]),
+    ]
+    drawn = open_data("world", n=3, types=("sound",))
+    assert {turn.type for example in drawn for turn in example.turns} == {"sound"}
+    with pytest.raises(DataError, match="no train examples"):
+        open_data("jsonl", folder, types=("riddle",))
+
+
 def test_senses_choose_examples_and_drop_other_media(folder):
     alone = open_data("jsonl", folder, senses=("audio",))
     assert [set(example.media) for example in alone] == [{"audio"}] * 3

@@ -109,6 +109,7 @@ def open_examples(
     *,
     split: str = "train",
     focus: Sequence[str] = (),
+    types: Sequence[str] = (),
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
     variants: Sequence[int] = (1,),
 ) -> Any:
@@ -134,6 +135,7 @@ def open_examples(
             n=options.n,
             senses=senses(name),
             focus=focus,
+            types=types,
             held_out=held_out,
         )
         for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)

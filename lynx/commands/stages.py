@@ -113,6 +113,13 @@ def _tune_arguments(parser: Parser) -> None:
         metavar="TYPE",
         help="only clips with a question of one of these types, which are met in turn",
     )
+    parser.add_argument(
+        "--types",
+        nargs="+",
+        default=[],
+        metavar="TYPE",
+        help="only questions of these types, so that what is hard is asked more often",
+    )
     _variants_argument(parser)
     adapter_argument(parser)
     add_options(parser, TuneConfig)
@@ -131,6 +138,7 @@ def _tune(options: Options) -> Result:
         options,
         senses=lambda name: drawn if name == "world" else None,
         focus=options.focus,
+        types=options.types,
         variants=options.variants,
     )
     (modality, *more) = options.modality
