@@ -75,6 +75,23 @@ def test_answers_side_by_side_are_those_of_a_chat(model: Lynx, cache: Path) -> N
         assert len(set(together)) > 1  # else the comparison would show nothing
 
 
+def test_questions_about_several_clips_keep_to_their_own(model: Lynx, cache: Path) -> None:
+    prompts, clips, alone = [], [], []
+    for number, clip in render_clips("test", 7, [0, 1], cache).items():
+        session = model.chat(video=clip, audio=clip)
+        streams = list(session.encode().values())
+        for question in QUESTIONS[: 2 + number]:
+            prompts.append(model.backbone.compose([{"role": "user", "content": question}], streams))
+            clips.append(number)
+            session.clear()
+            alone.append(session.ask(question, max_new_tokens=LIMIT))
+    order = [3, 0, 4, 1, 2]
+    with model.using("audio"):
+        together = answer_together(model.backbone, [prompts[i] for i in order], [clips[i] for i in order])
+    assert together == [alone[i] for i in order]
+    assert alone[:2] != alone[2:4]  # the clips tell
+
+
 def test_stock_transformers_gives_the_answers_without_adapters(model: Lynx, cache: Path) -> None:
     session = model.chat(video=render_clips("test", 7, [0], cache)[0])
     plain = stock(model.backbone)

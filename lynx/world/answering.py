@@ -1,6 +1,6 @@
-"""Greedy answers to many questions about one clip.
+"""Greedy answers to many questions about clips.
 
-`answer_together` computes what the prompts share (the clip) once and writes all answers side by side.
+`answer_together` computes what the prompts about a clip share once and writes all answers side by side.
 `answer_stock` asks transformers' own `generate`, pixels in and text out, with nothing of ours between.
 """
 
@@ -20,19 +20,24 @@ LIMIT = 20
 
 
 @torch.no_grad()
-def answer_together(backbone: Backbone, prompts: Sequence[Composed], limit: int = LIMIT) -> list[str]:
-    """The greedy answer to each prompt, as if asked alone; under the adapters that are on."""
-    shared = _shared(prompts)
-    first = prompts[0]
+def answer_together(
+    backbone: Backbone, prompts: Sequence[Composed], clips: Sequence[int] = (), limit: int = LIMIT
+) -> list[str]:
+    """The greedy answer to each prompt, as if asked alone; under the adapters that are on.
+
+    clips: a number a prompt, the same for those about the same media; all are where none are given.
+    """
+    shared, clips = _shared(prompts), clips or [0] * len(prompts)
+    first = {clip: prompt for clip, prompt in reversed(list(zip(clips, prompts, strict=True)))}
     output = backbone.model(
-        inputs_embeds=first.inputs_embeds[:, :shared],
-        attention_mask=first.attention_mask[:, :shared],
-        position_ids=first.position_ids[..., :shared],
+        inputs_embeds=torch.cat([prompt.inputs_embeds[:, :shared] for prompt in first.values()]),
+        attention_mask=torch.cat([prompt.attention_mask[:, :shared] for prompt in first.values()]),
+        position_ids=torch.cat([prompt.position_ids[..., :shared] for prompt in first.values()], -2),
         use_cache=True,
         logits_to_keep=1,
     )
-    cache = output.cache
-    cache.batch_repeat_interleave(len(prompts))
+    cache, row = output.cache, {clip: i for i, clip in enumerate(first)}
+    cache.batch_select_indices(torch.tensor([row[clip] for clip in clips], device=backbone.device))
     embeds, mask, positions = _rest(prompts, shared)
     ends = torch.tensor(_ends(backbone), device=mask.device)
     ids = torch.zeros(len(prompts), 0, dtype=torch.long, device=mask.device)

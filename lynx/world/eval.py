@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from lynx.backbones import Backbone, Stream, load_backbone
+from lynx.backbones import Backbone, Composed, Stream, load_backbone
 from lynx.errors import DataError
 from lynx.media import read_frames, sample_times
 from lynx.metrics import Scores, score
@@ -32,6 +32,8 @@ VIDEO = "video"
 SPLIT = "test"
 MEASURED = ("audio", "depth", "high_fps", "multi_view")
 """The senses that there are files of: a clip's own, or some beside it."""
+SIDE_BY_SIDE = 12
+"""Questions that are collected before they are answered."""
 Progress = Callable[[int, int], None]
 Answers = dict[Task, str]
 
@@ -111,15 +113,20 @@ def answer(
     Each clip is read and encoded once; questions under the same senses are answered side by side.
     """
     plain, sheet = stock(model.backbone), Sheet()
+    waiting: dict[tuple[str, ...], dict[Task, Composed]] = defaultdict(dict)
     for clip, asked in _clips(tasks, seed, cache, progress, senses):
         media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
-        for given in dict.fromkeys(given for task in asked for given in tasks[task]):
-            now = [task for task in asked if given in tasks[task]]
-            sheet.given[given].update(_ask(model, streams, given, now))
         for task in asked:
+            for given in tasks[task]:
+                used = [streams[sense] for sense in given]
+                waiting[given][task] = model.backbone.compose([_user(task)], used)
             if task.turn.senses == (VIDEO,):
                 sheet.stock[task] = answer_stock(plain, streams[VIDEO].frames, task.turn.question)
+        for given in [given for given, prompts in waiting.items() if len(prompts) >= SIDE_BY_SIDE]:
+            sheet.given[given].update(_answers(model, given, waiting.pop(given)))
+    for given, prompts in waiting.items():
+        sheet.given[given].update(_answers(model, given, prompts))
     return sheet
 
 
@@ -141,16 +148,12 @@ def _clips(
             progress(number, len(groups))
 
 
-@torch.no_grad()
-def _ask(
-    model: "Lynx", streams: Mapping[str, Stream], senses: tuple[str, ...], tasks: Sequence[Task]
-) -> Answers:
-    """Answer with these senses, and with the adapters of these alone."""
-    used = [streams[sense] for sense in senses]
+def _answers(model: "Lynx", senses: tuple[str, ...], prompts: Mapping[Task, Composed]) -> Answers:
+    """Answer with the adapters of these senses alone."""
     with model.using(*senses):
-        prompts = [model.backbone.compose([_user(task)], used) for task in tasks]
-        answers = answer_together(model.backbone, prompts)
-    return dict(zip(tasks, answers, strict=True))
+        clips = [task.index for task in prompts]
+        answers = answer_together(model.backbone, list(prompts.values()), clips)
+    return dict(zip(prompts, answers, strict=True))
 
 
 def _user(task: Task) -> dict[str, str]:
