@@ -159,8 +159,12 @@ def render_clips(
 
 
 def _prepare() -> None:
-    """Make a worker small: one thread, and what is imported is no business of the garbage collector's."""
+    """Make a worker small: one thread, and what is imported is no business of the garbage collector's.
+
+    And modest: what draws ahead yields to what answers.
+    """
     torch.set_num_threads(1)
+    os.nice(10)
     gc.freeze()
 
 
