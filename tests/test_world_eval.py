@@ -24,7 +24,7 @@ QUESTIONS = (
     "do you hear a bell ?",
     "where is the red circle at the end ?",
 )
-KEYS = ["modality", "n", "seed", "with", "without", "chance", "both_senses"]
+KEYS = ["modality", "n", "seed", "with", "without", "withheld", "chance", "both_senses"]
 KEYS += ["video_only_on", "video_only_off", "video_only_stock", "by_type"]
 
 
@@ -146,7 +146,20 @@ def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cac
     for senses in given:
         session = model.chat(**{sense: sense_path(clip, sense) for sense in senses})
         assert sheet.given[senses] == {task: session.ask(task.turn.question, max_new_tokens=LIMIT)}
-    assert not sheet.stock
+    assert not sheet.stock and not sheet.withheld
+
+
+def test_a_withheld_sense_leaves_its_adapter_on(model: Lynx, cache: Path) -> None:
+    tasks = draw_tasks({"heard": 6}, "test", 7)
+    sheet = answer(model, ("audio",), {task: [("video",)] for task in tasks}, 7, cache=cache)
+    assert set(sheet.withheld) == {"audio"}
+    for task in tasks:
+        clip = render_clips("test", 7, [task.index], cache)[task.index]
+        streams = list(model.chat(video=clip).encode().values())
+        prompt = model.backbone.compose([{"role": "user", "content": task.turn.question}], streams)
+        with model.using("audio"):
+            assert [sheet.withheld["audio"][task]] == answer_together(model.backbone, [prompt])
+    assert sheet.withheld["audio"] != sheet.given["video",]  # else the adapter was off
 
 
 def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
@@ -155,10 +168,11 @@ def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
     right = {task: task.turn.answer for task in tasks}
     constant = {task: (QUESTION_TYPES[task.turn.type].answers or ("nothing",))[0] for task in tasks}
     seen = {task: answer for task, answer in constant.items() if task.turn.senses == ("video",)}
-    sheet = Sheet({("video", "audio"): right, ("video",): constant}, seen)
+    heard = {task: answer for task, answer in constant.items() if task not in seen}
+    sheet = Sheet({("video", "audio"): right, ("video",): constant}, {"audio": heard}, seen)
     result = summarise("audio", cells, tasks, sheet)
     assert result["with"] == result["both_senses"] == result["video_only_on"] == 1
-    assert result["without"] == pytest.approx(result["chance"])
+    assert result["without"] == result["withheld"] == pytest.approx(result["chance"])
     assert 0.25 < result["chance"] < 0.45
     assert result["video_only_off"] == result["video_only_stock"] < 0.5
     assert result["by_type"]["heard"]["chance"] == 0.5 and "stock" not in result["by_type"]["heard"]

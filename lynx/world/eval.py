@@ -36,6 +36,7 @@ SIDE_BY_SIDE = 12
 """Questions that are collected before they are answered."""
 Progress = Callable[[int, int], None]
 Answers = dict[Task, str]
+Given = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ class Cells:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The answers: under each set of senses that was given, and of stock transformers about video alone."""
+    """The answers: under each set of senses that was given, with a sense's adapter on and the sense withheld,
+    and of stock transformers about video alone."""
 
-    given: dict[tuple[str, ...], Answers] = field(default_factory=lambda: defaultdict(dict))
+    given: dict[Given, Answers] = field(default_factory=lambda: defaultdict(dict))
+    withheld: dict[str, Answers] = field(default_factory=lambda: defaultdict(dict))
     stock: Answers = field(default_factory=dict)
 
 
@@ -83,8 +86,9 @@ def evaluate(
     """Measure a modality: `n` questions in every cell, accuracies 0..1, answers balanced within each type.
 
     `with`: questions that need the modality (some need video too), video and modality given, adapter on;
-    `without`: the same on video alone, adapters off; `both_senses`: questions that need video and modality,
-    in a cell of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
+    `without`: the same on video alone, adapters off; `withheld`: on video alone, adapter on, so that the
+    words are known and the sense is missing; `both_senses`: questions that need video and modality, in a cell
+    of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
     `video_only_stock`: the same through stock transformers; `chance`: the best guess of who sees the picture
     alone (`exam.py`).
 
@@ -103,30 +107,33 @@ def evaluate(
 def answer(
     model: "Lynx",
     senses: Sequence[str],
-    tasks: Mapping[Task, Collection[tuple[str, ...]]],
+    tasks: Mapping[Task, Collection[Given]],
     seed: int,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Sheet:
-    """Ask each task under each of its sets of senses, with the adapters of these alone.
+    """Ask each task under each of its sets of senses, with the adapters of these alone; and one that needs a
+    single new sense without it, its adapter on.
 
     Each clip is read and encoded once; questions under the same senses are answered side by side.
     """
     plain, sheet = stock(model.backbone), Sheet()
-    waiting: dict[tuple[str, ...], dict[Task, Composed]] = defaultdict(dict)
+    waiting: dict[tuple[Given, Given], dict[Task, Composed]] = defaultdict(dict)  # by senses and adapters
     for clip, asked in _clips(tasks, seed, cache, progress, senses):
         media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
         for task in asked:
-            for given in tasks[task]:
+            added = [sense for sense in task.turn.senses if sense != VIDEO]
+            withheld = [((VIDEO,), (VIDEO, *added))] if len(added) == 1 else []
+            for given, on in [*((given, given) for given in tasks[task]), *withheld]:
                 used = [streams[sense] for sense in given]
-                waiting[given][task] = model.backbone.compose([_user(task)], used)
+                waiting[given, on][task] = model.backbone.compose([_user(task)], used)
             if task.turn.senses == (VIDEO,):
                 sheet.stock[task] = answer_stock(plain, streams[VIDEO].frames, task.turn.question)
-        for given in [given for given, prompts in waiting.items() if len(prompts) >= SIDE_BY_SIDE]:
-            sheet.given[given].update(_answers(model, given, waiting.pop(given)))
-    for given, prompts in waiting.items():
-        sheet.given[given].update(_answers(model, given, prompts))
+        for key in [key for key, prompts in waiting.items() if len(prompts) >= SIDE_BY_SIDE]:
+            _fill(sheet, model, *key, waiting.pop(key))
+    for key, prompts in waiting.items():
+        _fill(sheet, model, *key, prompts)
     return sheet
 
 
@@ -148,12 +155,13 @@ def _clips(
             progress(number, len(groups))
 
 
-def _answers(model: "Lynx", senses: tuple[str, ...], prompts: Mapping[Task, Composed]) -> Answers:
-    """Answer with the adapters of these senses alone."""
-    with model.using(*senses):
+def _fill(sheet: Sheet, model: "Lynx", given: Given, on: Given, prompts: Mapping[Task, Composed]) -> None:
+    """Answer prompts of the senses `given` with the adapters of `on` alone."""
+    with model.using(*on):
         clips = [task.index for task in prompts]
         answers = answer_together(model.backbone, list(prompts.values()), clips)
-    return dict(zip(prompts, answers, strict=True))
+    column = sheet.given[given] if given == on else sheet.withheld[on[-1]]
+    column.update(zip(prompts, answers, strict=True))
 
 
 def _user(task: Task) -> dict[str, str]:
@@ -165,15 +173,17 @@ def summarise(modality: str, cells: Cells, tasks: Sequence[Task], sheet: Sheet) 
     on, off = sheet.given[VIDEO, modality], sheet.given[VIDEO,]
     needed, both, seen = (take(tasks, cell) for cell in (cells.needed, cells.both, cells.seen))
     heard = score_tasks(needed, on)
+    columns = {"with": on, "without": off, "withheld": sheet.withheld[modality], "stock": sheet.stock}
     return {
         "with": heard.overall.accuracy,
         "without": score_tasks(needed, off).overall.accuracy,
+        "withheld": score_tasks(needed, sheet.withheld[modality]).overall.accuracy,
         "chance": heard.overall.chance,
         "both_senses": score_tasks(both, on).overall.accuracy if both else None,
         "video_only_on": score_tasks(seen, on).overall.accuracy,
         "video_only_off": score_tasks(seen, off).overall.accuracy,
         "video_only_stock": score_tasks(seen, sheet.stock).overall.accuracy,
-        "by_type": by_type(tasks, {"with": on, "without": off, "stock": sheet.stock}),
+        "by_type": by_type(tasks, columns),
     }
 
 

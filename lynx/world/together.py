@@ -12,6 +12,7 @@ from lynx.world.eval import (
     VIDEO,
     Answers,
     Cells,
+    Given,
     Progress,
     Sheet,
     answer,
@@ -24,8 +25,6 @@ from lynx.world.questions import QUESTION_TYPES
 
 if TYPE_CHECKING:
     from lynx.model import Lynx
-
-Given = tuple[str, ...]
 
 
 def evaluate_together(
@@ -105,6 +104,7 @@ def _summarise(
     seen = take(tasks, next(iter(cells.values())).seen)
     columns = {"all": sheet.given[everything], "without": sheet.given[VIDEO,]}
     columns |= {f"with {sense}": sheet.given[VIDEO, sense] for sense in senses}
+    columns["withheld"] = {task: said for sense in senses for task, said in sheet.withheld[sense].items()}
     return {
         "alone": alone,
         "together": company,
