@@ -28,7 +28,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.tuning
 	$(BIN)/python -m benchmarks.second_turn
 
-# torch first: a bare `torch` requirement would pull several GB of CUDA packages.
+# torch first, in the version that is tested. On Linux its default build brings several GB of CUDA:
+# TORCH=torch==2.13.0+cpu, with PIP_EXTRA_INDEX_URL on PyTorch's own index, takes the one without.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

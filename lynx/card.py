@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from lynx.adapters import Adapter
 
 _KNOWN_TO_THE_HUB = ("apache-2.0", "mit")
+_EXAMPLES = {
+    "audio": ("clip.mp4", "what sound do you hear ?"),
+    "depth": ("scan", "which shape is nearest ?"),
+    "high_fps": ("clip.mp4", "which shape flashes ?"),
+    "multi_view": ("second_view.mp4", "what is hidden ?"),
+}
+"""What is shown of a sense: a file that it is read from, and a question that needs it."""
 COMMAND = "command"
 """The metric that says how the others beside it were measured."""
 
@@ -19,6 +26,7 @@ def model_card(adapter: "Adapter", where: str) -> str:
     """The README of an adapter. where: the folder or Hub id that it can be loaded from."""
     source = str(adapter.backbone.get("source") or "")
     sense = adapter.name if adapter.name.isidentifier() else adapter.modality
+    file, question = _EXAMPLES.get(adapter.modality, ("clip.mp4", "what do you see ?"))
     return f"""---
 library_name: lynx
 {_licence(source)}
@@ -33,12 +41,12 @@ Gives `{source}` a new sense: **{adapter.modality}**. Load it with
 import lynx
 
 model = lynx.load("{source}", adapters=["{where}"])
-chat = model.chat(video="clip.mp4", {sense}="clip.mp4")
-print(chat.ask("what happens ?"))
+chat = model.chat(video="clip.mp4", {sense}="{file}")
+print(chat.ask("{question}"))
 print(chat.evidence.share())        # how much the answer rests on each sense
 
 with model.using():                 # without the adapter: the stock model, bit for bit
-    print(model.chat(video="clip.mp4").ask("what happens ?"))
+    print(model.chat(video="clip.mp4").ask("{question}"))
 ```
 
 ## Measured

@@ -1,6 +1,7 @@
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import checkpoints
 import pytest
@@ -14,6 +15,7 @@ from lynx import AdapterError
 from lynx.adapters import CONFIG, FORMAT, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
 from lynx.backbones import CATALOG
 from lynx.card import model_card
+from lynx.commands.registry import ADAPTERS
 from lynx.sharing import check_adapter
 
 
@@ -336,6 +338,21 @@ def test_a_card_loads_the_adapter_from_where_it_is():
     code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert 'lynx.load("lynx-tiny", adapters=["me/ears"])' in code and 'audio="clip.mp4"' in code
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ADAPTERS.glob("*/lynx_config.json")))
+def test_the_code_of_a_shipped_card_runs(name, tmp_path, monkeypatch, capsys):
+    root = Path(__file__).parent.parent
+    example = root / "examples" / "sirens"
+    for path in (root / ADAPTERS, example / "clip.mp4", example / "second_view.mp4"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "scan").symlink_to(example)
+    monkeypatch.chdir(tmp_path)
+    card = model_card(read_adapter_config(root / ADAPTERS / name), f"adapters/{name}")
+    assert (root / ADAPTERS / name / "README.md").read_text() == card
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    with_adapter, share, without = capsys.readouterr().out.splitlines()
+    assert with_adapter and without and name in share
 
 
 def test_a_card_puts_figures_under_the_command_that_made_them():

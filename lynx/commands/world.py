@@ -40,7 +40,7 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--modality",
         metavar="SENSE",
-        help="the sense that is measured; all: every one, alone and together; none: the backbone alone",
+        help="the sense that is measured; all: every one, alone and together; left out: the backbone alone",
     )
     parser.add_argument("--n", type=count, default=1000, help="questions in every cell (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="draws clips never seen in training (default: 0)")
