@@ -89,6 +89,7 @@ class Session:
         self.used: dict[str, tuple[int, float]] = {}
         self.evidence: Evidence | None = None
         self._answer_ids: Tensor | None = None
+        self._answered: list[dict[str, str]] = []  # the history that ends in that answer
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
@@ -198,6 +199,8 @@ class Session:
         answer = self._answer_ids
         if answer is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
+        if self.history != self._answered:
+            raise LynxError("the last answer is no longer that of the conversation: ask again")
         stream, senses = self.streams[sense], tuple(self.used)
         start, end = window if window is not None else (-torch.inf, torch.inf)
         hidden = ((stream.times >= start) & (stream.times <= end)).to(stream.tokens.device)
@@ -359,7 +362,7 @@ class Session:
         self.notes += [note for sense in turn.senses for note in self.streams[sense].frames.notes]
         if unknown := self.unknown_words(question):
             self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
-        self._answer_ids = ids
+        self._answer_ids, self._answered = ids, list(self.history)
         self.evidence = self._evidence(turn, ids)
         return answer
 
@@ -394,6 +397,8 @@ class Session:
         for sense, span in turn.prompt.spans.items():
             sinks[span] = self.streams[sense].times.isnan()
         texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
+        # a character goes to the token that completes it
+        texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
         pieces = [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
         streams = {sense: self.streams[sense] for sense in turn.senses}
         return Evidence(pieces, rows[steps], turn.prompt.spans, streams, sinks, self._baseline(turn))

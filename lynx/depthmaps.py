@@ -97,7 +97,7 @@ def _read_png(path: Path) -> np.ndarray:
             if max(image.size) > MAX_SIDE:
                 raise MediaError(f"{path.name!r} is {image.size}; sides of up to {MAX_SIDE} pixels are read.")
             values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(
             f"{path.name!r} cannot be read as a PNG: it is damaged or of another kind."
         ) from error

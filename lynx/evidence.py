@@ -80,10 +80,11 @@ class Evidence:
     def heatmap(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
         """Attention to a sense over time and space: (T, rows, cols), at least 0."""
         stream, span = self.streams[sense], self.spans[sense]
-        values = self._row(token)[span]
+        seen = ~stream.times.isnan()
+        values = self._row(token)[span][seen]
         if baseline and self.baseline is not None:
-            values = above(values, self.baseline[span])
-        return values[~stream.times.isnan()].view(-1, *stream.grid)
+            values = above(values, self.baseline[span][seen])
+        return values.view(-1, *stream.grid)
 
     def frame_maps(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
         """The heat map of every (pseudo-)frame: (T, rows, cols); frames that share tokens share it."""
@@ -92,6 +93,8 @@ class Evidence:
         return maps[torch.arange(count) // -(-count // len(maps))]
 
     def _row(self, token: Index) -> Tensor:
+        if not len(self.rows):  # an answer without a word rests on nothing
+            return self.rows.new_zeros(self.rows.shape[1])
         if token is None:
             return self.rows.mean(dim=0)
         return self.rows[[token] if isinstance(token, int) else list(token)].mean(dim=0)

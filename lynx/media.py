@@ -191,7 +191,10 @@ def _video_track(container: InputContainer, streams: Sequence[av.VideoStream]) -
     """The first picture track; the rotation is a property of its frames, so one is decoded."""
     stream = streams[0]
     container.seek(0)
-    rotation = round(next(_decode(container, stream)).rotation)
+    first = next(_decode(container, stream), None)
+    if first is None:
+        raise MediaError(f"{Path(container.name).name!r} has a picture track without a picture.")
+    rotation = round(first.rotation)
     width, height = stream.codec_context.width, stream.codec_context.height
     if max(width, height) > MAX_SIDE:
         raise MediaError(
@@ -214,6 +217,8 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) 
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame | av.AudioFrame)  # the stream is one of these two
                 good += 1
+                if frame.pts is None:
+                    frame.pts = frame.dts  # AVI may know no other; frames come in the order they are shown
                 if frame.pts is not None:
                     yield frame
         except InvalidDataError:

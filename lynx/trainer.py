@@ -71,8 +71,12 @@ class Order:
 
 def seed_of(*parts: Any) -> int:
     """A seed for torch that is different for different parts: 63 bits of their digest."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+    return int(digest_of(*parts), 16) >> 1
+
+
+def digest_of(*parts: Any) -> str:
+    """16 hex digits that are different for parts with another `repr`."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 class Trainer:
@@ -80,6 +84,7 @@ class Trainer:
 
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
+    of: JSON values that say what is trained on what; with others a checkpoint is that of another run.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Trainer:
         folder: Path,
         *,
         batch_size: int | None = None,
+        of: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
         if not examples:
@@ -115,7 +121,7 @@ class Trainer:
             config.steps if config.steps is not None else math.ceil(config.epochs * examples / a_step)
         )
         self.silent = {name for name in self.weights if ".lora_B." in name}
-        self._identity = {"config": config.to_dict(), "steps": self.steps, "examples": examples}
+        self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
     @property
     def checkpoint(self) -> Path:

@@ -30,7 +30,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.lora import merge
 from lynx.model import Lynx
 from lynx.packing import IGNORE, Packed, Packer
-from lynx.trainer import Trainer, checkpointed, seeded
+from lynx.trainer import Trainer, checkpointed, digest_of, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +264,8 @@ def _train(
     loss = TuningLoss(model, tuple(senses), lessons, cache, config)
     embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
     weights = model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()}
-    trainer = Trainer(weights, len(lessons), loss, config, folder, progress=progress)
+    of = {"senses": list(senses), "clips": digest_of(*(lesson.key for lesson in lessons))}
+    trainer = Trainer(weights, len(lessons), loss, config, folder, of=of, progress=progress)
     share = trainer.accelerator.process_index, trainer.accelerator.num_processes
     encoded = cache.prepare([examples[i] for i in kept], [lesson.key for lesson in lessons], share, progress)
     trainer.accelerator.wait_for_everyone()

@@ -228,6 +228,16 @@ def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
     assert chat.occlusion("audio") == pytest.approx(0, abs=1e-4)  # what is black already cannot be hidden
 
 
+def test_occlusion_is_of_the_answer_that_ends_the_history(chat):
+    chat.ask("what is it ?", max_new_tokens=4)
+    chat.undo()
+    with pytest.raises(LynxError, match="ask again"):
+        chat.occlusion("audio")
+    chat.ask("what is it ?", max_new_tokens=4)
+    chat.history = [dict(message) for message in chat.history]  # as the app keeps it
+    assert chat.occlusion("audio") != 0
+
+
 def test_the_budget_is_known_before_anything_is_read(model):
     budget = plan(model, {"video": clip(), "audio": sound()}, 10)
     assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.total == 322 and budget.frames == 10

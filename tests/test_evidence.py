@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,10 +47,16 @@ def test_shares_leave_the_sinks_out_and_sum_to_one(evidence):
 def test_maps_are_frames_by_rows_by_columns(evidence):
     plain = evidence.heatmap(0, "video", baseline=False)
     assert plain.shape == (2, 1, 2) and torch.allclose(plain.flatten(), torch.tensor([0.0, 0.1, 0.0, 0.1]))
-    # the baseline of the video is flat: scaled to the same sum (0.3 of 0.4), it takes 0.075 from every cell
+    # the baseline of the video's cells is flat: scaled to the same sum (0.2 of 0.4), it takes 0.05 from each
     assert torch.allclose(
-        evidence.heatmap(0, "video").flatten(), torch.tensor([0.0, 0.025, 0.0, 0.025]), atol=1e-6
+        evidence.heatmap(0, "video").flatten(), torch.tensor([0.0, 0.05, 0.0, 0.05]), atol=1e-6
     )
+
+
+def test_an_empty_answer_rests_on_nothing(evidence):
+    empty = replace(evidence, tokens=[], rows=evidence.rows[:0])
+    assert set(empty.share().values()) == {0.0}
+    assert not empty.heatmap(None, "video").any() and not empty.curve(None, "audio")[1].any()
 
 
 def test_curves_have_a_value_for_every_moment(evidence):

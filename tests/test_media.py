@@ -337,3 +337,31 @@ def test_a_real_recording():
     assert frames.pixels.shape == (8, 3, 180, 320)
     assert frames.pixels.float().std() > 20
     assert read_audio(REAL, 16000).duration == pytest.approx(9.7, abs=0.1)
+
+
+def test_avi_whose_display_times_are_vague_is_read_in_order(tmp_path):
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "2", "crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level(i), np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    seen = levels(read_frames(path, sample_times(2.0, 5)))
+    assert seen == sorted(seen) and len(set(seen)) == 5 and abs(seen[2] - 10) <= 2
+    assert probe(path).duration == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_picture_track_without_a_picture_is_an_error(tmp_path):
+    path = tmp_path / "empty.mkv"
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with pytest.raises(MediaError, match="empty.mkv"):
+        probe(path)

@@ -219,6 +219,8 @@ def test_rendering_travels_as_a_dict():
     assert Audio.from_dict({}).rendering == AudioRendering()
     with pytest.raises(DataError, match="n_mel;"):
         Audio.from_dict({"n_mel": 3})
+    with pytest.raises(DataError, match="not all of a kind that fits"):
+        Audio.from_dict({"n_mels": "128"})
     with pytest.raises(DataError, match="VideoRendering"):
         Video(AudioRendering())
 

@@ -145,6 +145,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     assert fit.calls == 7
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    fit = Fit()
+    of = [{"rendering": {"n_mels": mels}, "clips": ["a", "b"]} for mels in (64, 128)]
+    runs = [Trainer(fit.weights, 5, fit.loss, CONFIG, tmp_path, of=each, progress=False) for each in of]
+    runs[0].run()
+    with pytest.raises(DataError, match=r"rendering .*64.* -> .*128"):
+        runs[1].run()
+    runs[0].run()
+
+
 def test_a_run_can_be_made_longer(tmp_path, caplog):
     Fit().trainer(tmp_path).run()  # 7 steps, the last checkpoint after 6
     longer = Fit()

@@ -575,14 +575,18 @@ def test_ask_retry_and_clear(page, setup, desk):
     assert failed[ui.notice] and len(failed[ui.window]) == 2
     cleared = page.on_clear(again)
     assert cleared[ui.window] == [] and cleared[ui.chat].turns == ()
+    assert cleared[ui.send]["visible"] and not cleared[ui.halt]["visible"]
     *_, nothing = page.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
 
 
-def test_another_model_that_cannot_be_loaded_leaves_the_one_before(page, setup):
+def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(page, setup, desk):
     chat = Chat("m", setup)
     update = page.on_setup("no/such-model-here", "auto", [], chat)
     assert update[page.ui.chat] == chat and "notice" in update[page.ui.notice]
+    then = page.on_loaded(*media(desk, None, chat))  # the page shows the clip anew after every load
+    assert page.ui.notice not in then and not then[page.ui.seen_box]["visible"]
+    assert "notice" in page.on_loaded(*media(desk, "text.mp4", chat))[page.ui.notice]
     update = page.on_setup(setup.backbone, "auto", [], chat)
     assert update[page.ui.chat].words == {"video": "picture"}
     assert not update[page.ui.versus]["interactive"]

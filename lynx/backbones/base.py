@@ -184,8 +184,8 @@ class Backbone(ABC):
         frames = frames.cpu()
         if tuple(frames.shape[-2:]) != size:
             frames = F.interpolate(frames, size, mode="bicubic", align_corners=False, antialias=True)
-        mean = torch.tensor(self.preprocessing.mean).view(3, 1, 1) * 255
-        std = torch.tensor(self.preprocessing.std).view(3, 1, 1) * 255
+        mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32).view(3, 1, 1) * 255
+        std = torch.tensor(self.preprocessing.std, dtype=torch.float32).view(3, 1, 1) * 255
         return ((frames.float() - mean) / std).to(self.device, self.dtype)
 
     def video_pixels(self, frames: Tensor) -> Tensor:

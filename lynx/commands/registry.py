@@ -99,7 +99,9 @@ def data_arguments(parser: Parser, default: str | None = "world") -> None:
         help="folds of esc10 and speakers of digits that are left out of training, and evaluated",
     )
     group.add_argument(
-        "--n", type=count, help="clips of each source, at most (default: all; of the world, which has no end, 1000)"
+        "--n",
+        type=count,
+        help="clips of each source, at most (default: all; of the world, which has no end, 1000)",
     )
     group.add_argument(
         "--data-seed", type=int, default=0, metavar="N", help="seed that draws them (default: 0)"

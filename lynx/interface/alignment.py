@@ -5,7 +5,7 @@ attention_weight * L_attn + beta * L_stat (`losses.py`); batches are counted in 
 weighs the same however the encoder splits them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lynx.interface.guidance import Guidance
 from lynx.interface.losses import attention_loss, response_distance, statistics_loss
 from lynx.modalities import Modality
 from lynx.model import Lynx
-from lynx.trainer import Trainer, checkpointed, seeded
+from lynx.trainer import Trainer, checkpointed, digest_of, seeded
 
 
 class AlignmentLoss:
@@ -122,7 +122,13 @@ def align(
         undo.callback(model.unload_adapter, adapter.name)
         with seeded(config.seed):
             lora = model.add_lora(adapter.name, "vision", config.lora)
-        trainer = _trainer(model, lora, sense, examples, loss, Path(out_dir), progress)
+        of = {
+            "sense": sense.name,
+            "rendering": sense.to_dict(),
+            "guidance": digest_of(guidance.token_mean.tolist()),
+            "clips": [examples[0].id, examples[-1].id],  # the others may have to be drawn
+        }
+        trainer = _trainer(model, lora, sense, examples, loss, Path(out_dir), progress, of)
         with loss.listening(), checkpointed(model.backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
                 report = {"stage": "align", "examples": len(examples), **trainer.run()}
@@ -144,6 +150,7 @@ def _trainer(
     loss: AlignmentLoss,
     folder: Path,
     progress: bool,
+    of: Mapping[str, Any],
 ) -> Trainer:
     """A trainer whose batches are as many clips as come closest to `batch_size` pseudo-frames."""
     backbone, config = model.backbone, loss.config
@@ -160,5 +167,6 @@ def _trainer(
         config,
         folder / "training" / "align",
         batch_size=max(1, round(config.batch_size / per_clip)),
+        of=of,
         progress=progress,
     )

@@ -222,14 +222,18 @@ def guide(
 def _batches(
     model: Lynx, examples: Sequence[Example], config: GuideConfig, progress: bool
 ) -> Iterator[Tensor]:
-    """Pixels of `config.batch_size` frames at a time, across clips; the last batch may be smaller."""
+    """Pixels of `config.batch_size` frames at a time, across clips; the last batch may be smaller.
+
+    An even number, since some families merge two frames.
+    """
+    size = config.batch_size + config.batch_size % 2
     backbone, video = model.backbone, modalities.get(VIDEO)()
     waiting: list[Tensor] = []
     for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
         frames = render_clip({VIDEO: video}, examples[i], config.frames or backbone.default_frames)[VIDEO]
         waiting += backbone.pixels(frames.pixels).split(1)
-        while len(waiting) >= config.batch_size:
-            yield torch.cat(waiting[: config.batch_size])
-            del waiting[: config.batch_size]
+        while len(waiting) >= size:
+            yield torch.cat(waiting[:size])
+            del waiting[:size]
     if waiting:
         yield torch.cat(waiting)

@@ -43,7 +43,12 @@ class Modality(ABC):
             raise DataError(
                 f"Unknown rendering parameters of {cls.name}: {', '.join(unknown)}; known {', '.join(known)}."
             )
-        return cls(cls.Rendering(**parameters))
+        try:
+            return cls(cls.Rendering(**parameters))
+        except TypeError as error:
+            raise DataError(
+                f"Rendering parameters of {cls.name}: {parameters} are not all of a kind that fits."
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The rendering parameters as JSON-ready values."""

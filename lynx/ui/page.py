@@ -52,6 +52,8 @@ class Page:
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
         self.state_comes_back = not SpaceConfig.zero_gpu
+        # an answer's evidence stays in the process that gave it, which on ZeroGPU is another one
+        ui.hide.visible = ui.make_film.visible = self.state_comes_back
         self.study = Study(ui, engine, self._request)
         self._wire_media(blocks)
         self._wire_conversation()
@@ -66,10 +68,10 @@ class Page:
         loaded += [ui.suggestions, *ui.places.values()]
         looked = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(self.on_load, ui.chat, loaded, **MODEL)
-        opened.then(self.on_media, self.media, looked, **MODEL)  # who was quick has a clip there already
+        opened.then(self.on_loaded, self.media, looked, **MODEL)  # who was quick has a clip there already
         wanted = [ui.backbone, ui.precision, ui.adapters, ui.chat]
         ui.load.click(self.on_setup, wanted, loaded, **MODEL).success(
-            self.on_media, self.media, looked, **MODEL
+            self.on_loaded, self.media, looked, **MODEL
         )
         choosing = [ui.backbone.change, ui.adapters.input]
         gr.on(
@@ -95,12 +97,19 @@ class Page:
         told = [ui.chat, ui.window, ui.question, ui.send, ui.halt, ui.notice, ui.versus_view]
         told += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden, ui.film, ui.film_notes]
         quiet = MODEL | {"show_progress": "hidden"}
-        gr.on([ui.send.click, ui.question.submit], self.on_ask, asking, told, **quiet)
+        asked = gr.on([ui.send.click, ui.question.submit], self.on_ask, asking, told, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
-        picked.then(self.on_ask, asking, told, **quiet)
-        ui.again.click(self.on_retry, self.media, told, **quiet)
+        tried = picked.then(self.on_ask, asking, told, **quiet)
+        again = ui.again.click(self.on_retry, self.media, told, **quiet)
         ui.halt.click(self.on_stop, ui.chat, None, **LIGHT)
-        gr.on([ui.clear.click, ui.window.clear], self.on_clear, ui.chat, told, **LIGHT)
+        gr.on(
+            [ui.clear.click, ui.window.clear],
+            self.on_clear,
+            ui.chat,
+            told,
+            cancels=[asked, tried, again],
+            **LIGHT,
+        )
         ui.versus.click(self.on_compare, asking, [ui.versus_view, ui.notice], **MODEL)
         ui.word.input(self.on_word, [ui.word, ui.chat], [ui.shares, ui.rests_on], **LIGHT)
         ui.hide.click(self.on_hide, self.media, [ui.hidden, ui.notice], **MODEL)
@@ -206,6 +215,11 @@ class Page:
             ui.notice: "",
             **self.study.no_map(),
         }
+
+    def on_loaded(self, *media: Any) -> Update:
+        """Show the clip as the model sees it now; what loading it said stays where this says nothing."""
+        update = self.on_media(*media)
+        return {part: value for part, value in update.items() if part is not self.ui.notice or value}
 
     def _request(
         self,
@@ -314,13 +328,14 @@ class Page:
         self.engine.stop(chat.key)
 
     def on_clear(self, chat: Chat) -> Update:
-        """Forget the conversation; the clip stays on the desk."""
+        """Forget the conversation, an answer that is being given included; the clip stays on the desk."""
         ui = self.ui
         return {
             ui.chat: replace(chat, turns=(), findings=None),
             **{ui.window: [], ui.notice: "", ui.versus_view: "", ui.hidden: ""},
             **self.study.no_film(),
             ui.evidence: gr.update(visible=False),
+            **self._answering(False),
         }
 
     def on_compare(self, question: str, *media: Any) -> Update:
