@@ -272,14 +272,16 @@ class Lynx:
     ) -> Tensor:
         """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
 
-        temperature: 0 is greedy. cache: filled; a prefix of the prompt that it holds is not computed again.
+        temperature: 0 is greedy; above it any token may be drawn.
+        cache: filled; a prefix of the prompt that it holds is not computed again.
         stop: set it from another thread to end after the current token.
         """
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
-            sampling = {"do_sample": True, "temperature": temperature}
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with self.lock:
             ids: Tensor = self.backbone.model.generate(
+                input_ids=prompt.input_ids,  # a checkpoint may penalise what the prompt says already
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 position_ids=prompt.position_ids,
@@ -290,7 +292,7 @@ class Lynx:
                 pad_token_id=self.backbone.pad_id,
                 **sampling,
             )
-        return ids
+        return ids[:, prompt.input_ids.shape[1] :]
 
     def chat(self, *, frames: int | None = None, **media: Any) -> "Session":
         """A conversation about one clip: one keyword a sense, `chat(video="clip.mp4", audio="clip.mp4")`.
