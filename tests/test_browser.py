@@ -176,6 +176,16 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     page.wait_for_selector("#chat .chips", state="detached")
     assert page.locator("#evidence").is_hidden()
 
+    page.fill("#question textarea", "and while it talks ?")
+    page.click("#send")
+    page.wait_for_selector("#chat .bot.message")
+    page.click("#clear")
+    page.wait_for_selector("#chat .message", state="detached")
+    page.wait_for_selector("#send")
+    ask_and_stop(page, "what is it ?")  # the answer before has ended, and does not come back
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what is it ?"]
+
 
 def put(page, place, *paths):
     """Files in a place beside the video, instead of what is there."""

@@ -103,7 +103,7 @@ class Layout:
 
     def _conversation(self) -> None:
         self.window = gr.Chatbot(
-            label="Conversation", height=430, elem_id="chat", buttons=["copy_all"], feedback_options=None,
+            label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
         )  # fmt: skip
         self.notice = gr.HTML(elem_id="notice")
