@@ -34,7 +34,7 @@ VARIANTS = {"esc10": 12, "digits": 4}
 """Of each recording, itself included: there are five times as many digits as there are sounds."""
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=40, lr=2e-4, save_every=0)
 TUNE = TuneConfig(
-    rank=16, alpha=16, dropout=0.1, batch_size=32, steps=800, lr=3e-3, questions=3, conversation=0.0
+    rank=32, alpha=32, dropout=0.0, batch_size=32, steps=800, lr=2.5e-3, questions=3, conversation=0.0
 )
 Confusion = Mapping[str, Mapping[str, int]]
 
