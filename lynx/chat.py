@@ -25,7 +25,7 @@ from lynx.kv import Kept, KvCaches, Label
 from lynx.media import Frames, sample_times
 from lynx.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
 from lynx.plan import VIDEO, Plan, plan
-from lynx.streaming import stream_text
+from lynx.streaming import split_answer, stream_text
 
 if TYPE_CHECKING:
     from transformers import TextIteratorStreamer
@@ -196,8 +196,7 @@ class Session:
         Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        answer = self._answer_ids
-        if answer is None or sense not in self.used:
+        if (answer := self._answer_ids) is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
         if self.history != self._answered:
             raise LynxError("the last answer is no longer that of the conversation: ask again")
@@ -387,18 +386,14 @@ class Session:
         return str(self.model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _evidence(self, turn: _Turn, ids: Tensor) -> Evidence:
-        tokenizer = self.model.backbone.tokenizer
-        rows, prompt_ids = turn.rows.rows(), turn.prompt.input_ids[0]
+        tokenizer, rows = self.model.backbone.tokenizer, turn.rows.rows()
         special = torch.tensor(tokenizer.all_special_ids)
         steps = (~torch.isin(ids.cpu(), special)).nonzero().flatten().tolist()
         sinks = torch.zeros(rows.shape[1], dtype=torch.bool)
-        sinks[: len(prompt_ids)] = torch.isin(prompt_ids.cpu(), special)
+        sinks[: turn.prompt.input_ids.shape[1]] = torch.isin(turn.prompt.input_ids[0].cpu(), special)
         sinks[0] = True
         for sense, span in turn.prompt.spans.items():
             sinks[span] = self.streams[sense].times.isnan()
-        texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
-        # a character goes to the token that completes it
-        texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
-        pieces = [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
         streams = {sense: self.streams[sense] for sense in turn.senses}
-        return Evidence(pieces, rows[steps], turn.prompt.spans, streams, sinks, self._baseline(turn))
+        said = split_answer(tokenizer, ids, steps)
+        return Evidence(said, rows[steps], turn.prompt.spans, streams, sinks, self._baseline(turn))

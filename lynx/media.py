@@ -184,15 +184,13 @@ def probe(path: str | Path) -> MediaInfo:
             raise MediaError(f"{Path(path).name!r} has neither a picture nor a sound track.")
         duration = _duration(container)
         audio = tuple(AudioTrack(s.rate, c.channels, c.name) for s in audios if (c := s.codec_context))
-        return MediaInfo(Path(path), duration, _video_track(container, videos) if videos else None, audio)
+        return MediaInfo(Path(path), duration, _video_track(container, videos[0]) if videos else None, audio)
 
 
-def _video_track(container: InputContainer, streams: Sequence[av.VideoStream]) -> VideoTrack:
-    """The first picture track; the rotation is a property of its frames, so one is decoded."""
-    stream = streams[0]
+def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:
+    """A picture track; the rotation is a property of its frames, so one is decoded."""
     container.seek(0)
-    first = next(_decode(container, stream), None)
-    if first is None:
+    if (first := next(_decode(container, stream), None)) is None:
         raise MediaError(f"{Path(container.name).name!r} has a picture track without a picture.")
     rotation = round(first.rotation)
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -202,8 +200,8 @@ def _video_track(container: InputContainer, streams: Sequence[av.VideoStream]) -
         )
     if rotation % 180:
         width, height = height, width
-    rate = stream.average_rate or stream.guessed_rate or 0
-    return VideoTrack(width, height, float(rate), stream.codec_context.name, rotation)
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return VideoTrack(width, height, rate, stream.codec_context.name, rotation)
 
 
 def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:
@@ -217,8 +215,7 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) 
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame | av.AudioFrame)  # the stream is one of these two
                 good += 1
-                if frame.pts is None:
-                    frame.pts = frame.dts  # AVI may know no other; frames come in the order they are shown
+                frame.pts = frame.dts if frame.pts is None else frame.pts  # in AVI there may be no others
                 if frame.pts is not None:
                     yield frame
         except InvalidDataError:

@@ -1,7 +1,7 @@
 """Text while it is generated: the model runs in a thread of its own, the caller iterates."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
@@ -25,3 +25,10 @@ def stream_text(
         finally:
             stop.set()
         return future.result()
+
+
+def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:
+    """The text that each of these places in `ids` (n,) adds; a character is its last token's."""
+    texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
+    texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
+    return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]

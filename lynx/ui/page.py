@@ -102,14 +102,10 @@ class Page:
         tried = picked.then(self.on_ask, asking, told, **quiet)
         again = ui.again.click(self.on_retry, self.media, told, **quiet)
         ui.halt.click(self.on_stop, ui.chat, None, **LIGHT)
-        gr.on(
-            [ui.clear.click, ui.window.clear],
-            self.on_clear,
-            ui.chat,
-            told,
-            cancels=[asked, tried, again],
-            **LIGHT,
-        )
+        # first the answer is left, then the page is cleared: else a piece on its way would be put back
+        clearing = [ui.clear.click, ui.window.clear]
+        left = gr.on(clearing, lambda: None, cancels=[asked, tried, again], **LIGHT)
+        left.then(self.on_clear, ui.chat, told, **LIGHT)
         ui.versus.click(self.on_compare, asking, [ui.versus_view, ui.notice], **MODEL)
         ui.word.input(self.on_word, [ui.word, ui.chat], [ui.shares, ui.rests_on], **LIGHT)
         ui.hide.click(self.on_hide, self.media, [ui.hidden, ui.notice], **MODEL)
