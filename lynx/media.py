@@ -23,6 +23,7 @@ from av.error import FFmpegError, InvalidDataError
 from torch import Tensor
 
 from lynx.errors import MediaError
+from lynx.memo import of_file
 from lynx.mp4 import write_video as write_video
 
 logger = logging.getLogger(__name__)
@@ -114,9 +115,6 @@ def sample_times(duration: float, n: int) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) + 0.5) * (duration / n)
 
 
-# --- opening --------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _open(path: str | Path) -> Iterator[InputContainer]:
     """The opened recording; whatever FFmpeg cannot do inside the block is one sentence to the user."""
@@ -176,6 +174,7 @@ def _duration(container: InputContainer) -> float:
     return duration
 
 
+@of_file
 def probe(path: str | Path) -> MediaInfo:
     """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
     with _open(path) as container:

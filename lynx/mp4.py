@@ -1,7 +1,7 @@
 """Writes mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front; moviepy has ffmpeg.
 
-`write_video` takes frames that are all in memory; `write_stream` takes them one after another, and leaves
-either a whole file or none.
+`write_stream` takes frames one after another, and leaves either a whole file or none; `write_video` takes a
+tensor of them.
 """
 
 import os
@@ -19,6 +19,7 @@ from lynx.errors import MediaError
 if TYPE_CHECKING:
     from lynx.media import Waveform
 
+QUALITY = ["-crf", "20"]
 FASTSTART = ["-movflags", "+faststart"]
 BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"]
 BT709 += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
@@ -28,29 +29,10 @@ BT709 += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "t
 def write_video(path: str | Path, frames: Tensor, fps: float, waveform: "Waveform | None" = None) -> None:
     """Write frames (T, 3, H, W) uint8 as a clip, with the waveform as its sound.
 
-    Raises MediaError when a side is odd, which yuv420p cannot hold.
+    Raises what `write_stream` does.
     """
-    from moviepy import AudioArrayClip, ImageSequenceClip  # 0.5 s to import, and only needed here
-
-    height, width = frames.shape[-2:]
-    _check_size(width, height)
-    clip = ImageSequenceClip(list(frames.permute(0, 2, 3, 1).contiguous().numpy()), fps=fps)
-    rate = waveform.sample_rate if waveform else 44100
-    if waveform:
-        stereo = waveform.samples.float().clamp(-1, 1)[:, None].expand(-1, 2).numpy()
-        clip = clip.with_audio(AudioArrayClip(stereo, fps=rate))
-    clip.write_videofile(
-        str(path),
-        codec="libx264",
-        audio_codec="aac",
-        audio_fps=rate,
-        pixel_format="yuv420p",
-        temp_audiofile_path=str(Path(path).parent),
-        threads=1,
-        logger=None,
-        ffmpeg_params=FASTSTART,
-    )
-    clip.close()
+    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    write_stream(path, pictures, (frames.shape[3], frames.shape[2]), fps, waveform)
 
 
 def write_stream(
@@ -62,8 +44,10 @@ def write_stream(
 ) -> None:
     """Write frames (H, W, 3) uint8 of `size` (W, H) as they come; one is held at a time.
 
-    fps: to a hundredth. The file takes its place when it is whole; whatever goes wrong, what was there stays.
-    Raises MediaError when a side is odd, moviepy is missing, or the file cannot be written.
+    fps: to a hundredth. One thread encodes, so that the number of cores does not
+    change the file. It takes its place when it is whole; whatever goes wrong, what was there stays.
+    Raises MediaError when a side is odd, which yuv420p cannot hold, moviepy is missing, or the file cannot be
+    written.
     """
     try:
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
@@ -76,9 +60,15 @@ def write_stream(
     with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
         half = Path(folder, "film.mp4")
         sound = str(_write_wav(Path(folder, "sound.wav"), waveform)) if waveform else None
-        settings = ["-crf", "20", *BT709, *FASTSTART]
         with FFMPEG_VideoWriter(
-            str(half), size, fps, audiofile=sound, audio_codec="aac", ffmpeg_params=settings
+            str(half),
+            size,
+            fps,
+            audiofile=sound,
+            audio_codec="aac",
+            preset="faster",
+            threads=1,
+            ffmpeg_params=[*QUALITY, *BT709, *FASTSTART],
         ) as writer:
             process = writer.proc
             for frame in frames:

@@ -18,7 +18,7 @@ from lynx.world.scene import DURATION, FPS, SPLITS, Scene, draw_scene
 from lynx.world.sound import SAMPLE_RATE, render_sound
 from lynx.world.views import draw_depth, draw_second_view, intrinsics
 
-RENDERER = 3
+RENDERER = 4
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
 BLOCK = 400
 """A clip drawn for a type of question is the first of so many scenes of its own that allows it."""

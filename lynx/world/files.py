@@ -9,7 +9,6 @@ intrinsic_depth.txt    4 x 4, pixels
 qa.json                questions, answers, their types, the senses they need, and the scene's key
 """
 
-import gc
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -23,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lynx.media import Waveform, write_video
+from lynx.media import Waveform
+from lynx.mp4 import write_stream
 from lynx.world.animation import draw_clip
 from lynx.world.data import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
 from lynx.world.questions import ask
@@ -71,16 +71,12 @@ def render(
 def write_clip(scene: Scene, path: Path, size: int) -> None:
     """Write what the first camera sees and hears."""
     sound = Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
-    _write_frames(draw_clip(scene, size), path, sound)
+    write_stream(path, draw_clip(scene, size), (size, size), FPS, sound)
 
 
 def write_second_view(scene: Scene, path: Path, size: int) -> None:
     """Write what the second camera sees."""
-    _write_frames(draw_second_clip(scene, size), path)
-
-
-def _write_frames(frames: np.ndarray, path: Path, sound: Waveform | None = None) -> None:
-    write_video(path, torch.from_numpy(frames).permute(0, 3, 1, 2), FPS, sound)
+    write_stream(path, draw_second_clip(scene, size), (size, size), FPS)
 
 
 def write_depth(scene: Scene, folder: Path, size: int) -> None:
@@ -159,13 +155,9 @@ def render_clips(
 
 
 def _prepare() -> None:
-    """Make a worker small: one thread, and what is imported is no business of the garbage collector's.
-
-    And modest: what draws ahead yields to what answers.
-    """
+    """Make a worker modest: one thread, and what draws ahead yields to what answers."""
     torch.set_num_threads(1)
     os.nice(10)
-    gc.freeze()
 
 
 def _write_one(split: str, seed: int, size: int, senses: Collection[str], index: int, path: Path) -> None:
@@ -177,7 +169,6 @@ def _write_one(split: str, seed: int, size: int, senses: Collection[str], index:
             half = place.with_name(f"half-{os.getpid()}-{place.name}")
             write(scene, half, size)
             os.replace(half, place)
-    gc.collect()  # moviepy's clips hold their frames in cycles: a worker would grow by gigabytes
 
 
 def default_cache() -> Path:
