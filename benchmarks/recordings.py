@@ -1,9 +1,11 @@
 """Real recordings cross-validated, stages 1 to 3 anew in every round: `python -m benchmarks.recordings`.
 
-    python -m benchmarks.recordings --esc10 DIR --digits DIR [--plot docs/images/recordings.png]
+    python -m benchmarks.voices runs/voices
+    python -m benchmarks.recordings --esc10 DIR --digits DIR --voices runs/voices
 
-Round i holds out fold i of ESC-10 and speaker i of the digits; nothing of them is in alignment or tuning.
-What is trained is what `adapters/sounds` was trained with, on all recordings. A round that is done is kept.
+Round i holds out fold i of ESC-10 and speaker i of the digits; nothing of them is in alignment or tuning. The
+voices are further speakers of the digits, in training alone. What is trained is what `adapters/sounds` was
+trained with, on all recordings. A round that is done is kept.
 """
 
 import argparse
@@ -29,8 +31,8 @@ from lynx.tuning import tune
 from lynx.variants import with_variants
 
 FOLDER = ROOT / "runs" / "recordings"
-RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
-VARIANTS = {"esc10": 12, "digits": 4}
+RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0, show="slopes")
+VARIANTS = {"esc10": 12, "digits": 3, "voices": 1}
 """Of each recording, itself included: there are five times as many digits as there are sounds."""
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=40, lr=2e-4, save_every=0)
 TUNE = TuneConfig(
@@ -52,8 +54,9 @@ def reference(folder: Path) -> Guidance:
 def held_out(source: str, path: Path, group: str | None) -> tuple[Sequence[Example], Sequence[Example]]:
     """What a round trains on, with its variants, and what it is asked about."""
     held = (group,) if group else ()
-    train = with_variants(open_data(source, path, held_out=held), VARIANTS[source])
-    return train, open_data(source, path, held_out=held, split="test") if held else ()
+    kind = "digits" if source == "voices" else source
+    train = with_variants(open_data(kind, path, held_out=held), VARIANTS[source])
+    return train, open_data(kind, path, held_out=held, split="test") if held else ()
 
 
 def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Path) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Pat
     out = folder / "-".join(group or "none" for group in groups.values())
     result = out / "result.json"
     if not result.exists():
-        parts = {source: held_out(source, paths[source], group) for source, group in groups.items()}
+        parts = {source: held_out(source, path, groups.get(source)) for source, path in paths.items()}
         train = [example for known, _ in parts.values() for example in known]
         model = lynx.load()
         alone = [replace(example, turns=()) for example in train]  # sounds, and not what they are
@@ -139,18 +142,20 @@ def main() -> None:
     )
     parser.add_argument("--esc10", type=Path, help="folder of ESC-10 or ESC-50")
     parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
+    parser.add_argument("--voices", type=Path, help="folder of further speakers, see benchmarks.voices")
     parser.add_argument("--rounds", type=int, help="only the first ones")
     parser.add_argument("--plot", type=Path, help="where the confusion matrices are drawn, a PNG")
     options = parser.parse_args()
-    paths = {name: path for name, path in (("esc10", options.esc10), ("digits", options.digits)) if path}
-    if not paths:
+    asked = {name: path for name, path in (("esc10", options.esc10), ("digits", options.digits)) if path}
+    if not asked:
         parser.error("give --esc10 or --digits, or both")
+    paths = {**asked, **({"voices": options.voices} if options.voices else {})}
     torch.set_num_threads(1)
     rounds = [
-        run(dict(zip(paths, groups, strict=True)), paths, FOLDER)
-        for groups in list(zip_longest(*(groups_of(*item) for item in paths.items())))[: options.rounds]
+        run(dict(zip(asked, groups, strict=True)), paths, FOLDER)
+        for groups in list(zip_longest(*(groups_of(*item) for item in asked.items())))[: options.rounds]
     ]
-    totals = {source: total(rounds, source) for source in paths}
+    totals = {source: total(rounds, source) for source in asked}
     if options.plot:
         draw(totals, options.plot)
     report("recordings", rounds=len(rounds), **totals)

@@ -96,7 +96,8 @@ def sense_digest(model: "Lynx", sense: str, /, **more: Any) -> "hashlib.blake2b"
 
 def lora_digest(model: "Lynx", lora: str) -> bytes:
     """A digest of a LoRA: its scale and every one of its tensors."""
-    digest = hashlib.blake2b(repr(model.lora.settings[lora]).encode(), digest_size=16)
+    settings = model.lora.settings[lora]
+    digest = hashlib.blake2b(repr(settings.alpha / settings.rank).encode(), digest_size=16)
     for name, tensor in sorted(model.lora.tensors(lora).items()):
         digest.update(name.encode())
         digest.update(_bytes(tensor))

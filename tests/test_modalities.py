@@ -109,6 +109,34 @@ def test_three_channels_are_equal():
     assert torch.equal(pixels[:, 0], pixels[:, 1]) and torch.equal(pixels[:, 0], pixels[:, 2])
 
 
+@pytest.mark.parametrize(
+    ("n_mels", "hop_s", "seconds"), [(20, 0.004, 0.32), (33, 0.01, 0.31), (20, 0.1, 0.1)]
+)
+def test_slopes_equal_an_independent_computation(n_mels, hop_s, seconds):
+    """Red is the level; green and blue its slopes, pixel by pixel, flat beyond the edges; one column too."""
+    wave = Waveform(torch.randn(RATE, generator=torch.Generator().manual_seed(1)) * 0.05, RATE)
+    shared = {"n_mels": n_mels, "hop_s": hop_s, "seconds_per_frame": seconds}
+    times = sample_times(1.0, 3)
+    grey = Audio(AudioRendering(**shared)).render(wave, times).pixels[:, 0].numpy().astype(int)
+    found = Audio(AudioRendering(**shared, show="slopes")).render(wave, times).pixels.numpy()
+    height, width = grey.shape[1:]
+    steps, bands = max(1, round(0.032 / hop_s)), math.ceil(n_mels / 10)
+    assert found.shape == (3, 3, n_mels, max(1, round(seconds / hop_s)))
+    for t, y, x in np.ndindex(grey.shape):
+        later, sooner = grey[t, y, min(x + steps, width - 1)], grey[t, y, max(x - steps, 0)]
+        above, below = grey[t, max(y - bands, 0), x], grey[t, min(y + bands, height - 1), x]
+        slopes = [min(255, max(0, 128 + 3 * rise)) for rise in (later - sooner, above - below)]
+        assert found[t, :, y, x].tolist() == [grey[t, y, x], *slopes]
+
+
+def test_silence_has_a_level_of_nothing_and_no_slope():
+    silent = Waveform(torch.zeros(RATE), RATE)
+    pixels = Audio(AudioRendering(show="slopes")).render(silent, sample_times(1.0, 2)).pixels
+    assert (pixels[:, 0] == 0).all() and (pixels[:, 1:] == 128).all()
+    with pytest.raises(DataError, match="show='colours' is none of level, slopes"):
+        AudioRendering(show="colours")
+
+
 def test_a_click_stands_at_its_time():
     samples = torch.zeros(4 * RATE)
     samples[round(2.6 * RATE)] = 1.0

@@ -44,6 +44,16 @@ def test_a_key_changes_with_all_that_decides_a_stream(model, tmp_path):
     assert key() == keys[-1] and len(set(keys)) == len(keys)
 
 
+def test_a_lora_scaled_alike_has_the_same_key_as_it_was_trained_and_as_it_was_read(model):
+    name = model.lora_name("audio", "vision")
+    settings = model.lora.settings[name]
+    first = stream_key(model, "audio", sound(), clip().times)
+    model.lora.settings[name] = replace(settings, alpha=int(settings.alpha), dropout=0.5)
+    assert stream_key(model, "audio", sound(), clip().times) == first
+    model.lora.settings[name] = replace(settings, alpha=2 * settings.alpha)
+    assert stream_key(model, "audio", sound(), clip().times) != first
+
+
 def test_streams_that_were_asked_for_least_recently_make_room(model):
     streams = [model.encode("video", clip(4, seed=seed)) for seed in range(4)]
     store = StreamStore(limit=3 * size_of(streams[0]))

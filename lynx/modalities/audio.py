@@ -5,6 +5,7 @@ quiet stay apart and silence is black everywhere; nothing is stretched picture b
 centred at its frame's time; low frequencies are at the bottom, time runs to the right.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
 from lynx.media import Frames, Waveform, hear, probe, read_audio
@@ -22,6 +24,9 @@ COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
 COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together
 WINDOWS_AT_ONCE = 4096  # bounds that of the search for the loudest tenth of a second
 MOST_GAIN = 40.0  # dB; what is fainter is noise
+SLOPE_S = 0.032  # seconds to either side between which a slope in time is taken
+SLOPE_BANDS = 0.1  # of all bands to either side, for a slope along frequency
+SLOPE_GAIN = 3.0  # steps of colour for one step of level
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class AudioRendering:
     level_db: float | None = None
     """What the loudest tenth of a second is brought to before it is drawn, by at most MOST_GAIN;
     None: loudness stays what it is, and can be asked for."""
+    show: str = "level"
+    """level: in grey; slopes: the level in red, how it rises in time in green and how along frequency in
+    blue, where the middle is flat. Voices differ in level more than in slopes."""
 
     def __post_init__(self) -> None:
         if not 0 < self.window_s * self.sample_rate <= self.n_fft:
@@ -58,6 +66,8 @@ class AudioRendering:
             )
         if not self.floor_db < self.ceil_db:
             raise DataError(f"floor_db={self.floor_db} must be below ceil_db={self.ceil_db}.")
+        if self.show not in ("level", "slopes"):
+            raise DataError(f"show={self.show!r} is none of level, slopes.")
         if (mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax).sum(1) == 0).any():
             raise DataError(
                 f"{self.n_mels} mel bands need more than n_fft={self.n_fft}: some would always be black."
@@ -147,6 +157,24 @@ def loudest(sound: Iterable[Tensor], length: int) -> Tensor:
     return torch.stack(found).max()
 
 
+def coloured(pictures: Tensor, rendering: AudioRendering) -> Tensor:
+    """Levels (T, F, columns) uint8, the top row the highest band -> (T, 3, F, columns) uint8.
+
+    A slope is the difference of two levels, SLOPE_GAIN times over and 128 where there is none; beyond a
+    picture's edges its levels stay what they are there.
+    """
+    level = pictures[:, None]
+    if rendering.show == "level":
+        return level.expand(-1, 3, -1, -1).contiguous()
+    columns = max(1, round(SLOPE_S / rendering.hop_s))
+    bands = math.ceil(SLOPE_BANDS * rendering.n_mels)
+    padded = F.pad(level.float(), (columns, columns, bands, bands), mode="replicate")
+    rising = padded[..., bands:-bands, 2 * columns :] - padded[..., bands:-bands, : -2 * columns]
+    upward = padded[..., : -2 * bands, columns:-columns] - padded[..., 2 * bands :, columns:-columns]
+    slopes = (128 + SLOPE_GAIN * torch.cat([rising, upward], 1)).round().clamp(0, 255)
+    return torch.cat([level, slopes.to(torch.uint8)], 1)
+
+
 class Audio(Modality):
     """Sound as pictures of its spectrogram."""
 
@@ -191,7 +219,7 @@ class Audio(Modality):
             if begin + size >= len(times):
                 strip.finish()
             pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
-            pixels = pictures[:, None].expand(-1, 3, -1, -1).contiguous()
+            pixels = coloured(pictures, self.rendering)
             yield Frames(pixels, times[begin : begin + size], strip.samples / self.rendering.sample_rate)
 
     def _sound(self, source: Source, whole: bool) -> Waveform | str | Path:

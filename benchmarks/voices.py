@@ -1,0 +1,84 @@
+"""More speakers of the digits, synthesised: `python -m benchmarks.voices OUT`; needs espeak-ng.
+
+    apt-get install espeak-ng
+    python -m benchmarks.voices runs/voices
+
+A few speakers teach their own voices along with the numbers. This writes "zero" to "nine" by hundreds of
+others, of different accents, timbres, pitches and speeds, in the layout of the Free Spoken Digit Dataset
+(DIGIT_SPEAKER_TAKE.wav, one take each), which `--data digits` reads. The same seed gives the same files.
+"""
+
+import argparse
+import random
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+
+from tqdm import tqdm
+
+from lynx.metrics import NUMBERS
+
+ACCENTS = (
+    "en-gb",
+    "en-us",
+    "en-029",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbcwmd",
+    "en-gb-x-gbclan",
+    "en-us-nyc",
+)
+NO_PERSON = re.compile("robo|whisper|demonic|announce|croak|fast|ricishay|storm|tweaky|mr$", re.IGNORECASE)
+PITCH = (15, 85)
+"""Of 0..99, and what one number may be off its voice's; then the same in words a minute."""
+OFF_PITCH = 10
+SPEED = (95, 205)
+OFF_SPEED = 15
+
+
+def timbres() -> list[str]:
+    """The variants of voices that this espeak-ng has and that could be people."""
+    table = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True)
+    names = sorted(found for found in re.findall(r"!v/(\S+)", table.stdout) if not NO_PERSON.search(found))
+    return names
+
+
+def commands(out: Path, voices: int, seed: int, names: Sequence[str]) -> list[list[str]]:
+    """One run of espeak-ng for each of ten numbers by each voice."""
+    draw = random.Random(seed)
+    runs = []
+    for voice in range(voices):
+        accent, timbre = draw.choice(ACCENTS), names[voice % len(names)]
+        pitch, speed = draw.randint(*PITCH), draw.randint(*SPEED)
+        for number, word in enumerate(NUMBERS[:10]):
+            spoken = out / f"{number}_voice{voice}-{accent}-{timbre}_0.wav"
+            at = pitch + draw.randint(-OFF_PITCH, OFF_PITCH), speed + draw.randint(-OFF_SPEED, OFF_SPEED)
+            options = ["-v", f"{accent}+{timbre}", "-p", str(at[0]), "-s", str(at[1]), "-w", str(spoken)]
+            runs.append(["espeak-ng", *options, word])
+    return runs
+
+
+def main() -> None:
+    """Write the recordings."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the folder they are written to")
+    parser.add_argument("--voices", type=int, default=400, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
+    options = parser.parse_args()
+    if not which("espeak-ng"):
+        parser.error("espeak-ng is not installed: apt-get install espeak-ng")
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = commands(options.out, options.voices, options.seed, timbres())
+    with ThreadPoolExecutor(2) as pool:
+        speak = pool.map(lambda run: subprocess.run(run, check=True, capture_output=True), runs)
+        for _ in tqdm(speak, total=len(runs), desc="speak", unit="number"):
+            pass
+
+
+if __name__ == "__main__":
+    main()
