@@ -39,7 +39,7 @@ TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
 PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
 FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
 """Everything that belongs to an adapter; a part may be absent as a whole."""
-POOLINGS = ("none", "space")
+POOLINGS = ("none", "space", "halves")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -56,7 +56,7 @@ class Adapter:
     name: str
     modality: str
     rendering: Mapping[str, Any] = field(default_factory=dict)
-    token_pooling: str = "none"  # "space": one token a pseudo-frame
+    token_pooling: str = "none"  # one of POOLINGS, see `TuneConfig`
     placement: str = "continue"  # in families with positions in time and space: see PLACEMENTS
     backbone: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from lynx.errors import DataError
 
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
-TokenPooling = Literal["none", "space"]
+TokenPooling = Literal["none", "space", "halves"]
 Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
@@ -136,7 +136,9 @@ class TuneConfig(TrainConfig):
     batch_size: int = option(4, "clips in one forward pass of one process; a clip brings all its questions")
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
-        "none", "modality tokens the LLM gets: all, or their mean over space, one a pseudo-frame"
+        "none",
+        "modality tokens the LLM gets: all, their mean over space, one a pseudo-frame, or of every cell the "
+        "means over the earlier and the later half of the moments",
     )
     placement: Placement = option(
         "continue",

@@ -237,9 +237,7 @@ class Lynx:
     def _stream(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
         times, marks = layout.seconds(frames.times), (self.placement(sense), self.type_embedding(sense))
         stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks)
-        if sense != VIDEO and self.adapter(sense).token_pooling == "space":
-            return pool_space(stream)
-        return stream
+        return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
 
     def placement(self, sense: str) -> str:
         """Where the sense's tokens stand in time and space, one of PLACEMENTS."""
@@ -253,11 +251,12 @@ class Lynx:
         """How many tokens a stream of that many (pseudo-)frames will have; size: (H, W) of the video's."""
         if sense == VIDEO:
             return self.backbone.tokens(frames, size)
-        tokens = self.backbone.tokens(frames)
-        if self.adapter(sense).token_pooling == "space":
-            steps, newlines = divmod(tokens, math.prod(self.backbone.token_grid))
-            return steps + newlines
-        return tokens
+        cells = math.prod(self.backbone.token_grid)
+        steps, newlines = divmod(self.backbone.tokens(frames), cells)
+        pooling = self.adapter(sense).token_pooling
+        if pooling == "halves":
+            steps = min(2, steps)
+        return steps * (1 if pooling == "space" else cells) + newlines
 
     @torch.no_grad()
     def generate(
@@ -305,17 +304,33 @@ class Lynx:
         return Session(self, media, frames=frames)
 
 
-def pool_space(stream: Stream) -> Stream:
-    """One token a moment of the stream, the mean over its cells; a newline stays."""
+def pool(stream: Stream, how: str) -> Stream:
+    """A stream pooled in one of POOLINGS; newlines stay.
+
+    space: one token a moment, the mean over its cells. halves: the means of every cell over the earlier and
+    over the later half of the moments, of which the earlier has one more if they are odd.
+    """
+    if how == "none":
+        return stream
     newline = stream.times.isnan()
-    cells = math.prod(stream.grid)
-    pooled = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, cells)).mean(dim=1)
+    tokens = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, math.prod(stream.grid)))
+    times, cells = (part[~newline].unflatten(0, tokens.shape[:2]) for part in (stream.times, stream.cells))
+    grid = stream.grid
+    if how == "space":
+        tokens, times = tokens.mean(dim=1, keepdim=True), times[:, :1]
+        cells, grid = torch.zeros_like(cells[:, :1]), (1, 1)
+    else:
+        tokens, times = (
+            torch.stack([half.mean(dim=0) for half in part.tensor_split(min(2, len(part)))])
+            for part in (tokens, times)
+        )
+        cells = cells[: len(tokens)]
     return replace(
         stream,
-        tokens=torch.cat([pooled, stream.tokens[newline.to(stream.tokens.device)]]),
-        times=torch.cat([stream.times[~newline][::cells], stream.times[newline]]),
-        cells=torch.cat([stream.cells.new_zeros(len(pooled), 2), stream.cells[newline]]),
-        grid=(1, 1),
+        tokens=torch.cat([tokens.flatten(0, 1), stream.tokens[newline.to(stream.tokens.device)]]),
+        times=torch.cat([times.flatten(), stream.times[newline]]),
+        cells=torch.cat([cells.flatten(0, 1), stream.cells[newline]]),
+        grid=grid,
     )
 
 

@@ -107,12 +107,13 @@ def test_not_aligned_is_the_encoder_as_it_was(model, session, folder):
     assert not torch.equal(found.tokens, session.encode()["audio"].tokens)
 
 
-def test_not_aligned_is_pooled_as_the_adapter_pools(folder):
+@pytest.mark.parametrize(("pooling", "tokens"), [("space", FRAMES), ("halves", 32)])
+def test_not_aligned_is_pooled_as_the_adapter_pools(folder, pooling, tokens):
     model = lynx.load(folder)
-    random_adapter(model, "audio", token_pooling="space")
+    random_adapter(model, "audio", token_pooling=pooling)
     session = model.chat(video=clip(), audio=sound(), frames=FRAMES)
     counts = {row["group"]: row["tokens"] for row in atlas(session).table()}
-    assert counts["sound"] == counts["sound, not aligned"] == FRAMES
+    assert counts["sound"] == counts["sound, not aligned"] == tokens
 
 
 def test_an_adapter_without_a_vision_lora_has_nothing_to_compare(folder):

@@ -196,6 +196,7 @@ def test_the_llm_s_lora_is_on_every_linear_of_its_layers(model):
 def test_tokens_are_counted_before_they_are_there(model):
     random_adapter(model, "audio")
     random_adapter(model, "pooled", token_pooling="space")
+    random_adapter(model, "halved", token_pooling="halves")
     for n in (1, 2, 5):
         for size in ((50, 70), (30, 20)):
             frames = clip(n, *size)
@@ -206,7 +207,10 @@ def test_tokens_are_counted_before_they_are_there(model):
         assert len(model.encode("audio", frames).tokens) == model.tokens("audio", n)
         pooled = model.encode("pooled", frames)
         assert len(pooled.tokens) == model.tokens("pooled", n) and pooled.grid == (1, 1)
-        assert pooled.steps == model.encode("audio", frames).steps
+        steps = model.encode("audio", frames).steps
+        assert pooled.steps == steps
+        halved = model.encode("halved", frames)
+        assert len(halved.tokens) == model.tokens("halved", n) and halved.steps == min(2, steps)
 
 
 @torch.no_grad()

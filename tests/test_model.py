@@ -143,20 +143,43 @@ def test_a_stream_knows_the_second_and_the_cell_of_every_token(model):
     assert stream.frames is video and len(stream.tokens) == model.tokens("video", 5)
 
 
-def test_pooled_streams_have_one_token_a_frame(model):
-    video = clip(5)
+def plain_and_pooled(model, how, video):
+    """The streams of two adapters that differ in their pooling alone."""
     random_adapter(model, "plain")
-    random_adapter(model, "pooled", token_pooling="space")
+    random_adapter(model, "pooled", token_pooling=how)
     for weight, other in zip(
         *(model.lora.tensors(f"{n}_vision").values() for n in ("pooled", "plain")), strict=True
     ):
         weight.data.copy_(other)
     frames = pseudo_frames(model, "plain", video)
-    whole, pooled = model.encode("plain", frames), model.encode("pooled", frames)
+    return model.encode("plain", frames), model.encode("pooled", frames)
+
+
+def test_pooled_streams_have_one_token_a_frame(model):
+    video = clip(5)
+    whole, pooled = plain_and_pooled(model, "space", video)
     assert len(pooled.tokens) == model.tokens("pooled", 5) == 6 and pooled.grid == (1, 1)
     assert torch.allclose(pooled.tokens[:-1], whole.tokens[:-1].view(5, 16, -1).mean(1), atol=1e-6)
     assert torch.equal(pooled.tokens[-1], whole.tokens[-1])
     assert torch.equal(pooled.times[:-1], video.times) and pooled.times[-1].isnan()
+
+
+@pytest.mark.parametrize(("frames", "halves"), [(5, (3, 2)), (8, (4, 4)), (2, (1, 1)), (1, (1,))])
+def test_streams_pooled_in_halves_have_two_tokens_a_cell(model, frames, halves):
+    video = clip(frames)
+    whole, pooled = plain_and_pooled(model, "halves", video)
+    assert len(pooled.tokens) == model.tokens("pooled", frames) == 16 * len(halves) + 1
+    assert pooled.grid == (4, 4) and pooled.steps == len(halves)
+    begin = 0
+    for number, count in enumerate(halves):
+        mine = slice(16 * number, 16 * (number + 1))
+        theirs = [whole.tokens[16 * moment : 16 * (moment + 1)] for moment in range(begin, begin + count)]
+        assert torch.allclose(pooled.tokens[mine], sum(theirs) / count, atol=1e-6)
+        assert torch.equal(pooled.cells[mine], whole.cells[:16])
+        expected = video.times[begin : begin + count].mean()
+        torch.testing.assert_close(pooled.times[mine], expected.expand(16))
+        begin += count
+    assert torch.equal(pooled.tokens[-1], whole.tokens[-1]) and pooled.times[-1].isnan()
 
 
 def test_training_gives_gradients_and_dropout_to_the_named_lora_only(model):

@@ -19,7 +19,7 @@ from lynx.clips import VIDEO
 from lynx.interface.guidance import Guidance
 from lynx.interface.losses import statistics_loss
 from lynx.media import Frames, sample_times
-from lynx.model import Lynx, pool_space
+from lynx.model import Lynx, pool
 from lynx.streams import join
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def unaligned(model: Lynx, sense: str, source: Any, times: Tensor) -> Stream:
         parts = [backbone.encode(backbone.pixels(part)) for part in frames.pixels.split(size)]
     tokens, layout = join(parts, size)
     stream = Stream(sense, tokens, layout.seconds(frames.times), layout.cell, layout.grid, frames)
-    return pool_space(stream) if model.adapter(sense).token_pooling == "space" else stream
+    return pool(stream, model.adapter(sense).token_pooling)
 
 
 def _on_frames(stream: Stream) -> Tensor:
