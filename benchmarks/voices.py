@@ -67,7 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="the folder they are written to")
-    parser.add_argument("--voices", type=int, default=400, help="how many (default: %(default)s)")
+    parser.add_argument("--voices", type=int, default=250, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
     options = parser.parse_args()
     if not which("espeak-ng"):

@@ -2,14 +2,17 @@
 
 import csv
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
 from stages import small_adapter, small_model
 
+from benchmarks.voices import commands, timbres
+from benchmarks.voices import main as voices
 from lynx.cli import main
 from lynx.clips import content_key
-from lynx.data import open_data
+from lynx.data import groups_of, open_data
 from lynx.errors import DataError
 from lynx.media import read_audio
 from lynx.recordings import CLASSES, DIGIT, SOUND, evaluate
@@ -199,6 +202,28 @@ def test_a_long_sound_begins_elsewhere_and_keeps_all_of_itself():
 def test_variants_of_what_is_no_sound_file_are_refused():
     with pytest.raises(DataError, match="there are none in these data"):
         with_variants(open_data("world", n=1, senses=("audio",)), 2)
+
+
+def test_synthesised_voices_are_read_as_digits(tmp_path):
+    runs = commands(tmp_path, 3, 0, ["f1", "m1"])
+    assert runs == commands(tmp_path, 3, 0, ["f1", "m1"]) != commands(tmp_path, 3, 1, ["f1", "m1"])
+    for run in runs:
+        Path(run[run.index("-w") + 1]).touch()
+        assert 0 <= int(run[run.index("-p") + 1]) <= 99 and 80 <= int(run[run.index("-s") + 1]) <= 220
+    examples = open_data("digits", tmp_path)
+    assert len(examples) == 30 and len(groups_of("digits", tmp_path)) == 3
+    words = {Path(run[run.index("-w") + 1]).name: run[-1] for run in runs}
+    assert [words[example.id] for example in examples] == answers(examples)
+
+
+@pytest.mark.skipif(not which("espeak-ng"), reason="needs espeak-ng")
+def test_espeak_speaks(tmp_path, monkeypatch):
+    names = timbres()
+    assert {"f1", "m1"} <= set(names) and not any("whisper" in name for name in names)
+    monkeypatch.setattr("sys.argv", ["voices", str(tmp_path), "--voices", "1"])
+    voices()
+    sounds = [read_audio(example.media["audio"], 16000) for example in open_data("digits", tmp_path)]
+    assert len(sounds) == 10 and all(0.2 < sound.duration < 3 and sound.samples.any() for sound in sounds)
 
 
 class Parrot:
