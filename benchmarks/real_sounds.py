@@ -9,7 +9,7 @@ pooled, without the tower.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx
 from lynx.recordings import groups_of
 
+LEVELLED = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
 RENDERINGS: dict[str, AudioRendering] = {
     "default": AudioRendering(),
     "0.64 s": AudioRendering(seconds_per_frame=0.64),
@@ -34,6 +35,8 @@ RENDERINGS: dict[str, AudioRendering] = {
     "hop 4 ms": AudioRendering(hop_s=0.004),
     "32 bands": AudioRendering(hop_s=0.004, n_mels=32),
     "floor -60": AudioRendering(hop_s=0.004, floor_db=-60.0),
+    "levelled, 20 bands": LEVELLED,
+    "the same in slopes": replace(LEVELLED, show="slopes"),
 }
 RIDGE = (0.01, 0.03, 0.1, 0.3)
 """Penalties, relative to the mean eigenvalue; the best over all folds is reported."""

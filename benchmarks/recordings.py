@@ -32,7 +32,7 @@ from lynx.variants import with_variants
 
 FOLDER = ROOT / "runs" / "recordings"
 RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0, show="slopes")
-VARIANTS = {"esc10": 12, "digits": 4, "voices": 1}
+VARIANTS = {"esc10": 10, "digits": 3, "voices": 2}
 """Of each recording, itself included: there are five times as many digits as there are sounds."""
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=40, lr=2e-4, save_every=0)
 TUNE = TuneConfig(
@@ -40,7 +40,7 @@ TUNE = TuneConfig(
     alpha=32,
     dropout=0.1,
     batch_size=32,
-    steps=1400,
+    steps=1000,
     lr=2.5e-3,
     questions=3,
     conversation=0.0,

@@ -57,7 +57,7 @@ def commands(out: Path, voices: int, seed: int, names: Sequence[str]) -> list[li
             spoken = out / f"{number}_voice{voice}-{accent}-{timbre}_0.wav"
             at = pitch + draw.randint(-OFF_PITCH, OFF_PITCH), speed + draw.randint(-OFF_SPEED, OFF_SPEED)
             options = ["-v", f"{accent}+{timbre}", "-p", str(at[0]), "-s", str(at[1]), "-w", str(spoken)]
-            runs.append(["espeak-ng", *options, word])
+            runs.append(["espeak-ng", "-z", *options, word])  # -z: no silence at the end
     return runs
 
 
@@ -67,7 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="the folder they are written to")
-    parser.add_argument("--voices", type=int, default=250, help="how many (default: %(default)s)")
+    parser.add_argument("--voices", type=int, default=125, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
     options = parser.parse_args()
     if not which("espeak-ng"):
