@@ -39,12 +39,16 @@ TUNE = TuneConfig(
     rank=32,
     alpha=32,
     dropout=0.1,
-    batch_size=32,
-    steps=1000,
+    batch_size=64,
+    steps=1600,
     lr=2.5e-3,
-    questions=3,
+    final_lr=0.4,
+    average=0.997,
+    noise=0.15,
+    questions=1,
     conversation=0.0,
-    token_pooling="halves",
+    token_pooling="bands",
+    type_embedding=True,
 )
 Confusion = Mapping[str, Mapping[str, int]]
 

@@ -39,7 +39,7 @@ TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
 PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
 FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
 """Everything that belongs to an adapter; a part may be absent as a whole."""
-POOLINGS = ("none", "space", "halves")
+POOLINGS = ("none", "space", "halves", "bands")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}

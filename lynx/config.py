@@ -12,7 +12,7 @@ from lynx.errors import DataError
 
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
-TokenPooling = Literal["none", "space", "halves"]
+TokenPooling = Literal["none", "space", "halves", "bands"]
 Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
@@ -76,6 +76,10 @@ class TrainConfig(Config):
     batch_size: int = option(8, "examples in one forward pass of one process")
     accumulate: int = option(1, "forward passes whose gradients make one step")
     warmup: float = option(0.03, "share of the steps in which lr rises linearly, to fall as a cosine")
+    final_lr: float = option(0.0, "share of lr that the cosine falls to")
+    average: float = option(
+        0.0, "decay of a moving average of the weights, kept in place of the last ones; 0 keeps the last"
+    )
     weight_decay: float = option(0.0, "weight decay of AdamW")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them as they are")
     rank: int = option(64, "rank of the LoRA that is trained")
@@ -98,7 +102,7 @@ class TrainConfig(Config):
             self._range(name, 1)
         for name in ("lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha", "save_every"):
             self._range(name, 0)
-        for name in ("warmup", "dropout"):
+        for name in ("warmup", "final_lr", "average", "dropout"):
             self._range(name, 0, 1)
 
     @property
@@ -137,8 +141,8 @@ class TuneConfig(TrainConfig):
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
         "none",
-        "modality tokens the LLM gets: all, their mean over space, one a pseudo-frame, or of every cell the "
-        "means over the earlier and the later half of the moments",
+        "modality tokens the LLM gets: all, their mean over space, one a pseudo-frame, of every cell the "
+        "means over the earlier and the later half of the moments, or the same of every row of cells",
     )
     placement: Placement = option(
         "continue",
@@ -149,6 +153,9 @@ class TuneConfig(TrainConfig):
         False,
         "learn a vector for each sense that is added to its tokens, by which the LLM tells whose they are; a "
         "warm start goes on from the one that is there",
+    )
+    noise: float = option(
+        0.0, "noise added to the modality's tokens in training, as a share of their size (after NEFTune)"
     )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
@@ -169,6 +176,7 @@ class TuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._range("noise", 0)
         self._range("replay", 0, 1)
         self._range("questions", 1)
         self._range("drop_modality", 0, 1)

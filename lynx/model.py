@@ -251,12 +251,12 @@ class Lynx:
         """How many tokens a stream of that many (pseudo-)frames will have; size: (H, W) of the video's."""
         if sense == VIDEO:
             return self.backbone.tokens(frames, size)
-        cells = math.prod(self.backbone.token_grid)
-        steps, newlines = divmod(self.backbone.tokens(frames), cells)
+        rows, columns = self.backbone.token_grid
+        steps, newlines = divmod(self.backbone.tokens(frames), rows * columns)
         pooling = self.adapter(sense).token_pooling
-        if pooling == "halves":
+        if pooling in ("halves", "bands"):
             steps = min(2, steps)
-        return steps * (1 if pooling == "space" else cells) + newlines
+        return steps * {"space": 1, "bands": rows}.get(pooling, rows * columns) + newlines
 
     @torch.no_grad()
     def generate(
@@ -308,7 +308,8 @@ def pool(stream: Stream, how: str) -> Stream:
     """A stream pooled in one of POOLINGS; newlines stay.
 
     space: one token a moment, the mean over its cells. halves: the means of every cell over the earlier and
-    over the later half of the moments, of which the earlier has one more if they are odd.
+    over the later half of the moments, of which the earlier has one more if they are odd. bands: of these
+    the means over every row of cells, which in a spectrogram is a band of frequencies.
     """
     if how == "none":
         return stream
@@ -325,6 +326,10 @@ def pool(stream: Stream, how: str) -> Stream:
             for part in (tokens, times)
         )
         cells = cells[: len(tokens)]
+    if how == "bands":
+        tokens = tokens.unflatten(1, grid).mean(dim=2)
+        times, cells = times[:, :: grid[1]], cells[:, :: grid[1]]
+        grid = (grid[0], 1)
     return replace(
         stream,
         tokens=torch.cat([tokens.flatten(0, 1), stream.tokens[newline.to(stream.tokens.device)]]),

@@ -40,11 +40,12 @@ CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine towards 0."""
+    """Of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine to `final_lr`."""
     rise = math.ceil(config.warmup * steps)
     if step < rise:
         return config.lr * (step + 1) / rise
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * fall)
 
 
 class Order:
@@ -121,6 +122,7 @@ class Trainer:
             config.steps if config.steps is not None else math.ceil(config.epochs * examples / a_step)
         )
         self.silent = {name for name in self.weights if ".lora_B." in name}
+        self.averages = {n: w.detach().clone() for n, w in self.weights.items()} if config.average else {}
         self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
     @property
@@ -157,6 +159,8 @@ class Trainer:
                     log.flush()
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
+        for name, average in self.averages.items():
+            self.weights[name].data.copy_(average)
         return self._report(history)
 
     def finish(self) -> None:
@@ -184,6 +188,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
         self.optimizer.step()
+        decay = min(config.average, (1 + step) / (10 + step))  # the first weights are soon forgotten
+        for name, average in self.averages.items():
+            average.lerp_(self.weights[name].detach(), 1 - decay)
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
     def _gradients(self) -> float:
@@ -218,6 +225,7 @@ class Trainer:
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
             tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+            tensors |= {f"average/{name}": average for name, average in self.averages.items()}
             for index, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
             metadata = {"step": str(step), "silent": json.dumps(sorted(self.silent)), "run": self._run_id()}
@@ -239,6 +247,8 @@ class Trainer:
             kind, _, rest = name.partition("/")
             if kind == "weight":
                 self.weights[rest].data.copy_(tensor)
+            elif kind == "average":
+                self.averages[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition("/")
                 state.setdefault(int(index), {})[key] = tensor

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lynx.adapters import CONFIG, TYPE_EMBEDDING, save_adapter
-from lynx.backbones import Backbone
+from lynx.backbones import Backbone, Stream
 from lynx.cache import StreamCache
 from lynx.clips import VIDEO, content_key
 from lynx.config import TuneConfig
@@ -152,10 +152,22 @@ class TuningLoss:
         for index in indices:
             lesson = self.lessons[index]
             senses, asked = choose(lesson, self.modalities, self.config, count)
-            streams.append([self.cache.stream(sense, lesson.key) for sense in senses])
+            streams.append([self._stream(sense, lesson.key) for sense in senses])
             turns.append(asked)
         needs = [is_new(turn, self.modalities) for asked in turns for turn in asked]
         return self.packer.pack(streams, turns, conversation), torch.tensor(needs)
+
+    def _stream(self, sense: str, key: str) -> Stream:
+        """A stream, which of a new sense is noisy: of every token `config.noise` times its length in norm.
+
+        After NEFTune (arXiv 2310.05914), whose noise is uniform and as large on every token.
+        """
+        stream = self.cache.stream(sense, key)
+        if sense not in self.modalities or not self.config.noise:
+            return stream
+        size = stream.tokens.square().mean(dim=-1, keepdim=True).sqrt()
+        noise = self.config.noise * size * torch.randn_like(stream.tokens)
+        return replace(stream, tokens=stream.tokens + noise)
 
 
 def tune(

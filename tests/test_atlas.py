@@ -107,7 +107,7 @@ def test_not_aligned_is_the_encoder_as_it_was(model, session, folder):
     assert not torch.equal(found.tokens, session.encode()["audio"].tokens)
 
 
-@pytest.mark.parametrize(("pooling", "tokens"), [("space", FRAMES), ("halves", 32)])
+@pytest.mark.parametrize(("pooling", "tokens"), [("space", FRAMES), ("halves", 32), ("bands", 8)])
 def test_not_aligned_is_pooled_as_the_adapter_pools(folder, pooling, tokens):
     model = lynx.load(folder)
     random_adapter(model, "audio", token_pooling=pooling)

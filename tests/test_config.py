@@ -41,7 +41,7 @@ def test_reentrant_checkpointing_is_refused_with_its_reason():
         (AlignConfig, {"layer_reduction": "max"}, "layer_reduction is 'max'; it can be mean or sum"),
         (AlignConfig, {"query_subset": "odd"}, "query_subset"),
         (AlignConfig, {"beta": -1}, "beta is -1; it must be at least 0"),
-        (TuneConfig, {"token_pooling": "time"}, "none or space or halves"),
+        (TuneConfig, {"token_pooling": "time"}, "none or space or halves or bands"),
         (TuneConfig, {"replay": 1.5}, "replay is 1.5; it must be between 0 and 1"),
         (TuneConfig, {"batch_size": 0}, "batch_size is 0"),
         (GuideConfig, {"frames": 0}, "frames is 0"),

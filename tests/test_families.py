@@ -197,6 +197,7 @@ def test_tokens_are_counted_before_they_are_there(model):
     random_adapter(model, "audio")
     random_adapter(model, "pooled", token_pooling="space")
     random_adapter(model, "halved", token_pooling="halves")
+    random_adapter(model, "banded", token_pooling="bands")
     for n in (1, 2, 5):
         for size in ((50, 70), (30, 20)):
             frames = clip(n, *size)
@@ -211,6 +212,8 @@ def test_tokens_are_counted_before_they_are_there(model):
         assert pooled.steps == steps
         halved = model.encode("halved", frames)
         assert len(halved.tokens) == model.tokens("halved", n) and halved.steps == min(2, steps)
+        banded = model.encode("banded", frames)
+        assert len(banded.tokens) == model.tokens("banded", n) and banded.grid == (halved.grid[0], 1)
 
 
 @torch.no_grad()

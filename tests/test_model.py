@@ -12,6 +12,7 @@ import lynx
 from lynx import AdapterError, DataError
 from lynx.adapters import Adapter
 from lynx.config import LoraSettings
+from lynx.model import pool
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 
@@ -180,6 +181,20 @@ def test_streams_pooled_in_halves_have_two_tokens_a_cell(model, frames, halves):
         torch.testing.assert_close(pooled.times[mine], expected.expand(16))
         begin += count
     assert torch.equal(pooled.tokens[-1], whole.tokens[-1]) and pooled.times[-1].isnan()
+
+
+@pytest.mark.parametrize("frames", [5, 1])
+def test_streams_pooled_in_bands_have_two_tokens_a_row(model, frames):
+    whole, pooled = plain_and_pooled(model, "bands", clip(frames))
+    halved = pool(whole, "halves")
+    assert len(pooled.tokens) == model.tokens("pooled", frames) == 4 * halved.steps + 1
+    assert pooled.grid == (4, 1) and pooled.steps == halved.steps
+    for place in range(4 * halved.steps):
+        row = slice(4 * place, 4 * place + 4)
+        assert torch.allclose(pooled.tokens[place], halved.tokens[row].mean(0), atol=1e-6)
+        assert pooled.times[place] == halved.times[row][0]
+        assert pooled.cells[place].tolist() == [place % 4, 0]
+    assert torch.equal(pooled.tokens[-1], halved.tokens[-1]) and pooled.times[-1].isnan()
 
 
 def test_training_gives_gradients_and_dropout_to_the_named_lora_only(model):

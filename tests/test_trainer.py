@@ -56,6 +56,9 @@ def test_learning_rate_rises_and_falls():
     by_hand = [1.0, 2.0] + [1 + math.cos(math.pi * k / 8) for k in range(8)]
     assert rates == pytest.approx(by_hand)
     assert learning_rate(0, 1, TrainConfig(lr=2.0, warmup=0.0)) == 2.0
+    config = TrainConfig(lr=2.0, warmup=0.2, final_lr=0.5)
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    assert rates == pytest.approx(by_hand[:2] + [1 + rate / 2 for rate in by_hand[2:]])
 
 
 def test_every_epoch_sees_every_example_once_in_a_new_order():
@@ -91,13 +94,15 @@ def test_seeds_differ_and_last():
     assert seed_of(1, "a") == seed_of(1, "a") < 2**63
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
 @pytest.mark.parametrize("stop_at", [1, 4, 5])
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, stop_at):
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, stop_at, average):
+    config = replace(CONFIG, average=average)
     whole, broken, resumed = Fit(), Fit(stop_at), Fit()
-    report = whole.trainer(tmp_path / "whole").run()
+    report = whole.trainer(tmp_path / "whole", config).run()
     with pytest.raises(KeyboardInterrupt):
-        broken.trainer(tmp_path / "broken").run()
-    again = resumed.trainer(tmp_path / "broken").run()
+        broken.trainer(tmp_path / "broken", config).run()
+    again = resumed.trainer(tmp_path / "broken", config).run()
     assert resumed.calls == 7 - stop_at // 2 * 2
     for name, weight in whole.weights.items():
         assert weight.equal(resumed.weights[name]), name
@@ -162,6 +167,28 @@ def test_a_run_can_be_made_longer(tmp_path, caplog):
     assert longer.calls == 4
     assert "10 steps now, no longer of 7" in caplog.text
     assert [row["step"] for row in rows(tmp_path)] == list(range(10))
+
+
+def test_the_average_is_that_of_the_weights_after_every_step(tmp_path):
+    """Its first decay is 1/10, the k-th (1 + k) / (10 + k), until that is the one asked for."""
+    after = []
+    for steps in range(1, CONFIG.steps + 1):
+        fit = Fit()
+        same = replace(CONFIG, steps=steps, lr=0.1, warmup=0.0, final_lr=1.0)  # the same lr, however long
+        fit.trainer(tmp_path / f"to{steps}", same).run()
+        after.append({name: weight.detach() for name, weight in fit.weights.items()})
+    fit = Fit()
+    expected = {name: weight.detach().clone() for name, weight in fit.weights.items()}
+    for k, weights in enumerate(after):
+        decay = min(0.25, (1 + k) / (10 + k))
+        for name, weight in weights.items():
+            expected[name] = decay * expected[name] + (1 - decay) * weight
+    config = replace(CONFIG, lr=0.1, warmup=0.0, final_lr=1.0, average=0.25)
+    report = fit.trainer(tmp_path / "averaged", config).run()
+    for name, weight in fit.weights.items():
+        torch.testing.assert_close(weight.detach(), expected[name])
+        assert not weight.equal(after[-1][name])
+    assert report["steps"] == CONFIG.steps
 
 
 def test_accumulated_steps_equal_one_large_batch(tmp_path):

@@ -18,7 +18,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.interface.alignment import align
 from lynx.media import sample_times
 from lynx.packing import IGNORE, Packer, see, shared_length
-from lynx.tuning import Lesson, answer_loss, choose, how_many, is_new, lesson_of, tune
+from lynx.tuning import Lesson, TuningLoss, answer_loss, choose, how_many, is_new, lesson_of, tune
 
 SENSES = {"video": "video", "audio": "audio"}
 SHORT = TuneConfig(
@@ -472,7 +472,7 @@ class Killed:
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(folder, model, tmp_path, monkeypatch):
-    config = replace(SHORT, drop_modality=0.3, dropout=0.1)
+    config = replace(SHORT, drop_modality=0.3, dropout=0.1, noise=0.1)
     tune(model, "audio", stages.clips(5), config, tmp_path / "whole", progress=False)
     broken = stages.small_model_with(folder)
     with monkeypatch.context() as patch:
@@ -504,6 +504,30 @@ def test_pooled_tokens_are_what_the_adapter_says(model, tmp_path):
     assert json.loads((tmp_path / "lynx_config.json").read_text())["token_pooling"] == "space"
     sound = model.modality("audio").render(stages.clips(1)[0].media["audio"], sample_times(2.0, 2))
     assert len(model.encode("audio", sound).tokens) == 2 + 1
+
+
+def test_noise_is_on_the_new_senses_tokens_alone_and_as_large_as_asked(model, tmp_path):
+    examples = stages.clips(1)
+    key = content_key(examples[0])
+    cache = open_cache(tmp_path, model)
+    cache.prepare(examples, [key], progress=False)
+    lessons = [lesson_of(examples[0], ["audio"], key)]
+
+    def embeds(noise):
+        config = replace(SHORT, noise=noise, conversation=0.0)
+        torch.manual_seed(5)  # the same draws before the noise
+        return TuningLoss(model, ["audio"], lessons, cache, config).batch([0])[0].embeds[0]
+
+    quiet, loud, louder = embeds(0.0), embeds(0.1), embeds(0.2)
+    video, sound = cache.stream("video", key).tokens, cache.stream("audio", key).tokens
+    begin = next(i for i in range(len(quiet)) if quiet[i].equal(sound[0]))
+    assert any(row.equal(video[0]) for row in loud)
+    added = loud[begin : begin + len(sound)] - sound
+    share = added.square().sum(1).sqrt() / sound.square().sum(1).sqrt()
+    assert share.mean() == pytest.approx(0.1, rel=0.05)
+    assert share.numpy() == pytest.approx(0.1, rel=0.6)  # a token has few numbers
+    torch.testing.assert_close(louder[begin : begin + len(sound)] - sound, 2 * added, atol=1e-5, rtol=1e-3)
+    assert not any(row.equal(sound[0]) for row in loud)
 
 
 def test_an_adapter_is_needed_and_found_in_the_output_folder(folder, tmp_path):
