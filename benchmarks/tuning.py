@@ -62,7 +62,7 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     batches = []
     for step in range(trainer.steps):
         torch.manual_seed(seed_of(config.seed, "step", step))
-        batches.append(loss.batch(trainer.order.batch(step))[0])
+        batches.append(loss.batch(trainer.order.batch(step)).packed)
     optimizer = torch.optim.AdamW(list(weights.values()), lr=config.lr, weight_decay=0.0, fused=True)
 
     def plain() -> None:

@@ -157,6 +157,11 @@ class TuneConfig(TrainConfig):
     noise: float = option(
         0.0, "noise added to the modality's tokens in training, as a share of their size (after NEFTune)"
     )
+    mixup: float = option(
+        0.0,
+        "mix the tokens of clips that are asked the same, and the weights of their answers, in shares drawn "
+        "from Beta(mixup, mixup); 0 mixes none",
+    )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")
@@ -177,6 +182,7 @@ class TuneConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._range("noise", 0)
+        self._range("mixup", 0)
         self._range("replay", 0, 1)
         self._range("questions", 1)
         self._range("drop_modality", 0, 1)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,9 @@ class Trainer:
             raise DataError("there is nothing to train on: the data set is empty")
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
         self.progress = progress
-        self.accelerator = Accelerator(cpu=next(iter(self.weights.values())).device.type == "cpu")
+        on_cpu = next(iter(self.weights.values())).device.type == "cpu"
+        # alone accelerate's device goes unused; once it is a GPU, asking for the CPU is an error
+        self.accelerator = Accelerator(cpu=on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1)
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
         groups: dict[float, list[Tensor]] = {}
         for name, weight in self.weights.items():

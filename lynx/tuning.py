@@ -28,6 +28,7 @@ from lynx.config import TuneConfig
 from lynx.data import Example, Turn
 from lynx.errors import AdapterError, DataError
 from lynx.lora import merge
+from lynx.mixup import Shown, mixed
 from lynx.model import Lynx
 from lynx.packing import IGNORE, Packed, Packer
 from lynx.trainer import Trainer, checkpointed, digest_of, seeded
@@ -98,10 +99,11 @@ def _shuffled(things: Sequence[Thing]) -> list[Thing]:
     return [things[i] for i in torch.randperm(len(things)).tolist()]
 
 
-def answer_loss(backbone: Backbone, packed: Packed) -> tuple[Tensor, Tensor]:
+def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy over answer tokens, and which questions (Q,) would be answered right, token by token.
 
-    Logits are computed where an answer is predicted, and nowhere else.
+    weights: (Q,) of the questions in the mean over tokens; 1 each if not given. Logits are computed where an
+    answer is predicted, and nowhere else.
     """
     hidden = backbone.model.get_decoder()(
         inputs_embeds=packed.embeds,
@@ -116,7 +118,19 @@ def answer_loss(backbone: Backbone, packed: Packed) -> tuple[Tensor, Tensor]:
     right = torch.ones(int(questions.max()) + 1, device=labels.device)
     wrong = (logits.argmax(-1) != labels).nonzero()[:, 0]
     right[questions[wrong]] = 0
-    return F.cross_entropy(logits, labels), right
+    if weights is None:
+        return F.cross_entropy(logits, labels), right
+    shares = weights.to(logits)[questions]
+    return (shares * F.cross_entropy(logits, labels, reduction="none")).sum() / shares.sum(), right
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips packed for the LLM; of its questions (Q,): whether each needs a new sense, and its weight."""
+
+    packed: Packed
+    needs: Tensor
+    weights: Tensor
 
 
 class TuningLoss:
@@ -135,35 +149,46 @@ class TuningLoss:
         self.packer = Packer(model.backbone)
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1."""
-        packed, needs = self.batch(indices)
-        loss, right = answer_loss(self.model.backbone, packed)
+        """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1.
+
+        A question of two mixed clips is right as far as its clip has a share in it.
+        """
+        batch = self.batch(indices)
+        weights = batch.weights.to(self.model.backbone.device)
+        loss, right = answer_loss(self.model.backbone, batch.packed, weights if self.config.mixup else None)
         parts = {"loss": loss}
-        for name, kind in (("accuracy", needs), ("replay_accuracy", ~needs)):
+        for name, kind in (("accuracy", batch.needs), ("replay_accuracy", ~batch.needs)):
             if kind.any():
-                parts[name] = right[kind].mean()
+                parts[name] = (weights * right)[kind].sum() / weights[kind].sum()
         return parts
 
-    def batch(self, indices: Sequence[int]) -> tuple[Packed, Tensor]:
-        """A packed batch, and which of its questions (Q,) need a new sense."""
-        streams, turns = [], []
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """What these lessons show and ask in one step, by torch's generator."""
         conversation = float(torch.rand(())) < self.config.conversation
         count = how_many(self.modalities, self.config)
-        for index in indices:
-            lesson = self.lessons[index]
+        lessons = [self.lessons[index] for index in indices]
+        clips = []
+        for lesson in lessons:
             senses, asked = choose(lesson, self.modalities, self.config, count)
-            streams.append([self._stream(sense, lesson.key) for sense in senses])
-            turns.append(asked)
-        needs = [is_new(turn, self.modalities) for asked in turns for turn in asked]
-        return self.packer.pack(streams, turns, conversation), torch.tensor(needs)
+            streams = [self.cache.stream(sense, lesson.key) for sense in senses]
+            clips.append(Shown(streams, asked, [1.0] * len(asked)))
+        if self.config.mixup and not conversation:  # which would tell one answer before it asks for the other
+            answers = [{turn.question: turn for turn in lesson.turns} for lesson in lessons]
+            clips = mixed(clips, answers, self.config.mixup)
+        media = [[self._noisy(stream) for stream in clip.streams] for clip in clips]
+        turns = [turn for clip in clips for turn in clip.turns]
+        return Batch(
+            self.packer.pack(media, [clip.turns for clip in clips], conversation),
+            needs=torch.tensor([is_new(turn, self.modalities) for turn in turns]),
+            weights=torch.tensor([weight for clip in clips for weight in clip.weights]),
+        )
 
-    def _stream(self, sense: str, key: str) -> Stream:
+    def _noisy(self, stream: Stream) -> Stream:
         """A stream, which of a new sense is noisy: of every token `config.noise` times its length in norm.
 
         After NEFTune (arXiv 2310.05914), whose noise is uniform and as large on every token.
         """
-        stream = self.cache.stream(sense, key)
-        if sense not in self.modalities or not self.config.noise:
+        if stream.sense not in self.modalities or not self.config.noise:
             return stream
         size = stream.tokens.square().mean(dim=-1, keepdim=True).sqrt()
         noise = self.config.noise * size * torch.randn_like(stream.tokens)

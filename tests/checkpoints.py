@@ -220,7 +220,8 @@ def stock_inputs(backbone: Any, video: Frames, messages: list[dict[str, str]]) -
     inputs = backbone.tokenizer(render(messages, family, text), return_tensors="pt")
     if family == "qwen2_5_vl":
         more["mm_token_type_ids"] = (inputs["input_ids"] == backbone.placeholder).int() * 2
-    return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], **more}
+    more |= {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    return {name: tensor.to(backbone.device) for name, tensor in more.items()}
 
 
 def patchify(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,7 +247,7 @@ def random_adapter(
         lora = model.add_lora(name, part, LoraSettings(4, 8.0, 0.1))
         generator = torch.Generator().manual_seed(len(model.adapters))
         for weight in model.lora.tensors(lora).values():
-            weight.data.normal_(std=0.3, generator=generator)
+            weight.data.copy_(0.3 * torch.randn(weight.shape, generator=generator))
 
 
 def clip(n: int = 8, height: int = 50, width: int = 70, seed: int = 0) -> Frames:

@@ -14,12 +14,14 @@ import lynx
 from lynx import BackboneError
 from lynx.adapters import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
-from lynx.backbones.precision import check_quantised
+from lynx.backbones.precision import check_quantised, pick_device
 from lynx.config import TuneConfig
 from lynx.estimate import estimate
 from lynx.tuning import tune
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
+DEVICE = pick_device("auto")
+"""Kernels of bitsandbytes are of their device: where there is a GPU, its own are tested."""
 SIZES = {"llava_onevision": {"hidden": 64, "tied": False}}
 """bitsandbytes quantises in blocks of 64."""
 SKIP = {
@@ -52,7 +54,7 @@ def stock(folder, precision=None):
             "quantization_config": BitsAndBytesConfig(**STOCK[precision][1], llm_int8_skip_modules=skip)
         }
     model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, device_map={"": "cpu"}, **options
+        folder, dtype=torch.float32, device_map={"": DEVICE}, **options
     )
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -156,7 +158,10 @@ def test_a_checkpoint_that_is_quantised_twice_loads(folder, tmp_path):
     options = {**STOCK["nf4"][1], "bnb_4bit_use_double_quant": True}
     options["llm_int8_skip_modules"] = SKIP[family_of(folder)]
     twice = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(**options)
+        folder,
+        dtype=torch.float32,
+        device_map={"": DEVICE},
+        quantization_config=BitsAndBytesConfig(**options),
     )
     out = save_quantised(folder, tmp_path / "twice", twice)
     model = lynx.load(out)
@@ -181,7 +186,7 @@ def test_tuning_trains_an_llm_lora_over_nf4(folder, tmp_path):
 def test_a_checkpoint_with_a_quantised_encoder_is_refused(folder, tmp_path):
     options = {**STOCK["nf4"][1], "llm_int8_skip_modules": ["lm_head"]}
     model = AutoModelForImageTextToText.from_pretrained(
-        folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}
+        folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": DEVICE}
     )
     out = save_quantised(folder, tmp_path / "all", model)
     with pytest.raises(BackboneError, match=r"(vision_tower|visual).*is in Linear4bit, expected full"):

@@ -10,6 +10,7 @@ import stages
 import torch
 from torch.nn import functional as F
 
+from lynx.backbones import Stream
 from lynx.cache import StreamCache
 from lynx.clips import content_key, render_clip
 from lynx.config import AlignConfig, TuneConfig
@@ -17,6 +18,7 @@ from lynx.data import Example, Turn
 from lynx.errors import AdapterError, DataError
 from lynx.interface.alignment import align
 from lynx.media import sample_times
+from lynx.mixup import Shown, mixed
 from lynx.packing import IGNORE, Packer, see, shared_length
 from lynx.tuning import Lesson, TuningLoss, answer_loss, choose, how_many, is_new, lesson_of, tune
 
@@ -516,7 +518,7 @@ def test_noise_is_on_the_new_senses_tokens_alone_and_as_large_as_asked(model, tm
     def embeds(noise):
         config = replace(SHORT, noise=noise, conversation=0.0)
         torch.manual_seed(5)  # the same draws before the noise
-        return TuningLoss(model, ["audio"], lessons, cache, config).batch([0])[0].embeds[0]
+        return TuningLoss(model, ["audio"], lessons, cache, config).batch([0]).packed.embeds[0]
 
     quiet, loud, louder = embeds(0.0), embeds(0.1), embeds(0.2)
     video, sound = cache.stream("video", key).tokens, cache.stream("audio", key).tokens
@@ -528,6 +530,74 @@ def test_noise_is_on_the_new_senses_tokens_alone_and_as_large_as_asked(model, tm
     assert share.numpy() == pytest.approx(0.1, rel=0.6)  # a token has few numbers
     torch.testing.assert_close(louder[begin : begin + len(sound)] - sound, 2 * added, atol=1e-5, rtol=1e-3)
     assert not any(row.equal(sound[0]) for row in loud)
+
+
+def test_mixed_clips_are_asked_for_the_answers_of_both_in_their_shares(model, tmp_path):
+    """Against two losses of one answer each, over the same tokens, weighed by hand."""
+    examples = [replace(clip, turns=clip.turns[:1]) for clip in stages.clips(2)]  # a bell and a drum
+    keys = [content_key(example) for example in examples]
+    cache = open_cache(tmp_path, model)
+    cache.prepare(examples, keys, progress=False)
+    lessons = [lesson_of(*pair) for pair in zip(examples, [["audio"]] * 2, keys, strict=True)]
+    loss = TuningLoss(model, ["audio"], lessons, cache, replace(SHORT, mixup=0.5, conversation=0.0))
+    torch.manual_seed(3)
+    batch = loss.batch([0, 1])
+    assert batch.needs.tolist() == [True] * 4
+    share = float(batch.weights[0])
+    assert 0.01 < share < 0.99
+    assert batch.weights[:2].tolist() == pytest.approx([share, 1 - share])
+    assert float(batch.weights[2:].sum()) == pytest.approx(1)
+
+    bell, drum = ([cache.stream(sense, key) for sense in SENSES] for key in keys)
+    both = [
+        replace(one, tokens=share * one.tokens + (1 - share) * other.tokens)
+        for one, other in zip(bell, drum, strict=True)
+    ]
+    with torch.no_grad():
+        alone = [answer_loss(model.backbone, loss.packer.pack([both], [clip.turns]))[0] for clip in examples]
+        found, _ = answer_loss(
+            model.backbone, loss.packer.pack([both], [[c.turns[0] for c in examples]]), batch.weights[:2]
+        )
+    assert float(found) == pytest.approx(share * float(alone[0]) + (1 - share) * float(alone[1]), rel=1e-4)
+    embeds = batch.packed.embeds[0]
+    assert all(any(row.allclose(token, atol=1e-5) for row in embeds) for token in both[1].tokens)
+
+    torch.manual_seed(3)
+    parts = loss([0, 1])
+    with torch.no_grad():
+        whole, right = answer_loss(model.backbone, batch.packed, batch.weights)
+    assert float(parts["loss"]) == pytest.approx(float(whole))
+    assert float(parts["accuracy"]) == pytest.approx(float((batch.weights * right).sum() / 2))
+
+
+def test_clips_that_cannot_be_mixed_stay_as_they_are():
+    def shown(question, length, answer="a", sense="audio"):
+        stream = Stream(
+            sense, torch.rand(length, 3), torch.zeros(length), torch.zeros(length, 2), (1, 1), None
+        )
+        turn = Turn(question, answer, senses=(sense,))
+        return Shown([stream], [turn], [1.0]), {question: turn}
+
+    for other in (("b ?", 4), ("a ?", 5), ("a ?", 4, "a", "depth")):
+        batch, answers = zip(shown("a ?", 4), shown(*other), strict=True)
+        assert mixed(batch, answers, 1.0) == list(batch)
+    batch, answers = zip(shown("a ?", 4), shown("a ?", 4), strict=True)
+    for found in mixed(batch, answers, 1.0):  # both say "a": one question, as heavy as before
+        assert len(found.turns) == 1 and found.weights == [1.0]
+        assert not any(found.streams[0].tokens.equal(clip.streams[0].tokens) for clip in batch)
+
+
+def test_a_conversation_is_not_mixed(model, tmp_path):
+    examples = stages.clips(2)
+    keys = [content_key(example) for example in examples]
+    cache = open_cache(tmp_path, model)
+    cache.prepare(examples, keys, progress=False)
+    lessons = [lesson_of(*pair) for pair in zip(examples, [["audio"]] * 2, keys, strict=True)]
+    for conversation, weights in ((0.0, True), (1.0, False)):
+        config = replace(SHORT, mixup=0.5, conversation=conversation)
+        torch.manual_seed(0)
+        batch = TuningLoss(model, ["audio"], lessons, cache, config).batch([0, 1])
+        assert bool((batch.weights < 1).any()) is weights
 
 
 def test_an_adapter_is_needed_and_found_in_the_output_folder(folder, tmp_path):
