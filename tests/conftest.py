@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)  # the workers of `make test` share the cores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gpu_hidden(request: pytest.FixtureRequest) -> Iterator[None]:
+    """From all modules but those marked `gpu`, which compute with tensors of their own on the CPU."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("gpu") is None:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")  # and from what they start
+        yield
 
 
 @pytest.fixture(scope="session")

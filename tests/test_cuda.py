@@ -19,7 +19,10 @@ from lynx.data import open_data
 from lynx.interface.alignment import align
 from lynx.tuning import tune
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -18,7 +18,6 @@ from lynx import BackboneError
 from lynx.adapters import Adapter, save_adapter
 from lynx.attention import recording
 from lynx.backbones import FAMILIES, load_backbone
-from lynx.backbones.precision import pick_device
 from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig
 from lynx.data import Example, Turn
 from lynx.errors import DataError
@@ -52,7 +51,7 @@ def model(folder):
 
 def stock(folder, dtype=torch.float32):
     """transformers' own model, with its own attention."""
-    found = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(pick_device("auto")).eval()
+    found = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
     # torch multiplies a slice by weights that ask for gradients in another order, even under no_grad
     return found.requires_grad_(False)
 

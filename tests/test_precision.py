@@ -19,6 +19,8 @@ from lynx.config import TuneConfig
 from lynx.estimate import estimate
 from lynx.tuning import tune
 
+pytestmark = pytest.mark.gpu
+
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 DEVICE = pick_device("auto")
 """Kernels of bitsandbytes are of their device: where there is a GPU, its own are tested."""
