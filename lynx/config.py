@@ -159,8 +159,9 @@ class TuneConfig(TrainConfig):
     )
     mixup: float = option(
         0.0,
-        "mix the tokens of clips that are asked the same, and the weights of their answers, in shares drawn "
-        "from Beta(mixup, mixup); 0 mixes none",
+        "mix the tokens of two clips of a batch that can be asked the same, and the weights of their "
+        "answers, in shares drawn from Beta(mixup, mixup); 0 mixes none. It wants large batches and "
+        "`questions` 1; conversations are not mixed",
     )
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
@@ -189,6 +190,11 @@ class TuneConfig(TrainConfig):
         self._range("drop_video", 0, 1)
         self._range("together", 0, 1)
         self._range("conversation", 0, 1)
+        if self.mixup and (self.batch_size == 1 or self.conversation == 1):
+            raise DataError(
+                f"mixup is {self.mixup}, but with batch_size {self.batch_size} and conversation "
+                f"{self.conversation} no clip could be mixed: give a larger batch, fewer conversations"
+            )
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:

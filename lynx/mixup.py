@@ -1,11 +1,12 @@
 """Mixup (arXiv 1710.09412) of clips that are asked the same: their tokens in shares, and both answers.
 
-What a clip's tokens are halfway to another's is asked to have that much of the other's answer. A language
-model that has seen few clips keeps to straight lines between them, instead of learning them by heart.
+Tokens halfway between two clips are to give half the weight to either answer. A language model that has seen
+few clips then keeps to straight lines between them, instead of learning them by heart.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -24,25 +25,35 @@ class Shown:
     turns: list[Turn]
     weights: list[float]
 
+    @property
+    def kind(self) -> list[tuple[Any, ...]]:
+        """What two clips must have in common for their tokens to be of the same places."""
+        return [(stream.sense, stream.grid, stream.tokens.shape) for stream in self.streams]
 
-def mixed(batch: Sequence[Shown], answers: Sequence[Mapping[str, Turn]], alpha: float) -> list[Shown]:
+
+def mixed(batch: Sequence[Shown], known: Sequence[Sequence[Turn]], alpha: float) -> tuple[list[Shown], float]:
     """Every clip with another of the batch, in shares drawn from Beta(alpha, alpha) by torch's generator.
 
-    answers: what each clip could be asked, by question. A clip stays as it is where no other has answers to
-    all of its questions and streams of the same senses and lengths.
+    known: all that can be asked of each clip. A clip stays as it is where no other has answers, from what is
+    shown of it, to all of its questions, and streams of the same senses, grids and lengths.
+    Returns the clips, and the share of them that were mixed.
     """
+    answers = [
+        {turn.question: turn for turn in turns if set(turn.senses) <= {s.sense for s in clip.streams}}
+        for clip, turns in zip(batch, known, strict=True)
+    ]
     shares = torch.distributions.Beta(alpha, alpha).sample((len(batch),)).tolist()
-    found = []
+    found, count = [], 0
     for i, (one, share) in enumerate(zip(batch, shares, strict=True)):
-        order = torch.randperm(len(batch)).tolist()
-        other = next((j for j in order if j != i and _fits(one, batch[j], answers[j])), None)
+        partners = (
+            j
+            for j in torch.randperm(len(batch)).tolist()
+            if j != i and batch[j].kind == one.kind and all(turn.question in answers[j] for turn in one.turns)
+        )
+        other = next(partners, None)
         found.append(one if other is None else _mix(one, batch[other], answers[other], share))
-    return found
-
-
-def _fits(one: Shown, other: Shown, answers: Mapping[str, Turn]) -> bool:
-    kinds = ([(s.sense, s.tokens.shape) for s in clip.streams] for clip in (one, other))
-    return len({tuple(kind) for kind in kinds}) == 1 and all(turn.question in answers for turn in one.turns)
+        count += other is not None
+    return found, count / len(batch)
 
 
 def _mix(one: Shown, other: Shown, answers: Mapping[str, Turn], share: float) -> Shown:

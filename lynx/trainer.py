@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import PartialState, is_initialized
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -106,8 +106,9 @@ class Trainer:
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
         self.progress = progress
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
-        # alone accelerate's device goes unused; once it is a GPU, asking for the CPU is an error
-        self.accelerator = Accelerator(cpu=on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1)
+        # one a process: where it is a GPU, which goes unused here, asking for the CPU would be an error
+        taken = is_initialized() and PartialState().device.type != "cpu"
+        self.accelerator = Accelerator(cpu=on_cpu and not taken)
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
         groups: dict[float, list[Tensor]] = {}
         for name, weight in self.weights.items():

@@ -126,11 +126,16 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips packed for the LLM; of its questions (Q,): whether each needs a new sense, and its weight."""
+    """Clips packed for the LLM.
+
+    needs, weights: of its questions (Q,), whether each needs a new sense, and its weight in the loss.
+    mixed: share of the clips that were mixed with another.
+    """
 
     packed: Packed
     needs: Tensor
     weights: Tensor
+    mixed: float
 
 
 class TuningLoss:
@@ -151,12 +156,14 @@ class TuningLoss:
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1.
 
-        A question of two mixed clips is right as far as its clip has a share in it.
+        With mixup also mixed, the share of clips that were; an answer that is right counts by its weight.
         """
         batch = self.batch(indices)
         weights = batch.weights.to(self.model.backbone.device)
         loss, right = answer_loss(self.model.backbone, batch.packed, weights if self.config.mixup else None)
         parts = {"loss": loss}
+        if self.config.mixup:
+            parts["mixed"] = torch.tensor(batch.mixed)
         for name, kind in (("accuracy", batch.needs), ("replay_accuracy", ~batch.needs)):
             if kind.any():
                 parts[name] = (weights * right)[kind].sum() / weights[kind].sum()
@@ -172,15 +179,16 @@ class TuningLoss:
             senses, asked = choose(lesson, self.modalities, self.config, count)
             streams = [self.cache.stream(sense, lesson.key) for sense in senses]
             clips.append(Shown(streams, asked, [1.0] * len(asked)))
-        if self.config.mixup and not conversation:  # which would tell one answer before it asks for the other
-            answers = [{turn.question: turn for turn in lesson.turns} for lesson in lessons]
-            clips = mixed(clips, answers, self.config.mixup)
+        share = 0.0
+        if self.config.mixup and not conversation:  # where the first answer would be seen before the second
+            clips, share = mixed(clips, [lesson.turns for lesson in lessons], self.config.mixup)
         media = [[self._noisy(stream) for stream in clip.streams] for clip in clips]
         turns = [turn for clip in clips for turn in clip.turns]
         return Batch(
             self.packer.pack(media, [clip.turns for clip in clips], conversation),
             needs=torch.tensor([is_new(turn, self.modalities) for turn in turns]),
             weights=torch.tensor([weight for clip in clips for weight in clip.weights]),
+            mixed=share,
         )
 
     def _noisy(self, stream: Stream) -> Stream:

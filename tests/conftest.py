@@ -24,7 +24,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _gpu_hidden(request: pytest.FixtureRequest) -> Iterator[None]:
-    """From all modules but those marked `gpu`, which compute with tensors of their own on the CPU."""
+    """Hide the GPU from every module not marked `gpu`: their tests compare with tensors on the CPU."""
     import torch
 
     with pytest.MonkeyPatch.context() as patch:

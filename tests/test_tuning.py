@@ -567,24 +567,67 @@ def test_mixed_clips_are_asked_for_the_answers_of_both_in_their_shares(model, tm
     with torch.no_grad():
         whole, right = answer_loss(model.backbone, batch.packed, batch.weights)
     assert float(parts["loss"]) == pytest.approx(float(whole))
+    assert float(parts["mixed"]) == batch.mixed == 1
     assert float(parts["accuracy"]) == pytest.approx(float((batch.weights * right).sum() / 2))
 
 
-def test_clips_that_cannot_be_mixed_stay_as_they_are():
-    def shown(question, length, answer="a", sense="audio"):
-        stream = Stream(
-            sense, torch.rand(length, 3), torch.zeros(length), torch.zeros(length, 2), (1, 1), None
-        )
-        turn = Turn(question, answer, senses=(sense,))
-        return Shown([stream], [turn], [1.0]), {question: turn}
+def shown(*turns, length=4, grid=(1, 1), senses=("audio",)):
+    """A clip with streams of noise, which is asked all that is known of it."""
+    rows = torch.zeros(length), torch.zeros(length, 2)
+    streams = [Stream(sense, torch.rand(length, 3), *rows, grid, None) for sense in senses]
+    return Shown(streams, list(turns), [1.0] * len(turns))
 
-    for other in (("b ?", 4), ("a ?", 5), ("a ?", 4, "a", "depth")):
-        batch, answers = zip(shown("a ?", 4), shown(*other), strict=True)
-        assert mixed(batch, answers, 1.0) == list(batch)
-    batch, answers = zip(shown("a ?", 4), shown("a ?", 4), strict=True)
-    for found in mixed(batch, answers, 1.0):  # both say "a": one question, as heavy as before
-        assert len(found.turns) == 1 and found.weights == [1.0]
-        assert not any(found.streams[0].tokens.equal(clip.streams[0].tokens) for clip in batch)
+
+ASKED = Turn("a ?", "bell", senses=("audio",))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        shown(replace(ASKED, question="b ?")),
+        shown(ASKED, length=5),
+        shown(ASKED, grid=(2, 2)),
+        shown(ASKED, senses=("depth",)),
+    ],
+)
+def test_clips_that_do_not_match_are_not_mixed(other):
+    batch = [shown(ASKED), other]
+    assert mixed(batch, [clip.turns for clip in batch], 1.0) == (batch, 0.0)
+
+
+def test_an_answer_from_what_is_not_shown_is_none():
+    batch = [shown(ASKED), shown(replace(ASKED, question="b ?"))]
+    known = [batch[0].turns, [*batch[1].turns, replace(ASKED, senses=("depth",))]]
+    assert mixed(batch, known, 1.0) == (batch, 0.0)
+    known[1][1] = ASKED
+    assert mixed(batch, known, 1.0)[1] == 0.5
+
+
+def test_every_question_of_a_mixed_clip_has_the_answers_of_both():
+    first, second = ASKED, replace(ASKED, question="b ?")
+    batch = [shown(first, second), shown(first, replace(second, answer="drum"))]
+    (one, other), share = mixed(batch, [clip.turns for clip in batch], 1.0)
+    assert share == 1
+    assert [(turn.question, turn.answer) for turn in one.turns] == [
+        ("a ?", "bell"),
+        ("b ?", "bell"),
+        ("b ?", "drum"),
+    ]
+    assert [turn.answer for turn in other.turns] == ["bell", "drum", "bell"]
+    for clip, mine, theirs in ((one, *batch), (other, *batch[::-1])):
+        assert clip.weights[0] == 1 and sum(clip.weights[1:]) == pytest.approx(1)
+        share = clip.weights[1]
+        expected = share * mine.streams[0].tokens + (1 - share) * theirs.streams[0].tokens
+        torch.testing.assert_close(clip.streams[0].tokens, expected)
+    batch[1] = shown(first)  # knows one of the two questions
+    (one, other), share = mixed(batch, [clip.turns for clip in batch], 1.0)
+    assert one is batch[0] and len(other.turns) == 1 and share == 0.5
+
+
+def test_mixup_that_could_mix_nothing_is_refused():
+    for nothing in ({"batch_size": 1}, {"conversation": 1.0}):
+        with pytest.raises(DataError, match="mixup is 0.4, but .* no clip could be mixed"):
+            replace(SHORT, mixup=0.4, **nothing)
 
 
 def test_a_conversation_is_not_mixed(model, tmp_path):
@@ -593,11 +636,12 @@ def test_a_conversation_is_not_mixed(model, tmp_path):
     cache = open_cache(tmp_path, model)
     cache.prepare(examples, keys, progress=False)
     lessons = [lesson_of(*pair) for pair in zip(examples, [["audio"]] * 2, keys, strict=True)]
-    for conversation, weights in ((0.0, True), (1.0, False)):
+    for conversation, weights in ((0.0, True), (0.999, False)):
         config = replace(SHORT, mixup=0.5, conversation=conversation)
         torch.manual_seed(0)
         batch = TuningLoss(model, ["audio"], lessons, cache, config).batch([0, 1])
         assert bool((batch.weights < 1).any()) is weights
+        assert batch.needs.tolist().count(False) == 2 * 2  # "see ?" and "see what now ?", with one answer
 
 
 def test_an_adapter_is_needed_and_found_in_the_output_folder(folder, tmp_path):
