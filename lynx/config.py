@@ -79,8 +79,8 @@ class TrainConfig(Config):
     final_lr: float = option(0.0, "share of lr that the cosine falls to")
     average: float = option(
         0.0,
-        "decay of a moving average of the weights, at step k at most (1 + k) / (10 + k), kept in place of the "
-        "last ones; 0 keeps the last",
+        "decay of a moving average of the weights, at step k at most (1 + k) / (10 + k), kept in place of "
+        "the last ones; 0 keeps the last",
     )
     weight_decay: float = option(0.0, "weight decay of AdamW")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them as they are")
