@@ -32,6 +32,7 @@ FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aif
 HEADER_KNOWS_DURATION = ("mov", "matroska")  # elsewhere the duration may be a guess from the bit rate
 MAX_SIDE = 8192  # pixels
 MAX_SECONDS = 2 * 3600.0  # of sound: 0.5 GB at 16 kHz
+MOST_CHANNELS = 64  # that FFmpeg's resampler takes
 PREROLL = 0.2  # seconds; what a decoder needs of the sound before a moment to give that moment right
 EPSILON = 1e-6  # seconds; a frame whose time equals the one asked for is displayed
 
@@ -363,6 +364,11 @@ def hear(
         raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
     if not 0 <= track < count:
         raise MediaError(f"{name!r} has {count} audio tracks (0..{count - 1}), no track {track}.")
+    if info.audio[track].channels > MOST_CHANNELS:
+        raise MediaError(
+            f"Track {track} of {name!r} has {info.audio[track].channels} channels; sound of up to "
+            f"{MOST_CHANNELS} is read: mix it down first."
+        )
     if min(end, info.duration) - start > MAX_SECONDS:
         raise MediaError(
             f"{name!r} lasts {info.duration / 3600:.1f} h; sound of up to {MAX_SECONDS / 3600:.0f} h is read."
@@ -375,7 +381,7 @@ def _samples(
     container: InputContainer, stream: av.AudioStream, sample_rate: int, start: float, end: float
 ) -> Iterator[tuple[float, np.ndarray]]:
     """(n,) float32 at a time, the mean of the channels; a gap in the timestamps is a silence."""
-    resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+    resampler = av.AudioResampler(format="flt", rate=sample_rate)
     offset, found = _start(container), False
     clock = begin = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
     if begin:
@@ -391,8 +397,16 @@ def _samples(
             yield begin, np.zeros(round(gap * sample_rate), np.float32)
             clock += gap
         clock += frame.samples / frame.sample_rate
-        yield from ((begin, out.to_ndarray().mean(0).clip(-1, 1)) for out in resampler.resample(frame))
+        yield from ((begin, _mono(out)) for out in resampler.resample(frame))
         found = True
     if not found and not begin:
         raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
-    yield from ((begin, out.to_ndarray().mean(0).clip(-1, 1)) for out in resampler.resample(None))
+    yield from ((begin, _mono(out)) for out in resampler.resample(None))
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """The mean of the channels of packed samples: (n,) float32 in [-1, 1].
+
+    Packed, because PyAV miscounts the planes of eight and more channels and reads past the last of them.
+    """
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(1).clip(-1, 1)

@@ -1,5 +1,7 @@
 """Real files through the real decoder: times, seeking, rotation, tracks, and every way a file can be bad."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -120,8 +122,6 @@ def test_moments_that_make_no_sense_are_refused(tmp_path, times):
 @pytest.mark.parametrize("rotation", [90, -90, 180])
 def test_rotated_recordings_come_upright(tmp_path, rotation):
     """ffmpeg's own autorotate (moviepy's binary) is the reference."""
-    import subprocess
-
     import imageio_ffmpeg
 
     upright = torch.zeros(4, 3, 48, 64, dtype=torch.uint8)
@@ -183,6 +183,50 @@ def test_sound_that_begins_late_is_preceded_by_silence(tmp_path):
         container.mux(sound.encode())
     samples = read_audio(path, 16000).samples
     assert samples[:15500].abs().max() == 0 and samples[16500:23500].min() > 0.4
+
+
+def sound_file(path, codec, layout, rate=48000):
+    """A second of 440 Hz; the amplitude of channel k is 0.3 + 0.01 k. Returns that of their mean."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        encoder = stream.codec_context
+        encoder.open()
+        amplitudes = 0.3 + 0.01 * np.arange(encoder.layout.nb_channels)
+        wave = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)[:, None] * amplitudes  # (n, channels)
+        packed = (wave * 32767).astype(np.int16).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, "s16", encoder.layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        convert = av.AudioResampler(encoder.format, encoder.layout, rate, encoder.frame_size or None)
+        for part in [*convert.resample(frame), *convert.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return amplitudes.mean()
+
+
+def test_sound_of_many_channels_is_their_mean(tmp_path):
+    """Read in a process of its own: what reads past the planes of a frame ends the process."""
+    files = [
+        ("stereo.wav", "pcm_s16le", "stereo"),
+        ("eight.wav", "pcm_s16le", "8 channels"),
+        ("ten.mkv", "pcm_f32le", "10 channels"),
+        ("most.wav", "pcm_s16le", "64 channels"),
+        ("planar.mkv", "wavpack", "10 channels"),
+        ("surround.flac", "flac", "7.1"),
+        ("surround.opus", "libopus", "7.1"),
+        ("circle.mka", "aac", "hexadecagonal"),
+    ]
+    expected = [sound_file(tmp_path / name, codec, layout) for name, codec, layout in files]
+    read = (
+        "import sys; from lynx.media import read_audio\n"
+        "for path in sys.argv[1:]: print(float(read_audio(path, 16000).samples[4000:12000].abs().max()))"
+    )
+    names = [str(tmp_path / name) for name, _, _ in files]
+    done = subprocess.run([sys.executable, "-c", read, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(expected, abs=0.006)
+    sound_file(tmp_path / "many.wav", "pcm_s16le", "65 channels")
+    with pytest.raises(MediaError, match="65 channels; sound of up to 64"):
+        read_audio(tmp_path / "many.wav", 16000)
 
 
 def test_a_file_without_sound_says_so(tmp_path):
