@@ -1,8 +1,10 @@
 """Real files through the real decoder: times, seeking, rotation, tracks, and every way a file can be bad."""
 
+import struct
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ from lynx.media import (
     Frames,
     Waveform,
     _Playhead,
+    hear,
     probe,
     read_audio,
     read_frames,
@@ -22,6 +25,7 @@ from lynx.media import (
     show_frames,
     write_video,
 )
+from lynx.modalities.audio import Audio, AudioRendering
 
 REAL = Path(__file__).parents[2] / "shared" / "media" / "sample_demo_1.mp4"
 
@@ -227,6 +231,43 @@ def test_sound_of_many_channels_is_their_mean(tmp_path):
     sound_file(tmp_path / "many.wav", "pcm_s16le", "65 channels")
     with pytest.raises(MediaError, match="65 channels; sound of up to 64"):
         read_audio(tmp_path / "many.wav", 16000)
+
+
+def sound_with_a_gap(path, gap, header=None):
+    """2 x 0.5 s of a constant 0.5, `gap` seconds of nothing between; the header says `header` seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for begin in (0.0, 0.5 + gap):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 8000), 2**14, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16000, round(begin * 16000), Fraction(1, 16000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    if header:
+        data, mark = path.read_bytes(), b"\x44\x89\x88"  # Matroska's Duration, 8 bytes of milliseconds
+        before, after = data.split(mark)
+        path.write_bytes(before + mark + struct.pack(">d", header * 1000) + after[8:])
+    return path
+
+
+def test_a_gap_in_the_timestamps_counts_as_sound(tmp_path):
+    """27.8 hours of silence took minutes and gigabytes, as the header said 2 s."""
+    short = read_audio(sound_with_a_gap(tmp_path / "short.mkv", 3.0), 16000).samples
+    assert len(short) == 4 * 16000 and not short[8000:56000].any() and (short[56000:] == 0.5).all()
+    path = sound_with_a_gap(tmp_path / "gap.mkv", 1e5, header=2.0)
+    assert probe(path).duration == 2.0
+    for listen in (
+        partial(read_audio, path, 16000),
+        partial(Audio(AudioRendering()).render, path, sample_times(2.0, 4)),
+        partial(Audio(AudioRendering(level_db=-20.0)).render, path, sample_times(2.0, 4)),
+    ):
+        with pytest.raises(MediaError, match=r"'gap.mkv' spans 27.8 h .* up to 2 h is read: cut it"):
+            listen()
+    after = list(hear(path, 16000, start=1e5 + 0.3, end=1e5 + 0.7))
+    assert sum(len(samples) for _, samples in after) < 2 * 16000  # the silence before is not made
+    window = read_audio(path, 16000, window=(1e5 + 0.3, 1e5 + 0.7)).samples
+    assert len(window) == 6400 and not window[:3200].any() and (window[3200:] == 0.5).all()
+    with pytest.raises(MediaError, match="spans 2.8 h"):
+        read_audio(path, 16000, window=(9e4, 2e5))
 
 
 def test_a_file_without_sound_says_so(tmp_path):
