@@ -13,6 +13,7 @@ from lynx.errors import MediaError
 from lynx.media import MAX_SIDE, probe, read_levels
 from lynx.media3d import MESHES, DepthClip, load_shape, orbit_clip, posed_clip, returns
 
+MOST_MAPS = 10_000_000  # of a video: 28 hours at 100 a second
 NO_RETURN = 65535  # some sensors say so; ScanNet says 0
 
 
@@ -206,6 +207,11 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
         raise MediaError(f"{path.name!r} has no picture track; depth is read from a grey video.")
     rate = info.video.fps
     count = max(1, round(info.duration * rate))
+    if count > MOST_MAPS:  # a gap in the timestamps, or a rate that the container made up
+        raise MediaError(
+            f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
+            f"depth of up to {MOST_MAPS:,} frames is read: cut it, or encode it anew without gaps."
+        )
     clip = DepthClip(
         count, partial(_read_video, path, rate, reach), np.arange(count) / rate, info.duration, None, None
     )

@@ -1,5 +1,6 @@
 """Depth from files written here: maps with clocks and poses, stacks, videos, meshes, clouds; and bad ones."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -186,6 +187,21 @@ def test_a_coloured_video_is_no_depth(tmp_path):
     clip = open_depth(write_video(tmp_path / "clip.mp4", picture, "yuv420p", "libx264"))
     with pytest.raises(MediaError, match="coloured"):
         clip.measure([0])
+
+
+def test_a_video_with_a_gap_of_days_is_refused(tmp_path):
+    """It would be millions of maps, whose times alone fill gigabytes."""
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=100)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "gray16le"
+        for moment in (0, 1, 40 * 3600 * 100):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32), 1000, np.uint16), "gray16le")
+            frame.pts, frame.time_base = moment, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match=r"'gap.mkv' lasts 40.0 h at 100 .* up to 10,000,000 frames"):
+        open_depth(path)
 
 
 # --- meshes and point clouds ----------------------------------------------------------------------
