@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lynx import hub
+from lynx import hub, modalities
 from lynx.backbones import PLACEMENTS, Backbone
 from lynx.card import model_card
 from lynx.config import LoraSettings
-from lynx.errors import AdapterError
+from lynx.errors import AdapterError, DataError
+from lynx.jsonfile import brief, read_object
 from lynx.lora import expected_shapes, lora_config
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, 
 FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
 """Everything that belongs to an adapter; a part may be absent as a whole."""
 POOLINGS = ("none", "space", "halves", "bands")
+MAX_RANK, MAX_ALPHA = 2**16, 1e6  # far above any LoRA that was trained
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -64,11 +66,13 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise AdapterError(f"{self.name!r} cannot name an adapter: letters, digits, - and _ only")
+            raise AdapterError(f"{brief(self.name)} cannot name an adapter: letters, digits, - and _ only")
         if self.token_pooling not in POOLINGS:
-            raise AdapterError(f"token_pooling {self.token_pooling!r}: expected one of {', '.join(POOLINGS)}")
+            raise AdapterError(
+                f"token_pooling {brief(self.token_pooling)}: expected one of {', '.join(POOLINGS)}"
+            )
         if self.placement not in PLACEMENTS:
-            raise AdapterError(f"placement {self.placement!r}: expected one of {', '.join(PLACEMENTS)}")
+            raise AdapterError(f"placement {brief(self.placement)}: expected one of {', '.join(PLACEMENTS)}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def inspect_adapter(folder: Path) -> Adapter:
 
 def read_adapter_config(folder: str | Path) -> Adapter:
     """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
-    content = read_json(Path(folder) / CONFIG)
+    content = read_object(Path(folder) / CONFIG)
     number = content.pop("format", None)
     if type(number) is not int or number < 1:
         raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
@@ -138,8 +142,33 @@ def read_adapter_config(folder: str | Path) -> Adapter:
         expected = str if hints[key] is str else dict
         if not isinstance(value, expected):
             kind = "a text" if expected is str else "an object"
-            raise AdapterError(f"{folder}/{CONFIG}: {key} is {value!r}, expected {kind}")
-    return Adapter(**content)
+            raise AdapterError(f"{folder}/{CONFIG}: {key} is {brief(value)}, expected {kind}")
+    try:
+        adapter = Adapter(**content)
+        _check_values(adapter)
+    except (AdapterError, DataError) as error:
+        raise AdapterError(f"{folder}/{CONFIG}: {error}") from error
+    return adapter
+
+
+def _check_values(adapter: Adapter) -> None:
+    """Raises: AdapterError, DataError: a value of a kind that nothing can be done with."""
+    modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
+    for key in ("family", "source", "revision"):
+        value = adapter.backbone.get(key)
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise AdapterError(f"backbone.{key} is {brief(value)}, expected a name")
+    for place, value in _figures(adapter.metrics, "metrics"):
+        if value is not None and not isinstance(value, str | int | float):
+            raise AdapterError(f"{place} is {brief(value)}, expected a number, a text, or an object of them")
+
+
+def _figures(metrics: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{place}.{key}")
+        else:
+            yield f"{place}.{key}", value
 
 
 def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
@@ -163,7 +192,10 @@ def _read_type_embedding(folder: Path, backbone: Backbone) -> Tensor | None:
 
 
 def _parts(folder: Path) -> list[str]:
-    parts = [part for part in PARTS if (folder / part).is_dir() and any((folder / part).iterdir())]
+    try:
+        parts = [part for part in PARTS if (folder / part).is_dir() and any((folder / part).iterdir())]
+    except OSError as error:
+        raise AdapterError(f"cannot read {folder}: {error}") from error
     if not parts:
         raise AdapterError(f"{folder} holds no weights: expected a folder vision/, llm/ or both")
     return parts
@@ -198,51 +230,45 @@ def _refuse_pickle(path: str | Path) -> None:
 
 
 def _refuse_unsafe(folder: Path) -> None:
-    root = folder.resolve()
+    try:
+        root = folder.resolve()
+        resolved = {path: path.resolve() for path in folder.rglob("*")}
+    except (OSError, RuntimeError) as error:  # a link to itself, or no right to look
+        raise AdapterError(f"cannot read {folder}: {error}") from error
     roots = [root]
     if root.parent.name == "snapshots":
         # In the Hub's cache a snapshot is links into the blobs of its repository, and those may be links into
         # the blobs that all repositories share.
         roots += [root.parents[1] / "blobs", root.parents[2] / "blobs"]
-    for path in folder.rglob("*"):
+    for path, target in resolved.items():
         _refuse_pickle(path)
-        if not any(path.resolve().is_relative_to(allowed) for allowed in roots):
-            raise AdapterError(f"{path} leads out of the adapter's folder, to {path.resolve()}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of an adapter holds. Raises: AdapterError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AdapterError(
-            f"{path.parent} has no {path.name}: it is not an adapter, or incomplete"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+        if not any(target.is_relative_to(allowed) for allowed in roots):
+            raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
 
 
 def _read_settings(folder: Path) -> LoraSettings:
-    return parse_settings(read_json(folder / PEFT_CONFIG), folder)
+    return parse_settings(read_object(folder / PEFT_CONFIG), folder)
 
 
 def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
     """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
-    try:
-        settings = LoraSettings(
-            int(content["r"]), float(content["lora_alpha"]), float(content.get("lora_dropout") or 0.0)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} does not describe a LoRA: {error!r}") from error
-    if content.get("peft_type") != "LORA" or settings.rank < 1:
+    values: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
+    rank, alpha, dropout = (*values[:2], 0 if values[2] is None else values[2])
+    numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (alpha, dropout))
+    if type(rank) is not int or not numbers:
         raise AdapterError(
-            f"{folder} is {content.get('peft_type')!r} of rank {settings.rank}, expected a LORA"
+            f"{folder}/{PEFT_CONFIG} does not describe a LoRA: r is {brief(rank)}, "
+            f"lora_alpha {brief(alpha)}, lora_dropout {brief(dropout)}; "
+            f"expected a whole number and two numbers"
         )
-    if not (math.isfinite(settings.alpha) and 0 <= settings.dropout < 1):
-        raise AdapterError(f"{folder}: alpha {settings.alpha}, dropout {settings.dropout} are no LoRA's")
+    if content.get("peft_type") != "LORA" or not 1 <= rank <= MAX_RANK:
+        raise AdapterError(
+            f"{folder} is {brief(content.get('peft_type'))} of rank {brief(rank)}, "
+            f"expected a LORA of rank 1 to {MAX_RANK}"
+        )
+    if not (abs(alpha) <= MAX_ALPHA and 0 <= dropout < 1):  # both false for nan
+        raise AdapterError(f"{folder}: alpha {brief(alpha)}, dropout {brief(dropout)} are no LoRA's")
+    settings = LoraSettings(rank, float(alpha), float(dropout))
     plain = lora_config("", settings).to_dict()
     odd = sorted(
         key for key in content.keys() - _LORA_FREE if content[key] and content[key] != plain.get(key)
@@ -317,9 +343,19 @@ def save_adapter(
         values["training"] = dict(training)
     if metrics is not None:
         values["metrics"] = dict(metrics)
+    values = {key: _finite(value) for key, value in values.items()}
     _write(folder / "README.md", model_card(Adapter(**values), f"adapters/{adapter.name}"))
     _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
     return folder
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for every number that JSON does not have, such as the mean of nothing."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from huggingface_hub.errors import (
 )
 
 from lynx.errors import AdapterError
+from lynx.jsonfile import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +120,14 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `place` noted in a folder; None where there is no note, or it is not one of ours."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_object(folder / RECORD)
+    except AdapterError:
         return None
-    files = record.get("files") if isinstance(record, dict) else None
-    good = isinstance(files, dict) and all(isinstance(record.get(key), str) for key in ("repo", "commit"))
-    return record if good and all(_inside(folder, name) for name in files or ()) else None
+    repo, commit, files = (record.get(key) for key in ("repo", "commit", "files"))
+    good = isinstance(repo, str) and _ID.fullmatch(repo) and isinstance(commit, str) and commit.isprintable()
+    if not (good and isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())):
+        return None
+    return record if all(_inside(folder, name) for name in files) else None
 
 
 def origin(folder: Path, file: str) -> str | None:

@@ -29,12 +29,12 @@ from lynx.adapters import (
     check_numbers,
     parse_settings,
     read_adapter,
-    read_json,
     save_adapter,
 )
 from lynx.backbones import Backbone
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
+from lynx.jsonfile import read_object
 from lynx.lora import PREFIX
 from lynx.model import Lynx
 
@@ -75,8 +75,9 @@ class Part:
 
 def named_backbone(folder: Path) -> str | None:
     """The backbone that a checkpoint's configurations name; None where they name none."""
-    names = {read_json(folder / part / PEFT_CONFIG).get("base_model_name_or_path") for part in _parts(folder)}
-    named = sorted(name for name in names if isinstance(name, str) and name)
+    configs = [read_object(folder / part / PEFT_CONFIG) for part in _parts(folder)]
+    names = [config.get("base_model_name_or_path") for config in configs]
+    named = sorted({name for name in names if isinstance(name, str) and name})
     if len(named) > 1:
         raise AdapterError(f"the parts of {folder} name different backbones: {', '.join(named)}")
     return named[0] if named else None
@@ -137,7 +138,7 @@ def _write_verified(model: Lynx, adapter: Adapter, parts: Mapping[str, Part], ou
 
 def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
     """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
-    config = read_json(folder / PEFT_CONFIG)
+    config = read_object(folder / PEFT_CONFIG)
     settings, source = parse_settings(config, folder), _source(folder)
     theirs = _native(_pairs(_load(source), part, source), backbone, source)
     pairs, dropped = _match(theirs, part, backbone, source)

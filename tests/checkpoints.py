@@ -262,3 +262,54 @@ def sound(seconds: float = 4.0, seed: int = 0) -> Waveform:
     return Waveform(
         torch.randn(int(seconds * 16000), generator=torch.Generator().manual_seed(seed)) * 0.1, 16000
     )
+
+
+_OURS, _PEFT = "lynx_config.json", "adapter_config.json"
+JSON_DAMAGES = {  # file, what replaces or joins its content, the reason
+    "a rank without end": (_PEFT, '"r": Infinity', "r is inf, expected a finite number"),
+    "a rank that overflows": (_PEFT, '"r": 1e400', "r is inf, expected a finite number"),
+    "a rank that is not a number": (_PEFT, '"r": NaN', "r is nan"),
+    "a rank beyond 64 bits": (_PEFT, f'"r": {10**400}', r"r is 1000.*below 2\^63"),
+    "a rank that python does not read": (_PEFT, f'"r": {"9" * 9000}', "cannot read"),
+    "a huge rank": (_PEFT, '"r": 1000000000000', "rank 1000000000000, expected a LORA of rank 1 to"),
+    "a rank in a list": (_PEFT, '"r": [4]', r"r is \[4\]"),
+    "a rank that is a truth": (_PEFT, '"r": true', "r is True"),
+    "half a rank": (_PEFT, '"r": 4.5', "r is 4.5"),
+    "a scale without end": (_PEFT, '"lora_alpha": -Infinity', "lora_alpha is -inf"),
+    "a huge scale": (_PEFT, '"lora_alpha": 1e300', "alpha 1e\\+300"),
+    "a dropout of a wrong type": (_PEFT, '"lora_dropout": {"a": 1}', "lora_dropout {'a': 1}"),
+    "lists without end": (_PEFT, "[" * 100_000, "nested deeper than"),
+    "objects without end": (_PEFT, '"x": ' + '{"x": ' * 500 + "1" + "}" * 500, "nested deeper than"),
+    "a list": (_PEFT, "[1]", "holds a list"),
+    "nothing": (_PEFT, "", "cannot read"),
+    "bytes that are no text": (_PEFT, b"\xff\xfe{}", "cannot read"),
+    "half a character": (_OURS, '"metrics": {"n": "\\ud800"}', "control characters"),
+    "an escape sequence": (_OURS, '"metrics": {"n": "\\u001b[2J"}', "control characters"),
+    "megabytes": (_OURS, '"metrics": {"n": "' + "x" * 1_100_000 + '"}', "at most 1,000,000"),
+    "a deep description": (_OURS, "{" * 3 + "[" * 100_000, "cannot read|nested deeper than"),
+    "a metric without end": (_OURS, '"metrics": {"with": {"n": Infinity}}', "metrics.with.n is inf"),
+    "a metric that is a list": (_OURS, '"metrics": {"with": [1, 2]}', r"metrics.with is \[1, 2\]"),
+    "metrics in a list": (_OURS, '"metrics": [0.9]', "expected an object"),
+    "a metric's name in two lines": (_OURS, '"metrics": {"a\\nb": 1}', "printable characters"),
+    "a rendering of a wrong type": (_OURS, '"rendering": {"n_mels": "32"}', "n_mels of audio is '32'"),
+    "half a row of pixels": (_OURS, '"rendering": {"n_mels": 32.5}', "n_mels of audio is 32.5"),
+    "a rendering in a list": (_OURS, '"rendering": {"n_mels": [32]}', "n_mels of audio is"),
+    "a name in two lines": (_OURS, '"name": "audio\\nb"', "cannot name"),
+    "a modality in two lines": (_OURS, '"modality": "au\\ndio"', "no modality"),
+    "a backbone in two lines": (_OURS, '"backbone": {"source": "a\\nb"}', "backbone.source is"),
+    "a backbone in a list": (_OURS, '"backbone": {"source": ["a"]}', "backbone.source is"),
+    "a format without end": (_OURS, '"format": Infinity', "format is inf"),
+}
+"""Values in an adapter's JSON that its reader must survive."""
+
+
+def damage_json(folder: Path, case: str) -> None:
+    """Put one of JSON_DAMAGES into an adapter's folder; of a name that stands twice the last value counts."""
+    file, text, _ = JSON_DAMAGES[case]
+    path = folder / file if file == _OURS else folder / "llm" / file
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text.startswith('"'):
+        path.write_text(f"{path.read_text().rstrip()[:-1]}, {text}}}")
+    else:
+        path.write_text(text)

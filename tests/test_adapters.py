@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -7,16 +8,17 @@ import checkpoints
 import pytest
 import torch
 import yaml
-from checkpoints import clip, random_adapter, sound
+from checkpoints import JSON_DAMAGES, clip, damage_json, random_adapter, sound
 from safetensors.torch import load_file, save_file
 
 import lynx
-from lynx import AdapterError
+from lynx import AdapterError, hub
 from lynx.adapters import CONFIG, FORMAT, WEIGHTS, Adapter, read_adapter_config, resolve_adapter, save_adapter
 from lynx.backbones import CATALOG
 from lynx.card import model_card
 from lynx.commands.registry import ADAPTERS
-from lynx.sharing import check_adapter
+from lynx.importing import named_backbone, read_part
+from lynx.sharing import check_adapter, describe
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +234,70 @@ BROKEN = {
     "a LoRA of another kind": (lambda f: edit(f / "llm" / "adapter_config.json", use_dora=True), "use_dora"),
     "a scale that is no number": (
         lambda f: edit(f / "llm" / "adapter_config.json", lora_alpha=float("nan")),
-        "alpha nan",
+        "lora_alpha is nan",
     ),
     "another rank": (lambda f: edit(f / "llm" / "adapter_config.json", r=8), r"shapes differ.*\(4, "),
     "no rank": (lambda f: edit(f / "llm" / "adapter_config.json", r=None), "does not describe"),
 }
+
+
+def test_an_adapter_with_a_figure_that_json_lacks_can_be_read_again(folder, tmp_path):
+    model = lynx.load(folder)
+    random_adapter(model, "audio")
+    out = save_adapter(model, "audio", tmp_path / "a", metrics={"mean of nothing": float("nan"), "n": 0})
+    assert read_adapter_config(out).metrics == {"mean of nothing": None, "n": 0}
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGES)
+def test_whatever_json_an_adapter_holds_is_read_or_refused_with_the_reason(folder, copy, case):
+    file, text, message = JSON_DAMAGES[case]
+    damage_json(copy, case)
+    with pytest.raises(AdapterError, match=message) as error:
+        describe(copy)
+    assert file in str(error.value) or str(copy) in str(error.value)
+    assert len(str(error.value)) < 1000
+    model = lynx.load(folder)
+    with pytest.raises(AdapterError, match=message):
+        model.load_adapter(copy)
+    assert model.adapters == {} and not model.lora.settings
+    if file != CONFIG:
+        with pytest.raises(AdapterError, match=message):
+            read_part(copy / "llm", "llm", model.backbone)
+
+
+def test_a_description_that_is_a_pipe_is_not_waited_for(copy):
+    (copy / CONFIG).unlink()
+    os.mkfifo(copy / CONFIG)
+    with pytest.raises(AdapterError, match="not a plain file"):
+        describe(copy)
+
+
+def test_a_link_to_itself_is_a_reason(copy):
+    (copy / "loop").symlink_to(copy / "loop")
+    with pytest.raises(AdapterError, match="cannot read"):
+        describe(copy)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"repo": "a/b", "commit": "c", "files": {"lynx_config.json": Infinity}}',
+        '{"repo": "a/b", "commit": "c", "files": {"a\\u0000b": "0"}}',
+        '{"repo": "a/b\\nc", "commit": "c", "files": {}}',
+        '{"repo": ["a/b"], "commit": "c", "files": {}}',
+        '{"repo": "a/b", "commit": "c", "files": {"../outside": "0"}}',
+    ],
+)
+def test_a_note_that_lynx_did_not_write_is_no_note(copy, record):
+    (copy / hub.RECORD).write_text(record)
+    assert hub.read_record(copy) is None and describe(copy)["revision"] is None
+
+
+def test_a_checkpoint_whose_backbone_is_no_text_names_none(copy):
+    for part in ("vision", "llm"):
+        edit(copy / part / "adapter_config.json", base_model_name_or_path=[["x"]])
+    assert named_backbone(copy) is None
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import llava_onevision, random_adapter
+from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapter
 
 import lynx
 from lynx.adapters import save_adapter
@@ -260,6 +261,22 @@ def test_adapters_list_tells_what_each_is_and_why_one_is_unusable(capsys, tiny, 
     assert good["modality"] == "audio" and good["backbone"] == Path(tiny).name and good["revision"] is None
     assert good["metrics"] == {"command": "lynx eval", "with": 0.5}
     assert list(torn) == ["unusable"] and "adapter_model.safetensors is missing" in torn["unusable"]
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGES)
+def test_adapters_list_and_check_say_why_a_folder_is_broken_and_list_the_others(capsys, tmp_path, case):
+    for name in ("broken", "sound"):
+        shutil.copytree(ROOT / "adapters" / "audio", tmp_path / name)
+    damage_json(tmp_path / "broken", case)
+    code, out, err = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    assert (code, err) == (0, "")
+    broken, sound = (json.loads(out)[str(tmp_path / name)] for name in ("broken", "sound"))
+    assert list(broken) == ["unusable"] and re.search(JSON_DAMAGES[case][2], broken["unusable"])
+    assert sound["modality"] == "audio"
+    code, out, err = run(capsys, "adapters", "list", "--dir", str(tmp_path))
+    assert (code, err) == (0, "") and "unusable" in out and "\x1b" not in out
+    code, _, err = run(capsys, "adapters", "check", str(tmp_path / "broken"))
+    assert code == 1 and err.count("\n") == 1 and re.search(JSON_DAMAGES[case][2], err)
 
 
 def test_adapters_check_takes_the_backbone_that_the_adapter_names(capsys, tmp_path):

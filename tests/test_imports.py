@@ -76,6 +76,7 @@ LAYERS = (
         "lynx/hub.py",
         "lynx/config.py",
         "lynx/errors.py",
+        "lynx/jsonfile.py",
         "lynx/memo.py",
         "lynx/options.py",
     ),

@@ -247,8 +247,11 @@ def test_rendering_travels_as_a_dict():
     assert Audio.from_dict({}).rendering == AudioRendering()
     with pytest.raises(DataError, match="n_mel;"):
         Audio.from_dict({"n_mel": 3})
-    with pytest.raises(DataError, match="not all of a kind that fits"):
+    with pytest.raises(DataError, match="n_mels of audio is '128'; expected int"):
         Audio.from_dict({"n_mels": "128"})
+    with pytest.raises(DataError, match="n_mels of audio is 64.5"):
+        Audio.from_dict({"n_mels": 64.5})
+    assert Audio.from_dict({"fmin": 30, "level_db": None}).rendering == AudioRendering(fmin=30)
     with pytest.raises(DataError, match="VideoRendering"):
         Video(AudioRendering())
 

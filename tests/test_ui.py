@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from checkpoints import JSON_DAMAGES, damage_json
 from PIL import Image
 
 import lynx
@@ -28,6 +30,7 @@ from lynx.media import Waveform, write_video
 from lynx.ui import launch, views
 from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence, thumbnails
 from lynx.ui.examples import Example, find_adapters, find_examples, pick
+from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
 from lynx.ui.state import Chat, Turn
 from lynx.ui.uploads import Uploads, further_views
@@ -445,6 +448,35 @@ def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_no
     assert engine.offers(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
     engine.senses(Setup(str(same_shape)))
     assert "projector" in engine.offers(str(same_shape), [adapter])[0].reason
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGES)
+def test_a_broken_folder_is_listed_with_the_reason_and_the_app_goes_on(setup, desk, tmp_path, case):
+    engine, message = Engine(2), JSON_DAMAGES[case][2]
+    broken = str(shutil.copytree(desk / "adapter", tmp_path / "broken"))
+    damage_json(tmp_path / "broken", case)
+    shutil.copytree(desk / "adapter", tmp_path / "sound")
+    found = find_adapters("backbone", tmp_path)
+    assert found and set(found) <= {broken, str(tmp_path / "sound")}
+    bad, good = engine.offers(setup.backbone, [broken, *setup.adapters])
+    assert re.search(message, bad.reason) and good.reason == ""
+    both = replace(setup, adapters=(broken, *setup.adapters))
+    kept, (reason,) = engine.readable(both)
+    assert kept == setup and re.search(message, reason)
+    assert engine.readable(setup) == (setup, ())
+
+
+def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, desk, tmp_path):
+    broken = str(shutil.copytree(desk / "adapter", tmp_path / "broken"))
+    damage_json(tmp_path / "broken", "a rank without end")
+    both = replace(setup, adapters=(broken, *setup.adapters))
+    with gr.Blocks() as blocks:
+        page = Page(Layout(both, [], []), Engine(2), blocks)
+    update = page.on_load(Chat("", both))
+    chat = update[page.ui.chat]
+    assert chat.setup == setup and [sense.name for sense in chat.senses] == ["video", "audio"]
+    assert "was left out" in update[page.ui.notice] and "r is inf" in update[page.ui.notice]
+    assert isinstance(page.ask(str(desk / "clip.mp4"), None, "what is it ?", ["audio"]), str)
 
 
 def test_offers_are_chips_and_notes():

@@ -127,13 +127,16 @@ class Guidance:
         except (SafetensorError, OSError) as error:
             raise DataError(f"cannot read the guidance {path}: {error}; `lynx guide` writes one") from error
         layers = sorted(name for name in tensors if name.startswith("key."))
-        return cls(
-            tuple(tensors[name] for name in layers),
-            tuple(tensors[name.replace("key", "value")] for name in layers),
-            tensors["token_mean"],
-            tensors["token_var"],
-            **json.loads(metadata["lynx"]),
-        )
+        try:
+            return cls(
+                tuple(tensors[name] for name in layers),
+                tuple(tensors[name.replace("key", "value")] for name in layers),
+                tensors["token_mean"],
+                tensors["token_var"],
+                **json.loads(metadata["lynx"]),
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no whole guidance: {error!r}; `lynx guide` writes one") from error
 
 
 def _merge_moments(

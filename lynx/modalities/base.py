@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from torch import Tensor
 
 from lynx.errors import DataError
+from lynx.jsonfile import brief
 from lynx.media import Frames, Waveform
 from lynx.media3d import DepthClip
 
@@ -43,12 +44,13 @@ class Modality(ABC):
             raise DataError(
                 f"Unknown rendering parameters of {cls.name}: {', '.join(unknown)}; known {', '.join(known)}."
             )
-        try:
-            return cls(cls.Rendering(**parameters))
-        except TypeError as error:
-            raise DataError(
-                f"Rendering parameters of {cls.name}: {parameters} are not all of a kind that fits."
-            ) from error
+        hints = get_type_hints(cls.Rendering)
+        for name, value in parameters.items():
+            kinds = get_args(hints[name]) or (hints[name],)  # of `float | None` both
+            if type(value) not in kinds and not (type(value) is int and float in kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise DataError(f"{name} of {cls.name} is {brief(value)}; expected {expected}.")
+        return cls(cls.Rendering(**parameters))
 
     def to_dict(self) -> dict[str, Any]:
         """The rendering parameters as JSON-ready values."""

@@ -54,6 +54,9 @@ def launch(
         footer_links=["api"],
         share=False,
     )
+    setup, left_out = engine.readable(setup)
+    for reason in left_out:
+        logger.warning("%s", reason)
     try:
         engine.model(setup)  # after the page is up; whoever asks meanwhile waits for it
     except LynxError as error:

@@ -5,6 +5,7 @@ made in another process whose state does not come back. Where it does come back,
 media and their KV cache from turn to turn.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,26 @@ class Engine:
                 offer = Offer(source, reason=str(error))
             found.append(offer)
         return tuple(found)
+
+    def readable(self, setup: Setup) -> tuple[Setup, tuple[str, ...]]:
+        """The setup without adapters whose folders are broken, and of each of those why.
+
+        One broken folder is no reason to have no model at all. What does not fit the backbone, or has to be
+        fetched first, stays: whoever asked for it is told when it is loaded.
+        """
+        from lynx.sharing import glance
+
+        if setup in self._models:
+            return setup, ()
+        kept, reasons = [], []
+        for source in setup.adapters:
+            try:
+                if os.path.isdir(source):
+                    glance(source)
+                kept.append(source)
+            except LynxError as error:
+                reasons.append(f"The adapter {source!r} was left out: {error}")
+        return replace(setup, adapters=tuple(kept)), tuple(reasons)
 
     def forecast(self, setup: Setup) -> str:
         """What a conversation would need of this machine, in a sentence, before anything of it is loaded.

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from lynx.errors import AdapterError
+from lynx.jsonfile import read_object
 from lynx.ui.values import VIDEO
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def find_examples(root: Path = ROOT / "examples") -> list[Example]:
             media = {modality: path.parent / name for modality, name in told["media"].items()}
             questions = [(turn["question"], tuple(turn["senses"])) for turn in told["questions"]]
             clip = media[VIDEO]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s is not an example: %s", path, error)
             continue
         if clip.is_file():
@@ -79,12 +81,14 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
     found: dict[str, str] = {}
     for path in sorted(root.glob("*/lynx_config.json")):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            trained_on, modality = config["backbone"]["source"], config["modality"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is not an adapter: %s", path, error)
+            config = read_object(path)
+        except AdapterError as error:
+            logger.warning("%s", error)
             continue
-        if trained_on == backbone:
+        trained_on, modality = config.get("backbone"), config.get("modality")
+        if not (isinstance(trained_on, dict) and isinstance(modality, str)):
+            logger.warning("%s names no backbone and modality: it is not an adapter", path)
+        elif trained_on.get("source") == backbone:
             found.setdefault(modality, _shown(path.parent))
     return tuple(found.values())
 

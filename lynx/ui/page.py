@@ -116,7 +116,12 @@ class Page:
 
     def on_load(self, chat: Chat) -> Update:
         """A visitor arrives: give the conversation a key, and say what the model can sense."""
-        return self._set_up(replace(chat, key=chat.key or uuid4().hex), self.ui.setup)
+        setup, left_out = self.engine.readable(self.ui.setup)
+        update = self._set_up(replace(chat, key=chat.key or uuid4().hex), setup)
+        if left_out and not update[self.ui.notice]:
+            told = " ".join(sentence(LynxError(reason)) for reason in left_out)
+            update[self.ui.notice] = views.notice(told)
+        return update
 
     def on_setup(self, backbone: str, precision: str, adapters: list[str], chat: Chat) -> Update:
         """Load another model; when that fails the one before stays."""
@@ -380,7 +385,7 @@ class Page:
         depth: PNGs with their text files, a .zip of them, a .npy stack, a video, a mesh or a point cloud.
         views: further clips. offsets: when each begins, in seconds of the video, such as "0, 0.4".
         """
-        key, setup = uuid4().hex, self.ui.setup
+        key, setup = uuid4().hex, self.engine.readable(self.ui.setup)[0]
         try:
             clip = Clip(video, audio, self.uploads.depth(depth or ()), further_views(views or (), offsets))
             request = Request(key, setup, clip, (), question=question.strip(), strict=bool(senses))
