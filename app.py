@@ -13,4 +13,5 @@ if __name__ == "__main__":
     launch(
         host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        hosted=bool(os.environ.get("SPACE_ID")),  # set on every Space
     )

@@ -89,8 +89,7 @@ def resolve_adapter(source: str | Path) -> Path:
 
     Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
     """
-    folder = Path(source)
-    return folder if folder.is_dir() else fetch_adapter(str(source)).folder
+    return Path(source) if os.path.isdir(source) else fetch_adapter(str(source)).folder
 
 
 def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:

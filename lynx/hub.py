@@ -47,6 +47,7 @@ RECORD = "lynx_source.json"
 """What `place` leaves in a folder: where its files come from, and their digests."""
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_REVISION = re.compile(r"\w[\w./+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _UNAUTHORISED, _FORBIDDEN = 401, 403
 
@@ -63,9 +64,13 @@ class Snapshot:
 
 
 def parse_id(text: str) -> tuple[str, str | None] | None:
-    """("owner/name", revision or None) of "owner/name" or "owner/name@revision"; None for anything else."""
+    """("owner/name", revision or None) of "owner/name" or "owner/name@revision"; None for anything else.
+
+    huggingface_hub looks a revision up as a file of its cache, so one that is a way out of there is refused.
+    """
     repo, _, revision = text.partition("@")
-    return (repo, revision or None) if _ID.fullmatch(repo) else None
+    named = not revision or (_REVISION.fullmatch(revision) and ".." not in revision)
+    return (repo, revision or None) if _ID.fullmatch(repo) and named else None
 
 
 def download(source: str, names: Sequence[str], revision: str | None = None) -> Snapshot:

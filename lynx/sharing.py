@@ -1,5 +1,6 @@
 """Adapters between people: from the Hub into a folder, and from a folder to the Hub."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +77,15 @@ def glance(source: str | Path) -> tuple[Adapter, str | None]:
 
     Raises: AdapterError: there is none, or its folder is not sound.
     """
-    folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(source):
+        folder = Path(source)
         return inspect_adapter(folder), hub.origin(folder, CONFIG)
-    snapshot = hub.download(str(source), (CONFIG,))
+    return glance_hub(str(source))
+
+
+def glance_hub(source: str) -> tuple[Adapter, str]:
+    """What an adapter on the Hub says of itself, and "owner/name@commit". Raises: AdapterError."""
+    snapshot = hub.download(source, (CONFIG,))
     return read_adapter_config(snapshot.folder), f"{snapshot.repo}@{snapshot.commit}"
 
 

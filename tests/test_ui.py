@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import runpy
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +33,7 @@ from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence,
 from lynx.ui.examples import Example, find_adapters, find_examples, pick
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
+from lynx.ui.rule import AdapterRule, adapter_rule
 from lynx.ui.state import Chat, Turn
 from lynx.ui.uploads import Uploads, further_views
 from lynx.ui.values import PICTURE, Clip, Offer, Reply, Request, Sense, Setup, check
@@ -448,6 +450,111 @@ def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_no
     assert engine.offers(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
     engine.senses(Setup(str(same_shape)))
     assert "projector" in engine.offers(str(same_shape), [adapter])[0].reason
+
+
+@pytest.fixture
+def public(setup, desk, tmp_path, monkeypatch):
+    """An engine for strangers; where it runs there are adapters/audio and folders that are none of theirs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(desk / "adapter", tmp_path / "adapters" / "audio")
+    for private in ("private", "owner/name"):
+        shutil.copytree(desk / "adapter", tmp_path / private)
+    (tmp_path / "adapters" / "link").symlink_to(tmp_path / "private")
+    (tmp_path / "adapters" / "up").symlink_to(tmp_path)
+    rule = adapter_rule("0.0.0.0", tmp_path / "adapters", setup.adapters)
+    return Engine(2, rule)
+
+
+NOT_OFFERED = (
+    *("/", "/root", "/root/nowhere", "{}/private", "private", "nowhere", "~", "~/.ssh", ".", "..", "", "\0"),
+    *("adapters", "adapters/", "adapters/..", "adapters/../private", "adapters/audio/../../private"),
+    *("{}/adapters", "{}/adapters/../private", "adapters/link", "{}/adapters/link", "adapters/up/private"),
+    *("adapters/up/nowhere/x", "//etc", "../{}", "owner/name/", "./owner/name"),
+    *("owner/name@../../../etc", "owner/name@/etc/hostname", "x" * 9000),
+)
+
+
+@pytest.mark.parametrize("typed", NOT_OFFERED)
+def test_strangers_can_name_no_folder_but_those_in_adapters(public, setup, tmp_path, typed):
+    source = typed.format(tmp_path)
+    (offer,) = public.offers(setup.backbone, [source])
+    assert "cannot be given here: expected a folder in adapters/, or a Hub id" in offer.reason
+    assert repr(source)[:50] in offer.reason and len(sentence(LynxError(offer.reason))) < 300
+    told = offer.reason.replace(repr(source), "")
+    assert str(tmp_path) not in told and "lynx_config" not in told and not offer.modality
+    with pytest.raises(LynxError, match="cannot be given here") as error:
+        public.senses(replace(setup, adapters=(source,)))
+    assert str(error.value) == offer.reason and not public._models
+    with gr.Blocks() as blocks:
+        page = Page(Layout(setup, [], []), public, blocks)
+    update = page.on_setup(setup.backbone, "auto", [source], Chat("k", setup))
+    assert "annot be given here" in update[page.ui.notice] and update[page.ui.chat].setup == setup
+
+
+@pytest.mark.parametrize("name", ["private", "nowhere"])
+def test_a_refusal_is_the_same_whether_the_folder_is_there_or_not(public, setup, tmp_path, name):
+    path = str(tmp_path / name)
+    (offer,) = public.offers(setup.backbone, [path])
+    assert offer.reason.replace(path, "X") == (
+        "'X' cannot be given here: "
+        "expected a folder in adapters/, or a Hub id (owner/name, owner/name@revision)"
+    )
+    shown = views.offers([Offer(each, reason="no") for each in ("owner/name", "owner/none")])
+    assert ">owner/name<" in shown and ">owner/none<" in shown, "only one of them is a folder here"
+
+
+def test_strangers_can_have_what_is_offered_and_what_the_owner_gave(public, setup, tmp_path):
+    offered = ["adapters/audio", str(tmp_path / "adapters" / "audio"), *setup.adapters]
+    assert [offer.reason for offer in public.offers(setup.backbone, offered)] == ["", "", ""]
+    assert list(public.senses(replace(setup, adapters=("adapters/audio",)))) == ["video", "audio"]
+    assert list(public.senses(setup)) == ["video", "audio"]
+
+
+def test_a_hub_id_is_one_even_where_a_folder_has_its_name(public, setup):
+    """The tests run offline, so the Hub cannot give it; what counts is that it was asked."""
+    for source in ("owner/name", "owner/name@main"):
+        (offer,) = public.offers(setup.backbone, [source])
+        assert "the Hub could not give 'owner/name'" in offer.reason
+        with pytest.raises(LynxError, match="the Hub could not give 'owner/name'"):
+            public.model(replace(setup, adapters=(source,)))
+    (local,) = Engine(2).offers(setup.backbone, ["owner/name"])
+    assert local.reason == "" and local.modality == "audio"
+
+
+def test_a_refused_adapter_costs_nobody_their_model(public, setup):
+    model = public.model(setup)
+    with pytest.raises(LynxError, match="cannot be given"):
+        public.model(replace(setup, adapters=("/root",)))
+    assert public.model(setup) is model
+
+
+def test_the_host_decides_who_can_name_a_folder(tmp_path):
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert adapter_rule(host, tmp_path, ()) == AdapterRule()
+        assert adapter_rule(host, tmp_path, (), hosted=True).below == tmp_path
+    for host in ("0.0.0.0", "", "::", None, "192.168.0.2", "lynx.example", "127.0.0.1.example"):
+        assert adapter_rule(host, tmp_path, ("a",)) == AdapterRule(tmp_path, ("a",))
+
+
+def test_an_engine_for_this_machine_is_not_served_to_others(setup):
+    for more in ({"host": "0.0.0.0"}, {"hosted": True}):
+        with pytest.raises(LynxError, match="give it a rule"):
+            launch(port=None, setup=setup, examples=[], engine=Engine(2), block=False, **more)
+
+
+@pytest.mark.parametrize("env", [{}, {"SPACE_ID": "a/b"}, {"GRADIO_SERVER_NAME": "0.0.0.0"}])
+def test_a_space_is_hosted(env, monkeypatch):
+    """app.py as a Space starts it; of the page's server only the address matters here."""
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    told = {}
+    monkeypatch.setattr("lynx.ui.launch", lambda **options: told.update(options))
+    runpy.run_path(str(Path(lynx.__file__).parents[1] / "app.py"), run_name="__main__")
+    rule = adapter_rule(told["host"], Path("adapters"), (), told["hosted"])
+    assert (rule.below is None) == (not env)
 
 
 @pytest.mark.parametrize("case", JSON_DAMAGES)

@@ -10,8 +10,9 @@ import gradio as gr
 
 from lynx.errors import LynxError
 from lynx.ui.engine import Engine
-from lynx.ui.examples import Example, find_adapters, find_examples
+from lynx.ui.examples import ROOT, Example, find_adapters, find_examples
 from lynx.ui.page import build
+from lynx.ui.rule import adapter_rule
 from lynx.ui.values import EMBEDDED, Setup
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,20 @@ def launch(
     examples: list[Example] | None = None,
     engine: Engine | None = None,
     block: bool = True,
+    hosted: bool = False,
 ) -> gr.Blocks:
     """Serve the page at host:port and return when the server ends, or as soon as it is ready if not `block`.
 
     setup: the model to begin with; the embedded one with the adapters of the checkout where not given.
+    hosted: strangers can reach it, whatever the host. Then, and on every host but this machine's own,
+    visitors may name no folder but those in `adapters/` and what `setup` has.
+    Raises: LynxError: an engine that reads any folder, for a page that strangers can reach.
     """
     setup = setup or Setup(adapters=find_adapters(EMBEDDED))
-    engine = engine or Engine()
+    rule = adapter_rule(host, ROOT / "adapters", setup.adapters, hosted)
+    engine = engine or Engine(rule=rule)
+    if rule.below and engine.rule.below is None:
+        raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give it a rule")
     examples = find_examples() if examples is None else examples
     blocks = build(engine, setup, BACKBONES, examples)
     blocks.queue(default_concurrency_limit=8)

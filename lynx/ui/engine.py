@@ -5,7 +5,6 @@ made in another process whose state does not come back. Where it does come back,
 media and their KV cache from turn to turn.
 """
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 import lynx
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.modalities.base import Source
+from lynx.ui.findings import findings, thumbnails
+from lynx.ui.rule import ANY_FOLDER, AdapterRule
 from lynx.ui.values import (
     AUDIO,
     DEPTH,
@@ -23,7 +24,6 @@ from lynx.ui.values import (
     VIDEO,
     VIEW,
     Clip,
-    Findings,
     Offer,
     Reply,
     Request,
@@ -34,7 +34,6 @@ from lynx.ui.values import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
 
     from lynx.chat import Comparison, Session
     from lynx.film import Film
@@ -46,7 +45,6 @@ Result = TypeVar("Result")
 
 SESSIONS_KEPT = 4
 EMBEDDED_MODELS_KEPT = 4  # with different adapters; of real ones, which fill a machine, one
-THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
 COMMIT_SHOWN = 8  # digits
 MAX_NEW_TOKENS = 128
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
@@ -57,10 +55,13 @@ SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = (
 
 
 class Engine:
-    """Models by setup and sessions by conversation, the last few of each."""
+    """Models by setup and sessions by conversation, the last few of each.
 
-    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
-        self.max_new_tokens = max_new_tokens
+    rule: which adapters may be named; every way to one goes through it.
+    """
+
+    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, rule: AdapterRule = ANY_FOLDER) -> None:
+        self.max_new_tokens, self.rule = max_new_tokens, rule
         self._models: OrderedDict[Setup, Lynx] = OrderedDict()
         self._sessions: OrderedDict[tuple[str, Setup, Clip], Session] = OrderedDict()
         self._stopped: set[str] = set()
@@ -73,13 +74,26 @@ class Engine:
         """
         with self._loading:
             if setup not in self._models:
+                adapters = self._adapter_folders(setup)
                 self._make_room(setup)
-                adapters = list(setup.adapters)
                 self._models[setup] = self._guarded(
                     lambda: lynx.load(setup.backbone, adapters, setup.precision)
                 )
             self._models.move_to_end(setup)
             return self._models[setup]
+
+    def _adapter_folders(self, setup: Setup) -> list[Path]:
+        """Where the adapters lie; those of the Hub are fetched. Raises: AdapterError: not to be had.
+
+        Folders, not names, are what is loaded: a Hub id must not be read as a folder of the same name.
+        """
+        from lynx.adapters import fetch_adapter
+
+        folders = [self.rule.folder(source) for source in setup.adapters]  # before anything is fetched
+        return [
+            folder or fetch_adapter(source).folder
+            for source, folder in zip(setup.adapters, folders, strict=True)
+        ]
 
     def _make_room(self, setup: Setup) -> None:
         """Let go of models, and of the sessions that hold them, before another one is loaded."""
@@ -92,14 +106,15 @@ class Engine:
 
     def offers(self, backbone: str, sources: Sequence[str]) -> tuple[Offer, ...]:
         """What each adapter is and whether it fits; of one on the Hub only its description is fetched."""
-        from lynx.sharing import glance, misfit
+        from lynx.sharing import glance, glance_hub, misfit
 
         models = list(self._models.items())
         loaded = next((model.backbone for setup, model in models if setup.backbone == backbone), backbone)
         found = []
         for source in dict.fromkeys(sources):
             try:
-                adapter, revision = glance(source)
+                folder = self.rule.folder(source)
+                adapter, revision = glance(folder) if folder else glance_hub(source)
                 offer = Offer(source, adapter.modality, revision or "", misfit(adapter, loaded))
             except LynxError as error:
                 offer = Offer(source, reason=str(error))
@@ -119,8 +134,8 @@ class Engine:
         kept, reasons = [], []
         for source in setup.adapters:
             try:
-                if os.path.isdir(source):
-                    glance(source)
+                if folder := self.rule.folder(source):
+                    glance(folder)
                 kept.append(source)
             except LynxError as error:
                 reasons.append(f"The adapter {source!r} was left out: {error}")
@@ -353,44 +368,6 @@ def lacks_sound(path: str) -> bool:
     from lynx.media import probe
 
     return not probe(path).audio
-
-
-def thumbnails(frames: "Frames") -> "Frames":
-    """The same frames, no side longer than a page needs."""
-    from torch.nn.functional import interpolate
-
-    height, width = frames.pixels.shape[-2:]
-    size = tuple(
-        min(side, round(side * THUMBNAIL_SIDE / max(height, width))) or 1 for side in (height, width)
-    )
-    if max(height, width) > 2 * THUMBNAIL_SIDE and min(height, width) < THUMBNAIL_SIDE / 4:
-        size = (height, THUMBNAIL_SIDE)  # a long spectrogram keeps its rows
-    pixels = interpolate(frames.pixels, size, mode="bilinear", align_corners=False, antialias=True)
-    return replace(frames, pixels=pixels)
-
-
-def per_moment(times: "Tensor", values: "Tensor") -> "tuple[Tensor, Tensor]":
-    """A curve in which each moment stands once, with the sum of what several pictures of it have."""
-    moments, index = times.unique(return_inverse=True)
-    return moments, values.new_zeros(len(moments)).index_add(0, index, values)
-
-
-def findings(session: "Session") -> Findings | None:
-    """The session's evidence as small plain data, for the whole answer and for each word."""
-    evidence = session.evidence
-    if evidence is None or not evidence.words:
-        return None
-    indices = [None, *(tokens for _, tokens in evidence.words)]
-    return Findings(
-        tuple(word for word, _ in evidence.words),
-        tuple(evidence.share(index) for index in indices),
-        tuple(
-            {sense: per_moment(*evidence.curve(index, sense)) for sense in evidence.spans}
-            for index in indices
-        ),
-        tuple({sense: evidence.frame_maps(index, sense) for sense in evidence.spans} for index in indices),
-        {sense: thumbnails(stream.frames) for sense, stream in evidence.streams.items()},
-    )
 
 
 def seconds_needed(request: Request) -> int:

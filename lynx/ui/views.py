@@ -85,9 +85,9 @@ def offers(found: Sequence[Offer]) -> str:
 
 
 def _adapter_name(source: str) -> str:
-    """Of a folder its last part; a Hub id as it is."""
+    """Of a folder its last part; a Hub id as it is. By its letters alone: the page asks no disk."""
     path = Path(source)
-    return path.name if path.is_absolute() or path.is_dir() else source
+    return path.name if path.is_absolute() or path.parts[:1] == ("adapters",) else source
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:

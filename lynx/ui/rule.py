@@ -1,0 +1,62 @@
+"""Which adapters may be named in the app: on a public page no folder of the server but those it offers."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lynx.errors import AdapterError
+from lynx.jsonfile import brief
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Addresses that nobody but this machine's own users can reach."""
+
+
+@dataclass(frozen=True)
+class AdapterRule:
+    """What a visitor may type as an adapter. below: the folder whose folders are offered; None: any folder.
+
+    given: sources that the app's owner named at the start, which are taken as they are.
+    """
+
+    below: Path | None = None
+    given: tuple[str, ...] = ()
+
+    def folder(self, source: str) -> Path | None:
+        """The folder that a source names; None where it is for the Hub to say what it is.
+
+        Raises: AdapterError: a folder that is not offered; the same words whether it exists or not.
+        """
+        if self.below is None or source in self.given:
+            return Path(source) if os.path.isdir(source) else None
+        from lynx.hub import parse_id
+
+        # By its letters first: of what is not below the folder, the disk is not asked at all.
+        inside = self._is_spelled_inside(source)
+        if inside and self._is_inside(source):
+            return Path(source)
+        if parse_id(source) and not (inside and os.path.lexists(source)):
+            return None  # even where a folder of that name lies in the working directory
+        raise AdapterError(
+            f"{brief(source)} cannot be given here: expected a folder in {self.below.name}/, or a Hub id "
+            "(owner/name, owner/name@revision)"
+        )
+
+    def _is_spelled_inside(self, source: str) -> bool:
+        if self.below is None or ".." in Path(source).parts or "\0" in source:
+            return False
+        roots = {Path(os.path.abspath(self.below)), Path(os.path.realpath(self.below))}
+        return not roots.isdisjoint(Path(os.path.abspath(source)).parents)
+
+    def _is_inside(self, source: str) -> bool:
+        """Whether it is a folder there once all links are followed."""
+        real = os.path.realpath(source)
+        return Path(os.path.realpath(str(self.below))) in Path(real).parents and os.path.isdir(real)
+
+
+ANY_FOLDER = AdapterRule()
+"""For the users of this machine, who can read its disk anyway."""
+
+
+def adapter_rule(host: str | None, below: Path, given: tuple[str, ...], hosted: bool = False) -> AdapterRule:
+    """The rule for an app that listens on `host`; hosted: strangers reach it whatever the host."""
+    return ANY_FOLDER if host in LOCAL_HOSTS and not hosted else AdapterRule(below, given)
