@@ -12,11 +12,12 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import FileIO
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from lynx.errors import MediaError
 from lynx.media3d import MESHES
@@ -25,6 +26,9 @@ from lynx.modalities.multi_view import CLIPS
 KEPT_SECONDS = 3600.0  # from the last use; Gradio keeps the upload itself as long
 MAX_BYTES = 2 * 2**30  # of what a .zip holds
 MAX_FILES = 20_000
+MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
+MAX_FOLDERS = 32  # around a file
+MAX_NAME = 1024  # characters of an entry's name, folders included
 ALONE = (".npy", *MESHES, *CLIPS)
 READ = (".png", ".txt", *ALONE)
 BESIDE = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
@@ -44,7 +48,10 @@ class Uploads:
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
-        self._shelf, self._lock = Path(self._temporary.name), Lock()
+        self._shelf, self._drafts = Path(self._temporary.name, "shelf"), Path(self._temporary.name, "drafts")
+        self._shelf.mkdir()
+        self._drafts.mkdir()
+        self._lock = Lock()  # guards the shelf alone: folders are filled in drafts, without it
 
     def depth(self, files: Sequence[str]) -> str | None:
         """The file or folder that `lynx.depthmaps` reads for these uploads; None where there are none.
@@ -72,13 +79,16 @@ class Uploads:
             return str(recording)
         folder = recording.parent if recording.name == "depth" else recording
         target = self._shelf / folder.name / f"{folder.name}_depth.zip"
-        with self._lock:
-            if not target.is_file():
-                target.parent.mkdir()
-                with ZipFile(target, "w") as archive:
-                    for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
-                        for path in sorted(folder.glob(pattern)):
-                            archive.write(path, path.relative_to(folder))
+        if target.is_file():
+            return str(target)
+        with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
+            with ZipFile(Path(draft, target.name), "w") as archive:
+                for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
+                    for path in sorted(folder.glob(pattern)):
+                        archive.write(path, path.relative_to(folder))
+            with self._lock:
+                target.parent.mkdir(exist_ok=True)
+                Path(draft, target.name).replace(target)
         return str(target)
 
     def _shelve(self, files: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
@@ -88,11 +98,15 @@ class Uploads:
             for other in self._shelf.iterdir():
                 if time.time() - other.stat().st_mtime > KEPT_SECONDS:
                     shutil.rmtree(other, ignore_errors=True)
-            if not place.is_dir():
-                with tempfile.TemporaryDirectory(dir=self._shelf) as draft:
-                    fill(files, Path(draft, "whole", name))
+            if place.is_dir():
+                place.touch()
+                return str(_recording(place / name))
+        with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
+            fill(files, Path(draft, "whole", name))
+            with self._lock:
+                if not place.is_dir():  # else the same files were uploaded twice at the same time
                     Path(draft, "whole").rename(place)
-            place.touch()
+                place.touch()
         return str(_recording(place / name))
 
 
@@ -141,11 +155,25 @@ def _sort(files: Sequence[Path], folder: Path) -> None:
     _fill(contents, folder)
 
 
+class _Archive(FileIO):
+    """A .zip whose list of entries, which zipfile reads and parses as one piece, is not too long."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        whole = size is None or not 0 <= size <= MAX_DIRECTORY
+        data = super().read(MAX_DIRECTORY + 1 if whole else size)
+        if len(data) > MAX_DIRECTORY:
+            raise MediaError(
+                f"{Path(str(self.name)).name!r} has a list of entries above {MAX_DIRECTORY // 2**20} MB: "
+                "zip the recording's folder alone, in several parts if it has more files."
+            )
+        return data
+
+
 def _unzip(files: Sequence[Path], folder: Path) -> None:
     """Raises MediaError for an archive that cannot be read, or should not be."""
     name = files[0].name
     try:
-        with ZipFile(files[0]) as archive:
+        with _Archive(files[0]) as opened, ZipFile(opened) as archive:
             _fill(_inside(_members(archive, name)), folder)
     except BROKEN as error:
         raise MediaError(f"{name!r} cannot be unpacked: it is damaged, encrypted or no .zip.") from error
@@ -153,32 +181,47 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
 
 def _members(archive: ZipFile, name: str) -> Contents:
     """What is read of an archive. Raises MediaError for paths that lead out of it, and for too much."""
-    contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
+    wanted: list[tuple[PurePosixPath, ZipInfo]] = []
     size = 0
     for member in archive.infolist():
-        path = PurePosixPath(member.filename.replace("\\", "/"))
+        plain = member.filename.replace("\\", "/")
+        # before a path is built: a thousand folders in each of a thousand names are a million strings
+        if len(plain) > MAX_NAME or plain.count("/") > MAX_FOLDERS:
+            raise MediaError(
+                f"{name!r} holds a file in {plain.count('/'):,} folders with a name of {len(plain):,} "
+                f"characters: at most {MAX_FOLDERS} and {MAX_NAME:,} are read. Zip the recording alone."
+            )
+        path = PurePosixPath(plain)
         if path.is_absolute() or ".." in path.parts:
             raise MediaError(
                 f"{name!r} holds {member.filename!r}, which leads out of it: zip a plain folder."
             )
         if member.is_dir() or path.suffix.lower() not in READ or path.parts[0] == "__MACOSX":
             continue
+        # zipfile bounds what it unpacks at a time for these two alone: 64 kB of bzip2 may be a gigabyte
+        if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise MediaError(
+                f"{name!r} is packed with method {member.compress_type}: zip it with the usual one, Deflate."
+            )
         size += member.file_size  # what is unpacked is never more than an archive says of it
-        contents[path] = partial(archive.open, member)
-    if size > MAX_BYTES or len(contents) > MAX_FILES:
+        wanted.append((path, member))
+    if size > MAX_BYTES or len(wanted) > MAX_FILES:
         raise MediaError(
-            f"{name!r} unpacks to {len(contents):,} files of {size / 2**30:.1f} GB: at most {MAX_FILES:,} "
+            f"{name!r} unpacks to {len(wanted):,} files of {size / 2**30:.1f} GB: at most {MAX_FILES:,} "
             f"of {MAX_BYTES // 2**30} GB are read."
         )
-    return contents
+    return {path: partial(archive.open, member) for path, member in wanted}
 
 
 def _inside(contents: Contents) -> Contents:
     """The same without folders around all of it, but for the one of the maps."""
-    around = {path.parts[0] if len(path.parts) > 1 else "" for path in contents}
-    if len(around) != 1 or around & {"", "depth"}:
-        return contents
-    return _inside({path.relative_to(path.parts[0]): opened for path, opened in contents.items()})
+    folders = [path.parts[:-1] for path in contents]
+    around = 0
+    for level in zip(*folders, strict=False):
+        if len(set(level)) != 1 or level[0] == "depth":
+            break
+        around += 1
+    return {PurePosixPath(*path.parts[around:]): opened for path, opened in contents.items()}
 
 
 def _fill(contents: Contents, folder: Path) -> None:

@@ -1,0 +1,90 @@
+"""Archives that would cost memory or time out of all proportion to their size."""
+
+import threading
+from pathlib import Path
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile
+
+import numpy as np
+import pytest
+
+from lynx.errors import MediaError
+
+pytest.importorskip("gradio")
+
+from lynx.ui import uploads as module
+from lynx.ui.uploads import Uploads
+
+
+def packed(path, names, method=ZIP_DEFLATED, content=b"x"):
+    with ZipFile(path, "w", method) as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/" * 2000 + "0.png"], "2,000 folders"),
+        (["a/" * 2000 + "0.jpg"], "2,000 folders"),  # not read, and refused all the same
+        (["a" * 2000 + ".png"], "2,0.. characters"),
+        (["a\\" * 40 + "0.png"], "40 folders"),
+    ],
+)
+def test_deep_and_long_names_are_refused_before_a_path_is_built(tmp_path, monkeypatch, names, message):
+    monkeypatch.delattr("lynx.ui.uploads.PurePosixPath")
+    with pytest.raises(MediaError, match=message):
+        Uploads().depth([packed(tmp_path / "deep.zip", names)])
+
+
+def test_a_long_list_of_entries_is_refused_before_it_is_parsed(tmp_path):
+    path = packed(tmp_path / "many.zip", [f"{'a/' * 30}{'b' * 800}{i}.png" for i in range(10_000)])
+    with pytest.raises(MediaError, match="list of entries above 8 MB"):
+        Uploads().depth([path])
+
+
+def test_methods_that_unpack_without_a_bound_are_refused(tmp_path):
+    with pytest.raises(MediaError, match="method 12: .*Deflate"):
+        Uploads().depth([packed(tmp_path / "bomb.zip", ["depth/0.png"], ZIP_BZIP2, bytes(10_000_000))])
+
+
+def test_no_more_is_unpacked_than_the_archive_declares(tmp_path):
+    path = Path(packed(tmp_path / "lie.zip", ["depth/0.png"], content=bytes(1_000_000)))
+    data, size = path.read_bytes(), (1_000_000).to_bytes(4, "little")
+    path.write_bytes(data.replace(size, (1000).to_bytes(4, "little")))
+    with pytest.raises(MediaError, match="damaged"):
+        Uploads().depth([str(path)])
+
+
+def test_folders_around_a_recording_are_left_out(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3, 4)))
+    name = "x/" * 30 + "a.npy"
+    shelf = Uploads()
+    found = shelf.depth([packed(tmp_path / "a.zip", [name], content=(tmp_path / "a.npy").read_bytes())])
+    assert Path(found).parent.name == "a.zip" and np.load(found).shape == (2, 3, 4)
+
+
+def test_an_upload_does_not_wait_for_another_that_is_unpacked(tmp_path, monkeypatch):
+    """The first is held while it is written; the second, on the same shelf, is done meanwhile."""
+    first, second = (packed(tmp_path / f"{n}.zip", ["depth/0.png"], content=n.encode()) for n in "ab")
+    shelf, started, go_on, fill = Uploads(), threading.Event(), threading.Event(), module._fill
+
+    def slow(contents, folder):
+        if folder.name == "a.zip":
+            started.set()
+            assert go_on.wait(20)
+        fill(contents, folder)
+
+    monkeypatch.setattr(module, "_fill", slow)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(shelf.depth([first])))
+    other = threading.Thread(target=lambda: found.append(shelf.depth([second])))
+    thread.start()
+    assert started.wait(20)
+    other.start()
+    other.join(5)
+    alone = len(found)
+    go_on.set()
+    thread.join(20)
+    other.join(20)
+    assert alone == 1 and len(found) == 2
