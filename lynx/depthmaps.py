@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,11 @@ from lynx.media import MAX_SIDE, probe, read_levels
 from lynx.media3d import MESHES, DepthClip, load_shape, orbit_clip, posed_clip, returns
 
 MOST_MAPS = 10_000_000  # of a video: 28 hours at 100 a second
+BROKEN = (
+    *(ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError),
+    *(SyntaxError, TokenError),
+)
+"""What numpy raises for the headers of .npy files that are damaged."""
 NO_RETURN = 65535  # some sensors say so; ScanNet says 0
 
 
@@ -175,12 +181,17 @@ def _posed_mesh(path: Path, size: int) -> DepthClip:
 
 def _stack(path: Path, unit: float) -> DepthClip:
     try:
-        stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise MediaError(f"{path.name!r} cannot be read as a .npy array of numbers.") from error
+        # no archive and no pickle, whatever the bytes say
+        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except BROKEN as error:
+        raise MediaError(
+            f"{path.name!r} cannot be read as a .npy array of numbers: it is damaged or of another kind."
+        ) from error
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim != 3 or not stack.size:
         raise MediaError(f"{path.name!r} holds {stack.shape}; depth is a stack of maps (T, H, W).")
+    if max(stack.shape[1:]) > MAX_SIDE:
+        raise MediaError(f"{path.name!r} holds {stack.shape}; sides of up to {MAX_SIDE} pixels are read.")
     typical = to_metres(stack[len(stack) // 2], unit)
     notes: tuple[str, ...] = ()
     scale = 1.0
