@@ -8,17 +8,23 @@ before it is asked for: a scan of thousands of maps costs what its chosen views 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
 
 from lynx.errors import MediaError
+from lynx.mesh_limits import check_counts, read_within_limits
 
 MESHES = (".ply", ".obj", ".glb", ".stl", ".off")
 FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intrinsics are unknown
 ELEVATION = 25.0  # degrees by which the orbit looks down
-BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError)
+BROKEN = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError),
+    *(NameError, AssertionError, EOFError, MemoryError, StructError),
+)
 """What trimesh raises for files that are damaged or of another kind."""
 MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
@@ -84,17 +90,20 @@ class Shape:
 def load_shape(path: str | Path) -> Shape:
     """The mesh or point cloud of a file, in its own unit; what it refers to (textures) is not opened.
 
-    Raises MediaError when it is damaged or empty, has no surface, or trimesh is missing.
+    Raises MediaError when it is damaged, empty or too large, has no surface, or trimesh is missing.
     """
     trimesh, path = _trimesh(), Path(path)
     try:
-        with path.open("rb") as file:
-            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), process=False)
+        file, kind = BytesIO(read_within_limits(path)), path.suffix[1:].lower()
+        scene = trimesh.load_scene(file, file_type=kind, process=False, skip_materials=True)
         parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
         points = [np.asarray(part.vertices, dtype=np.float64) for part in parts]
         faces = [np.asarray(getattr(part, "faces", np.empty((0, 3))), dtype=np.int64) for part in parts]
+        if wrong := [one.shape for one in (*points, *faces) if one.ndim != 2 or one.shape[1] != 3]:
+            raise ValueError(f"its points and faces are {wrong[0]}, not rows of 3")
     except BROKEN as error:
         raise MediaError(f"{path.name!r} cannot be read as a mesh or point cloud: {error}.") from error
+    check_counts(path.name, sum(map(len, points)), sum(map(len, faces)))
     if not points:
         raise MediaError(f"{path.name!r} is empty: it holds neither faces nor points.")
     starts = np.cumsum([0, *map(len, points[:-1])])
