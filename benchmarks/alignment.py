@@ -65,11 +65,11 @@ def wide_backbone(folder: Path, layers: int) -> Path:
 def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:
     """Both ratios."""
     import lynx
-    from lynx.adapters import Adapter, describe_backbone
-    from lynx.attention import recording
+    from lynx.adapters.format import Adapter, describe_backbone
+    from lynx.backbones.attention import recording
     from lynx.config import AlignConfig
-    from lynx.interface.alignment import AlignmentLoss
-    from lynx.interface.guidance import Accumulator
+    from lynx.training.alignment import AlignmentLoss
+    from lynx.training.guidance import Accumulator
 
     model = lynx.load(source)
     backbone, config = model.backbone, AlignConfig()

@@ -14,10 +14,10 @@ from typing import Any
 import lynx
 from benchmarks import ROOT, report
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.data import open_data
-from lynx.interface.alignment import align
-from lynx.interface.guidance import Guidance, guide
-from lynx.tuning import tune
+from lynx.datasets.base import open_data
+from lynx.training.alignment import align
+from lynx.training.guidance import Guidance, guide
+from lynx.training.tuning import tune
 
 FOLDER = ROOT / "runs" / "early_learning"
 WINDOW = 20

@@ -38,16 +38,15 @@ def main() -> None:
 def measure(source: str, frames: int | None, tokens: int, rounds: int) -> dict[str, Any]:
     """Ratio of a generation that records to stock sdpa's."""
     import lynx
-    from lynx.attention import ATTENTION, RowRecorder, recording
-    from lynx.backbones import Composed
-    from lynx.media import Frames, sample_times
+    from lynx.backbones.attention import ATTENTION, RowRecorder, recording
+    from lynx.types import Frames, Prompt, sample_times
 
     model = lynx.load(source)
     backbone = model.backbone
     n = frames or backbone.default_frames
     pixels = torch.randint(256, (n, 3, 64, 64), dtype=torch.uint8)
     stream = model.encode("video", Frames(pixels, sample_times(4.0, n), 4.0))
-    prompt: Composed = backbone.compose([{"role": "user", "content": "what happens ?"}], [stream])
+    prompt: Prompt = backbone.compose([{"role": "user", "content": "what happens ?"}], [stream])
     stock = backbone.model
 
     def generate(implementation: str) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     import psutil
     import torch
 
-    from lynx import media
+    from lynx.media import video as media
 
     decoded = 0
     decode = media._decode

@@ -17,15 +17,15 @@ import torch
 import lynx
 from benchmarks import ROOT, report
 from benchmarks.early_learning import reference
-from lynx.clips import render_clip
 from lynx.config import AlignConfig
-from lynx.data import Example, Turn, open_data
-from lynx.interface.alignment import align
+from lynx.datasets.base import Example, Turn, open_data
+from lynx.datasets.clips import render_clip
 from lynx.modalities import Modality
 from lynx.modalities.depth import Depth, DepthRendering
 from lynx.modalities.multi_view import MultiView
 from lynx.model import Lynx
-from lynx.tuning import Packer, answer_loss
+from lynx.training.alignment import align
+from lynx.training.tuning import Packer, answer_loss
 
 FOLDER = ROOT / "runs" / "readability"
 SENSES: dict[str, tuple[Modality, str]] = {

@@ -106,12 +106,12 @@ def checkpoint(name: str) -> Path:
 def run(figures: Figures, source: Path, options: argparse.Namespace) -> None:
     """Every stage once."""
     import lynx
+    from lynx.backbones.estimate import estimate
     from lynx.config import AlignConfig, GuideConfig, TuneConfig
-    from lynx.data import open_data
-    from lynx.estimate import estimate
-    from lynx.interface.alignment import align
-    from lynx.interface.guidance import guide
-    from lynx.tuning import tune
+    from lynx.datasets.base import open_data
+    from lynx.training.alignment import align
+    from lynx.training.guidance import guide
+    from lynx.training.tuning import tune
 
     out, precision, frames, tokens = CACHE / "real_size", options.precision, options.frames, options.tokens
     short = {"frames": frames, "steps": 1, "save_every": 0, "resume": False}

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 import lynx
 from benchmarks import report
-from lynx.adapters import Adapter
-from lynx.clips import render_clip
-from lynx.data import Example, open_data
-from lynx.media import read_audio
+from lynx.adapters.format import Adapter
+from lynx.datasets.base import Example, open_data
+from lynx.datasets.clips import render_clip
+from lynx.datasets.labelled_recordings import groups_of
+from lynx.media.audio import read_audio
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx
-from lynx.recordings import groups_of
 
 LEVELLED = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
 RENDERINGS: dict[str, AudioRendering] = {

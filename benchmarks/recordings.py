@@ -22,13 +22,13 @@ import torch
 import lynx
 from benchmarks import ROOT, report
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.data import Example, groups_of, open_data
-from lynx.interface.alignment import align
-from lynx.interface.guidance import Guidance, guide
+from lynx.datasets.base import Example, groups_of, open_data
+from lynx.datasets.labelled_recordings import evaluate
+from lynx.datasets.variants import with_variants
 from lynx.modalities.audio import Audio, AudioRendering
-from lynx.recordings import evaluate
-from lynx.tuning import tune
-from lynx.variants import with_variants
+from lynx.training.alignment import align
+from lynx.training.guidance import Guidance, guide
+from lynx.training.tuning import tune
 
 FOLDER = ROOT / "runs" / "recordings"
 RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0, show="slopes")

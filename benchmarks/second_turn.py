@@ -54,7 +54,7 @@ def measure(frames: int, vision_layers: int, text_layers: int, rounds: int) -> d
 
 def turns(model: "Lynx", frames: int, seed: int) -> tuple[float, float, float]:
     """Seconds of reading and encoding a clip, and to the first token of the first and the second question."""
-    from lynx.media import Frames, Waveform, sample_times
+    from lynx.types import Frames, Waveform, sample_times
 
     torch.manual_seed(seed)
     pixels = torch.randint(256, (frames, 3, 360, 640), dtype=torch.uint8)
@@ -70,9 +70,9 @@ def wide_model(vision_layers: int, text_layers: int) -> "Lynx":
     """A random LLaVA-OneVision 0.5B with so many layers, and an untrained sense of hearing."""
     from transformers import AutoModelForImageTextToText, LlavaOnevisionConfig
 
-    from lynx.adapters import Adapter
-    from lynx.attention import ATTENTION
+    from lynx.adapters.format import Adapter
     from lynx.backbones import CATALOG, Preprocessing
+    from lynx.backbones.attention import ATTENTION
     from lynx.backbones.llava_onevision import LlavaOnevision
     from lynx.config import LoraSettings
     from lynx.model import Lynx

@@ -35,15 +35,15 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     """The ratio, and what the first epoch pays for encoding."""
     import lynx
     from benchmarks import cpu_seconds
-    from lynx.adapters import Adapter
-    from lynx.cache import StreamCache
-    from lynx.clips import content_key
+    from lynx.adapters.format import Adapter
     from lynx.config import TuneConfig
-    from lynx.data import open_data
+    from lynx.datasets.base import open_data
+    from lynx.datasets.clips import content_key
     from lynx.modalities import get
-    from lynx.trainer import Trainer, seed_of
-    from lynx.tuning import TuningLoss, answer_loss, lesson_of
-    from lynx.world.backbone import build_backbone, save_backbone
+    from lynx.training.stream_cache import StreamCache
+    from lynx.training.trainer import Trainer, seed_of
+    from lynx.training.tuning import TuningLoss, answer_loss, lesson_of
+    from lynx.world.pretraining.model import build_backbone, save_backbone
 
     save_backbone(*build_backbone(0), folder / "backbone", {})
     model = lynx.load(folder / "backbone")

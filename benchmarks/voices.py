@@ -19,7 +19,7 @@ from shutil import which
 
 from tqdm import tqdm
 
-from lynx.metrics import NUMBERS
+from lynx.evaluation.metrics import NUMBERS
 
 ACCENTS = (
     "en-gb",

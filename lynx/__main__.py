@@ -2,7 +2,7 @@
 
 import sys
 
-from lynx.cli import main
+from lynx.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -35,8 +35,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lynx.config import read_json_object
 from lynx.errors import AdapterError
-from lynx.jsonfile import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `place` noted in a folder; None where there is no note, or it is not one of ours."""
     try:
-        record = read_object(folder / RECORD)
+        record = read_json_object(folder / RECORD)
     except AdapterError:
         return None
     repo, commit, files = (record.get(key) for key in ("repo", "commit", "files"))

@@ -11,39 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, StoppingCriteriaList
 
 from lynx import modalities
-from lynx.adapters import Adapter, read_adapter, resolve_adapter
-from lynx.backbones import Backbone, Composed, Stream, TokenLayout, load_backbone
+from lynx.adapters.format import Adapter, read_adapter, resolve_adapter
+from lynx.adapters.lora import LoraBank
+from lynx.backbones import Backbone, load_backbone
+from lynx.backbones.decoding import StopOnEvent
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
-from lynx.lora import LoraBank
-from lynx.media import Frames
 from lynx.modalities import Modality
-from lynx.streams import StreamStore, join, shown, stream_key
+from lynx.streams.key import StreamStore, join, shown, stream_key
+from lynx.types import VIDEO, Frames, Prompt, Stream, TokenLayout
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
-    from lynx.chat import Session
+    from lynx.session import Session
 
 __all__ = ["Lynx", "Stream", "load"]
 
 logger = logging.getLogger(__name__)
-
-VIDEO = "video"
-"""The sense that needs no adapter."""
-
-
-class _Stop(StoppingCriteria):
-    """Ends generation at the next token once the event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 class Lynx:
@@ -261,7 +249,7 @@ class Lynx:
     @torch.no_grad()
     def generate(
         self,
-        prompt: Composed,
+        prompt: Prompt,
         *,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
@@ -287,7 +275,7 @@ class Lynx:
                 cache=cache,
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop is not None else []),
+                stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
                 pad_token_id=self.backbone.pad_id,
                 **sampling,
             )
@@ -299,7 +287,7 @@ class Lynx:
         frames: how many moments are looked at; the backbone's default where not given.
         Raises: MediaError, AdapterError: a sense that cannot be used is never left out in silence.
         """
-        from lynx.chat import Session
+        from lynx.session import Session
 
         return Session(self, media, frames=frames)
 

@@ -22,9 +22,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lynx.adapters import Adapter
+from lynx.adapters.format import Adapter
 from lynx.config import LoraSettings
-from lynx.media import Frames, Waveform
+from lynx.types import Frames, Waveform
 
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from lynx.adapters import describe_backbone
+from lynx.adapters.format import describe_backbone
 from lynx.backbones import load_backbone
-from lynx.cli import main
+from lynx.cli.main import main
 from lynx.errors import LynxError
 from lynx.ui.engine import Engine, Setup
 

@@ -6,11 +6,11 @@ import checkpoints
 import torch
 
 from lynx.config import AlignConfig, GuideConfig
-from lynx.data import Example, Turn
-from lynx.interface.alignment import align
-from lynx.interface.guidance import Guidance, guide
-from lynx.media import Frames, Waveform, sample_times
+from lynx.datasets.base import Example, Turn
 from lynx.model import Lynx, load
+from lynx.training.alignment import align
+from lynx.training.guidance import Guidance, guide
+from lynx.types import Frames, Waveform, sample_times
 
 FRAMES = 2
 SOUNDS = ("bell", "drum")

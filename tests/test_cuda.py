@@ -14,11 +14,11 @@ from transformers import AutoModelForImageTextToText
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters import save_adapter
+from lynx.adapters.format import save_adapter
 from lynx.config import AlignConfig, TuneConfig
-from lynx.data import open_data
-from lynx.interface.alignment import align
-from lynx.tuning import tune
+from lynx.datasets.base import open_data
+from lynx.training.alignment import align
+from lynx.training.tuning import tune
 
 pytestmark = [
     pytest.mark.gpu,
@@ -107,7 +107,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     for model in (whole, broken):
         random_adapter(model, "audio", parts=("vision",))
     tune(whole, "audio", stages.clips(5), config, tmp_path / "whole", progress=False)
-    losses = iter([lynx.tuning.answer_loss] * 3)
+    losses = iter([lynx.training.tuning.answer_loss] * 3)
 
     def three_times(*given):
         return next(losses)(*given)

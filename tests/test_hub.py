@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 
 import lynx
 from lynx import hub
-from lynx.adapters import CONFIG, FILES, FORMAT, WEIGHTS, save_adapter
+from lynx.adapters.format import CONFIG, FILES, FORMAT, WEIGHTS, save_adapter
 from lynx.backbones import load_backbone
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import lynx
 from lynx import AdapterError, DataError
-from lynx.adapters import Adapter
+from lynx.adapters.format import Adapter
 from lynx.config import LoraSettings
 from lynx.model import pool
 

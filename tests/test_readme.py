@@ -38,8 +38,8 @@ def test_the_quick_start_runs():
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words[1:3]))
 def test_the_command_lines_are_understood(words):
-    from lynx.cli import _parser
-    from lynx.commands import COMMANDS
+    from lynx.cli.main import _parser
+    from lynx.cli.registry import COMMANDS
 
     name = " ".join(words[1:3]) if " ".join(words[1:3]) in COMMANDS else words[1]
     _parser(COMMANDS[name]).parse_args(words[1 + len(name.split()) :])

@@ -1,8 +1,9 @@
 """Backbones: one file a family, one catalog row a model."""
 
-from lynx.backbones.base import PLACEMENTS, Backbone, Composed, Message, Preprocessing, Stream, TokenLayout
+from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.loading import FAMILIES, count_parameters, load_backbone, parse_source, skeleton
+from lynx.types import PLACEMENTS, Message, Prompt, Stream, TokenLayout
 
 __all__ = [
     "CATALOG",
@@ -10,7 +11,7 @@ __all__ = [
     "FAMILIES",
     "PLACEMENTS",
     "Backbone",
-    "Composed",
+    "Prompt",
     "Message",
     "Preprocessing",
     "Stream",

@@ -1,15 +1,14 @@
 """What every family of Video LLMs does for lynx: frames -> pixels -> tokens; messages -> LLM inputs.
 
 A `Backbone` wraps a *stock* transformers model, frozen and in eval mode, whose attention runs through
-`lynx.attention`. A family overrides what its architecture decides (pixels, encode, positions, module names)
-and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
+`lynx.backbones.attention`. A family overrides what its architecture decides (pixels, encode, positions,
+module names) and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
 """
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,16 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lynx.clips import VIDEO
 from lynx.errors import BackboneError
-
-Message = Mapping[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
-
-PLACEMENTS = ("continue", "parallel", "share")
-"""Which positions a modality's tokens get, beside other modalities: behind all that is before them; right
-behind the video, where each of them would stand alone; or, in a family with positions in time and space, at
-the video's own moments. It travels with the adapter."""
+from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -37,72 +28,6 @@ class Preprocessing:
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
     pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
-
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """Where each token of an encoded stream comes from; -1 marks a token of no frame, such as a newline."""
-
-    frame: Tensor  # (n,) int; the first one where a token stands for several
-    cell: Tensor  # (n, 2) int, row and column
-    grid: tuple[int, int]  # rows, columns
-    frames_a_token: int = 1  # consecutive frames that a token stands for
-
-    @classmethod
-    def of(cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1) -> "TokenLayout":
-        """Tokens that go over rows and columns (row by row), step by step."""
-        axes = (torch.arange(size) for size in (steps, *grid))
-        step, row, col = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
-        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token)
-
-    def seconds(self, times: Tensor) -> Tensor:
-        """The second (n,) that each token stands for; times: (T,) of the frames. NaN where there is none."""
-        times = times.double()
-        spacing = (times[-1] - times[0]) / max(1, len(times) - 1)
-        middle = times[self.frame.clamp(min=0)] + spacing * (self.frames_a_token - 1) / 2
-        return torch.where(self.frame < 0, torch.nan, middle)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The tokens of one sense in one clip, with the second and the grid cell each of them stands for."""
-
-    sense: str
-    tokens: Tensor  # (n, D)
-    times: Tensor  # (n,) seconds, NaN for a newline
-    cells: Tensor  # (n, 2) int, -1 for a newline
-    grid: tuple[int, int]
-    frames: Any  # lynx.media.Frames: the uint8 (pseudo-)frames as the model sees them
-    placement: str = "continue"  # one of PLACEMENTS
-    type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
-
-    @property
-    def embeds(self) -> Tensor:
-        """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
-        tokens, mark = self.tokens, self.type_embedding
-        return tokens if mark is None else tokens + mark.to(tokens)
-
-    @property
-    def steps(self) -> int:
-        """How many moments the stream has tokens of."""
-        return int((~self.times.isnan()).sum()) // math.prod(self.grid)
-
-    @property
-    def spacing(self) -> float:
-        """Seconds from one step to the next; 1 where there is one step."""
-        moments = self.times[~self.times.isnan()][:: math.prod(self.grid)]
-        return float((moments[-1] - moments[0]) / (len(moments) - 1)) if len(moments) > 1 else 1.0
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One prompt, ready for the LLM. `spans` says where each sense's tokens stand (in a single prompt)."""
-
-    input_ids: Tensor  # (B, S)
-    inputs_embeds: Tensor  # (B, S, D)
-    attention_mask: Tensor  # (B, S)
-    position_ids: Tensor  # (B, S), or (3, B, S) in a family with positions in time and space
-    spans: dict[str, Tensor] = field(default_factory=dict)  # (n,) int each
 
 
 class Backbone(ABC):
@@ -327,7 +252,7 @@ class Backbone(ABC):
             ids = [*ids[:start], *media, *ids[start + 1 :]]
         return ids, spans, self.positions(len(ids), spans, streams)
 
-    def compose(self, messages: Sequence[Message], streams: Sequence[Stream] = ()) -> Composed:
+    def compose(self, messages: Sequence[Message], streams: Sequence[Stream] = ()) -> Prompt:
         """Messages and streams -> one prompt (B = 1), all streams where the template has a video.
 
         The number of placeholders is taken from the encoded tensors, so the two cannot disagree.
@@ -345,9 +270,9 @@ class Backbone(ABC):
         for stream in streams:
             embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, D)
         positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
-        return Composed(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
+        return Prompt(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
 
-    def collate(self, prompts: Sequence[Composed]) -> Composed:
+    def collate(self, prompts: Sequence[Prompt]) -> Prompt:
         """Several prompts -> one left-padded batch (without spans)."""
         length = max(prompt.input_ids.shape[1] for prompt in prompts)
         pad_ids = torch.full((1, length), self.pad_id, device=self.device)
@@ -359,4 +284,4 @@ class Backbone(ABC):
             embeds.append(torch.cat([pad_embeds[:, :gap], prompt.inputs_embeds], dim=1))
             masks.append((torch.arange(length, device=self.device) >= gap).long()[None])
             positions.append(F.pad(prompt.position_ids, (gap, 0)))
-        return Composed(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))
+        return Prompt(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))

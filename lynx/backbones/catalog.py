@@ -1,8 +1,8 @@
 """The models `lynx` knows by name, as data: one row a model. A new size of a known family is a new row.
 
 `geometry` is the true architecture, typed in from public configurations, so that parameters, memory and
-tokens are read off tensors on the meta device without a download (`lynx.estimate`). What a row could not be
-checked against here is said in its note.
+tokens are read off tensors on the meta device without a download (`lynx.backbones.estimate`). What a row
+could not be checked against here is said in its note.
 
 No row names a commit: none could be looked up where the catalog was written, and none is made up. What is
 newest is found at each load, once for all files; the log and the app say which commit that is, and every

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lynx.backbones.base import Backbone, Stream, TokenLayout
-
-VIDEO = "video"
+from lynx.backbones.base import Backbone
+from lynx.types import VIDEO, Stream, TokenLayout
 
 
 class InternVL(Backbone):

@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lynx.backbones.base import Backbone, TokenLayout
+from lynx.backbones.base import Backbone
+from lynx.types import TokenLayout
 
 
 class LlavaOnevision(Backbone):

@@ -21,12 +21,14 @@ from transformers import (
 )
 
 from lynx import hub
-from lynx.attention import ATTENTION
+from lynx.adapters.lora import LoraBank
+from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
-from lynx.backbones.precision import (
+from lynx.backbones.memory import memory_errors_are_said, out_of_memory
+from lynx.backbones.quantization import (
     QUANTISED,
     check_device,
     check_quantised,
@@ -39,8 +41,6 @@ from lynx.backbones.precision import (
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError, BackboneError
-from lynx.lora import LoraBank
-from lynx.memory import memory_errors_are_said, out_of_memory
 
 logger = logging.getLogger(__name__)
 

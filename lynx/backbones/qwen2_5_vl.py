@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from lynx.attention import PACKED
-from lynx.backbones.base import PLACEMENTS, Backbone, Stream, TokenLayout
+from lynx.backbones.attention import PACKED
+from lynx.backbones.base import Backbone
+from lynx.types import PLACEMENTS, Stream, TokenLayout
 
 
 class Qwen25VL(Backbone):

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
-from lynx.media import Frames, Waveform, hear, probe, read_audio
+from lynx.media.audio import hear, read_audio
+from lynx.media.container import probe
 from lynx.modalities.base import Modality, Source
+from lynx.types import Frames, Waveform
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
 COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from torch import Tensor
 
+from lynx.config import brief
 from lynx.errors import DataError
-from lynx.jsonfile import brief
-from lynx.media import Frames, Waveform
-from lynx.media3d import DepthClip
+from lynx.types import DepthClip, Frames, Waveform
 
 Source = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
 """A path, or media in memory; several further clips are a mapping from their names."""

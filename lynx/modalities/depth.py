@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lynx.depthmaps import open_depth
 from lynx.errors import DataError, MediaError
-from lynx.media import Frames
-from lynx.media3d import FIELD_OF_VIEW, MESH_SECONDS, DepthClip, pinhole, resized
+from lynx.media.depth import open_depth
+from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, pinhole, resized
 from lynx.modalities.base import Modality, Source
+from lynx.types import DepthClip, Frames
 
 TURBO = np.frombuffer(
     bytes.fromhex(

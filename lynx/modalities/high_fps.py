@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media import Frames, probe, read_frames
+from lynx.media.container import probe
+from lynx.media.video import read_frames
 from lynx.modalities.base import Modality, Source
 from lynx.modalities.video import Video
+from lynx.types import Frames
 
 SAME = 12
 """Levels by which no pixel of a repeated frame differs: what coding changes in it is less."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media import Frames
 from lynx.modalities.base import Modality, Source
 from lynx.modalities.video import Video, VideoRendering
+from lynx.types import Frames
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".ogv", ".gif")
 LAST_FRAME = 0.1

@@ -7,8 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media import Frames, fit, probe, read_frames
+from lynx.media.container import probe
+from lynx.media.video import fit, read_frames
 from lynx.modalities.base import Modality, Source
+from lynx.types import Frames
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 import lynx
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.modalities.base import Source
+from lynx.types import VIDEO
 from lynx.ui.findings import findings, thumbnails
 from lynx.ui.rule import ANY_FOLDER, AdapterRule
 from lynx.ui.values import (
     AUDIO,
     DEPTH,
     EMBEDDED,
-    VIDEO,
     VIEW,
     Clip,
     Offer,
@@ -35,11 +35,11 @@ from lynx.ui.values import (
 
 if TYPE_CHECKING:
 
-    from lynx.chat import Comparison, Session
-    from lynx.film import Film
-    from lynx.interface.atlas import Atlas
-    from lynx.media import Frames
     from lynx.model import Lynx
+    from lynx.session import Comparison, Session
+    from lynx.types import Frames
+    from lynx.visualization.film import Film
+    from lynx.visualization.interface_map import Atlas
 
 Result = TypeVar("Result")
 
@@ -87,7 +87,7 @@ class Engine:
 
         Folders, not names, are what is loaded: a Hub id must not be read as a folder of the same name.
         """
-        from lynx.adapters import fetch_adapter
+        from lynx.adapters.format import fetch_adapter
 
         folders = [self.rule.folder(source) for source in setup.adapters]  # before anything is fetched
         return [
@@ -106,7 +106,7 @@ class Engine:
 
     def offers(self, backbone: str, sources: Sequence[str]) -> tuple[Offer, ...]:
         """What each adapter is and whether it fits; of one on the Hub only its description is fetched."""
-        from lynx.sharing import glance, glance_hub, misfit
+        from lynx.adapters.sharing import glance, glance_hub, misfit
 
         models = list(self._models.items())
         loaded = next((model.backbone for setup, model in models if setup.backbone == backbone), backbone)
@@ -127,7 +127,7 @@ class Engine:
         One broken folder is no reason to have no model at all. What does not fit the backbone, or has to be
         fetched first, stays: whoever asked for it is told when it is loaded.
         """
-        from lynx.sharing import glance
+        from lynx.adapters.sharing import glance
 
         if setup in self._models:
             return setup, ()
@@ -146,7 +146,7 @@ class Engine:
 
         Raises LynxError when there is no such backbone, or it cannot be had in that precision here.
         """
-        from lynx.estimate import estimate
+        from lynx.backbones.estimate import estimate
 
         senses = [Path(source.partition("@")[0]).name for source in setup.adapters]
         told = estimate(setup.backbone, senses=senses, precision=setup.precision).sentence
@@ -218,7 +218,7 @@ class Engine:
 
     def atlas(self, request: Request) -> "Atlas":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
-        from lynx.interface.atlas import atlas
+        from lynx.visualization.interface_map import atlas
 
         session, _ = self._session(request)
         self._frames(session, request)
@@ -226,7 +226,7 @@ class Engine:
 
     def film(self, request: Request, word: int | None, path: Path) -> "Film":
         """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""
-        from lynx.film import write_film
+        from lynx.visualization.film import write_film
 
         session, _ = self._session(request)
         if session.evidence is None:
@@ -365,7 +365,7 @@ class Engine:
 
 def lacks_sound(path: str) -> bool:
     """Whether a video file has no audio track. Raises MediaError when it is not readable."""
-    from lynx.media import probe
+    from lynx.media.container import probe
 
     return not probe(path).audio
 

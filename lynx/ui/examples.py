@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from lynx.config import read_json_object
 from lynx.errors import AdapterError
-from lynx.jsonfile import read_object
-from lynx.ui.values import VIDEO
+from lynx.types import VIDEO
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
     found: dict[str, str] = {}
     for path in sorted(root.glob("*/lynx_config.json")):
         try:
-            config = read_object(path)
+            config = read_json_object(path)
         except AdapterError as error:
             logger.warning("%s", error)
             continue

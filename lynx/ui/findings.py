@@ -8,8 +8,8 @@ from lynx.ui.values import Findings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lynx.chat import Session
-    from lynx.media import Frames
+    from lynx.session import Session
+    from lynx.types import Frames
 
 THUMBNAIL_SIDE = 320  # pixels; what a picture in the page needs
 

@@ -2,10 +2,11 @@
 
 import gradio as gr
 
+from lynx.types import VIDEO
 from lynx.ui import views
 from lynx.ui.examples import Example
 from lynx.ui.state import Chat
-from lynx.ui.values import AUDIO, DEPTH, VIDEO, VIEW, Setup
+from lynx.ui.values import AUDIO, DEPTH, VIEW, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")

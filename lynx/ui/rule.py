@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lynx.config import brief
 from lynx.errors import AdapterError
-from lynx.jsonfile import brief
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 """Addresses that nobody but this machine's own users can reach."""

@@ -42,7 +42,7 @@ class Study:
 
     def on_map(self, *media: Any) -> Update:
         """Draw where the tokens of the clip's senses lie, and measure it."""
-        from lynx.interface import chart
+        from lynx.visualization import interface_chart as chart
 
         ui = self.ui
         try:

@@ -20,7 +20,7 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from lynx.errors import MediaError
-from lynx.media3d import MESHES
+from lynx.media.mesh import MESHES
 from lynx.modalities.multi_view import CLIPS
 
 KEPT_SECONDS = 3600.0  # from the last use; Gradio keeps the upload itself as long
@@ -54,7 +54,7 @@ class Uploads:
         self._lock = Lock()  # guards the shelf alone: folders are filled in drafts, without it
 
     def depth(self, files: Sequence[str]) -> str | None:
-        """The file or folder that `lynx.depthmaps` reads for these uploads; None where there are none.
+        """The file or folder that `lynx.media.depth` reads for these uploads; None where there are none.
 
         Raises MediaError when they are not one recording of depth, or a .zip is damaged or too large.
         """

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from lynx.errors import MediaError
 from lynx.modalities.base import Source
 from lynx.modalities.multi_view import View
+from lynx.types import VIDEO
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lynx.media import Frames
+    from lynx.types import Frames
 
 EMBEDDED = "lynx-tiny"
-VIDEO, AUDIO, DEPTH, VIEW = "video", "audio", "depth", "view"
+AUDIO, DEPTH, VIEW = "audio", "depth", "view"
 """The kinds of files that there is a place for: what a `Modality` can take."""
 
 
@@ -141,7 +142,7 @@ def named_views(views: Sequence[tuple[str, float]]) -> dict[str, View]:
 
 def check(clip: Clip) -> None:
     """Raises MediaError when a file of the clip cannot be used for what it was given for."""
-    from lynx.media import probe
+    from lynx.media.container import probe
 
     if not clip.paths:
         raise MediaError("Give a video or another recording first, or pick an example.")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lynx import render
+from lynx.types import VIDEO
 from lynx.ui.state import Turn
-from lynx.ui.values import AUDIO, EMBEDDED, VIDEO, Findings, Offer, Reply, Sense, Setup, Sight
+from lynx.ui.values import AUDIO, EMBEDDED, Findings, Offer, Reply, Sense, Setup, Sight
+from lynx.visualization import timeline as render
 
 if TYPE_CHECKING:
-    from lynx.film import Film
-    from lynx.interface.atlas import Atlas
+    from lynx.visualization.film import Film
+    from lynx.visualization.interface_map import Atlas
 
 NO_ANSWER = "<i>no answer</i>"
-WORDS = "text"  # lynx.evidence.TEXT; that module takes seconds to import
+WORDS = "text"  # lynx.evidence.attention.TEXT; that module takes seconds to import
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)

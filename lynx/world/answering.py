@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from lynx.backbones import Backbone, Composed, parse_source
-from lynx.media import Frames
+from lynx.backbones import Backbone, parse_source
+from lynx.types import Frames, Prompt
 
 LIMIT = 20
 """New tokens of an answer, at most; the longest of the world's answers has 11 words."""
@@ -21,7 +21,7 @@ LIMIT = 20
 
 @torch.no_grad()
 def answer_together(
-    backbone: Backbone, prompts: Sequence[Composed], clips: Sequence[int] = (), limit: int = LIMIT
+    backbone: Backbone, prompts: Sequence[Prompt], clips: Sequence[int] = (), limit: int = LIMIT
 ) -> list[str]:
     """The greedy answer to each prompt, as if asked alone; under the adapters that are on.
 
@@ -60,14 +60,14 @@ def answer_together(
     return [_text(backbone, row) for row in ids]
 
 
-def _shared(prompts: Sequence[Composed]) -> int:
+def _shared(prompts: Sequence[Prompt]) -> int:
     """The number of tokens with which all prompts begin; at least one is left of each."""
     rows = [prompt.input_ids[0].tolist() for prompt in prompts]
     length = min(len(row) for row in rows) - 1
     return next((i for i in range(length) if any(row[i] != rows[0][i] for row in rows)), length)
 
 
-def _rest(prompts: Sequence[Composed], shared: int) -> tuple[Tensor, Tensor, Tensor]:
+def _rest(prompts: Sequence[Prompt], shared: int) -> tuple[Tensor, Tensor, Tensor]:
     """What follows the shared part, padded in front: embeds (B, R, D), mask (B, shared + R), positions."""
     longest = max(prompt.input_ids.shape[1] for prompt in prompts)
     embeds, masks, positions = [], [], []

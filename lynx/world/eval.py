@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from lynx.backbones import Backbone, Composed, Stream, load_backbone
+from lynx.backbones import Backbone, load_backbone
 from lynx.errors import DataError
-from lynx.media import read_frames, sample_times
-from lynx.metrics import Scores, score
+from lynx.evaluation.metrics import Scores, score
+from lynx.media.video import read_frames
+from lynx.types import VIDEO, Prompt, Stream, sample_times
 from lynx.world.answering import answer_stock, answer_together, stock
 from lynx.world.exam import Task, draw_tasks, split_evenly, take, types_for
 from lynx.world.files import default_cache, sense_path, stream_clips
-from lynx.world.scene import DURATION
+from lynx.world.scene.scene import DURATION
 
 if TYPE_CHECKING:
     from lynx.model import Lynx
 
-VIDEO = "video"
 SPLIT = "test"
 MEASURED = ("audio", "depth", "high_fps", "multi_view")
 """The senses that there are files of: a clip's own, or some beside it."""
@@ -118,7 +118,7 @@ def answer(
     Each clip is read and encoded once; questions under the same senses are answered side by side.
     """
     plain, sheet = stock(model.backbone), Sheet()
-    waiting: dict[tuple[Given, Given], dict[Task, Composed]] = defaultdict(dict)  # by senses and adapters
+    waiting: dict[tuple[Given, Given], dict[Task, Prompt]] = defaultdict(dict)  # by senses and adapters
     for clip, asked in _clips(tasks, seed, cache, progress, senses):
         media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
@@ -155,7 +155,7 @@ def _clips(
             progress(number, len(groups))
 
 
-def _fill(sheet: Sheet, model: "Lynx", given: Given, on: Given, prompts: Mapping[Task, Composed]) -> None:
+def _fill(sheet: Sheet, model: "Lynx", given: Given, on: Given, prompts: Mapping[Task, Prompt]) -> None:
     """Answer prompts of the senses `given` with the adapters of `on` alone."""
     with model.using(*on):
         clips = [task.index for task in prompts]

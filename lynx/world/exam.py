@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lynx.data import Turn
+from lynx.datasets.base import Turn
 from lynx.errors import DataError
-from lynx.world.data import EXAM, check_key, question_rng
-from lynx.world.questions import QUESTION_TYPES, QuestionType, phrase
-from lynx.world.scene import Scene, draw_scene
+from lynx.world.dataset import EXAM, check_key, question_rng
+from lynx.world.questions.asking import QUESTION_TYPES, QuestionType, phrase
+from lynx.world.scene.scene import Scene, draw_scene
 
 PER_CLIP = 2
 """Questions of one type about one clip, at most."""

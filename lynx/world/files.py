@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lynx.media import Waveform
-from lynx.mp4 import write_stream
-from lynx.world.animation import draw_clip
-from lynx.world.data import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
-from lynx.world.questions import ask
-from lynx.world.scene import DURATION, FPS, Scene, draw_scene
-from lynx.world.sound import SAMPLE_RATE, render_sound
-from lynx.world.views import draw_depth, draw_second_clip, intrinsics
+from lynx.media.writer import write_stream
+from lynx.types import Waveform
+from lynx.world.dataset import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
+from lynx.world.questions.asking import ask
+from lynx.world.scene.animation import draw_clip
+from lynx.world.scene.scene import DURATION, FPS, Scene, draw_scene
+from lynx.world.scene.sound import SAMPLE_RATE, render_sound
+from lynx.world.scene.views import draw_depth, draw_second_clip, intrinsics
 
 CLIP = "clip.mp4"
 DEPTH_RATE = 4

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lynx.errors import DataError
+from lynx.types import VIDEO
 from lynx.world.eval import (
     MEASURED,
     SPLIT,
-    VIDEO,
     Answers,
     Cells,
     Given,
@@ -21,7 +21,7 @@ from lynx.world.eval import (
     summarise,
 )
 from lynx.world.exam import Task, draw_tasks, split_evenly, take
-from lynx.world.questions import QUESTION_TYPES
+from lynx.world.questions.asking import QUESTION_TYPES
 
 if TYPE_CHECKING:
     from lynx.model import Lynx

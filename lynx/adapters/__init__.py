@@ -1,0 +1,1 @@
+"""Adapters: their format on disk, their LoRAs in a model, sharing them."""

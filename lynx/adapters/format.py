@@ -1,0 +1,398 @@
+"""An adapter on disk: `lynx_config.json`, `vision/` and `llm/` (two plain PEFT folders), and a model card.
+
+One that was tuned with a type embedding has `type_embedding.safetensors` too.
+
+Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
+exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lynx import hub, modalities
+from lynx.adapters.lora import expected_shapes, lora_config
+from lynx.adapters.model_card import model_card
+from lynx.backbones import Backbone
+from lynx.config import LoraSettings, brief, read_json_object
+from lynx.errors import AdapterError, DataError
+from lynx.types import PLACEMENTS
+
+if TYPE_CHECKING:
+    from lynx.model import Lynx
+
+FORMAT = 2  # since type embeddings
+CONFIG = "lynx_config.json"
+PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PARTS = ("vision", "llm")
+TYPE_EMBEDDING = "type_embedding"
+"""Name of its tensor (D,), and of the file that holds it."""
+TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
+PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
+FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
+"""Everything that belongs to an adapter; a part may be absent as a whole."""
+POOLINGS = ("none", "space", "halves", "bands")
+MAX_RANK, MAX_ALPHA = 2**16, 1e6  # far above any LoRA that was trained
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+_LORA_FREE = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
+    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
+    "inference_mode", "task_type", "peft_version", "auto_mapping", "init_lora_weights",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One modality on one backbone: what `lynx_config.json` says."""
+
+    name: str
+    modality: str
+    rendering: Mapping[str, Any] = field(default_factory=dict)
+    token_pooling: str = "none"  # one of POOLINGS, see `TuneConfig`
+    placement: str = "continue"  # in families with positions in time and space: see PLACEMENTS
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise AdapterError(f"{brief(self.name)} cannot name an adapter: letters, digits, - and _ only")
+        if self.token_pooling not in POOLINGS:
+            raise AdapterError(
+                f"token_pooling {brief(self.token_pooling)}: expected one of {', '.join(POOLINGS)}"
+            )
+        if self.placement not in PLACEMENTS:
+            raise AdapterError(f"placement {brief(self.placement)}: expected one of {', '.join(PLACEMENTS)}")
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """All that an adapter's folder holds, checked: each part's size, and its tensors under PEFT's names."""
+
+    adapter: Adapter
+    parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
+    type_embedding: Tensor | None = None
+
+
+def resolve_adapter(source: str | Path) -> Path:
+    """The folder of an adapter: a path that exists, else a Hub id ("owner/name", "owner/name@revision").
+
+    Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
+    """
+    return Path(source) if os.path.isdir(source) else fetch_adapter(str(source)).folder
+
+
+def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
+    """An adapter of the Hub, in the local cache, pinned to a commit; its weights are not read yet.
+
+    Raises: AdapterError: not to be had, or the repository holds a pickle or no adapter.
+    """
+    if hub.parse_id(source) is None:
+        raise AdapterError(f"no adapter at {source!r}: expected a folder with {CONFIG}, or a Hub id")
+    snapshot = hub.download(source, FILES, revision)
+    for name in snapshot.files:
+        _refuse_pickle(f"{snapshot.repo}/{name}")
+        if name.startswith("/") or ".." in name.split("/"):
+            raise AdapterError(f"{snapshot.repo} has a file {name!r}, which leads out of its folder")
+    inspect_adapter(snapshot.folder)
+    return snapshot
+
+
+def inspect_adapter(folder: Path) -> Adapter:
+    """What a folder holds, checked as far as that goes without a backbone.
+
+    Raises: AdapterError: unsafe, incomplete, unreadable, or of a newer format.
+    """
+    _refuse_unsafe(folder)
+    adapter = read_adapter_config(folder)
+    for part in _parts(folder):
+        _read_settings(folder / part)
+        _read_shapes(folder / part / WEIGHTS)
+    if (folder / TYPE_EMBEDDING_FILE).is_file():
+        _read_shapes(folder / TYPE_EMBEDDING_FILE)
+    return adapter
+
+
+def read_adapter_config(folder: str | Path) -> Adapter:
+    """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
+    content = read_json_object(Path(folder) / CONFIG)
+    number = content.pop("format", None)
+    if type(number) is not int or number < 1:
+        raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
+    if number > FORMAT:
+        raise AdapterError(f"{folder} is of format {number}, this lynx reads up to {FORMAT}: update lynx")
+    hints = get_type_hints(Adapter)
+    if content.keys() - hints.keys() or not {"name", "modality", "backbone"} <= content.keys():
+        raise AdapterError(
+            f"{folder}/{CONFIG} has {', '.join(sorted(content))}; needed: name, modality, backbone; "
+            f"known: {', '.join(sorted(hints))}"
+        )
+    for key, value in content.items():
+        expected = str if hints[key] is str else dict
+        if not isinstance(value, expected):
+            kind = "a text" if expected is str else "an object"
+            raise AdapterError(f"{folder}/{CONFIG}: {key} is {brief(value)}, expected {kind}")
+    try:
+        adapter = Adapter(**content)
+        _check_values(adapter)
+    except (AdapterError, DataError) as error:
+        raise AdapterError(f"{folder}/{CONFIG}: {error}") from error
+    return adapter
+
+
+def _check_values(adapter: Adapter) -> None:
+    """Raises: AdapterError, DataError: a value of a kind that nothing can be done with."""
+    modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
+    for key in ("family", "source", "revision"):
+        value = adapter.backbone.get(key)
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise AdapterError(f"backbone.{key} is {brief(value)}, expected a name")
+    for place, value in _figures(adapter.metrics, "metrics"):
+        if value is not None and not isinstance(value, str | int | float):
+            raise AdapterError(f"{place} is {brief(value)}, expected a number, a text, or an object of them")
+
+
+def _figures(metrics: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{place}.{key}")
+        else:
+            yield f"{place}.{key}", value
+
+
+def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
+    """All of an adapter, checked against the backbone. Raises: AdapterError, saying what does not fit."""
+    _refuse_unsafe(folder)
+    adapter = read_adapter_config(folder)
+    check_backbone(adapter, backbone)
+    targets = {"vision": backbone.vision_targets, "llm": backbone.llm_targets}
+    parts = {}
+    for part in _parts(folder):
+        settings = _read_settings(folder / part)
+        shapes = expected_shapes(backbone.model, targets[part], settings.rank)
+        parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
+    return AdapterFiles(adapter, parts, _read_type_embedding(folder, backbone))
+
+
+def _read_type_embedding(folder: Path, backbone: Backbone) -> Tensor | None:
+    path = folder / TYPE_EMBEDDING_FILE
+    width = backbone.model.config.get_text_config().hidden_size
+    return _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING] if path.is_file() else None
+
+
+def _parts(folder: Path) -> list[str]:
+    try:
+        parts = [part for part in PARTS if (folder / part).is_dir() and any((folder / part).iterdir())]
+    except OSError as error:
+        raise AdapterError(f"cannot read {folder}: {error}") from error
+    if not parts:
+        raise AdapterError(f"{folder} holds no weights: expected a folder vision/, llm/ or both")
+    return parts
+
+
+def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
+    """Raises: AdapterError where an adapter was trained on another backbone than this one."""
+    wanted = adapter.backbone
+    if wanted.get("family") != backbone.family:
+        raise AdapterError(
+            f"the adapter {adapter.name!r} is for the family {wanted.get('family')!r}, "
+            f"{backbone.source!r} is of {backbone.family!r}"
+        )
+    mine = backbone.fingerprint()
+    theirs = wanted.get("fingerprint")
+    theirs = theirs if isinstance(theirs, dict) else {}
+    different = [
+        f"{key} is {theirs.get(key, 'not given')} instead of {mine[key]}"
+        for key in mine
+        if theirs.get(key) != mine[key]
+    ]
+    if different:
+        raise AdapterError(
+            f"the adapter {adapter.name!r} was trained on {wanted.get('source')!r}, "
+            f"not on {backbone.source!r}: {', '.join(different)}"
+        )
+
+
+def _refuse_pickle(path: str | Path) -> None:
+    if Path(path).suffix in _PICKLES:
+        raise AdapterError(f"{path} is a pickle, which can run code: an adapter is safetensors and JSON")
+
+
+def _refuse_unsafe(folder: Path) -> None:
+    try:
+        root = folder.resolve()
+        resolved = {path: path.resolve() for path in folder.rglob("*")}
+    except (OSError, RuntimeError) as error:  # a link to itself, or no right to look
+        raise AdapterError(f"cannot read {folder}: {error}") from error
+    roots = [root]
+    if root.parent.name == "snapshots":
+        # In the Hub's cache a snapshot is links into the blobs of its repository, and those may be links into
+        # the blobs that all repositories share.
+        roots += [root.parents[1] / "blobs", root.parents[2] / "blobs"]
+    for path, target in resolved.items():
+        _refuse_pickle(path)
+        if not any(target.is_relative_to(allowed) for allowed in roots):
+            raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
+
+
+def _read_settings(folder: Path) -> LoraSettings:
+    return parse_settings(read_json_object(folder / PEFT_CONFIG), folder)
+
+
+def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
+    """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
+    values: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
+    rank, alpha, dropout = (*values[:2], 0 if values[2] is None else values[2])
+    numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (alpha, dropout))
+    if type(rank) is not int or not numbers:
+        raise AdapterError(
+            f"{folder}/{PEFT_CONFIG} does not describe a LoRA: r is {brief(rank)}, "
+            f"lora_alpha {brief(alpha)}, lora_dropout {brief(dropout)}; "
+            f"expected a whole number and two numbers"
+        )
+    if content.get("peft_type") != "LORA" or not 1 <= rank <= MAX_RANK:
+        raise AdapterError(
+            f"{folder} is {brief(content.get('peft_type'))} of rank {brief(rank)}, "
+            f"expected a LORA of rank 1 to {MAX_RANK}"
+        )
+    if not (abs(alpha) <= MAX_ALPHA and 0 <= dropout < 1):  # both false for nan
+        raise AdapterError(f"{folder}: alpha {brief(alpha)}, dropout {brief(dropout)} are no LoRA's")
+    settings = LoraSettings(rank, float(alpha), float(dropout))
+    plain = lora_config("", settings).to_dict()
+    odd = sorted(
+        key for key in content.keys() - _LORA_FREE if content[key] and content[key] != plain.get(key)
+    )
+    if odd:
+        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {', '.join(odd)}, which lynx does not do")
+    return settings
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing: the adapter is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"cannot read {path}: {error}") from error
+
+
+def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    found = _read_shapes(path)
+    missing, unexpected = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
+    if missing or unexpected:
+        raise AdapterError(
+            f"{path} does not fit the backbone: {len(missing)} tensors are missing {missing[:2]}, "
+            f"{len(unexpected)} are not expected {unexpected[:2]}"
+        )
+    wrong = [f"{key} {found[key]} instead of {shapes[key]}" for key in shapes if found[key] != shapes[key]]
+    if wrong:
+        raise AdapterError(
+            f"{path} does not fit the backbone: {len(wrong)} shapes differ, such as {wrong[0]}"
+        )
+    tensors: dict[str, Tensor] = load_file(path)
+    check_numbers(tensors, path)
+    return tensors
+
+
+def check_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises: AdapterError where a weight is not of finite floating-point numbers."""
+    for key, tensor in tensors.items():
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise AdapterError(f"{path} holds values that are no numbers, in {key} ({tensor.dtype})")
+
+
+def save_adapter(
+    model: "Lynx",
+    name: str,
+    folder: str | Path,
+    *,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a registered adapter with the LoRAs it has; other files in the folder stay.
+
+    training, metrics: replace what the adapter says of itself. Every tensor is read back and compared.
+    Raises: AdapterError where the adapter has no LoRA, or the files do not hold what was written.
+    """
+    folder, adapter, backbone = Path(folder), model.adapter(name), model.backbone
+    parts = model.parts(adapter.name)
+    if not parts:
+        raise AdapterError(f"the adapter {name!r} has no LoRA yet: train one before saving")
+    for part in PARTS:
+        for file in (PEFT_CONFIG, WEIGHTS) if part not in parts else ():
+            (folder / part / file).unlink(missing_ok=True)
+    for part in parts:
+        _save_part(model, adapter.name, part, folder / part)
+    (folder / TYPE_EMBEDDING_FILE).unlink(missing_ok=True)
+    if (embedding := model.type_embedding(adapter.name)) is not None:
+        _save_tensors({TYPE_EMBEDDING: embedding}, folder / TYPE_EMBEDDING_FILE)
+    values = asdict(adapter) | {"backbone": describe_backbone(backbone)}
+    if training is not None:
+        values["training"] = dict(training)
+    if metrics is not None:
+        values["metrics"] = dict(metrics)
+    values = {key: _finite(value) for key, value in values.items()}
+    _write(folder / "README.md", model_card(Adapter(**values), f"adapters/{adapter.name}"))
+    _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
+    return folder
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for every number that JSON does not have, such as the mean of nothing."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    """What an adapter remembers of the backbone it was trained on."""
+    return {
+        "family": backbone.family,
+        "source": _public_name(backbone),
+        "revision": backbone.revision,
+        "fingerprint": backbone.fingerprint(),
+    }
+
+
+def _public_name(backbone: Backbone) -> str:
+    """The backbone's name or Hub id; of a folder its last part, since paths are nobody else's."""
+    return Path(backbone.source).name if Path(backbone.source).is_dir() else backbone.source
+
+
+def _save_part(model: "Lynx", name: str, part: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lora, backbone = model.lora_name(name, part), model.backbone
+    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+    config = lora_config(targets, model.lora.settings[lora])
+    config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
+    config.save_pretrained(str(folder))
+    _save_tensors(model.lora.tensors(lora), folder / WEIGHTS)
+
+
+def _save_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    tensors = {key: weight.detach().cpu().contiguous() for key, weight in weights.items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, path)
+    written = load_file(path)
+    if written.keys() != tensors.keys() or any(not written[key].equal(tensors[key]) for key in tensors):
+        raise AdapterError(f"{path} does not hold what was written: is the disk full?")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

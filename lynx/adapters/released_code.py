@@ -1,0 +1,359 @@
+"""Checkpoints in the layout of the method's released code become adapters of lynx.
+
+Such a checkpoint is a Trainer folder with two PEFT adapters, `vision/` and `llm/`, whose tensors are named as
+transformers 4 or a family's original code named the modules, and whose configuration lists shortened targets.
+Ranks are read from the tensors, targets from their names. What cannot be taken over exactly is refused; what
+is written is read back and computes what the checkpoint computes.
+"""
+
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lynx import modalities
+from lynx.adapters.format import (
+    PARTS,
+    PEFT_CONFIG,
+    Adapter,
+    check_numbers,
+    parse_settings,
+    read_adapter,
+    save_adapter,
+)
+from lynx.adapters.lora import PREFIX
+from lynx.backbones import Backbone
+from lynx.config import LoraSettings, read_json_object
+from lynx.errors import AdapterError
+from lynx.model import Lynx
+
+SOURCES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
+TOLERANCE = {torch.float32: 1e-4}  # of the largest output; other precisions round
+ROUNDING = 2e-2
+
+_TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.(?P<adapter>\w+))?\.weight")
+_WRAPPERS = {"base_model", "model", "module", "vision_model", "language_model"}
+"""Levels that came and went between the original code, transformers 4 and 5; they name nothing."""
+
+Pair = tuple[Tensor, Tensor]
+Pairs = Mapping[str, Pair]
+"""Module -> A (r, in) and B (out, r)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One LoRA of a checkpoint under this backbone's module names."""
+
+    settings: LoraSettings
+    pairs: Pairs
+    source: Path
+    dropped: tuple[str, ...]  # modules that lynx does not adapt and whose B is zero
+    absent: tuple[str, ...]  # kinds of modules that were not trained
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied with."""
+        return self.settings.alpha / self.settings.rank
+
+    def report(self) -> dict[str, Any]:
+        """For people: sizes, and everything that was not taken over as it stood."""
+        told = {"from": self.source.name, "rank": self.settings.rank, "alpha": self.settings.alpha}
+        told |= {"modules": len(self.pairs), "not_trained": list(self.absent), "dropped": list(self.dropped)}
+        return told | {"without_effect": not any(bool(b.any()) for _, b in self.pairs.values())}
+
+
+def named_backbone(folder: Path) -> str | None:
+    """The backbone that a checkpoint's configurations name; None where they name none."""
+    configs = [read_json_object(folder / part / PEFT_CONFIG) for part in _parts(folder)]
+    names = [config.get("base_model_name_or_path") for config in configs]
+    named = sorted({name for name in names if isinstance(name, str) and name})
+    if len(named) > 1:
+        raise AdapterError(f"the parts of {folder} name different backbones: {', '.join(named)}")
+    return named[0] if named else None
+
+
+def import_adapter(
+    folder: Path,
+    backbone: Backbone,
+    out: Path,
+    *,
+    modality: str,
+    name: str | None = None,
+    rendering: Mapping[str, Any] | None = None,
+    placement: str = "continue",
+) -> dict[str, Any]:
+    """Write a checkpoint of the released code as an adapter, and verify it; returns what was taken over.
+
+    rendering: how its pseudo-frames were drawn, where that is not the modality's default. placement: which
+    positions its tokens had, one of PLACEMENTS.
+    Raises: LynxError: it cannot be taken over exactly, or `out` holds something; then nothing is written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AdapterError(f"{out} is there already: give another folder")
+    drawn = modalities.get(modality).from_dict(dict(rendering or {})).to_dict()
+    parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
+    training = {"imported": {part: read.report() for part, read in parts.items()}}
+    model = Lynx(backbone)
+    adapter = model.add_adapter(
+        Adapter(name or modality, modality, rendering=drawn, placement=placement, training=training)
+    )
+    try:
+        differences = _write_verified(model, adapter, parts, out)
+    finally:
+        if adapter.name in model.adapters:
+            model.unload_adapter(adapter.name)
+    return {"parts": training["imported"], "largest_difference": differences}
+
+
+def _write_verified(model: Lynx, adapter: Adapter, parts: Mapping[str, Part], out: Path) -> dict[str, float]:
+    """Write beside `out`, read back, compare tensors and outputs, and only then put it in its place."""
+    name = adapter.name
+    expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
+    for part, read in parts.items():
+        lora = model.add_lora(name, part, read.settings)
+        model.lora.fill(lora, _complete(model.lora.tensors(lora), read))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+        written = save_adapter(model, name, Path(partial) / "adapter")
+        _compare_tensors(written, parts, model)
+        model.unload_adapter(name)
+        model.load_adapter(written)
+        differences = {part: _compare(model, name, part, expected[part]) for part in parts}
+        if out.is_dir():
+            out.rmdir()
+        os.rename(written, out)
+    return differences
+
+
+def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
+    """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
+    config = read_json_object(folder / PEFT_CONFIG)
+    settings, source = parse_settings(config, folder), _source(folder)
+    theirs = _native(_pairs(_load(source), part, source), backbone, source)
+    pairs, dropped = _match(theirs, part, backbone, source)
+    if not pairs:
+        raise AdapterError(
+            f"{source} has no LoRA on a module that the {part} part of {backbone.source!r} has"
+        )
+    ranks = {rank for a, b in pairs.values() for rank in (a.shape[0], b.shape[1])}
+    if ranks != {settings.rank}:
+        found = ", ".join(map(str, sorted(ranks)))
+        raise AdapterError(
+            f"{source} holds tensors of rank {found}, its adapter_config.json says {settings.rank}"
+        )
+    for name, (a, b) in pairs.items():
+        module = backbone.model.get_submodule(name)
+        size, expected = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
+        if size != expected:
+            raise AdapterError(
+                f"{source}: {name} is for a layer {size}, the backbone's is {expected} (out, in)"
+            )
+    absent = _absent(pairs, config.get("target_modules"), part, backbone, source)
+    return Part(settings, pairs, source, dropped, absent)
+
+
+def _parts(folder: Path) -> list[str]:
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    if not parts:
+        inner = sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir())
+        hint = f"; it holds {', '.join(inner)}: name one of them" if inner else ""
+        raise AdapterError(f"{folder} has no folder vision/ or llm/ with a PEFT adapter{hint}")
+    return parts
+
+
+def _source(folder: Path) -> Path:
+    found = [folder / name for name in SOURCES if (folder / name).is_file()]
+    if not found:
+        raise AdapterError(f"{folder} has no weights: expected {', '.join(SOURCES[:-1])} or {SOURCES[-1]}")
+    return found[0]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; a pickle is read with `weights_only`, which builds tensors and nothing else."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise AdapterError(f"{path} holds more than tensors, which could run code: it is not read") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise AdapterError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise AdapterError(f"{path} is not a mapping of names to tensors")
+    check_numbers(content, path)
+    return content
+
+
+def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, Pair]:
+    """Module, under the checkpoint's name -> its A and B."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _TENSOR.fullmatch(key)
+        if match is None or match["adapter"] not in (None, "default", part) or tensor.ndim != 2:
+            raise AdapterError(
+                f"{path} holds {key!r} {tuple(tensor.shape)}, which is no tensor of a linear LoRA"
+            )
+        found.setdefault(match["module"], {})[match["matrix"]] = tensor
+    single = [module for module, matrices in found.items() if len(matrices) == 1]
+    if single:
+        raise AdapterError(f"{path} is incomplete: {single[0]!r} has only one of lora_A and lora_B")
+    return {module: (matrices["A"], matrices["B"]) for module, matrices in found.items()}
+
+
+def _native(theirs: Pairs, backbone: Backbone, path: Path) -> Iterator[tuple[str, Pair]]:
+    """The pairs with names of the family's original code replaced.
+
+    A LoRA on a fused linear is one on each of its parts: the same A, and each part's rows of B.
+    """
+    for name, (a, b) in theirs.items():
+        parts = _native_names(name, backbone)
+        if len(b) % len(parts):
+            raise AdapterError(f"{path}: {name!r} has {len(b)} rows, which are not {len(parts)} equal parts")
+        yield from ((part, (a, rows)) for part, rows in zip(parts, b.chunk(len(parts)), strict=True))
+
+
+def _native_names(name: str, backbone: Backbone) -> list[str]:
+    for theirs, ours in backbone.original_names.items():
+        found = re.search(re.escape(theirs).replace(r"\*", r"(\d+)") + "$", name)
+        if found:
+            return [name[: found.start()] + each.replace("*", found[1]) for each in ours]
+    return [name]
+
+
+def canonical(name: str) -> str:
+    """A module's name without the levels that differ between versions: the same for the same module."""
+    levels = [level for level in name.split(".") if level not in _WRAPPERS]
+    return ".".join(level for i, level in enumerate(levels) if i == 0 or level != levels[i - 1])
+
+
+def _targets(part: str, backbone: Backbone) -> list[str]:
+    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+    return [name for name, _ in backbone.model.named_modules() if re.fullmatch(targets, name)]
+
+
+def _match(
+    theirs: Iterable[tuple[str, Pair]], part: str, backbone: Backbone, path: Path
+) -> tuple[dict[str, Pair], tuple[str, ...]]:
+    """The pairs under our names, and the modules left out because their B is zero: they change nothing."""
+    mine = {canonical(name): name for name in _targets(part, backbone)}
+    pairs: dict[str, Pair] = {}
+    dropped = []
+    for name, pair in theirs:
+        target = mine.get(canonical(name))
+        if target is None and bool(pair[1].any()):
+            raise AdapterError(
+                f"{path} adapts {name!r}, which is not among the modules that the {part} part of "
+                f"{backbone.source!r} has: is it for another backbone?"
+            )
+        if target is None:
+            dropped.append(name)
+        elif target in pairs:
+            raise AdapterError(f"{path} adapts {target!r} twice, the second time as {name!r}")
+        else:
+            pairs[target] = pair
+    return pairs, tuple(dropped)
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def _absent(pairs: Pairs, claimed: Any, part: str, backbone: Backbone, path: Path) -> tuple[str, ...]:
+    """Kinds of modules that were not trained at all; a kind that is there in part is a broken file."""
+    missing = [name for name in _targets(part, backbone) if name not in pairs]
+    kinds, suffixes = {_kind(name) for name in pairs}, _claimed(claimed, backbone)
+    for name in missing:
+        if _kind(name) in kinds or f".{name}".endswith(suffixes) or f".{_kind(name)}".endswith(suffixes):
+            raise AdapterError(f"{path} is incomplete: {len(missing)} modules are missing, such as {name!r}")
+    return tuple(sorted({_kind(name) for name in missing}))
+
+
+def _claimed(targets: Any, backbone: Backbone) -> tuple[str, ...]:
+    """The ends of module names that a configuration lists, those of the original code in ours as well."""
+    listed = tuple(f".{suffix}" for suffix in targets) if isinstance(targets, list) else ()
+    renamed = [ours for theirs, ours in backbone.original_names.items() if theirs.endswith(listed)]
+    return listed + tuple(f".{name}" for names in renamed for name in names)
+
+
+def _complete(mine: Mapping[str, Tensor], read: Part) -> dict[str, Tensor]:
+    """All tensors that our format has; modules that were not trained get zeros, which change nothing."""
+    tensors = {key: torch.zeros_like(weight) for key, weight in mine.items()}
+    for name, (a, b) in read.pairs.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = a, b
+    return tensors
+
+
+def _compare_tensors(written: Path, parts: Mapping[str, Part], model: Lynx) -> None:
+    for part, (settings, tensors) in read_adapter(written, model.backbone).parts.items():
+        read = parts[part]
+        for name, pair in read.pairs.items():
+            for matrix, theirs in zip("AB", pair, strict=True):
+                mine = tensors.pop(f"{PREFIX}{name}.lora_{matrix}.weight")
+                if not torch.equal(mine, theirs.to(mine.dtype)):
+                    raise AdapterError(f"what was written for {name} is not what {read.source} holds")
+        if settings != read.settings or any(bool(rest.any()) for rest in tensors.values()):
+            raise AdapterError(f"what was written for {part} is not what {read.source} holds")
+
+
+@contextmanager
+def _merged(backbone: Backbone, read: Part) -> Iterator[None]:
+    """Inside the `with` the stock model computes with the checkpoint's own tensors, x -> Wx + scale B A x."""
+
+    def update(a: Tensor, b: Tensor) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0].to(torch.float32)
+            delta = x @ a.to(x).T @ b.to(x).T
+            return output + (read.scale * delta).to(output.dtype)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, (a, b) in read.pairs.items():
+            handle = backbone.model.get_submodule(name).register_forward_hook(update(a, b))
+            stack.callback(handle.remove)
+        yield
+
+
+def _outputs(model: Lynx, name: str, part: str, read: Part | None = None) -> Tensor:
+    """What a part computes on fixed inputs: through its LoRA, or with the checkpoint's tensors where given.
+
+    vision: interface tokens of two frames of noise; llm: hidden states of a short question.
+    """
+    backbone = model.backbone
+    using = model.sensing(name) if part == "vision" else model.using(name)
+    with torch.no_grad(), model.lock, using if read is None else _merged(backbone, read):
+        if part == "vision":
+            generator = torch.Generator().manual_seed(0)
+            frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
+            return backbone.encode(backbone.pixels(frames))[0].float()
+        prompt = backbone.compose([{"role": "user", "content": "what do you hear ?"}])
+        hidden: Tensor = backbone.model.get_decoder()(
+            inputs_embeds=prompt.inputs_embeds,
+            attention_mask=prompt.attention_mask,
+            position_ids=prompt.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden.float()
+
+
+def _compare(model: Lynx, name: str, part: str, expected: Tensor) -> float:
+    """The largest difference of outputs, relative to the largest output."""
+    found = _outputs(model, name, part)
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= TOLERANCE.get(model.backbone.dtype, ROUNDING):
+        raise AdapterError(
+            f"the imported {part} part computes something else than the checkpoint: outputs differ by "
+            f"{difference:.2g} of the largest"
+        )
+    return difference

@@ -1,0 +1,141 @@
+"""`lynx adapters`: what is here, what fits, what comes from the Hub and goes there, what others trained."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from lynx.cli.registry import ADAPTERS, Options, Parser, Result, command, model_arguments, rendering_argument
+from lynx.config import Placement
+from lynx.errors import AdapterError, LynxError
+
+
+def _list_arguments(parser: Parser) -> None:
+    parser.add_argument("--dir", type=Path, default=ADAPTERS, help="where they are (default: adapters)")
+
+
+@command("adapters list", _list_arguments, "lynx adapters list")
+def _list(options: Options) -> Result:
+    """List the adapters of a folder: sense, backbone, revision and measured figures.
+
+    One that cannot be read is listed with the reason.
+    """
+    from lynx.adapters.sharing import describe
+
+    found: Result = {}
+    for folder in sorted(path.parent for path in options.dir.glob("*/lynx_config.json")):
+        try:
+            found[str(folder)] = describe(folder)
+        except LynxError as error:
+            found[str(folder)] = {"unusable": str(error)}
+    return found
+
+
+def _load_backbone(options: Options, source: Any) -> Any:
+    """The backbone asked for, else the one that the files name."""
+    from lynx.backbones import load_backbone
+
+    if not (options.backbone or source):
+        raise AdapterError(f"{options.folder} does not name its backbone: say it with --backbone")
+    return load_backbone(options.backbone or str(source), options.precision, options.device)
+
+
+def _check_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="folder or Hub id of the adapter")
+    model_arguments(parser, named=True)
+
+
+@command("adapters check", _check_arguments, "lynx adapters check adapters/audio")
+def _check(options: Options) -> Result:
+    """Read an adapter strictly: every tensor's name and shape, its backbone, its rendering."""
+    from lynx import hub
+    from lynx.adapters.format import CONFIG, inspect_adapter, resolve_adapter
+    from lynx.adapters.sharing import check_adapter
+
+    folder = resolve_adapter(options.folder)
+    backbone = _load_backbone(options, inspect_adapter(folder).backbone.get("source"))
+    adapter, parts = check_adapter(folder, backbone)
+    return {
+        "adapter": adapter.name,
+        "modality": adapter.modality,
+        "fits": options.backbone or backbone.source,
+        "parts": list(parts),
+        "revision": hub.origin(folder, CONFIG),
+    }
+
+
+def _pull_arguments(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="owner/name on the Hub, or owner/name@revision")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where it goes (default: adapters/ and the repository's name)"
+    )
+
+
+@command("adapters pull", _pull_arguments, "lynx adapters pull owner/lynx-audio --out adapters/lynx-audio")
+def _pull(options: Options) -> Result:
+    """Download an adapter from the Hub into a folder; the commit it is pinned to is shown and noted there."""
+    from lynx.adapters.sharing import pull_adapter
+
+    pulled = pull_adapter(options.id, options.out, options.revision)
+    return {
+        "adapter": pulled.adapter.name,
+        "modality": pulled.adapter.modality,
+        "backbone": pulled.adapter.backbone.get("source"),
+        "repo": pulled.repo,
+        "commit": pulled.commit,
+        "written": str(pulled.folder),
+    }
+
+
+def _push_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of the adapter")
+    parser.add_argument("id", metavar="ID", help="owner/name on the Hub; made where there is none")
+    parser.add_argument("--private", action="store_true", help="nobody else may see it")
+    model_arguments(parser, named=True)
+
+
+@command("adapters push", _push_arguments, "lynx adapters push runs/audio owner/lynx-audio --private")
+def _push(options: Options) -> Result:
+    """Upload an adapter to the Hub with its model card, once it passes `lynx adapters check`."""
+    from lynx.adapters.format import inspect_adapter
+    from lynx.adapters.sharing import push_adapter
+
+    backbone = _load_backbone(options, inspect_adapter(options.folder).backbone.get("source"))
+    pushed = push_adapter(options.folder, options.id, backbone, options.private)
+    return {"repo": pushed.repo, "commit": pushed.commit, "files": list(pushed.files)}
+
+
+def _import_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="checkpoint with folders vision/ and llm/")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ours is written")
+    parser.add_argument("--modality", default="audio", help="the sense it was trained for (default: audio)")
+    parser.add_argument("--name", help="what the adapter is called (default: as the modality)")
+    rendering_argument(parser, "how its pseudo-frames were drawn, where that is not lynx's default")
+    parser.add_argument(
+        "--placement",
+        default="continue",
+        choices=get_args(Placement),
+        help="which positions its tokens had in the prompt (default: continue, behind all before them)",
+    )
+    model_arguments(parser, named=True)
+
+
+@command(
+    "adapters import",
+    _import_arguments,
+    "lynx adapters import checkpoint-1000 --backbone llava-onevision-0.5b --out adapters/audio-ov",
+)
+def _import(options: Options) -> Result:
+    """Turn a checkpoint of the method's released code into an adapter, and verify tensors and outputs."""
+    from lynx.adapters.released_code import import_adapter, named_backbone
+
+    backbone = _load_backbone(options, named_backbone(options.folder))
+    report = import_adapter(
+        options.folder,
+        backbone,
+        options.out,
+        modality=options.modality,
+        name=options.name,
+        rendering=options.rendering,
+        placement=options.placement,
+    )
+    return {"written": str(options.out), "modality": options.modality, "backbone": backbone.source, **report}

@@ -1,0 +1,150 @@
+"""`lynx chat` and `lynx map`: questions about a clip, and where its tokens lie, in the terminal."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lynx.cli.registry import (
+    Options,
+    Parser,
+    Result,
+    adapter_argument,
+    command,
+    count,
+    load_model,
+    model_arguments,
+    progress,
+)
+from lynx.errors import LynxError
+
+
+def _media_arguments(parser: Parser) -> None:
+    """The options that open a session; `_session` opens it."""
+    from lynx.modalities import REGISTRY
+
+    media = parser.add_argument_group("media (each sense takes its own track of the file)")
+    for name, modality in REGISTRY.items():
+        media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE")
+    parser.add_argument(
+        "--frames", type=count, metavar="N", help="moments looked at; default: the backbone's own"
+    )
+    adapter_argument(parser)
+    model_arguments(parser)
+
+
+def _session(options: Options) -> Any:
+    from lynx.modalities import REGISTRY
+
+    media = {name: path for name in REGISTRY if (path := getattr(options, name))}
+    return load_model(options, *media).chat(frames=options.frames, **media)
+
+
+def _chat_arguments(parser: Parser) -> None:
+    _media_arguments(parser)
+    parser.add_argument(
+        "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
+    )
+    parser.add_argument("--without", metavar="SENSE", help="answer every question again without this sense")
+    parser.add_argument(
+        "--evidence", action="store_true", help="tell how much each answer rests on each sense"
+    )
+    film = parser.add_argument_group("film (of the last answer)")
+    film.add_argument(
+        "--film", type=Path, metavar="FILE.mp4", help="write the clip with what the answer rests on over it"
+    )
+    film.add_argument(
+        "--word", metavar="WORD", help="of the answer, or its number from 1; default: the whole answer"
+    )
+    film.add_argument(
+        "--window", type=_window, metavar="START-END", help="seconds of the clip, such as 12-20; default: all"
+    )
+
+
+def _window(text: str) -> tuple[float, float]:
+    """The type of --window: "12-20.5", seconds."""
+    start, dash, end = text.partition("-")
+    if not dash:
+        raise argparse.ArgumentTypeError(f"{text!r} is not START-END in seconds, such as 12-20")
+    return float(start), float(end)
+
+
+@command(
+    "chat",
+    _chat_arguments,
+    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "what sound do you hear ?" --evidence '
+    "--film answer.mp4 --word 1",
+)
+def _chat(options: Options) -> Result:
+    """Ask a model about a clip, with as many senses as it has adapters."""
+    if not options.film and (options.word or options.window):
+        raise LynxError("--word and --window say what --film shows: give --film FILE.mp4, too")
+    session = _session(options)
+    turns = []
+    for question in options.ask or filter(None, map(str.strip, sys.stdin)):
+        turn: Result = {"question": question, "answer": _answer(session, question, shown=not options.json)}
+        turn |= {"used": session.used, "notes": list(session.notes)}
+        if options.evidence:
+            turn["rests_on"] = session.evidence.share()
+        if options.without:
+            turn["without"] = session.compare(without=options.without).without[options.without]
+        turns.append(turn)
+        if not options.json:
+            turn.pop("answer")  # it has been read
+    if options.film:
+        turns[-1]["film"] = _film(session, options)
+    return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
+
+
+def _answer(session: Any, question: str, shown: bool) -> str:
+    """The answer, printed piece by piece as it is generated where a person reads."""
+    pieces = []
+    for piece in session.stream(question):
+        pieces.append(piece)
+        if shown:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if shown:
+        sys.stdout.write("\n")
+    return "".join(pieces).strip()
+
+
+def _film(session: Any, options: Options) -> Result:
+    from lynx.visualization.film import write_film
+
+    words = [word.casefold() for word, _ in session.evidence.words] if session.evidence else []
+    word = options.word
+    if word and word.isdigit() and word not in words:
+        word = int(word) - 1
+    with progress("frames") as tell:
+        film = write_film(session, options.film, word, options.window, tell)
+    return {"path": str(film.path), "seconds": [film.start, film.end], "word": film.word, "notes": film.notes}
+
+
+def _map_arguments(parser: Parser) -> None:
+    _media_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="where the picture is written, if at all"
+    )
+    parser.add_argument(
+        "--guidance", type=Path, metavar="FILE", help="what `lynx guide` wrote; L_stat is then taken to it"
+    )
+
+
+@command("map", _map_arguments, "lynx map --video clip.mp4 --audio clip.mp4 --out map.png")
+def _map(options: Options) -> Result:
+    """Say where a clip's tokens lie among words and other videos, before and after alignment, and draw it."""
+    from lynx.training.guidance import Guidance
+    from lynx.visualization.interface_chart import draw
+    from lynx.visualization.interface_map import atlas
+
+    if options.out and options.out.suffix.lower() != ".png":
+        raise LynxError(f"the map is a PNG: give a name that ends in .png, not {options.out.name!r}")
+    guidance = Guidance.load(options.guidance) if options.guidance else None
+    found = atlas(_session(options), guidance=guidance)
+    if options.out:
+        draw(found).save(options.out)
+    rows = found.table()
+    result: Result = {"reference": found.reference, "explained": list(found.explained)}
+    result["groups"] = rows if options.json else {row.pop("group"): row for row in rows}
+    return result | ({"written": str(options.out)} if options.out else {})

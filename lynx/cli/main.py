@@ -1,0 +1,117 @@
+"""The command `lynx`: finds the command, runs it, prints its result for people or as JSON (`--json`).
+
+Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+
+import lynx
+from lynx.cli import adapters, chat, machine, models, recordings, stages, world  # noqa: F401  they register
+from lynx.cli.registry import COMMANDS, Command, Result
+from lynx.errors import LynxError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name); returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    name = next((name for name in (" ".join(words[:2]), " ".join(words[:1])) if name in COMMANDS), None)
+    if name is None:
+        return _overview(words)
+    chosen = COMMANDS[name]
+    options = _parser(chosen).parse_args(words[len(name.split()) :])
+    _set_logging(options.verbose)
+    try:
+        result = chosen.run(options)
+        if result or options.json:
+            print(json.dumps(result, default=str) if options.json else _for_people(result))
+        sys.stdout.flush()
+    except LynxError as error:
+        return _failed(str(error))
+    except BrokenPipeError:  # `lynx ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted")
+    finally:
+        _leave_group()
+    return 0
+
+
+def _set_logging(verbose: bool) -> None:
+    """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
+
+    Progress bars are for people: where nobody looks, there are none.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        return
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it has a handler of its own
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("lynx: %(message)s"))
+    logging.getLogger("lynx").addHandler(handler)
+
+
+def _leave_group() -> None:
+    """Leave the group of processes that `torchrun` made: its threads abort an interpreter that ends first."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _failed(message: str) -> int:
+    print(f"lynx: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def _overview(words: list[str]) -> int:
+    """The list of commands: all, or those of a group such as `lynx world`; anything else is wrong usage."""
+    if words == ["--version"]:
+        print(lynx.__version__)
+        return 0
+    first = words[0] if words else "--help"
+    listed = [c for c in COMMANDS.values() if first in ("-h", "--help") or c.name.startswith(first + " ")]
+    wanted = first in ("-h", "--help") or words[1:] in (["-h"], ["--help"])
+    out = sys.stdout if listed and wanted else sys.stderr
+    if not listed:
+        print(f"lynx: there is no command {first!r}; the commands are:", file=out)
+    print("usage: lynx COMMAND [options]\n", file=out)
+    for each in listed or COMMANDS.values():
+        print(f"  {each.name:<15} {each.summary}", file=out)
+    print("\n`lynx COMMAND --help` lists a command's options, with an example.", file=out)
+    return 0 if words and out is sys.stdout else 2
+
+
+def _parser(chosen: Command) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"lynx {chosen.name}",
+        description=chosen.run.__doc__,
+        epilog=f"example:\n  {chosen.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chosen.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
+    return parser
+
+
+def _for_people(result: Result, indent: str = "") -> str:
+    """A dict as indented `name: value` lines."""
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", _for_people(value, indent + "  ")]
+        elif isinstance(value, list | tuple):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '-'}")
+        else:
+            lines.append(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""`lynx eval recordings`: real recordings, which a sense names."""
+
+from lynx.cli.registry import (
+    Options,
+    Parser,
+    Result,
+    adapter_argument,
+    command,
+    data_arguments,
+    load_model,
+    model_arguments,
+    open_examples,
+    progress,
+)
+
+
+def _arguments(parser: Parser) -> None:
+    data_arguments(parser, default=None)
+    adapter_argument(parser)
+    model_arguments(parser)
+
+
+@command(
+    "eval recordings",
+    _arguments,
+    "lynx eval recordings --data esc10 ESC-50-master --held-out 5 --adapter adapters/sounds --json",
+)
+def _eval_recordings(options: Options) -> Result:
+    """Ask a chat what the recordings held out are: accuracy, chance, and what is taken for what."""
+    from lynx.datasets.labelled_recordings import evaluate
+
+    examples = open_examples(options, split="test")
+    model = load_model(options, "sounds")
+    with progress("recordings") as tell:
+        return {"held_out": options.held_out, **evaluate(model, examples, tell)}

@@ -1,0 +1,214 @@
+"""What every command is made of: its registration, the arguments that many share, and the model they ask for.
+
+What a command needs is imported when it runs: `lynx --help` costs no torch.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lynx
+from lynx.errors import DataError
+
+Parser = argparse.ArgumentParser
+Options = argparse.Namespace
+Result = dict[str, Any]
+
+ADAPTERS = Path("adapters")
+"""Where trained adapters lie in a checkout, one folder a sense."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `run` does it, `arguments` declares its options; the function's docstring is its help."""
+
+    name: str
+    example: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[Options], Result]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the help."""
+        return (self.run.__doc__ or "").strip().splitlines()[0]
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(
+    name: str, arguments: Callable[[Parser], None], example: str
+) -> Callable[..., Callable[[Options], Result]]:
+    """Register a function as `lynx NAME`."""
+
+    def register(run: Callable[[Options], Result]) -> Callable[[Options], Result]:
+        COMMANDS[name] = Command(name, example, arguments, run)
+        return run
+
+    return register
+
+
+def model_arguments(parser: Parser, device: bool = True, named: bool = False) -> None:
+    """The options that say which model. named: by default the one that the files given name, so None."""
+    group = parser.add_argument_group("model")
+    default = "the one that DIR names" if named else "lynx-tiny"
+    group.add_argument(
+        "--backbone",
+        default=None if named else default,
+        help=f"catalog name, folder or Hub id (default: {default})",
+    )
+    group.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"])
+    if device:
+        group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def adapter_argument(parser: Parser) -> None:
+    """The option that adds adapters."""
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder or Hub id of an adapter; repeatable",
+    )
+
+
+def data_arguments(parser: Parser, default: str | None = "world") -> None:
+    """The options that say which examples; read them with `open_examples`."""
+    group = parser.add_argument_group("data")
+    shown = f" (default: {default})" if default else ""
+    group.add_argument(
+        "--data",
+        nargs="+",
+        action="append",
+        required=default is None,
+        metavar=("NAME", "PATH"),
+        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; esc10 or digits with the "
+        f"folder of those recordings; repeatable{shown}",
+    )
+    group.add_argument("--data-path", type=Path, metavar="PATH", help="the path, where --data names none")
+    group.add_argument(
+        "--held-out",
+        nargs="+",
+        default=[],
+        metavar="GROUP",
+        help="folds of esc10 and speakers of digits that are left out of training, and evaluated",
+    )
+    group.add_argument(
+        "--n",
+        type=count,
+        help="clips of each source, at most (default: all; of the world, which has no end, 1000)",
+    )
+    group.add_argument(
+        "--data-seed", type=int, default=0, metavar="N", help="seed that draws them (default: 0)"
+    )
+
+
+def open_examples(
+    options: Options,
+    *,
+    split: str = "train",
+    focus: Sequence[str] = (),
+    types: Sequence[str] = (),
+    senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
+    variants: Sequence[int] = (1,),
+) -> Any:
+    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name.
+
+    variants: how often each sound file is there, of all sources or of each: see `with_variants`.
+    """
+    from lynx.datasets.base import open_data
+    from lynx.datasets.variants import with_variants
+
+    sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
+    if len(variants) not in (1, len(sources)):
+        raise DataError(
+            f"--variants has {len(variants)} numbers for {len(sources)} sources: give one, or one for each"
+        )
+    counts = variants if len(variants) > 1 else [*variants] * len(sources)
+    parts = [
+        open_data(
+            name,
+            path,
+            split=split,
+            seed=options.data_seed,
+            n=options.n,
+            senses=senses(name),
+            focus=focus,
+            types=types,
+            held_out=held_out,
+        )
+        for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)
+    ]
+    parts = [
+        with_variants(part, times, options.data_seed) if times > 1 else part
+        for part, times in zip(parts, counts, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+
+
+def _source(words: Sequence[str], path: Path | None) -> tuple[str, Path | None]:
+    name, *paths = words
+    if len(paths) > 1:
+        raise DataError(f"--data takes a name and a path, not {' '.join(words)}: repeat it for more")
+    return name, Path(paths[0]) if paths else path
+
+
+def _held_out(sources: Sequence[tuple[str, Path | None]], held_out: Sequence[str]) -> list[list[str]]:
+    """For each source what it holds out: of several sources each what it has."""
+    if len(sources) < 2 or not held_out:
+        return [list(held_out) for _ in sources]
+    from lynx.datasets.base import groups_of
+
+    groups = [groups_of(*source) for source in sources]
+    if unknown := sorted(set(held_out).difference(*groups)):
+        there = ", ".join(sorted({group for each in groups for group in each})) or "none"
+        raise DataError(f"no source has {unknown[0]!r} to hold out; there are {there}")
+    return [[group for group in held_out if group in each] for each in groups]
+
+
+def rendering_argument(parser: Parser, help: str) -> None:
+    """The option that says how pseudo-frames are drawn."""
+    parser.add_argument("--rendering", type=_json_object, default={}, metavar="JSON", help=help)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"n_mels": 128}}')
+    return values
+
+
+def count(text: str) -> int:
+    """The type of an option that is a positive number."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def load_model(options: Options, *senses: str) -> Any:
+    """The model with the adapters asked for; where none is, with the senses' own in `adapters/`, if any."""
+    own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
+    adapters = getattr(options, "adapter", []) or own
+    return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell

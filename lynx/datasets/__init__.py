@@ -1,0 +1,1 @@
+"""Examples to train and measure on, from files and from the miniature world."""

@@ -1,0 +1,114 @@
+"""What an answer rests on: attention of each answer token over the senses, over time and over space.
+
+The row of an answer token is the LLM's attention at the step that produced it, the mean over layers and
+heads. Raw attention has sinks: positions that take much of it whatever is asked (the first token, newlines,
+chat markers). They are left out; and where a *baseline* is known (the row of the token right behind the
+media, which has seen them and not yet the question) it is subtracted from maps and curves, so that what is
+left was looked at because of the question. All of this is an indication. `Session.occlusion` is the check:
+it hides something and measures the answer again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lynx.types import Stream
+
+TEXT = "text"
+"""The share that goes to the conversation's words instead of to a sense."""
+
+Index = int | Sequence[int] | None
+"""An answer token, several of them (their mean), or None for the whole answer."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Attention of one answer over its prompt.
+
+    tokens: the n answer tokens as text; joined they are the answer.
+    rows: (n, S) float32, the attention of each; S covers the prompt and the answer.
+    spans: the positions of each sense; streams: what stands there.
+    sinks: (S,) bool, positions that are left out of every figure.
+    baseline: (p,) the row of the first position behind the media, or None.
+    """
+
+    tokens: list[str]
+    rows: Tensor
+    spans: dict[str, Tensor]
+    streams: dict[str, Stream]
+    sinks: Tensor
+    baseline: Tensor | None = None
+
+    @property
+    def words(self) -> list[tuple[str, list[int]]]:
+        """The answer's words, each with its tokens' indices."""
+        words: list[tuple[str, list[int]]] = []
+        for index, piece in enumerate(self.tokens):
+            if not piece.strip():
+                continue
+            if (
+                words
+                and not piece[0].isspace()
+                and self.tokens[index - 1][-1:].strip()
+                and piece[0].isalnum()
+            ):
+                text, indices = words[-1]
+                words[-1] = (text + piece.rstrip(), [*indices, index])
+            else:
+                words.append((piece.strip(), [index]))
+        return words
+
+    def share(self, token: Index = None) -> dict[str, float]:
+        """How the attention divides among the senses and the words ("text"); the shares sum to 1."""
+        row = self._row(token).masked_fill(self.sinks, 0)
+        mass = {sense: float(row[span].sum()) for sense, span in self.spans.items()}
+        for span in self.spans.values():
+            row[span] = 0
+        mass[TEXT] = float(row.sum())
+        total = sum(mass.values())
+        return {name: value / total if total else 0.0 for name, value in mass.items()}
+
+    def curve(self, token: Index, sense: str, *, baseline: bool = True) -> tuple[Tensor, Tensor]:
+        """Attention to a sense over time: times (T,) seconds, values (T,)."""
+        stream = self.streams[sense]
+        cells = stream.grid[0] * stream.grid[1]
+        times = stream.times[~stream.times.isnan()][::cells]
+        return times, self.heatmap(token, sense, baseline=baseline).sum(dim=(1, 2))
+
+    def heatmap(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
+        """Attention to a sense over time and space: (T, rows, cols), at least 0."""
+        stream, span = self.streams[sense], self.spans[sense]
+        seen = ~stream.times.isnan()
+        values = self._row(token)[span][seen]
+        if baseline and self.baseline is not None:
+            values = above(values, self.baseline[span][seen])
+        return values.view(-1, *stream.grid)
+
+    def frame_maps(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
+        """The heat map of every (pseudo-)frame: (T, rows, cols); frames that share tokens share it."""
+        maps = self.heatmap(token, sense, baseline=baseline)
+        count = len(self.streams[sense].frames)
+        return maps[torch.arange(count) // -(-count // len(maps))]
+
+    def _row(self, token: Index) -> Tensor:
+        if not len(self.rows):  # an answer without a word rests on nothing
+            return self.rows.new_zeros(self.rows.shape[1])
+        if token is None:
+            return self.rows.mean(dim=0)
+        return self.rows[[token] if isinstance(token, int) else list(token)].mean(dim=0)
+
+
+def above(values: Tensor, baseline: Tensor) -> Tensor:
+    """What is more than the baseline, which is first scaled to the same sum; at least 0."""
+    if not baseline.any():
+        return values
+    return (values - baseline * (values.sum() / baseline.sum())).clamp(min=0)
+
+
+def answer_log_prob(logits: Tensor, answer: Tensor) -> float:
+    """Log-probability of the answer. logits: (>= n + 1, V), the last of prompt + answer; answer: (n,) ids."""
+    n = len(answer)
+    scores = logits[-n - 1 : -1].float().log_softmax(dim=-1)
+    return float(scores.gather(1, answer[:, None]).sum())

@@ -1,0 +1,1 @@
+"""Files to arrays with times, and back. PyAV and trimesh live here alone."""

@@ -1,0 +1,141 @@
+"""Recordings opened and probed: their tracks, their clock, their length, and decoded frames one by one.
+
+Only real recording formats are opened: no playlists, no pictures, nothing that makes FFmpeg open other files.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.error import EOFError as AvEndOfFile
+from av.error import FFmpegError, InvalidDataError
+
+from lynx.errors import MediaError
+from lynx.media.file_cache import of_file
+from lynx.types import AudioTrack, MediaInfo, VideoTrack
+
+logger = logging.getLogger(__name__)
+
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
+
+
+HEADER_KNOWS_DURATION = ("mov", "matroska")  # elsewhere the duration may be a guess from the bit rate
+
+
+MAX_SIDE = 8192  # pixels
+
+
+@contextmanager
+def open_recording(path: str | Path) -> Iterator[InputContainer]:
+    """The opened recording; whatever FFmpeg cannot do inside the block is one sentence to the user."""
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError(f"There is no file {str(path)!r}; give the path of a video or sound file.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path.name!r} is empty (0 bytes); give a video or sound file.")
+    try:
+        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+            yield container
+    except (FFmpegError, ValueError, IndexError) as error:
+        raise MediaError(
+            f"{path.name!r} cannot be read as video or sound: it is damaged, cut off or of another kind."
+        ) from error
+
+
+def video_streams(container: InputContainer) -> list[av.VideoStream]:
+    """Picture tracks, without the cover pictures that music files carry."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def start_of(container: InputContainer) -> float:
+    """Seconds on the container's clock at which a player shows 0:00."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _last_moment(container: InputContainer, start_from: float) -> float:
+    """Where the packets really end, in seconds; reads (does not decode) from `start_from` on."""
+    container.seek(round((start_from + start_of(container)) * av.time_base))
+    end = 0.0
+    try:
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    except (InvalidDataError, AvEndOfFile):
+        pass  # what could be read until here is the answer
+    return end - start_of(container)
+
+
+def _duration(container: InputContainer) -> float:
+    """Seconds. A header that promises more than the file holds is an error; a silent one is replaced."""
+    name = Path(container.name).name
+    if container.duration is None or container.duration <= 0:
+        duration = _last_moment(container, 0.0)
+    else:
+        duration = container.duration / av.time_base
+        if container.format.name.startswith(HEADER_KNOWS_DURATION):
+            end = _last_moment(container, duration)
+            if end < duration - max(1.0, 0.02 * duration):
+                raise MediaError(
+                    f"{name!r} is cut off: it should last {duration:.1f} s but its data ends early."
+                )
+    if duration <= 0:
+        raise MediaError(f"{name!r} holds no moment of video or sound.")
+    return duration
+
+
+@of_file
+def probe(path: str | Path) -> MediaInfo:
+    """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
+    with open_recording(path) as container:
+        videos, audios = video_streams(container), list(container.streams.audio)
+        if not videos and not audios:
+            raise MediaError(f"{Path(path).name!r} has neither a picture nor a sound track.")
+        duration = _duration(container)
+        audio = tuple(AudioTrack(s.rate, c.channels, c.name) for s in audios if (c := s.codec_context))
+        return MediaInfo(Path(path), duration, _video_track(container, videos[0]) if videos else None, audio)
+
+
+def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:
+    """A picture track; the rotation is a property of its frames, so one is decoded."""
+    container.seek(0)
+    if (first := next(decode(container, stream), None)) is None:
+        raise MediaError(f"{Path(container.name).name!r} has a picture track without a picture.")
+    rotation = round(first.rotation)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max(width, height) > MAX_SIDE:
+        raise MediaError(
+            f"{Path(container.name).name!r} is {width}x{height}; sides of up to {MAX_SIDE} pixels are read."
+        )
+    if rotation % 180:
+        width, height = height, width
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return VideoTrack(width, height, rate, stream.codec_context.name, rotation)
+
+
+def decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:
+    """Decoded frames from the current position on; single damaged packets are skipped and said in the log.
+
+    Raises MediaError when nothing can be decoded.
+    """
+    good = broken = 0
+    for packet in container.demux(stream):
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame | av.AudioFrame)  # the stream is one of these two
+                good += 1
+                frame.pts = frame.dts if frame.pts is None else frame.pts  # in AVI there may be no others
+                if frame.pts is not None:
+                    yield frame
+        except InvalidDataError:
+            broken += 1
+    name = Path(container.name).name
+    if not good and broken:
+        raise MediaError(f"No {stream.type} of {name!r} can be decoded: the file is damaged.")
+    if broken:
+        logger.warning("%s: %d damaged %s packets were skipped.", name, broken, stream.type)

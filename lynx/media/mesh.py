@@ -1,0 +1,260 @@
+"""Depth in memory, and meshes and point clouds seen by cameras. The one module that touches trimesh.
+
+Distances are metres along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
+the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the world's. Nothing is measured
+before it is asked for: a scan of thousands of maps costs what its chosen views cost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from struct import error as StructError
+from typing import Any
+
+import numpy as np
+
+from lynx.errors import MediaError
+from lynx.media.mesh_limits import check_counts, read_within_limits
+from lynx.types import DepthClip
+
+MESHES = (".ply", ".obj", ".glb", ".stl", ".off")
+FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intrinsics are unknown
+ELEVATION = 25.0  # degrees by which the orbit looks down
+BROKEN = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError),
+    *(NameError, AssertionError, EOFError, MemoryError, StructError),
+)
+"""What trimesh raises for files that are damaged or of another kind."""
+MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
+MAX_SPLAT = 12  # pixels to each side that a point may cover
+
+See = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mesh, or a point cloud where there are no faces: points (n, 3) float64 and faces (m, 3) int."""
+
+    points: np.ndarray
+    faces: np.ndarray
+    name: str = "shape"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, float]:
+        """The middle (3,) of the box of all points that are used, and how far the farthest of them is."""
+        used = self.points[np.unique(self.faces)] if len(self.faces) else self.points
+        middle = (used.min(0) + used.max(0)) / 2
+        return middle, float(np.linalg.norm(used - middle, axis=1).max())
+
+
+def load_shape(path: str | Path) -> Shape:
+    """The mesh or point cloud of a file, in its own unit; what it refers to (textures) is not opened.
+
+    Raises MediaError when it is damaged, empty or too large, has no surface, or trimesh is missing.
+    """
+    trimesh, path = _trimesh(), Path(path)
+    try:
+        file, kind = BytesIO(read_within_limits(path)), path.suffix[1:].lower()
+        scene = trimesh.load_scene(file, file_type=kind, process=False, skip_materials=True)
+        parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
+        points = [np.asarray(part.vertices, dtype=np.float64) for part in parts]
+        faces = [np.asarray(getattr(part, "faces", np.empty((0, 3))), dtype=np.int64) for part in parts]
+        if wrong := [one.shape for one in (*points, *faces) if one.ndim != 2 or one.shape[1] != 3]:
+            raise ValueError(f"its points and faces are {wrong[0]}, not rows of 3")
+    except BROKEN as error:
+        raise MediaError(f"{path.name!r} cannot be read as a mesh or point cloud: {error}.") from error
+    check_counts(path.name, sum(map(len, points)), sum(map(len, faces)))
+    if not points:
+        raise MediaError(f"{path.name!r} is empty: it holds neither faces nor points.")
+    starts = np.cumsum([0, *map(len, points[:-1])])
+    joined = np.concatenate([face + start for face, start in zip(faces, starts, strict=True)])
+    return clean_shape(Shape(np.concatenate(points), joined, path.name))
+
+
+def clean_shape(shape: Shape) -> Shape:
+    """The shape without points that are not finite and faces without an area, which is noted.
+
+    Raises MediaError when nothing is left, or all of it is in one place.
+    """
+    points, faces, name = shape.points, shape.faces, shape.name
+    finite = np.isfinite(points).all(1)
+    if len(faces):
+        if faces.min() < 0 or faces.max() >= len(points):
+            raise MediaError(f"{name!r} has faces of points that it does not hold: it is damaged.")
+        corners = np.where(finite[:, None], points, 0)[faces]  # (m, 3, 3)
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        size = np.ptp(corners.reshape(-1, 3), axis=0).max()
+        good = finite[faces].all(1) & (np.linalg.norm(normals, axis=1) > 1e-14 * size**2)
+        kept, what = replace(shape, faces=faces[good]), "faces"
+        dropped, left = int((~good).sum()), int(good.sum())
+    else:
+        kept, what = replace(shape, points=points[finite]), "points"
+        dropped, left = int((~finite).sum()), int(finite.sum())
+    if not left or not kept.bounds[1]:
+        raise MediaError(f"{name!r} has no surface: its {dropped + left} {what} are degenerate.")
+    if dropped:
+        note = f"{dropped} of {dropped + left} {what} of {name} are degenerate and left out"
+        kept = replace(kept, notes=(*kept.notes, note))
+    return kept
+
+
+def orbit_clip(
+    shape: Shape, views: int, size: int, reach: tuple[float, float], up: np.ndarray | None = None
+) -> DepthClip:
+    """Depth from `views` cameras on a circle around a shape, which fills their `size` x `size` pixels.
+
+    Its unit is taken for metres where that lies within `reach` of the cameras; else it is drawn as a shape
+    of 2 m, and that is noted.
+    """
+    middle, radius = shape.bounds
+    away = 1.05 / np.sin(np.radians(FIELD_OF_VIEW / 2))  # radii from the middle to a camera
+    scale, notes = 1.0, shape.notes
+    if radius * (away - 1) < reach[0] or radius * (away + 1) > reach[1]:
+        scale = 1 / radius
+        extent = 2 * radius
+        notes = (*notes, f"{shape.name} is {extent:.4g} across in an unknown unit: drawn as if it were 2 m")
+    placed = replace(shape, points=(shape.points - middle) * scale)
+    poses = orbit(views, radius * scale * away, np.eye(3)[2] if up is None else up)
+    camera = pinhole(size)
+    scan = partial(_scan, placed, poses, camera, (size, size))
+    return DepthClip(views, scan, intrinsics=camera, poses=poses, notes=notes, background=True)
+
+
+def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size: int) -> DepthClip:
+    """Depth of a shape in metres, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
+
+    Poses that are not finite are left out, which is noted. Raises MediaError when there is no other.
+    """
+    good = np.isfinite(poses).all((1, 2))
+    notes, pixels = shape.notes, (size, size)
+    if not good.any():
+        raise MediaError(f"None of the {len(poses)} camera poses of {shape.name!r} is finite.")
+    if not good.all():
+        notes = (*notes, f"{(~good).sum()} of {len(poses)} camera poses are not finite and left out")
+    if camera is None:
+        camera = pinhole(size)
+        notes = (*notes, f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed")
+    else:
+        sides = 2 * camera[[1, 0], 2] + 1  # the axis meets the picture in its middle
+        scale = min(1.0, size / sides.max())
+        pixels = (max(1, round(float(sides[0]) * scale)), max(1, round(float(sides[1]) * scale)))
+        camera = resized(camera, scale)
+    poses = poses[good]
+    scan = partial(_scan, shape, poses, camera, pixels)
+    return DepthClip(len(poses), scan, intrinsics=camera, poses=poses, notes=notes, background=True)
+
+
+def resized(intrinsics: np.ndarray, scale: float) -> np.ndarray:
+    """The (3, 3) camera matrix of a picture made `scale` times as large; pixel centres are whole numbers."""
+    matrix = intrinsics.astype(np.float64).copy()
+    matrix[:2, :2] *= scale
+    matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5
+    return matrix
+
+
+def pinhole(size: int) -> np.ndarray:
+    """The (3, 3) matrix of a square camera of FIELD_OF_VIEW degrees."""
+    focal = size / 2 / np.tan(np.radians(FIELD_OF_VIEW / 2))
+    return np.array([[focal, 0, (size - 1) / 2], [0, focal, (size - 1) / 2], [0, 0, 1]])
+
+
+def orbit(views: int, distance: float, up: np.ndarray) -> np.ndarray:
+    """Poses (views, 4, 4) on a circle about the origin, looking at it from ELEVATION degrees above."""
+    side = np.roll(up, 1)  # the coordinate axes: any two of them are at right angles
+    angles = np.linspace(0, 2 * np.pi, views, endpoint=False)
+    around = np.cos(angles)[:, None] * side + np.sin(angles)[:, None] * np.cross(up, side)
+    tilt = np.radians(ELEVATION)
+    eyes = distance * (np.cos(tilt) * around + np.sin(tilt) * up)
+    poses = np.repeat(np.eye(4)[None], views, axis=0)
+    ahead = -eyes / distance
+    right = np.cross(ahead, up)
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    poses[:, :3, :3] = np.stack([right, np.cross(ahead, right), ahead], axis=2)
+    poses[:, :3, 3] = eyes
+    return poses
+
+
+def _scan(
+    shape: Shape, poses: np.ndarray, camera: np.ndarray, pixels: tuple[int, int], indices: Sequence[int]
+) -> np.ndarray:
+    see = ray_caster(shape) if len(shape.faces) else partial(splat, shape.points)
+    return np.stack([see(poses[index], camera, pixels) for index in indices])
+
+
+def ray_caster(shape: Shape) -> See:
+    """`(pose, intrinsics, (H, W)) -> (H, W)` float32 depth of a mesh, in its unit, 0 where no face is hit."""
+    mesh = _trimesh().Trimesh(shape.points, shape.faces, process=False)
+    rays = _embree().RayMeshIntersector(mesh)
+    corner = shape.points[shape.faces[:, 0]]
+    normal = np.cross(shape.points[shape.faces[:, 1]] - corner, shape.points[shape.faces[:, 2]] - corner)
+
+    def see(pose: np.ndarray, camera: np.ndarray, pixels: tuple[int, int]) -> np.ndarray:
+        v, u = np.indices(pixels).reshape(2, -1)
+        ahead = np.stack(
+            [(u - camera[0, 2]) / camera[0, 0], (v - camera[1, 2]) / camera[1, 1], np.ones(len(u))]
+        )
+        direction = (pose[:3, :3] @ ahead).T  # 1 along the camera's axis: the ray's length is the depth
+        hit = rays.intersects_first(np.broadcast_to(pose[:3, 3], direction.shape), direction)  # face, or -1
+        depth = np.zeros(len(u))
+        there, face = hit >= 0, hit[hit >= 0]
+        across = (normal[face] * direction[there]).sum(1)
+        length = ((corner[face] - pose[:3, 3]) * normal[face]).sum(1) / np.where(across == 0, np.nan, across)
+        depth[there] = np.where(length > 0, length, 0)
+        return depth.reshape(pixels).astype(np.float32)
+
+    return see
+
+
+def splat(
+    points: np.ndarray,
+    pose: np.ndarray,
+    camera: np.ndarray,
+    pixels: tuple[int, int],
+    reach: int | None = None,
+) -> np.ndarray:
+    """(H, W) float32 depth of points (n, 3), in their unit: the nearest wins, 0 where there is none.
+
+    reach: to how many pixels on each side a point extends; by default so many that points as far apart as
+    these would be on the surface of their box hide what is behind them.
+    """
+    height, width = pixels
+    local = (points - pose[:3, 3]) @ pose[:3, :3]  # (n, 3) in the camera's coordinates
+    local = local[local[:, 2] > 0]
+    u = np.rint(local[:, 0] / local[:, 2] * camera[0, 0] + camera[0, 2])
+    v = np.rint(local[:, 1] / local[:, 2] * camera[1, 1] + camera[1, 2])
+    seen = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    depth = local[seen, 2]
+    buffer = np.full(pixels, np.inf)
+    np.minimum.at(buffer, (v[seen].astype(np.int64), u[seen].astype(np.int64)), depth)
+    if reach is None and len(depth):
+        a, b, c = np.ptp(points, axis=0)
+        apart = np.sqrt(2 * (a * b + b * c + c * a) / len(points)) * camera[0, 0] / np.percentile(depth, 1)
+        reach = min(MAX_SPLAT, int(np.ceil(apart - 0.5)))  # squares of 2 * apart: four points in each
+    for axis in (0, 1):
+        buffer = _spread(buffer, reach or 0, axis)
+    return np.where(np.isfinite(buffer), buffer, 0).astype(np.float32)
+
+
+def _spread(buffer: np.ndarray, reach: int, axis: int) -> np.ndarray:
+    """The least of the values (H, W) up to `reach` pixels to both sides along an axis."""
+    wide = np.pad(buffer, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], constant_values=np.inf)
+    return np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1, axis).min(-1)
+
+
+def _trimesh() -> Any:
+    try:
+        import trimesh
+    except ImportError as error:
+        raise MediaError("Meshes and point clouds need trimesh: pip install 'lynx[mesh]'.") from error
+    return trimesh
+
+
+def _embree() -> Any:
+    try:
+        import trimesh.ray.ray_pyembree as embree
+    except ImportError as error:
+        raise MediaError("Meshes are seen with embreex: pip install 'lynx[mesh]'.") from error
+    return embree

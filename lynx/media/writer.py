@@ -1,0 +1,101 @@
+"""Writes mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front; moviepy has ffmpeg.
+
+`write_stream` takes frames one after another, and leaves either a whole file or none; `write_video` takes a
+tensor of them.
+"""
+
+import os
+import wave
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from lynx.errors import MediaError
+
+if TYPE_CHECKING:
+    from lynx.types import Waveform
+
+QUALITY = ["-crf", "20"]
+FASTSTART = ["-movflags", "+faststart"]
+BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"]
+BT709 += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+"""Colours said in the file: players guess them from its size where they are not."""
+
+
+def write_video(path: str | Path, frames: Tensor, fps: float, waveform: "Waveform | None" = None) -> None:
+    """Write frames (T, 3, H, W) uint8 as a clip, with the waveform as its sound.
+
+    Raises what `write_stream` does.
+    """
+    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    write_stream(path, pictures, (frames.shape[3], frames.shape[2]), fps, waveform)
+
+
+def write_stream(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    waveform: "Waveform | None" = None,
+) -> None:
+    """Write frames (H, W, 3) uint8 of `size` (W, H) as they come; one is held at a time.
+
+    fps: to a hundredth. One thread encodes, so that the number of cores does not
+    change the file. It takes its place when it is whole; whatever goes wrong, what was there stays.
+    Raises MediaError when a side is odd, which yuv420p cannot hold, moviepy is missing, or the file cannot be
+    written.
+    """
+    try:
+        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+    except ModuleNotFoundError as error:
+        raise MediaError("writing a film needs moviepy: pip install 'lynx[world]'") from error
+
+    _check_size(*size)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
+        half = Path(folder, "film.mp4")
+        sound = str(_write_wav(Path(folder, "sound.wav"), waveform)) if waveform else None
+        with FFMPEG_VideoWriter(
+            str(half),
+            size,
+            fps,
+            audiofile=sound,
+            audio_codec="aac",
+            preset="faster",
+            threads=1,
+            ffmpeg_params=[*QUALITY, *BT709, *FASTSTART],
+        ) as writer:
+            process = writer.proc
+            for frame in frames:
+                try:
+                    writer.write_frame(frame)
+                except OSError as error:  # its message is ffmpeg's whole log
+                    raise MediaError(_failure(path, str(error).strip().rpartition("\n")[2])) from error
+        if process.returncode:
+            raise MediaError(_failure(path, "ffmpeg stopped at its end"))
+        os.replace(half, path)
+
+
+def _check_size(width: int, height: int) -> None:
+    if height % 2 or width % 2:
+        raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
+
+
+def _failure(path: Path, reason: str) -> str:
+    return f"{path.name!r} could not be written ({reason.strip()}): is there room in its folder?"
+
+
+def _write_wav(path: Path, waveform: "Waveform") -> Path:
+    """The sound as 16-bit PCM, which ffmpeg encodes."""
+    samples = (waveform.samples.float().clamp(-1, 1) * 32767).round().short().numpy()
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(waveform.sample_rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path

@@ -1,0 +1,81 @@
+"""What a conversation will look at, and what that costs: chosen before anything is decoded."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lynx.errors import BackboneError
+from lynx.modalities.video import Video
+from lynx.types import VIDEO, sample_times
+
+if TYPE_CHECKING:
+    from lynx.model import Lynx
+
+TEXT_RESERVE = 512  # tokens kept free for the conversation, or a quarter of a small context
+
+
+def room(context: int) -> int:
+    """Tokens that the senses may take of a context."""
+    return context - min(TEXT_RESERVE, context // 4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be looked at, known before anything is decoded."""
+
+    times: Tensor  # (T,) seconds
+    duration: float  # seconds
+    tokens: Mapping[str, int]  # per sense
+    context: int  # tokens the LLM takes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """How many moments are looked at."""
+        return len(self.times)
+
+    @property
+    def total(self) -> int:
+        """Tokens of all senses."""
+        return sum(self.tokens.values())
+
+
+def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> Plan:
+    """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
+
+    frames: how many moments; the backbone's default, or as many as fit its context, where not given.
+    Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
+    """
+    durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
+    duration = durations.get(VIDEO, max(durations.values(), default=0.0))
+    context = model.backbone.context
+    n = frames if frames is not None else model.backbone.default_frames
+    if n < 1:
+        raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
+    size = Video().size(media[VIDEO]) if VIDEO in media else None
+    pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}
+
+    def tokens(frames: int) -> dict[str, int]:
+        return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
+
+    def length(frames: int) -> int:
+        captions = model.backbone.captions(frames) if VIDEO in media else 0
+        return sum(tokens(frames).values()) + captions
+
+    fitting = bisect_right(range(1, n + 1), room(context), key=length)
+    if not fitting or (fitting < n and frames is not None):
+        raise BackboneError(
+            f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "
+            f"use at most {fitting} frames"
+        )
+    notes = (f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens",)
+    return Plan(
+        sample_times(duration, fitting),
+        duration,
+        tokens(fitting),
+        context,
+        notes if fitting < n else (),
+    )

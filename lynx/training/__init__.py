@@ -1,0 +1,1 @@
+"""The three stages: guidance, alignment, instruction tuning."""

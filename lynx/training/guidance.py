@@ -1,0 +1,243 @@
+"""Stage 1, interface guidance: what a frozen encoder's attention and its tokens look like on video.
+
+Per layer the mean Key and the mean Value over frames, kept per head and position, and the mean and the biased
+variance of the projected tokens per channel. Nothing is trained. Means are running means in float32 (tokens:
+float64), so they stay exact over any number of frames, and two guidances merge by their counts.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lynx import modalities
+from lynx.adapters.format import describe_backbone
+from lynx.backbones import Backbone
+from lynx.backbones.attention import recording
+from lynx.config import GuideConfig
+from lynx.datasets.base import Example
+from lynx.datasets.clips import render_clip
+from lynx.errors import DataError
+from lynx.model import Lynx
+from lynx.types import VIDEO
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "lynx-guidance-1"
+LARGEST = 65504.0
+"""The largest number of float16, in which keys and values are stored."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Stage 1's statistics. `frames` and `tokens` say over how many they were taken.
+
+    keys, values: one a layer, (W, H, n, d) float32, W the windows of a frame (1 in most families);
+    token_mean, token_var: (D,) float32, variance biased.
+    backbone: what they were taken from, as adapters describe it.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    token_mean: Tensor
+    token_var: Tensor
+    frames: int
+    tokens: int
+    backbone: Mapping[str, Any]
+
+    def merge(self, other: "Guidance") -> "Guidance":
+        """The guidance of both sets of frames together.
+
+        Raises:
+            DataError: they come from different backbones.
+        """
+        if self.backbone.get("fingerprint") != other.backbone.get("fingerprint"):
+            raise DataError(
+                f"guidance of {self.backbone.get('source')!r} and of {other.backbone.get('source')!r} "
+                "cannot be merged: they are of different backbones"
+            )
+        share = other.frames / (self.frames + other.frames)
+        mean, m2, count = _merge_moments(
+            (self.token_mean.double(), self.token_var.double() * self.tokens, self.tokens),
+            (other.token_mean.double(), other.token_var.double() * other.tokens, other.tokens),
+        )
+        return Guidance(
+            tuple(torch.lerp(a, b, share) for a, b in zip(self.keys, other.keys, strict=True)),
+            tuple(torch.lerp(a, b, share) for a, b in zip(self.values, other.values, strict=True)),
+            mean.float(),
+            (m2 / count).float(),
+            self.frames + other.frames,
+            count,
+            self.backbone,
+        )
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise DataError where these statistics are not of this backbone."""
+        mine, theirs = self.backbone.get("fingerprint"), backbone.fingerprint()
+        if mine != theirs:
+            raise DataError(
+                f"the guidance was taken from {self.backbone.get('source')!r} ({mine}), "
+                f"not from {backbone.source!r} ({theirs}): run `lynx guide` with this backbone"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: keys and values in float16, moments in float32.
+
+        Raises:
+            DataError: a mean that float16 cannot hold.
+        """
+        path = Path(path)
+        tensors = {"token_mean": self.token_mean, "token_var": self.token_var}
+        for kind, layers in (("key", self.keys), ("value", self.values)):
+            for layer, mean in enumerate(layers):
+                if not mean.isfinite().all() or mean.abs().max() > LARGEST:
+                    raise DataError(f"the mean {kind} of layer {layer} is not finite in float16")
+                tensors[f"{kind}.{layer:03d}"] = mean.half()
+        counts = {"frames": self.frames, "tokens": self.tokens, "backbone": dict(self.backbone)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".part")
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+            partial,
+            metadata={"format": FORMAT, "lynx": json.dumps(counts)},
+        )
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Guidance":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise DataError(f"{path} is no guidance (format {metadata.get('format')!r})")
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"cannot read the guidance {path}: {error}; `lynx guide` writes one") from error
+        layers = sorted(name for name in tensors if name.startswith("key."))
+        try:
+            return cls(
+                tuple(tensors[name] for name in layers),
+                tuple(tensors[name.replace("key", "value")] for name in layers),
+                tensors["token_mean"],
+                tensors["token_var"],
+                **json.loads(metadata["lynx"]),
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no whole guidance: {error!r}; `lynx guide` writes one") from error
+
+
+def _merge_moments(
+    a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]
+) -> tuple[Tensor, Tensor, int]:
+    """(mean, sum of squared deviations, count) of two sets together (Chan, Golub and LeVeque, 1979)."""
+    count = a[2] + b[2]
+    delta = b[0] - a[0]
+    return a[0] + delta * (b[2] / count), a[1] + b[1] + delta**2 * (a[2] * b[2] / count), count
+
+
+class Accumulator:
+    """Gathers a `Guidance`: its `tap` lies on the attention, `add_tokens` takes the projected tokens."""
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        """windows: into how many each layer divides a frame."""
+        self.windows = windows
+        self._means: list[tuple[Tensor, Tensor, int] | None] = [None] * len(windows)
+        self._moments: tuple[Tensor, Tensor, int] | None = None
+
+    def tap(
+        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
+    ) -> None:
+        """Take in one call of one layer: key, value (B * W, H, n, d), B frames of W windows."""
+        frames = len(key) // self.windows[layer]
+        new_keys, new_values = (
+            tensor.detach().unflatten(0, (frames, -1)).sum(0, dtype=torch.float32) for tensor in (key, value)
+        )  # (W, H, n, d)
+        old = self._means[layer]
+        if old is None:
+            self._means[layer] = (new_keys / frames, new_values / frames, frames)
+            return
+        keys, values, seen = old
+        if keys.shape != new_keys.shape:
+            raise DataError(
+                f"layer {layer} saw keys {tuple(new_keys.shape)} after {tuple(keys.shape)}: "
+                "all frames must have one resolution"
+            )
+        count = seen + frames
+        keys += (new_keys - keys * frames) / count
+        values += (new_values - values * frames) / count
+        self._means[layer] = (keys, values, count)
+
+    def add_tokens(self, tokens: Tensor) -> None:
+        """Take in projected tokens (n, D)."""
+        tokens = tokens.detach().double()
+        mean = tokens.mean(0)
+        new = (mean, (tokens - mean).square().sum(0), len(tokens))
+        self._moments = new if self._moments is None else _merge_moments(self._moments, new)
+
+    def result(self, backbone: Mapping[str, Any]) -> Guidance:
+        """What was gathered. Raises DataError where a layer saw nothing."""
+        means = [mean for mean in self._means if mean is not None]
+        if self._moments is None or len(means) < len(self._means):
+            raise DataError("no frames went through the encoder: there is nothing to take guidance from")
+        mean, m2, tokens = self._moments
+        return Guidance(
+            tuple(keys.cpu() for keys, _, _ in means),
+            tuple(values.cpu() for _, values, _ in means),
+            mean.float().cpu(),
+            (m2 / tokens).float().cpu(),
+            means[0][2],
+            tokens,
+            backbone,
+        )
+
+
+@torch.no_grad()
+def guide(
+    model: Lynx, examples: Sequence[Example], config: GuideConfig | None = None, progress: bool = True
+) -> Guidance:
+    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
+    config = config or GuideConfig()
+    backbone = model.backbone
+    layers = range(len(backbone.vision_attention_modules()))
+    accumulator = Accumulator([backbone.windows(layer) for layer in layers])
+    with model.sensing(VIDEO), recording(backbone, vision=accumulator.tap):
+        for frames in _batches(model, examples, config, progress):
+            tokens, layout = backbone.encode(frames)
+            accumulator.add_tokens(tokens[(layout.frame >= 0).to(tokens.device)])
+    guidance = accumulator.result(describe_backbone(backbone))
+    logger.info("guidance over %d frames, %d tokens", guidance.frames, guidance.tokens)
+    return guidance
+
+
+def _batches(
+    model: Lynx, examples: Sequence[Example], config: GuideConfig, progress: bool
+) -> Iterator[Tensor]:
+    """Pixels of `config.batch_size` frames at a time, across clips; the last batch may be smaller.
+
+    An even number, since some families merge two frames.
+    """
+    size = config.batch_size + config.batch_size % 2
+    backbone, video = model.backbone, modalities.get(VIDEO)()
+    waiting: list[Tensor] = []
+    for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
+        frames = render_clip({VIDEO: video}, examples[i], config.frames or backbone.default_frames)[VIDEO]
+        waiting += backbone.pixels(frames.pixels).split(1)
+        while len(waiting) >= size:
+            yield torch.cat(waiting[:size])
+            del waiting[:size]
+    if waiting:
+        yield torch.cat(waiting)

@@ -1,0 +1,174 @@
+"""Many questions about a clip behind one shared prefix, as if each had been asked alone.
+
+A sequence is [prefix | question 1 + answer | question 2 + answer | ...]: a boolean mask lets a question see
+the prefix and itself, and its positions go on from the prefix. So the streams go through the LLM once a clip.
+Axis letters: B clips, S sequence, D width, Q questions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from lynx.backbones import Backbone
+from lynx.datasets.base import Turn
+from lynx.types import Stream
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in tokens: `prompt` with one placeholder for all streams, `answer` with its end."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch for the LLM; what is right of a clip's last question is padding that nobody sees.
+
+    embeds: (B, S, D); mask: (B, 1, S, S) bool, True = may be seen.
+    positions: (B, S), or (3, B, S) as the family has them.
+    labels: (B, S), the next token where it belongs to an answer, else IGNORE.
+    questions: (B, S), which question of the batch a token belongs to, counted from 1, else <= 0.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    positions: Tensor
+    labels: Tensor
+    questions: Tensor
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One clip before it is padded; positions (S,) or (3, S)."""
+
+    ids: list[int]
+    positions: Tensor
+    labels: list[int]
+    questions: list[int]
+    spans: dict[str, Tensor]
+
+
+class Packer:
+    """Tokenises every question and every answer once, and packs batches of clips."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._prompts: dict[tuple[str, bool], list[int]] = {}
+        self._answers: dict[str, list[int]] = {}
+        self._follow_ups: dict[str, list[int]] = {}
+
+    def ask(self, turn: Turn, with_media: bool = True) -> Asked:
+        """A turn in tokens: the prompt is the one a chat composes, the answer ends as the LLM ends it."""
+        tokenizer, known = self.backbone.tokenizer, (turn.question, with_media)
+        if known not in self._prompts:
+            message = {"role": "user", "content": turn.question}
+            self._prompts[known] = self.backbone.prompt_ids([message], with_media)
+        if turn.answer not in self._answers:
+            ids = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
+            self._answers[turn.answer] = [*ids, tokenizer.eos_token_id]
+        return Asked(self._prompts[known], self._answers[turn.answer])
+
+    def converse(self, turns: Sequence[Turn], with_media: bool = True) -> list[Asked]:
+        """The turns as one conversation: a prompt is what the chat template puts behind the answer before.
+
+        Some templates write an answer's header otherwise in the history; here it is the one it was given.
+        """
+        asked = [self.ask(turn, with_media) for turn in turns]
+        later = zip(turns[1:], asked[1:], strict=True)
+        return asked[:1] + [Asked(self._follow_up(turn.question), first.answer) for turn, first in later]
+
+    def _follow_up(self, question: str) -> list[int]:
+        """What the template puts behind an answer for a question; a template does not look further back."""
+        if question not in self._follow_ups:
+            user = {"role": "user", "content": question}
+            told = [user, {"role": "assistant", "content": question}]
+            ids = self.backbone.prompt_ids(told, with_media=False)
+            end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may put more behind it
+            before = len(ids) - ids[::-1].index(end) if end in ids else len(ids)
+            self._follow_ups[question] = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
+        return self._follow_ups[question]
+
+    def pack(
+        self,
+        streams: Sequence[Sequence[Stream]],
+        turns: Sequence[Sequence[Turn]],
+        conversation: bool = False,
+    ) -> Packed:
+        """Clips and their questions -> one batch. streams: for each clip those of its senses.
+
+        conversation: a question sees those before it and their answers, instead of the clip alone.
+        """
+        rows: list[_Row] = []
+        number = 0
+        for media, questions in zip(streams, turns, strict=True):
+            if conversation:
+                asked = self.converse(questions, with_media=bool(media))
+            else:
+                asked = [self.ask(turn, with_media=bool(media)) for turn in questions]
+            rows.append(self._row(asked, media, number, conversation))
+            number += len(asked)
+        device = self.backbone.device
+        ids, labels, numbers = (
+            pad_sequence([torch.tensor(part) for part in parts], batch_first=True, padding_value=fill)
+            for parts, fill in (
+                ([row.ids for row in rows], self.backbone.pad_id),
+                ([row.labels for row in rows], IGNORE),
+                ([row.questions for row in rows], -1),
+            )
+        )  # (B, S) each
+        length = ids.shape[1]
+        positions = torch.stack(
+            [F.pad(p, (0, length - p.shape[-1])) for p in (r.positions for r in rows)], -2
+        )
+        embeds = self.backbone.model.get_input_embeddings()(ids.to(device)).detach()
+        for b, row in enumerate(rows):
+            for stream in streams[b]:
+                embeds[b, row.spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
+        numbers = numbers.to(device)
+        seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
+        return Packed(embeds, see(seen), positions.to(device), labels.to(device), numbers)
+
+    def _row(self, asked: Sequence[Asked], media: Sequence[Stream], first: int, conversation: bool) -> "_Row":
+        """One clip: what its questions share, then the questions, numbered from `first` + 1 on."""
+        prompts = [question.prompt for question in asked]
+        shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
+        # one token more than is shared: its position is the one that every question begins with
+        ids, spans, positions = self.backbone.insert([*prompts[0][:shared], self.backbone.pad_id], media)
+        ids, behind = ids[:-1], positions[..., -1:]
+        parts, begin = [positions[..., :-1]], behind
+        labels, questions = [IGNORE] * len(ids), [0] * len(ids)
+        for number, question in enumerate(asked, first + 1):
+            prompt = question.prompt if conversation and number > first + 1 else question.prompt[shared:]
+            rest = prompt + question.answer
+            ids += rest
+            parts.append(begin + torch.arange(len(rest)))
+            begin = begin + len(rest) if conversation else behind
+            labels += [IGNORE] * (len(prompt) - 1) + [*question.answer, IGNORE]
+            questions += [number] * len(rest)
+        return _Row(ids, torch.cat(parts, dim=-1), labels, questions, spans)
+
+
+def shared_length(prompts: Sequence[list[int]]) -> int:
+    """With how many tokens all prompts begin; each keeps its last, which predicts its answer, to itself."""
+    longest = min(len(prompt) for prompt in prompts) - 1
+    first = prompts[0]
+    return next((i for i in range(longest) if any(p[i] != first[i] for p in prompts[1:])), longest)
+
+
+def see(questions: Tensor) -> Tensor:
+    """(B, S) question numbers (0 = prefix, -1 = padding) -> (B, 1, S, S) bool: who may see whom.
+
+    A token sees what is before it in the prefix and in its own question; nobody sees padding but itself.
+    """
+    size = questions.shape[1]
+    key, query = questions[:, None, None, :], questions[:, None, :, None]
+    causal = torch.ones(size, size, dtype=torch.bool, device=questions.device).tril()
+    return causal & ((key == 0) | (key == query))

@@ -1,0 +1,160 @@
+"""Streams of frozen encoders, encoded once and kept on disk.
+
+One folder for everything that decides what a stream is (backbone, precision, sense, rendering, vision LoRA,
+pooling, number of frames), named by its digest; in it safetensors shards whose tensors are named by the
+content of the media. Shards are memory-mapped; a run that is killed loses one shard at most.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lynx.datasets.base import Example
+from lynx.datasets.clips import render_clip
+from lynx.errors import DataError
+from lynx.model import Lynx
+from lynx.streams.key import sense_digest
+from lynx.types import VIDEO, Stream
+
+logger = logging.getLogger(__name__)
+
+CLIPS_A_SHARD = 256
+FORMAT = 2
+PARTS = ("", "/times", "/cells")
+"""What a stream is kept as: its tokens under the clip's key, and the second and the cell of each."""
+
+
+class StreamCache:
+    """The streams of clips of `frames` frames, as `model` encodes them now, kept under `root`.
+
+    senses: the name of a sense in the examples' media -> the name by which the model knows it.
+    """
+
+    def __init__(self, root: str | Path, model: Lynx, senses: Mapping[str, str], frames: int) -> None:
+        self.model, self.senses, self.frames = model, dict(senses), frames
+        self.folders = {sense: Path(root) / self._digest(sense) for sense in self.senses}
+        self._files: list[Any] = []  # open shards; their mapping lives as long as this object
+        self._index: dict[tuple[str, str], Any] = {}
+        self._seen: set[Path] = set()
+        self._open_shards()
+
+    def prepare(
+        self,
+        examples: Sequence[Example],
+        keys: Sequence[str],
+        part: tuple[int, int] = (0, 1),
+        progress: bool = True,
+    ) -> int:
+        """Encode what is missing of `examples`, whose `content_key`s are `keys`; returns how many that were.
+
+        part: (i, k) does every k-th missing clip from the i-th on: one of k processes.
+
+        Raises:
+            DataError: the disk has no room for them.
+        """
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # clips may repeat
+        missing = [i for i in sorted(first.values()) if self._lacks(examples[i], keys[i])]
+        self._check_space(len(missing))
+        mine = missing[part[0] :: part[1]]
+        bar = tqdm(mine, desc="encode", unit="clip", disable=None if progress else True)
+        for start in range(0, len(mine), CLIPS_A_SHARD):
+            self._write_shards(examples, keys, mine[start : start + CLIPS_A_SHARD], bar)
+        bar.close()
+        return len(mine)
+
+    def refresh(self) -> None:
+        """See the shards that other processes wrote."""
+        self._open_shards()
+
+    def stream(self, sense: str, key: str) -> Stream:
+        """The stream of a sense in the clip with this content key, without its frames.
+
+        Raises:
+            DataError: it has not been prepared.
+        """
+        file = self._index.get((sense, key))
+        if file is None:
+            raise DataError(f"the clip {key} has no stream of {sense!r} in {self.folders[sense]}")
+        tokens, times, cells = (file.get_tensor(key + part) for part in PARTS)
+        rows, cols = (cells.amax(0) + 1).tolist()
+        known = self.senses[sense]
+        marks = self.model.placement(known), self.model.type_embedding(known)
+        return Stream(sense, tokens, times, cells, (rows, cols), None, *marks)
+
+    def _check_space(self, clips: int) -> None:
+        """Say so before the first clip is encoded if the streams of that many will not fit the disk."""
+        backbone = self.model.backbone
+        tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
+        width = backbone.model.config.get_text_config().hidden_size
+        needed = clips * tokens * width * backbone.dtype.itemsize
+        for folder in self.folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        root = next(iter(self.folders.values())).parent
+        free = shutil.disk_usage(root).free
+        if needed > free:
+            raise DataError(
+                f"the streams of {clips} clips take {needed / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB: "
+                "give `cache` a folder on a larger disk, or use fewer clips, fewer frames or pooled tokens"
+            )
+
+    def _lacks(self, example: Example, key: str) -> bool:
+        return any((sense, key) not in self._index for sense in self._there(example))
+
+    def _there(self, example: Example) -> list[str]:
+        there = set(example.media)  # `in` would make a lazy mapping render
+        return [sense for sense in self.senses if sense in there]
+
+    def _write_shards(
+        self, examples: Sequence[Example], keys: Sequence[str], indices: Sequence[int], bar: Any
+    ) -> None:
+        shards: dict[str, dict[str, Tensor]] = {sense: {} for sense in self.senses}
+        for i in indices:
+            for sense, stream in self._encode(examples[i]):
+                for part, tensor in zip(PARTS, (stream.tokens, stream.times, stream.cells), strict=True):
+                    shards[sense][keys[i] + part] = tensor.cpu().contiguous()
+            bar.update()
+        for sense, tensors in shards.items():
+            name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
+            partial = self.folders[sense] / f"{name}.part"
+            save_file(tensors, partial)
+            partial.replace(partial.with_suffix(".safetensors"))
+        self._open_shards()
+
+    def _encode(self, example: Example) -> Iterator[tuple[str, Stream]]:
+        senses = self._there(example)
+        modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
+        clips = render_clip(modalities, example, self.frames)
+        for sense in senses:
+            yield sense, self.model.encode(self.senses[sense], clips[sense])
+
+    def _open_shards(self) -> None:
+        for sense, folder in self.folders.items():
+            for path in sorted(folder.glob("*.safetensors")):
+                if path in self._seen:
+                    continue
+                try:
+                    file = safe_open(path, "pt")
+                except SafetensorError as error:
+                    raise DataError(f"{path} is damaged ({error}): remove it, it is made anew") from error
+                self._seen.add(path)
+                self._files.append(file)
+                self._index |= {(sense, key.partition("/")[0]): file for key in file.keys()}  # noqa: SIM118
+
+    def _digest(self, sense: str) -> str:
+        """Of all that decides what the tokens of this sense are, beside the media."""
+        return sense_digest(
+            self.model,
+            self.senses[sense],
+            with_video=VIDEO in self.senses,  # whose length sets the moments
+            format=FORMAT,
+            sense=sense,
+            frames=self.frames,
+        ).hexdigest()

@@ -1,0 +1,213 @@
+"""The plain data that crosses rooms: recordings, pseudo-frames, streams of tokens, prompts. No models."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lynx.errors import MediaError
+
+VIDEO = "video"
+"""The sense every backbone has: its own frames, which need no adapter."""
+
+EPSILON = 1e-6  # seconds; a frame whose time equals the one asked for is displayed
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """A picture track as it is displayed: size in pixels after rotation, degrees counter-clockwise."""
+
+    width: int
+    height: int
+    fps: float
+    codec: str
+    rotation: int
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """A sound track as stored."""
+
+    sample_rate: int
+    channels: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a recording holds; duration in seconds."""
+
+    path: Path
+    duration: float
+    video: VideoTrack | None
+    audio: tuple[AudioTrack, ...]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures and their moments: pixels (T, 3, H, W) uint8, times (T,) float64 seconds, ascending.
+
+    For pseudo-frames a time is the middle of the window shown. `duration`: the whole recording's, in seconds.
+    """
+
+    pixels: Tensor
+    times: Tensor
+    duration: float
+    labels: tuple[str, ...] = ()  # what each picture is, where they are of several kinds
+    notes: tuple[str, ...] = ()  # what a person has to be told about them
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
+            raise MediaError(
+                f"Frames need pixels (T, 3, H, W) uint8, not {tuple(self.pixels.shape)} {self.pixels.dtype}."
+            )
+        if self.times.shape != self.pixels.shape[:1]:
+            raise MediaError(f"{len(self.pixels)} frames need as many times, not {tuple(self.times.shape)}.")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def at(self, times: Tensor) -> "Frames":
+        """The frame displayed at each time (n,): the last that began before it; before all, the first."""
+        times = torch.as_tensor(times, dtype=torch.float64)
+        index = torch.searchsorted(self.times.double(), times + EPSILON, right=True) - 1
+        return Frames(self.pixels[index.clamp(min=0)], times, self.duration)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Sound: samples (n,) float32 mono in [-1, 1] at sample_rate Hz; sample 0 is time 0 of the recording."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+def sample_times(duration: float, n: int) -> Tensor:
+    """The middles of n equal parts of a recording: (n,) float64 seconds."""
+    return (torch.arange(n, dtype=torch.float64) + 0.5) * (duration / n)
+
+
+Measure = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class DepthClip:
+    """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 metres, 0 = no return.
+
+    times: (count,) ascending seconds, None where the maps have no clock. intrinsics: (3, 3) pixels. poses:
+    (count, 4, 4), not finite where the camera was lost. `notes`: what had to be assumed.
+    """
+
+    count: int
+    measure: Measure
+    times: np.ndarray | None = None
+    duration: float | None = None
+    intrinsics: np.ndarray | None = None
+    poses: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    background: bool = False  # whether what has no return is nothing, as around a mesh, and no hole
+
+    @classmethod
+    def of(cls, metres: np.ndarray, **known: Any) -> "DepthClip":
+        """Maps in memory: (T, H, W) metres, with what is known of `times`, `duration`, `intrinsics`, `poses`.
+
+        Raises MediaError when there is no map, or not one time and pose for each.
+        """
+        if metres.ndim != 3 or not metres.size:
+            raise MediaError(f"Depth needs maps (T, H, W) in metres, not {metres.shape}.")
+        for name in ("times", "poses"):
+            if known.get(name) is not None and len(known[name]) != len(metres):
+                raise MediaError(f"{len(metres)} depth maps need as many {name}, not {len(known[name])}.")
+        return cls(len(metres), lambda indices: returns(metres[list(indices)]), **known)
+
+
+def returns(metres: np.ndarray) -> np.ndarray:
+    """float32 metres with 0 for whatever is no distance."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+
+
+Message = Mapping[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
+
+
+PLACEMENTS = ("continue", "parallel", "share")
+"""Which positions a modality's tokens get, beside other modalities: behind all that is before them; right
+behind the video, where each of them would stand alone; or, in a family with positions in time and space, at
+the video's own moments. It travels with the adapter."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where each token of an encoded stream comes from; -1 marks a token of no frame, such as a newline."""
+
+    frame: Tensor  # (n,) int; the first one where a token stands for several
+    cell: Tensor  # (n, 2) int, row and column
+    grid: tuple[int, int]  # rows, columns
+    frames_a_token: int = 1  # consecutive frames that a token stands for
+
+    @classmethod
+    def of(cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1) -> "TokenLayout":
+        """Tokens that go over rows and columns (row by row), step by step."""
+        axes = (torch.arange(size) for size in (steps, *grid))
+        step, row, col = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token)
+
+    def seconds(self, times: Tensor) -> Tensor:
+        """The second (n,) that each token stands for; times: (T,) of the frames. NaN where there is none."""
+        times = times.double()
+        spacing = (times[-1] - times[0]) / max(1, len(times) - 1)
+        middle = times[self.frame.clamp(min=0)] + spacing * (self.frames_a_token - 1) / 2
+        return torch.where(self.frame < 0, torch.nan, middle)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The tokens of one sense in one clip, with the second and the grid cell each of them stands for."""
+
+    sense: str
+    tokens: Tensor  # (n, D)
+    times: Tensor  # (n,) seconds, NaN for a newline
+    cells: Tensor  # (n, 2) int, -1 for a newline
+    grid: tuple[int, int]
+    frames: Any  # lynx.types.Frames: the uint8 (pseudo-)frames as the model sees them
+    placement: str = "continue"  # one of PLACEMENTS
+    type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
+
+    @property
+    def embeds(self) -> Tensor:
+        """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
+        tokens, mark = self.tokens, self.type_embedding
+        return tokens if mark is None else tokens + mark.to(tokens)
+
+    @property
+    def steps(self) -> int:
+        """How many moments the stream has tokens of."""
+        return int((~self.times.isnan()).sum()) // math.prod(self.grid)
+
+    @property
+    def spacing(self) -> float:
+        """Seconds from one step to the next; 1 where there is one step."""
+        moments = self.times[~self.times.isnan()][:: math.prod(self.grid)]
+        return float((moments[-1] - moments[0]) / (len(moments) - 1)) if len(moments) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, ready for the LLM. `spans` says where each sense's tokens stand (in a single prompt)."""
+
+    input_ids: Tensor  # (B, S)
+    inputs_embeds: Tensor  # (B, S, D)
+    attention_mask: Tensor  # (B, S)
+    position_ids: Tensor  # (B, S), or (3, B, S) in a family with positions in time and space
+    spans: dict[str, Tensor] = field(default_factory=dict)  # (n,) int each

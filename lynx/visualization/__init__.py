@@ -1,0 +1,1 @@
+"""Pictures for eyes: timelines, films, the map of the token interface."""

@@ -1,0 +1,166 @@
+"""The world as a data set: clips drawn in memory when they are looked at, with their questions."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import torch
+
+from lynx.datasets.base import Example, Source
+from lynx.errors import DataError
+from lynx.types import DepthClip, Frames, Waveform, sample_times
+from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.scene.animation import draw_clip
+from lynx.world.scene.picture import draw_frames
+from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene
+from lynx.world.scene.sound import SAMPLE_RATE, render_sound
+from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
+
+RENDERER = 4
+"""Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
+BLOCK = 400
+"""A clip drawn for a type of question is the first of so many scenes of its own that allows it."""
+QUESTIONS, EXAM = 101, 102
+"""Ends of the seeds of questions: what is asked depends neither on what is shown nor on the other use."""
+
+
+def question_rng(scene: Scene, use: int) -> np.random.Generator:
+    """The random numbers with which questions about a scene are drawn, for one use of them."""
+    split, seed, index = scene.key
+    return np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index, use]))
+
+
+def check_key(split: str, seed: int) -> None:
+    """Raise DataError where no clip has such a split or seed."""
+    if split not in SPLITS:
+        raise DataError(f"the world has no split {split!r}; its splits are {', '.join(SPLITS)}")
+    if seed < 0:
+        raise DataError(f"the seed of a clip is a number from 0 on, not {seed}")
+
+
+def _numbers(frames: int) -> np.ndarray:
+    """Numbers (at FPS) of the frames displayed at the middles of that many equal parts of a clip."""
+    return np.floor(sample_times(DURATION, frames).numpy() * FPS + 1e-6).astype(int)
+
+
+def _frames(pictures: np.ndarray, times: torch.Tensor) -> Frames:
+    return Frames(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), times, DURATION)
+
+
+def _video(scene: Scene, frames: int, size: int) -> Frames:
+    return _frames(draw_frames(scene, _numbers(frames), size), sample_times(DURATION, frames))
+
+
+def _audio(scene: Scene, frames: int, size: int) -> Waveform:
+    return Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
+
+
+def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
+    return DepthClip.of(
+        draw_depth(scene, _numbers(frames), size),
+        times=sample_times(DURATION, frames).numpy(),
+        duration=DURATION,
+        intrinsics=intrinsics(size)[:3, :3],
+        poses=np.repeat(np.eye(4)[None], frames, axis=0),
+    )
+
+
+def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
+    """Every frame that the clip's file has; the sense takes what it needs."""
+    clip = draw_clip(scene, size)
+    return _frames(clip, torch.arange(len(clip), dtype=torch.float64) / FPS)
+
+
+def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
+    return _frames(draw_second_view(scene, _numbers(frames), size), sample_times(DURATION, frames))
+
+
+RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {
+    "video": _video,
+    "audio": _audio,
+    "depth": _depth,
+    "high_fps": _high_fps,
+    "multi_view": _multi_view,
+}
+"""What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
+
+
+@dataclass(frozen=True)
+class SceneMedia(Mapping[str, Source]):
+    """The media of one scene, rendered when they are asked for."""
+
+    scene: Scene
+    senses: tuple[str, ...]
+    frames: int
+    size: int
+
+    def __getitem__(self, sense: str) -> Source:
+        if sense not in self.senses:
+            raise KeyError(sense)
+        return RENDERERS[sense](self.scene, self.frames, self.size)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.senses)
+
+    def __len__(self) -> int:
+        return len(self.senses)
+
+
+@dataclass(frozen=True)
+class WorldDataset(Sequence[Example]):
+    """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
+
+    `types` keeps to some types of questions. With `focus` clips are drawn for one of these types after the
+    other, so that rare ones are asked often enough to be learned: each has a question of its type.
+    The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share no clip,
+    whatever the seed.
+    """
+
+    split: str
+    seed: int
+    n: int
+    senses: tuple[str, ...] = ("video", "audio")
+    frames: int = 8
+    size: int = 128
+    types: Collection[str] | None = None
+    per_type: int = 1
+    focus: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_key(self.split, self.seed)
+        if unknown := [sense for sense in self.senses if sense not in RENDERERS]:
+            raise DataError(f"the world has no {unknown[0]!r} in memory; it has {', '.join(RENDERERS)}")
+        if unknown := [name for name in (*(self.types or ()), *self.focus) if name not in QUESTION_TYPES]:
+            raise DataError(f"no question type {unknown[0]!r}; there are {', '.join(QUESTION_TYPES)}")
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self._example(i) for i in range(self.n)[index]]
+        return self._example(range(self.n)[index])
+
+    def _example(self, index: int) -> Example:
+        scene = self._scene(index)
+        turns = ask(scene, question_rng(scene, QUESTIONS), self.senses, self.per_type)
+        name = f"{self.split}-{self.seed}-{scene.key[2]}"
+        return Example(
+            id=name,
+            media=SceneMedia(scene, self.senses, self.frames, self.size),
+            turns=tuple(turn for turn in turns if self.types is None or turn.type in self.types),
+            key=f"world{RENDERER}-{name}-{self.frames}x{self.size}",
+        )
+
+    def _scene(self, index: int) -> Scene:
+        if not self.focus:
+            return draw_scene(self.split, self.seed, index)
+        kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
+        block = (draw_scene(self.split, self.seed, index * BLOCK + i) for i in range(BLOCK))
+        fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
+        return next(fitting, None) or draw_scene(self.split, self.seed, index * BLOCK)

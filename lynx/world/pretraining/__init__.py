@@ -1,0 +1,1 @@
+"""How the embedded backbone `lynx-tiny` is trained from nothing."""

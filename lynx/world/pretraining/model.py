@@ -1,0 +1,120 @@
+"""The embedded backbone `lynx-tiny`: a small stock LLaVA-OneVision, and its checkpoint folder."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from lynx.world.pretraining.text import vocabulary
+from lynx.world.pretraining.tokenizer import build_tokenizer
+
+IMAGE_SIZE = 64
+PATCH_SIZE = 8
+WIDTH = 128
+"""Of the vision tower."""
+FRAMES = 8
+"""Frames of a clip that the backbone is trained on."""
+NOTE = (
+    "lynx-tiny knows only its miniature world: one to three coloured shapes that move. "
+    "Real recordings need a real backbone."
+)
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
+    """The architecture: SigLIP 128 x 4 on 8 x 8 patches, pooled to 4 x 4 tokens a frame; Qwen2 160 x 4."""
+    vision = SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.vocab["<image>"],
+        video_token_index=tokenizer.vocab["<video>"],
+        image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+
+
+def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast]:
+    """A new backbone with random weights, and its tokenizer."""
+    tokenizer = build_tokenizer(vocabulary())
+    torch.manual_seed(seed)
+    model = LlavaOnevisionForConditionalGeneration(build_config(tokenizer))
+    return model, tokenizer
+
+
+def save_backbone(
+    model: LlavaOnevisionForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    provenance: dict[str, object],
+) -> None:
+    """Write the stock checkpoint folder, and beside it `lynx_tiny.json`: taught words, frames, origin."""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    common = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": size,
+    }
+    image = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_grid_pinpoints": [[IMAGE_SIZE] * 2],
+    }
+    processor = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": (IMAGE_SIZE // PATCH_SIZE) ** 2,
+        "vision_feature_select_strategy": "full",
+    }
+    _write(folder / "preprocessor_config.json", common | image)
+    _write(
+        folder / "video_preprocessor_config.json",
+        common | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+    )
+    _write(folder / "processor_config.json", processor)
+    _write(
+        folder / "lynx_tiny.json",
+        {"frames": FRAMES, "note": NOTE, "training": provenance, "words": vocabulary()},
+    )
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

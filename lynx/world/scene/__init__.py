@@ -1,0 +1,1 @@
+"""What a clip of the miniature world shows and sounds like."""

@@ -1,0 +1,182 @@
+import json
+from dataclasses import replace
+
+import checkpoints
+import gradio as gr
+import pytest
+import torch
+from checkpoints import clip, sound
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import lynx
+from lynx import BackboneError
+from lynx.adapters.format import Adapter
+from lynx.backbones import CATALOG, FAMILIES
+from lynx.backbones.estimate import cgroup_left, describe, estimate, free_bytes
+from lynx.cli.main import main
+from lynx.config import LoraSettings
+from lynx.ui import BACKBONES
+from lynx.ui.engine import EMBEDDED, Engine, Setup
+from lynx.ui.layout import Layout
+from lynx.ui.page import Page
+
+SIZE = (50, 70)
+LLM = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "vocab_size": 3000,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4, "num_hidden_layers": 3}
+QWEN_TOWER = {"hidden_size": 96, "intermediate_size": 256, "out_hidden_size": 128}
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of tensors that were alive at once, of all that were made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.most = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {
+            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
+        }
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.alive = {key: value for key, value in self.alive.items() if not value[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return out
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def folder(request, tmp_path_factory):
+    """A checkpoint in which neither weights nor activations are a trifle."""
+    folder = checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= LLM
+    config["tie_word_embeddings"] = False
+    config["vision_config"] |= QWEN_TOWER if request.param == "qwen2_5_vl" else TOWER
+    if request.param == "qwen2_5_vl":
+        config["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
+    (folder / "config.json").write_text(json.dumps(config))
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    model.save_pretrained(folder)
+    return folder
+
+
+def measured(folder, precision, frames):
+    """Bytes of the model's and the LoRAs' tensors, and the peak of all others during an answer."""
+    model = lynx.load(folder, precision=precision)
+    tensors = model.backbone.model.state_dict()
+    weights = sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors.values()}.values())
+    model.add_adapter(Adapter("audio", "audio"))
+    for part in ("vision", "llm"):
+        model.add_lora("audio", part, LoraSettings(64, 64.0, 0.0))
+    loras = [model.lora.tensors(f"audio_{part}").values() for part in ("vision", "llm")]
+    adapters = sum(weight.nbytes for part in loras for weight in part)
+    session = model.chat(video=clip(frames, *SIZE), audio=sound(), frames=frames)
+    with Peak() as peak:
+        session.ask("what is it ?", max_new_tokens=4)
+    return weights, adapters, peak.most
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+def test_what_is_estimated_is_what_is_measured(folder, precision):
+    for frames in (4, 16, 64):
+        weights, adapters, others = measured(folder, precision, frames)
+        found = estimate(
+            folder, frames=frames, senses=["audio"], precision=precision, device="cpu", size=SIZE, seconds=4.0
+        )
+        assert found.weights == pytest.approx(weights, rel=0.01)
+        assert found.adapters == adapters
+        assert found.total == pytest.approx(weights + adapters + others, rel=0.15)
+    # Of few frames the mel spectrogram takes most; here it is the model.
+    assert found.kv_cache + found.activations == pytest.approx(others, rel=0.1)
+
+
+def test_tokens_are_those_of_the_streams(folder):
+    model = lynx.load(folder)
+    found = estimate(folder, frames=5, senses=["audio"], size=SIZE)
+    assert found.tokens["video"] == model.tokens("video", 5, SIZE)
+    assert found.tokens["audio"] == model.backbone.tokens(5) and found.context == model.backbone.context
+    assert found.captions == model.backbone.captions(5), "every byte is a token here"
+
+
+def test_a_catalog_row_at_a_commit_has_the_row_s_geometry():
+    row, pinned = (estimate(name, device="cpu") for name in ("internvl3-1b", "internvl3-1b@abc"))
+    assert pinned.tokens == row.tokens and pinned.total == row.total
+
+
+def test_it_says_whether_it_fits(folder):
+    found = estimate(folder, frames=4, device="cpu")
+    assert found.fits and found.sentence.endswith("it fits") and "4 frames of video" in found.sentence
+    scarce = replace(found, available=found.total - 1)
+    assert scarce.fits is False and scarce.sentence.endswith("does not fit")
+    assert replace(found, available=None).fits is None
+    long = estimate(folder, frames=2000, device="cpu")
+    assert long.fits is False and "use fewer frames" in long.sentence
+
+
+def test_a_quantised_model_needs_less_and_a_device_that_cannot_is_refused():
+    kinds = ("fp32", "bf16", "int8", "nf4")
+    sizes = {kind: estimate("llava-onevision-7b", precision=kind, device="cpu").weights for kind in kinds}
+    assert sizes["fp32"] == 2 * sizes["bf16"] and sizes["bf16"] / 1e9 == pytest.approx(16.06, abs=0.01)
+    assert sizes["fp32"] > sizes["int8"] > sizes["nf4"]
+    with pytest.raises(BackboneError, match="use bf16 or fp32"):
+        estimate("llava-onevision-7b", precision="nf4", device="meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("llava-onevision-7b", 196), ("qwen2.5-vl-3b", 128), ("internvl3.5-4b", 256)]
+)
+def test_a_row_is_described_from_its_geometry(name, tokens):
+    row = describe(name)
+    assert row["tokens_a_frame"] == tokens and row["hub_id"] == CATALOG[name].source
+    memory = row["weights_gb"]
+    assert memory["fp32"] == pytest.approx(2 * memory["bf16"], abs=0.02)
+    assert memory["bf16"] > memory["int8"] > memory["nf4"]
+
+
+def test_free_memory_is_what_the_container_leaves(tmp_path):
+    assert 0 < free_bytes(torch.device("cpu")) < 2**44
+    assert cgroup_left(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    assert cgroup_left(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 50\n")
+    assert cgroup_left(tmp_path) == 750
+
+
+def test_the_command_says_it_for_people_and_for_machines(capsys):
+    words = ["estimate", "--backbone", "qwen2.5-vl-3b", "--frames", "32", "--senses", "audio"]
+    words += ["--precision", "nf4", "--size", "360x640", "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == {"video": 16 * 13 * 23, "audio": 16 * 16 * 16}
+    assert found["total"] == sum(found[part] for part in ("weights", "adapters", "kv_cache", "activations"))
+    assert main(words) == 0
+    assert found["sentence"].split(";")[0] in capsys.readouterr().out
+    assert main(["backbones", "no such model"]) == 1
+
+
+def test_the_app_says_it_before_anything_is_loaded():
+    engine = Engine()
+    setup = Setup("internvl3-8b", "int8", ("adapters/audio",))
+    with gr.Blocks() as blocks:
+        page = Page(Layout(setup, ["lynx-tiny"], []), engine, blocks)
+    expected = estimate("internvl3-8b", senses=["audio"], precision="int8")
+    shown = page.on_plan("internvl3-8b ", "int8", ["adapters/audio"])
+    about = expected.sentence.partition(" GB of ")[0]  # what is free changes from moment to moment
+    assert about[1:] in shown and "video, audio" in shown
+    assert "No backbone" in page.on_plan("no such thing", "auto", [])
+    assert not engine._models
+    assert set(BACKBONES) <= {EMBEDDED, *CATALOG}

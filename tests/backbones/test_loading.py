@@ -1,0 +1,241 @@
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+from checkpoints import clip
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from lynx.backbones import CATALOG, FAMILIES, count_parameters, load_backbone, parse_source, skeleton
+from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.errors import BackboneError
+from lynx.types import Stream
+
+QUESTION = [{"role": "user", "content": "what is it ?"}]
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def backbone(folder):
+    return load_backbone(folder)
+
+
+def stream(backbone, video):
+    with torch.no_grad():
+        tokens, layout = backbone.encode(backbone.pixels(video.pixels))
+    return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, video)
+
+
+def recorded(family):
+    """Cases of tests/data/record_pixels.py: name -> frames (T, 3, H, W) uint8."""
+    script = runpy.run_path(str(DATA / "record_pixels.py"))
+    cases = {"llava_onevision": "LLAVA", "internvl": "INTERNVL", "qwen2_5_vl": "QWEN"}[family]
+    return {name: clip(*case).pixels for name, case in script[cases].items()}, script
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_pixels_are_bit_equal_to_the_stock_video_processor_s(tmp_path, family):
+    """Recorded by tests/data/record_pixels.py: the stock processors need torchvision."""
+    folder = checkpoints.FAMILIES[family](tmp_path)
+    cases, script = recorded(family)
+    sizes = {"llava_onevision": {"height": 28, "width": 28}, "internvl": {"height": 32, "width": 32}}
+    least, most = script["PIXELS"]
+    size = sizes.get(family, {"shortest_edge": least, "longest_edge": most})
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, **script["STATISTICS"]}))
+    backbone = load_backbone(folder)
+    expected = load_file(DATA / "pixels.safetensors")
+    for name, frames in cases.items():
+        pixels = backbone.video_pixels(frames)
+        if family == "qwen2_5_vl":  # its processor gives patches: what the tower is given
+            pixels, grid = tower_inputs(backbone, pixels)
+            assert torch.equal(grid, expected[f"{family}/{name}/grid"]), name
+            assert backbone.tokens(len(frames), tuple(frames.shape[-2:])) == len(pixels) // 4
+        assert torch.equal(pixels, expected[f"{family}/{name}"]), name
+
+
+def tower_inputs(backbone, pixels):
+    given = []
+    hook = backbone.model.model.visual.register_forward_pre_hook(
+        lambda module, args, kwargs: given.extend([*args, *kwargs.values()]), with_kwargs=True
+    )
+    with torch.no_grad():
+        backbone.encode(pixels)
+    hook.remove()
+    patches, grid = (value for value in given if isinstance(value, torch.Tensor))
+    return patches, grid
+
+
+def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
+    pixels = backbone.pixels(clip(LlavaOnevision.frames_per_pass + 3).pixels)
+    with torch.no_grad():
+        tokens, layout = backbone.encode(pixels)
+        whole = backbone.model.model.get_video_features(pixels[None]).pooler_output[0]
+    assert torch.allclose(tokens, whole, atol=1e-5)
+    assert len(tokens) == len(layout.frame) == backbone.tokens(LlavaOnevision.frames_per_pass + 3)
+    assert (layout.frame == -1).sum() == 1 and layout.frame[-1] == -1 and layout.cell[-1].tolist() == [-1, -1]
+    assert layout.frame[16 * 7] == 7 and layout.cell[16 * 7 + 6].tolist() == [1, 2]
+
+
+def test_streams_stand_side_by_side_where_the_template_has_the_video(backbone):
+    first, second = stream(backbone, clip(2)), stream(backbone, clip(3, seed=1))
+    both = backbone.compose(QUESTION, [first, Stream("audio", *[getattr(second, k) for k in (
+        "tokens", "times", "cells", "grid", "frames")])])  # fmt: skip
+    assert both.spans["video"][-1] + 1 == both.spans["audio"][0]
+    assert torch.equal(both.inputs_embeds[0, both.spans["audio"]], second.tokens)
+    alone = backbone.compose(QUESTION)
+    assert alone.spans == {} and alone.input_ids.shape[1] == both.input_ids.shape[1] - 33 - 49 - 0
+
+
+def test_a_prompt_beyond_the_context_is_refused(backbone):
+    with pytest.raises(BackboneError, match="fewer frames"):
+        backbone.compose(QUESTION, [stream(backbone, clip(128))])
+
+
+@pytest.mark.parametrize(
+    ("name", "vision", "llm"),
+    [
+        ("llava-onevision-0.5b", 33_492_992, 35_192_832),
+        ("llava-onevision-7b", 33_492_992, 161_480_704),
+        ("qwen2.5-vl-3b", 45_719_552, 119_734_272),
+        ("internvl2.5-4b", 28_311_552, 119_734_272),
+    ],
+)
+def test_the_catalog_counts_the_papers_parameters(name, vision, llm):
+    """Printed in the paper as 68.7, 195.0, 165.5 and, with a fused qkv, 144.9 M."""
+    assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
+
+
+def test_internvl_s_other_count_is_that_of_the_fused_qkv():
+    three, fused = 64 * 3 * (1024 + 1024), 64 * (1024 + 3 * 1024)
+    as_in_the_paper = 28_311_552 - 24 * (three - fused)
+    paper = CATALOG["internvl2.5-4b"].paper
+    assert f"{as_in_the_paper / 1e6:.3f} M" in paper and "fused" in paper
+    assert f"{(as_in_the_paper + 119_734_272) / 1e6:.1f} M" in paper
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"), [("qwen2.5-vl-3b", 7.51), ("internvl2.5-4b", 7.42), ("internvl3-8b", 15.89)]
+)
+def test_a_geometry_has_the_size_of_the_files_on_the_hub(name, gigabytes):
+    """Two bytes a parameter: the sum of the repository's safetensors files, as it lists them."""
+    count = sum(p.numel() for p in set(skeleton(name).model.parameters()))
+    assert 2 * count / 1e9 == pytest.approx(gigabytes, abs=0.01)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_row_is_a_model_of_its_family(name):
+    row = CATALOG[name]
+    config = AutoConfig.for_model(row.family, **row.geometry)
+    assert row.family in FAMILIES and row.licence and row.note and row.source.count("/") == 1
+    text, given = config.get_text_config(), row.geometry["text_config"]
+    assert {key: getattr(text, key) for key in given if key != "rope_parameters"} == {
+        key: value for key, value in given.items() if key != "rope_parameters"
+    }
+    assert config.tie_word_embeddings == row.geometry["tie_word_embeddings"]
+    assert all(getattr(config.vision_config, key) == v for key, v in row.geometry["vision_config"].items())
+
+
+def test_the_projector_and_heads_get_no_lora(folder):
+    counted = count_parameters(str(folder), rank=2)
+    # 3 vision layers: q k v out (32 x 32), fc1 fc2 (32 <-> 56); 2 LLM layers: q k v o, gate up down
+    assert counted["vision"] == 3 * 2 * (4 * (32 + 32) + 2 * (32 + 56))
+    assert counted["llm"] == 2 * 2 * (2 * (48 + 48) + 2 * (48 + 24) + 3 * (48 + 80))
+
+
+def test_even_queries_are_a_quarter_of_the_paper_s_grid():
+    class Grid(LlavaOnevision):
+        patch_grid = (27, 27)
+
+    even = Grid.even_queries(Grid.__new__(Grid), 729)
+    assert len(even) == 196 and even[:3].tolist() == [0, 2, 4] and even[14] == 54 and even[-1] == 728
+
+
+def test_sources_are_catalog_names_folders_or_hub_ids(folder):
+    row = parse_source("llava-onevision-0.5b")
+    assert (
+        row.location == CATALOG["llava-onevision-0.5b"].source == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    )
+    assert parse_source("owner/name@abc").revision == "abc" and parse_source(folder).location == str(folder)
+    pinned = parse_source("llava-onevision-0.5b@abc")
+    assert (pinned.location, pinned.revision) == (row.location, "abc")
+    with pytest.raises(BackboneError, match="llava-onevision-7b"):
+        parse_source("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "configuration"),
+        ("preprocessor_config.json", "image_mean"),
+        ("chat_template.jinja", "chat template"),
+        ("model.safetensors", "cannot load"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused(folder, tmp_path, file, message):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / file).unlink()
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(tmp_path / "copy")
+
+
+def test_a_missing_tensor_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(key for key in weights if "fc1.weight" in key)]
+    save_file(weights, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=r"lack 1 tensors.*fc1\.weight"):
+        load_backbone(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, internvl"),
+        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, internvl"),
+        ({"model_type": "qwen3_vl"}, r"'qwen3_vl'.*first layers.*docs/backbones\.md"),
+        (
+            {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "evil.Evil"}},
+            r"'internvl_chat'.*code from the Hub is never run.*-hf or -HF",
+        ),
+    ],
+)
+def test_another_family_is_refused_with_the_list_of_known_ones(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of a checkpoint was run')")
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "device"), [("fp8", "cpu"), ("fp32", "cuda:99"), ("fp32", "toaster")])
+def test_what_cannot_run_here_is_refused(folder, precision, device):
+    with pytest.raises(BackboneError, match=precision if device == "cpu" else device):
+        load_backbone(folder, precision, device)
+
+
+def test_the_embedded_backbone_declares_its_words_and_frames(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    extra = {"words": ["what", "is"], "frames": 8, "note": "knows its miniature world only"}
+    (tmp_path / "copy" / "lynx_tiny.json").write_text(json.dumps(extra))
+    backbone = load_backbone(tmp_path / "copy")
+    assert (backbone.words, backbone.default_frames) == (frozenset({"what", "is"}), 8)
+    assert backbone.note == extra["note"] and load_backbone(folder).words is None
+
+
+def test_the_fingerprint_knows_the_weights_and_not_the_precision(folder, backbone, tmp_path):
+    assert load_backbone(folder, precision="bf16").fingerprint() == backbone.fingerprint()
+    other = load_backbone(checkpoints.llava_onevision(tmp_path, seed=1)).fingerprint()
+    assert {k for k in other if other[k] != backbone.fingerprint()[k]} == {"projector"}
+
+
+def test_everything_is_frozen_and_in_eval_mode(backbone):
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    assert not any(m.training for m in backbone.model.modules())

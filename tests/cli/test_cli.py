@@ -1,0 +1,310 @@
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapter
+from lynx.commands import COMMANDS
+
+import lynx
+from lynx.adapters.format import save_adapter
+from lynx.cli.main import main
+from lynx.config import AlignConfig, GuideConfig, TuneConfig
+from lynx.errors import LynxError
+
+ROOT = Path(__file__).parents[2]
+STAGES = {"guide": GuideConfig, "align": AlignConfig, "tune": TuneConfig}
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command line."""
+    try:
+        code = main(list(words))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random backbone."""
+    return str(llava_onevision(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A second of noise without sound."""
+    from lynx.media.video import write_video
+
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8), fps=8)
+    return str(path)
+
+
+def test_the_overview_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert run(capsys)[0] == 2, "no command at all is wrong usage"
+
+
+def test_a_group_lists_its_own_commands(capsys):
+    code, out, _ = run(capsys, "world", "--help")
+    assert code == 0
+    assert "world render" in out and "align" not in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_that_it_accepts(capsys, name):
+    code, out, _ = run(capsys, *name.split(), "--help")
+    assert code == 0
+    example = COMMANDS[name].example
+    assert example in " ".join(out.split()) and "--json" in out
+    options = set(word for word in example.split() if word.startswith("--"))
+    assert all(f" {option}" in out.split("example:")[0] for option in options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fly",),
+        ("world",),
+        ("params",),
+        ("params", "--backbone", "lynx-tiny", "--rank", "0"),
+        ("env", "--fast"),
+        ("align", "--lr", "high"),
+        ("adapters", "pull"),
+        ("adapters", "push", "adapters/audio"),
+        ("adapters", "import", "somewhere"),
+        ("adapters", "fetch", "a/b"),
+    ],
+)
+def test_wrong_usage_ends_with_two(capsys, words):
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert not out and "usage:" in err
+
+
+def test_a_failure_ends_with_one_and_one_line(capsys):
+    code, out, err = run(capsys, "params", "--backbone", "no-such-model")
+    assert code == 1
+    assert not out
+    assert err.startswith("lynx: ") and err.count("\n") == 1 and "no-such-model" in err
+
+
+def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(capsys, tmp_path):
+    words = ("--modality", "audio", "--guidance", str(tmp_path / "g"), "--out", str(tmp_path / "o"))
+    code, _, err = run(capsys, "align", *words, "--warmup", "2")
+    assert code == 1
+    assert "warmup" in err and err.count("\n") == 1
+
+
+def test_an_error_of_the_system_is_one_line_too(capsys, monkeypatch):
+    def refuse(options):
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setitem(COMMANDS, "env", dataclasses.replace(COMMANDS["env"], run=refuse))
+    assert run(capsys, "env") == (1, "", "lynx: /somewhere: Permission denied\n")
+
+
+def test_the_cause_of_a_bug_stays_visible(capsys, monkeypatch):
+    def broken(options):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(COMMANDS, "env", dataclasses.replace(COMMANDS["env"], run=broken))
+    assert not issubclass(ZeroDivisionError, LynxError)
+    with pytest.raises(ZeroDivisionError):
+        main(["env"])
+
+
+@pytest.mark.parametrize("name, config", STAGES.items())
+def test_the_options_of_a_stage_are_the_fields_of_its_config(capsys, name, config):
+    _, out, _ = run(capsys, name, "--help")
+    for field in dataclasses.fields(config):
+        assert f"--{field.name.replace('_', '-')}" in out
+        assert field.metadata["help"].split()[0] in out
+
+
+@pytest.mark.parametrize(
+    "name, vision, llm", [("llava-onevision-0.5b", 33.493, 35.193), ("llava-onevision-7b", 33.493, 161.481)]
+)
+def test_params_are_those_of_the_paper(capsys, name, vision, llm):
+    code, out, _ = run(capsys, "params", "--backbone", name, "--json")
+    counts = json.loads(out)
+    assert code == 0
+    assert list(counts) == ["vision", "llm", "total"]
+    assert counts["vision"] / 1e6 == pytest.approx(vision, abs=5e-4)
+    assert counts["llm"] / 1e6 == pytest.approx(llm, abs=5e-4)
+    assert counts["total"] == counts["vision"] + counts["llm"]
+
+
+def test_params_of_internvl_stand_beside_what_the_paper_prints(capsys):
+    _, out, _ = run(capsys, "params", "--backbone", "internvl2.5-4b", "--json")
+    counts = json.loads(out)
+    assert list(counts) == ["vision", "llm", "total", "paper"]
+    assert counts["total"] == 148_045_824  # every linear of the native classes
+    assert "144.9 M" in counts["paper"] and "fused" in counts["paper"]
+
+
+def test_env_reports_versions(capsys):
+    code, out, _ = run(capsys, "env", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["lynx"] == lynx.__version__
+    assert report["packages"]["torch"] == torch.__version__
+    assert report["ready"] == (not report["missing"]["library"] and not report["missing"]["app"])
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "lynx", "env"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+def test_a_group_of_processes_is_left_at_the_end(capsys, tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    assert main(["env", "--json"]) == 0
+    assert not torch.distributed.is_initialized()
+
+
+def test_chat_answers_and_says_what_it_used(capsys, tiny, clip):
+    words = ("--backbone", tiny, "--video", clip, "--frames", "4", "--evidence", "--without", "video")
+    code, out, err = run(capsys, "chat", *words, "--ask", "what is it ?", "--ask", "and now ?", "--json")
+    assert code == 0, err
+    first, second = json.loads(out)["turns"]
+    assert (first["question"], second["question"]) == ("what is it ?", "and now ?")
+    assert first["used"] == {"video": [4, 1.0]}
+    assert sum(first["rests_on"].values()) == pytest.approx(1)
+    assert first["without"] != first["answer"], "noise moves even a random model"
+
+
+def test_chat_reads_its_questions_from_the_input_and_streams(capsys, monkeypatch, tiny, clip):
+    monkeypatch.setattr(sys, "stdin", iter(["what is it ?\n", "\n"]))
+    code, out, err = run(capsys, "chat", "--backbone", tiny, "--video", clip)
+    assert code == 0, err
+    assert "what is it ?:" in out and "used:" in out
+
+
+def test_chat_films_its_last_answer(capsys, tiny, clip, tmp_path):
+    from lynx.media.container import probe
+
+    words = ("--backbone", tiny, "--video", clip, "--frames", "4", "--ask", "what is it ?", "--json")
+    film = tmp_path / "film.mp4"
+    code, out, err = run(capsys, "chat", *words, "--film", str(film), "--window", "0-0.5")
+    assert code == 0, err
+    told = json.loads(out)["turns"][-1]["film"]
+    assert told == {"path": str(film), "seconds": [0.0, 0.5], "word": None, "notes": []}
+    assert probe(film).duration == pytest.approx(0.5, abs=0.1)
+    code, _, err = run(capsys, "chat", *words, "--film", str(film), "--word", "99")
+    assert code == 1 and "no such word" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "chat", *words, "--word", "1")
+    assert code == 1 and "--film" in err
+    assert run(capsys, "chat", *words, "--film", str(film), "--window", "3")[0] == 2
+
+
+def test_map_tells_distances_and_draws_them(capsys, tiny, clip, tmp_path):
+    out_file = tmp_path / "map.png"
+    words = ("map", "--backbone", tiny, "--video", clip, "--frames", "4")
+    code, out, err = run(capsys, *words, "--out", str(out_file), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [row["group"] for row in found["groups"]] == ["words", "picture"]
+    assert found["groups"][0]["to_video"] > 0 and found["written"] == str(out_file)
+    assert out_file.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "picture:" in out and "written" not in out
+    code, _, err = run(capsys, *words, "--out", str(tmp_path / "map.doc"))
+    assert code == 1 and "PNG" in err
+
+
+@pytest.mark.parametrize("sense, file", [("audio", "clip"), ("video", "missing.mp4"), ("video", "text.mp4")])
+def test_chat_never_leaves_out_what_it_was_given(capsys, tiny, clip, tmp_path, sense, file):
+    (tmp_path / "text.mp4").write_text("no clip")
+    path = clip if file == "clip" else str(tmp_path / file)
+    code, _, err = run(capsys, "chat", "--backbone", tiny, f"--{sense}", path, "--ask", "what is it ?")
+    assert code == 1
+    assert err.count("\n") == 1 and (sense == "audio" or file in err)
+
+
+def test_world_render_writes_the_same_clip_for_the_same_seed(capsys, tmp_path):
+    for name in ("a", "b"):
+        code, out, _ = run(
+            capsys, "world", "render", "--seed", "7", "--size", "96", "--out", str(tmp_path / name), "--json"
+        )
+        assert code == 0
+        assert str(tmp_path / name / "clip.mp4") in json.loads(out)["written"]
+    assert (tmp_path / "a" / "qa.json").read_text() == (tmp_path / "b" / "qa.json").read_text()
+
+
+def test_adapters_list_of_an_empty_folder_is_empty(capsys, tmp_path):
+    assert run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json") == (0, "{}\n", "")
+
+
+def test_adapters_list_tells_what_each_is_and_why_one_is_unusable(capsys, tiny, tmp_path):
+    model = lynx.load(tiny)
+    random_adapter(model, "audio")
+    save_adapter(model, "audio", tmp_path / "good", metrics={"command": "lynx eval", "with": 0.5})
+    shutil.copytree(tmp_path / "good", tmp_path / "torn")
+    (tmp_path / "torn" / "llm" / "adapter_model.safetensors").unlink()
+    code, out, _ = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    good, torn = (json.loads(out)[str(tmp_path / name)] for name in ("good", "torn"))
+    assert code == 0
+    assert good["modality"] == "audio" and good["backbone"] == Path(tiny).name and good["revision"] is None
+    assert good["metrics"] == {"command": "lynx eval", "with": 0.5}
+    assert list(torn) == ["unusable"] and "adapter_model.safetensors is missing" in torn["unusable"]
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGES)
+def test_adapters_list_and_check_say_why_a_folder_is_broken_and_list_the_others(capsys, tmp_path, case):
+    for name in ("broken", "sound"):
+        shutil.copytree(ROOT / "adapters" / "audio", tmp_path / name)
+    damage_json(tmp_path / "broken", case)
+    code, out, err = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    assert (code, err) == (0, "")
+    broken, sound = (json.loads(out)[str(tmp_path / name)] for name in ("broken", "sound"))
+    assert list(broken) == ["unusable"] and re.search(JSON_DAMAGES[case][2], broken["unusable"])
+    assert sound["modality"] == "audio"
+    code, out, err = run(capsys, "adapters", "list", "--dir", str(tmp_path))
+    assert (code, err) == (0, "") and "unusable" in out and "\x1b" not in out
+    code, _, err = run(capsys, "adapters", "check", str(tmp_path / "broken"))
+    assert code == 1 and err.count("\n") == 1 and re.search(JSON_DAMAGES[case][2], err)
+
+
+def test_adapters_check_takes_the_backbone_that_the_adapter_names(capsys, tmp_path):
+    code, out, err = run(capsys, "adapters", "check", str(ROOT / "adapters" / "audio"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["fits"] == "lynx-tiny"
+    assert json.loads(out)["parts"] == ["vision", "llm", "type_embedding"]
+
+
+def test_adapters_check_refuses_what_is_no_adapter(capsys, tiny, tmp_path):
+    code, _, err = run(capsys, "adapters", "check", str(tmp_path), "--backbone", tiny)
+    assert code == 1
+    assert "lynx_config.json" in err and err.count("\n") == 1
+
+
+def test_the_three_stages_make_an_adapter(capsys, tiny, tmp_path):
+    guidance, adapter = str(tmp_path / "guidance.safetensors"), str(tmp_path / "audio")
+    few = ("--backbone", tiny, "--frames", "2", "--n", "4", "--json")
+    short = ("--modality", "audio", "--rank", "2", "--steps", "1", "--out", adapter)
+    for stage in (
+        ("guide", *few, "--out", guidance),
+        ("align", *few, *short, "--guidance", guidance),
+        ("tune", *few, *short, "--questions", "1"),
+    ):
+        code, out, err = run(capsys, *stage)
+        assert code == 0, err
+        assert isinstance(json.loads(out), dict)
+    code, out, _ = run(capsys, "adapters", "list", "--dir", str(tmp_path), "--json")
+    assert json.loads(out)[adapter]["modality"] == "audio"
+    code, out, _ = run(capsys, "adapters", "check", adapter, "--backbone", tiny, "--json")
+    assert (code, json.loads(out)["parts"]) == (0, ["vision", "llm"])

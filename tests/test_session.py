@@ -1,0 +1,420 @@
+import re
+import shutil
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import checkpoints
+import pytest
+import torch
+from checkpoints import clip, random_adapter, sound
+
+import lynx
+from lynx import BackboneError, LynxError, MediaError
+from lynx.session import plan
+
+QUESTION = "what is it ?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def model(folder):
+    model = lynx.load(folder)
+    random_adapter(model, "audio")
+    return model
+
+
+@pytest.fixture
+def chat(model):
+    return model.chat(video=clip(), audio=sound(), frames=6)
+
+
+@pytest.fixture(params=sorted(checkpoints.FAMILIES))
+def family(request, tmp_path):
+    return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
+
+
+def test_an_answer_joins_the_history_and_says_what_it_used(chat):
+    answer = chat.ask("what is it ?", max_new_tokens=8)
+    assert chat.history == [
+        {"role": "user", "content": "what is it ?"},
+        {"role": "assistant", "content": answer},
+    ]
+    assert chat.used == {"video": (6, 4.0), "audio": (6, 4.0)} and chat.notes == []
+    assert {sense: len(stream.tokens) for sense, stream in chat.streams.items()} == dict(chat.plan.tokens)
+
+
+def test_the_answer_is_what_the_model_generates_from_the_composed_prompt(model, chat):
+    answer = chat.ask("what is it ?", max_new_tokens=8)
+    with model.using("audio"):
+        messages = [{"role": "user", "content": "what is it ?"}]
+        prompt = model.backbone.compose(messages, list(chat.streams.values()))
+        ids = model.generate(prompt, max_new_tokens=8)
+    assert answer == model.backbone.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+
+def test_streaming_gives_the_same_answer_in_pieces(model, chat):
+    other = model.chat(video=clip(), audio=sound(), frames=6)
+    pieces = list(other.stream("what is it ?", max_new_tokens=20))
+    assert "".join(pieces).strip() == chat.ask("what is it ?", max_new_tokens=20)
+    assert other.history == chat.history and torch.equal(other.evidence.rows, chat.evidence.rows)
+
+
+def test_later_turns_reuse_the_cache_and_equal_a_full_prefill(model, chat):
+    for question in ("what is it ?", "and now ?", "why ?"):
+        with torch.no_grad(), model.using("audio"):
+            chat.encode()
+            messages = [*chat.history, {"role": "user", "content": question}]
+            prompt = model.backbone.compose(messages, list(chat.streams.values()))
+            full = model.generate(prompt, max_new_tokens=8)
+        turn = chat._begin(messages, 8, 0.0)
+        reused = turn.cache.get_seq_length()
+        assert torch.equal(chat._run(turn), full[0])
+        chat._finish(turn, full[0])
+        assert reused == 0 if question == "what is it ?" else reused > sum(chat.plan.tokens.values())
+    chat.clear()
+    turn = chat._begin([{"role": "user", "content": "what is it ?"}], 8, 0.0)
+    assert turn.cache.get_seq_length() > sum(chat.plan.tokens.values())  # the media are not prefilled again
+
+
+def test_a_cache_that_a_failure_left_half_full_is_dropped(chat, monkeypatch):
+    expected = chat.ask("what is it ?", max_new_tokens=8)
+    chat.clear()
+    generate = type(chat.model).generate
+    monkeypatch.setattr(
+        type(chat.model), "generate", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("broken"))
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        chat.ask("and this ?")
+    with pytest.raises(RuntimeError, match="broken"):
+        list(chat.stream("and this ?"))
+    monkeypatch.setattr(type(chat.model), "generate", generate)
+    assert chat.history == [] and len(chat._caches) == 0 and chat.plan.frames == 6
+    assert chat.ask("what is it ?", max_new_tokens=8) == expected
+    assert chat.model.lora.on == ()
+
+
+def test_stop_ends_the_answer_and_keeps_what_was_said(chat):
+    pieces = []
+    for piece in chat.stream("what is it ?", max_new_tokens=1500):
+        pieces.append(piece)
+        chat.stop()
+    assert chat.history[-1]["content"] == "".join(pieces).strip()
+    assert len(chat.evidence.tokens) < 1000
+    assert chat.ask("and now ?", max_new_tokens=4) and len(chat.history) == 4
+
+
+def test_leaving_a_stream_early_ends_its_thread_and_leaves_no_turn(chat):
+    stream = chat.stream("what is it ?", max_new_tokens=1500)
+    next(stream)
+    with pytest.raises(LynxError, match="being written"):
+        chat.ask("another ?")
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("lynx-generate")]
+    assert chat.history == [] and chat.model.lora.on == ()
+    assert chat.ask("another ?", max_new_tokens=4)
+
+
+def test_two_sessions_stream_at_once(model):
+    sessions = [model.chat(video=clip(seed=i), audio=sound(seed=i), frames=4) for i in range(3)]
+    expected = [s.ask("what is it ?", max_new_tokens=12) for s in sessions]
+    for session in sessions:
+        session.clear()
+    found = {}
+
+    def work(index):
+        found[index] = "".join(sessions[index].stream("what is it ?", max_new_tokens=12)).strip()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [found[i] for i in range(3)] == expected
+
+
+def test_a_sense_switched_off_leaves_the_stock_model(model, folder, chat):
+    alone = lynx.load(folder).chat(video=clip(), frames=6)
+    expected = alone.ask("what is it ?", max_new_tokens=12)
+    assert chat.ask("what is it ?", max_new_tokens=12) != expected
+    chat.clear()
+    chat.senses["audio"] = False
+    assert chat.ask("what is it ?", max_new_tokens=12) == expected
+    assert list(chat.used) == ["video"]
+    chat.senses["depth"] = True
+    with pytest.raises(MediaError, match="depth"):
+        chat.ask("what is it ?")
+
+
+def test_retry_and_undo_replace_the_last_turn(chat):
+    first = chat.ask("what is it ?", max_new_tokens=8)
+    chat.ask("and now ?", max_new_tokens=8)
+    assert chat.undo() == "and now ?" and len(chat.history) == 2
+    assert chat.retry(max_new_tokens=8) == first and len(chat.history) == 2
+    chat.clear()
+    with pytest.raises(LynxError, match="no question"):
+        chat.retry()
+
+
+def test_compare_answers_with_and_without_outside_the_history(chat):
+    first = chat.ask("what is it ?", max_new_tokens=8)
+    chat.senses["audio"] = False
+    chat.clear()
+    without = chat.ask("what is it ?", max_new_tokens=8)
+    chat.senses["audio"] = True
+    history = list(chat.history)
+    found = chat.compare(without="audio", max_new_tokens=8)
+    assert (found.question, found.answer, found.without) == ("what is it ?", first, {"audio": without})
+    assert chat.history == history
+    with pytest.raises(LynxError, match="depth"):
+        chat.compare(without="depth")
+
+
+def test_each_added_sense_is_left_out_in_turn_and_the_conversation_loses_nothing(model):
+    added = ("audio", "ears", "echo", "hum")
+    for name in added[1:]:
+        random_adapter(model, name)
+    media = {"video": clip(), **{name: sound() for name in added}}
+    chat = model.chat(**media, frames=3)
+    answer = chat.ask(QUESTION, max_new_tokens=6)
+    with computed(model) as tokens:
+        found = chat.compare(max_new_tokens=6)
+        assert len(tokens) == 4 < 60 < min(tokens), "with all of them nothing is new"
+        chat.ask("and now ?", max_new_tokens=6)
+        assert tokens[4] < 60
+    assert found.answer == answer and tuple(found.without) == added
+    for left in ("ears", "hum"):
+        rest = {sense: source for sense, source in media.items() if sense != left}
+        assert model.chat(**rest, frames=3).ask(QUESTION, max_new_tokens=6) == found.without[left]
+    assert list(chat.compare(without=("hum", "video"), max_new_tokens=2).without) == ["hum", "video"]
+    chat.senses |= dict.fromkeys(added, False)
+    with pytest.raises(LynxError, match="switch one on"):
+        chat.compare()
+
+
+def test_evidence_covers_the_answer_the_senses_and_their_grids(chat):
+    answer = chat.ask("what is it ?", max_new_tokens=8)
+    evidence = chat.evidence
+    assert "".join(evidence.tokens).strip() == answer
+    assert sum(evidence.share(0).values()) == pytest.approx(1) and set(evidence.share()) == {
+        "video",
+        "audio",
+        "text",
+    }
+    times, values = evidence.curve(0, "audio")
+    assert torch.allclose(times, chat.plan.times) and values.shape == (6,)
+    assert evidence.heatmap(None, "video").shape == (6, 4, 4)
+    first = evidence.baseline
+    chat.ask("and now ?", max_new_tokens=8)
+    assert torch.equal(chat.evidence.baseline, first)  # of the first turn: the media were not computed again
+
+
+def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
+    with pytest.raises(LynxError, match="no answer"):
+        chat.occlusion("audio")
+    chat.ask("what is it ?", max_new_tokens=8)
+    whole = chat.occlusion("audio")
+    parts = [chat.occlusion("audio", window) for window in ((0.0, 2.0), (2.0, 4.0))]
+    assert whole != 0 and parts[0] != parts[1]
+    assert chat.occlusion("audio", (9.0, 10.0)) == 0
+    audio = chat.streams["audio"]
+    black = replace(audio.frames, pixels=torch.zeros_like(audio.frames.pixels))
+    blank = chat.model.encode("audio", black).tokens[:-1].mean(dim=0).expand_as(audio.tokens[:-1])
+    chat.streams["audio"] = replace(audio, tokens=torch.cat([blank, audio.tokens[-1:]]))
+    assert chat.occlusion("audio") == pytest.approx(0, abs=1e-4)  # what is black already cannot be hidden
+
+
+def test_occlusion_is_of_the_answer_that_ends_the_history(chat):
+    chat.ask("what is it ?", max_new_tokens=4)
+    chat.undo()
+    with pytest.raises(LynxError, match="ask again"):
+        chat.occlusion("audio")
+    chat.ask("what is it ?", max_new_tokens=4)
+    chat.history = [dict(message) for message in chat.history]  # as the app keeps it
+    assert chat.occlusion("audio") != 0
+
+
+def test_the_budget_is_known_before_anything_is_read(model):
+    budget = plan(model, {"video": clip(), "audio": sound()}, 10)
+    assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.total == 322 and budget.frames == 10
+    assert budget.times[0] == pytest.approx(0.2) and budget.duration == 4.0 and budget.context == 2048
+    with pytest.raises(BackboneError, match="at most 47 frames"):
+        plan(model, {"video": clip(), "audio": sound()}, 100)
+    model.backbone.default_frames = 100
+    less = plan(model, {"video": clip(), "audio": sound()})
+    assert less.frames == 47 and "47 frames instead of 100" in less.notes[0]
+    with pytest.raises(BackboneError, match="at least one"):
+        plan(model, {"video": clip()}, 0)
+
+
+def test_the_most_frames_that_are_planned_make_a_prompt(family):
+    """What stands between the frames counts too: a third of InternVL's prompt here."""
+    with pytest.raises(BackboneError, match="use at most") as refused:
+        plan(family, {"video": clip()}, 999)
+    most = int(re.search(r"at most (\d+) frames", str(refused.value))[1])
+    video = clip(most)
+    assert plan(family, {"video": video}, most).frames == most
+    family.backbone.default_frames = 999
+    assert plan(family, {"video": video}).frames == most
+    stream, question = family.encode("video", video), [{"role": "user", "content": QUESTION}]
+    prompt = family.backbone.compose(question, [stream])
+    room = family.backbone.context - prompt.input_ids.shape[1]
+    assert 0 < room < 512 + 40, "and no frame more would leave room for words"
+
+
+def test_a_sense_with_several_pictures_a_moment_is_budgeted_for(model):
+    random_adapter(model, "multi_view", "multi_view")
+    chat = model.chat(video=clip(), multi_view={"left": clip(seed=1), "right": clip(seed=2)}, frames=4)
+    assert dict(chat.plan.tokens) == {"video": 65, "multi_view": 129}
+    assert {sense: len(stream.tokens) for sense, stream in chat.encode().items()} == dict(chat.plan.tokens)
+
+
+def test_sound_alone_and_words_alone_are_conversations_too(model):
+    chat = model.chat(audio=sound(2.0), frames=4)
+    assert chat.ask("what is it ?", max_new_tokens=4) is not None and chat.plan.duration == 2.0
+    words = model.chat()
+    assert words.ask("what is it ?", max_new_tokens=4) is not None and words.used == {}
+    assert words.evidence.share(0) == {"text": 1.0}
+
+
+def test_a_sense_that_cannot_be_used_is_an_error(model, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(MediaError):
+        model.chat(video=tmp_path / "empty.mp4")
+    with pytest.raises(LynxError, match="depth"):
+        model.chat(video=clip(), depth=clip())
+    with pytest.raises(MediaError):
+        model.chat(video=clip(), audio=clip())
+    with pytest.raises(LynxError, match="empty"):
+        model.chat(video=clip()).ask("  ")
+
+
+def test_words_the_backbone_was_never_taught_are_said(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "lynx_tiny.json").write_text('{"words": ["what", "is", "it", "?"], "frames": 4}')
+    chat = lynx.load(tmp_path / "copy").chat(video=clip())
+    assert chat.plan.frames == 4 and chat.unknown_words("What is it?") == []
+    chat.ask("what is a giraffe, a Giraffe ?", max_new_tokens=2)
+    assert chat.notes == ["words this model was never taught: a, giraffe"]
+    chat.ask("what is it ?", max_new_tokens=2)
+    assert chat.notes == []
+
+
+# --- nothing is paid for twice --------------------------------------------------------------------
+
+
+@contextmanager
+def computed(model):
+    """How many tokens the LLM computes in each prefill inside the `with`."""
+    found = []
+
+    def count(module, args, kwargs):
+        if kwargs["inputs_embeds"].shape[1] > 1:
+            found.append(kwargs["inputs_embeds"].shape[1])
+
+    hook = model.backbone.model.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def full_prefill(chat, senses):
+    """Keys and values of everything that the cache of these senses holds, computed at once."""
+    model, kept = chat.model, chat._caches._kept[senses]
+    prompt = chat._prompt(chat.history[:-1], senses, chat.streams)
+    answer = torch.tensor([kept.labels[prompt.input_ids.shape[1] :]], dtype=torch.long)
+    behind = prompt.position_ids[..., -1:] + 1 + torch.arange(answer.shape[1])
+    with torch.no_grad(), model.using(*senses):
+        embeds = model.backbone.model.get_input_embeddings()(answer)
+        filled = model.backbone.model(
+            inputs_embeds=torch.cat([prompt.inputs_embeds, embeds], 1),
+            position_ids=torch.cat([prompt.position_ids, behind], -1),
+            use_cache=True,
+        ).past_key_values
+    return kept.cache, filled
+
+
+def test_turns_switches_and_comparisons_compute_only_what_is_new(family):
+    random_adapter(family, "audio")
+    chat = family.chat(video=clip(), audio=sound(), frames=6)
+    media, on, off = sum(chat.plan.tokens.values()), ("video", "audio"), ("video",)
+    with computed(family) as tokens:
+        chat.ask(QUESTION, max_new_tokens=6)
+        chat.ask("and now ?", max_new_tokens=6)
+        assert tokens[0] > media and tokens[1] < 60
+        chat.senses["audio"] = False  # under other LoRAs nothing can be taken over
+        chat.ask("and without ?", max_new_tokens=6)
+        assert tokens[2] > chat.plan.tokens["video"]
+        chat.senses["audio"] = True
+        chat.ask("and again ?", max_new_tokens=6)
+        chat.compare(QUESTION, without="audio", max_new_tokens=6)
+        assert len(tokens) == 6 and max(tokens[3:]) < 100 < media
+        chat.undo()
+        chat.ask("and last ?", max_new_tokens=6)
+        assert tokens[6] < 60
+    for senses in (on, off):
+        chat.senses["audio"] = "audio" in senses
+        chat.ask(QUESTION, max_new_tokens=6)
+        reused, whole = full_prefill(chat, senses)
+        for mine, full in zip(reused.layers, whole.layers, strict=True):
+            for found, expected in ((mine.keys, full.keys), (mine.values, full.values)):
+                assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_what_senses_share_under_the_same_loras_is_taken_over(family):
+    random_adapter(family, "audio", parts=("vision",))  # nothing of it is in the LLM
+    chat = family.chat(video=clip(), audio=sound(), frames=6)
+    chat.senses["audio"] = False
+    chat.ask(QUESTION, max_new_tokens=6)
+    chat.senses["audio"] = True
+    with computed(family) as tokens:
+        answer = chat.retry(max_new_tokens=6)
+    video, audio = chat.plan.tokens["video"], chat.plan.tokens["audio"]
+    assert audio < tokens[0] < audio + video
+    assert answer == family.chat(video=clip(), audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
+    assert chat.evidence.baseline is not None
+    chat.senses["video"] = False  # its placeholders look alike, what stands there does not
+    answer = chat.retry(max_new_tokens=6)
+    assert answer == family.chat(audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
+
+
+def test_caches_are_few(chat):
+    for senses in ({"video"}, {"audio"}, set(), {"video", "audio"}):
+        chat.senses = {sense: sense in senses for sense in chat.media}
+        chat.ask(QUESTION, max_new_tokens=2)
+    assert list(chat._caches._kept) == [("audio",), (), ("video", "audio")]
+
+
+@contextmanager
+def frames_encoded(model):
+    """How many frames go through the tower inside the `with`, at each pass."""
+    found, encode = [], model.backbone.encode
+    model.backbone.encode = lambda pixels: (found.append(len(pixels)), encode(pixels))[1]
+    try:
+        yield found
+    finally:
+        del model.backbone.encode
+
+
+def test_sessions_of_one_model_encode_a_clip_once(model):
+    with frames_encoded(model) as passes:
+        first = model.chat(video=clip(), audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
+        assert passes == [6, 6]
+        second = model.chat(video=clip(), audio=sound(), frames=6)
+        assert second.ask(QUESTION, max_new_tokens=6) == first and passes == [6, 6]
+        model.chat(video=clip(), audio=sound(seed=1), frames=6).encode()
+        assert passes == [6, 6, 6]  # other sound, the same video
+        model.chat(video=clip(), frames=4).encode()
+        assert passes[3:] == [4]
+
+
+def test_what_a_sense_has_to_say_is_a_note(chat):
+    audio = chat.encode()["audio"]
+    chat.streams["audio"] = replace(audio, frames=replace(audio.frames, notes=("it is quiet",)))
+    chat.ask(QUESTION, max_new_tokens=2)
+    assert chat.notes == ["it is quiet"]

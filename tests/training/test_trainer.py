@@ -1,0 +1,312 @@
+"""The training loop: order, learning rate, exact resume, and refusals."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stages
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from lynx.config import TrainConfig
+from lynx.errors import AdapterError, DataError
+from lynx.training.trainer import VECTOR_RATE, Order, Trainer, checkpointed, learning_rate, seed_of, seeded
+
+CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
+POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Fit:
+    """A linear fit with dropout, which may stop like a killed process does: without a word."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.weights = {
+            "x.lora_A.weight": nn.Parameter(torch.randn(3, 4, generator=generator)),
+            "x.lora_B.weight": nn.Parameter(torch.zeros(2, 3)),
+        }
+        self.stop_at, self.calls, self.seen = stop_at, 0, []
+
+    def loss(self, indices):
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.seen.append(indices)
+        a, b = list(self.weights.values())[:2]
+        noisy = nn.functional.dropout(POINTS[indices], 0.3)
+        return {"loss": (noisy @ a.T @ b.T - 1).square().mean(), "spread": noisy.std()}
+
+    def trainer(self, folder: Path, config: TrainConfig = CONFIG) -> Trainer:
+        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False)
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainConfig(lr=2.0, warmup=0.2)
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    by_hand = [1.0, 2.0] + [1 + math.cos(math.pi * k / 8) for k in range(8)]
+    assert rates == pytest.approx(by_hand)
+    assert learning_rate(0, 1, TrainConfig(lr=2.0, warmup=0.0)) == 2.0
+    config = TrainConfig(lr=2.0, warmup=0.2, final_lr=0.5)
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    assert rates == pytest.approx(by_hand[:2] + [1 + rate / 2 for rate in by_hand[2:]])
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    order = Order(10, 4, seed=0)
+    drawn = [index for number in range(5) for index in order.batch(number)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:]
+    assert order.batch(1) == drawn[4:8]  # asked again, out of turn
+    assert Order(10, 4, seed=1).batch(0) != drawn[:4]
+    assert Order(2, 5, seed=0).batch(0)[:4] != []  # a batch larger than the data
+
+
+def test_a_vector_moves_faster_and_may_go_unused_for_a_step(tmp_path):
+    """AdamW's first step moves every number by the learning rate, towards the side its gradient says."""
+    fit = Fit()
+    fit.weights |= {"type_embedding.a": nn.Parameter(torch.zeros(3)), "unused": nn.Parameter(torch.ones(2))}
+
+    def loss(indices):
+        parts = fit.loss(indices)
+        return parts | {"loss": parts["loss"] + fit.weights["type_embedding.a"].sum()}
+
+    config = replace(CONFIG, steps=1, warmup=0.0)
+    before = fit.weights["x.lora_B.weight"].detach().clone()
+    Trainer(fit.weights, len(POINTS), loss, config, tmp_path, progress=False).run()
+    moved = (fit.weights["x.lora_B.weight"] - before).abs().max()
+    assert float(moved) == pytest.approx(0.05, rel=1e-3)
+    assert fit.weights["type_embedding.a"].tolist() == pytest.approx([-0.05 * VECTOR_RATE] * 3, rel=1e-3)
+    assert fit.weights["unused"].tolist() == [1, 1]
+
+
+def test_seeds_differ_and_last():
+    assert len({seed_of(0, "step", k) for k in range(1000)}) == 1000
+    assert seed_of(1, "a") == seed_of(1, "a") < 2**63
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("stop_at", [1, 4, 5])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, stop_at, average):
+    config = replace(CONFIG, average=average)
+    whole, broken, resumed = Fit(), Fit(stop_at), Fit()
+    report = whole.trainer(tmp_path / "whole", config).run()
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path / "broken", config).run()
+    again = resumed.trainer(tmp_path / "broken", config).run()
+    assert resumed.calls == 7 - stop_at // 2 * 2
+    for name, weight in whole.weights.items():
+        assert weight.equal(resumed.weights[name]), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+    assert again["last"] == report["last"]
+
+
+def test_a_killed_process_can_be_resumed(tmp_path):
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from test_trainer import Fit\n"
+        "fit = Fit(); loss = fit.loss\n"
+        "def fatal(indices):\n"
+        "    if fit.calls == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return loss(indices)\n"
+        "fit.loss = fatal; fit.trainer(Path(sys.argv[2])).run()\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(tmp_path)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -9
+    whole, resumed = Fit(), Fit()
+    whole.trainer(tmp_path / "whole").run()
+    resumed.trainer(tmp_path).run()
+    assert resumed.calls == 3
+    assert all(w.equal(resumed.weights[name]) for name, w in whole.weights.items())
+
+
+def test_a_finished_run_leaves_its_log_and_no_checkpoint(tmp_path):
+    trainer = Fit().trainer(tmp_path)
+    report = trainer.run()
+    assert trainer.checkpoint.exists()
+    trainer.finish()
+    assert not trainer.checkpoint.exists()
+    assert [row["step"] for row in rows(tmp_path)] == list(range(7))
+    assert report["parameters"] == 3 * 4 + 2 * 3
+    assert (report["modules"], report["steps"], report["batch"]) == (1, 7, 2)
+    assert report["last"]["loss"] == rows(tmp_path)[-1]["loss"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    Fit().trainer(tmp_path).run()
+    with pytest.raises(DataError, match=r"other settings \(lr 0.05 -> 0.1\).*--no-resume"):
+        Fit().trainer(tmp_path, replace(CONFIG, lr=0.1)).run()
+    fit = Fit()
+    fit.trainer(tmp_path, replace(CONFIG, lr=0.1, resume=False)).run()
+    assert fit.calls == 7
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    fit = Fit()
+    of = [{"rendering": {"n_mels": mels}, "clips": ["a", "b"]} for mels in (64, 128)]
+    runs = [Trainer(fit.weights, 5, fit.loss, CONFIG, tmp_path, of=each, progress=False) for each in of]
+    runs[0].run()
+    with pytest.raises(DataError, match=r"rendering .*64.* -> .*128"):
+        runs[1].run()
+    runs[0].run()
+
+
+def test_a_run_can_be_made_longer(tmp_path, caplog):
+    Fit().trainer(tmp_path).run()  # 7 steps, the last checkpoint after 6
+    longer = Fit()
+    assert longer.trainer(tmp_path, replace(CONFIG, steps=10)).run()["steps"] == 10
+    assert longer.calls == 4
+    assert "10 steps now, no longer of 7" in caplog.text
+    assert [row["step"] for row in rows(tmp_path)] == list(range(10))
+
+
+def test_the_average_is_that_of_the_weights_after_every_step(tmp_path):
+    """Its first decay is 1/10, the k-th (1 + k) / (10 + k), until that is the one asked for."""
+    after = []
+    for steps in range(1, CONFIG.steps + 1):
+        fit = Fit()
+        same = replace(CONFIG, steps=steps, lr=0.1, warmup=0.0, final_lr=1.0)  # the same lr, however long
+        fit.trainer(tmp_path / f"to{steps}", same).run()
+        after.append({name: weight.detach() for name, weight in fit.weights.items()})
+    fit = Fit()
+    expected = {name: weight.detach().clone() for name, weight in fit.weights.items()}
+    for k, weights in enumerate(after):
+        decay = min(0.25, (1 + k) / (10 + k))
+        for name, weight in weights.items():
+            expected[name] = decay * expected[name] + (1 - decay) * weight
+    config = replace(CONFIG, lr=0.1, warmup=0.0, final_lr=1.0, average=0.25)
+    report = fit.trainer(tmp_path / "averaged", config).run()
+    for name, weight in fit.weights.items():
+        torch.testing.assert_close(weight.detach(), expected[name])
+        assert not weight.equal(after[-1][name])
+    assert report["steps"] == CONFIG.steps
+
+
+def test_accumulated_steps_equal_one_large_batch(tmp_path):
+    plain = {"steps": 2, "save_every": 0, "max_grad_norm": 0.0}
+    fits = [Fit(), Fit()]
+    for fit, sizes in zip(fits, ({"batch_size": 4}, {"batch_size": 2, "accumulate": 2}), strict=True):
+        a, b = fit.weights.values()
+
+        def loss(indices, a=a, b=b):
+            return {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+
+        config = replace(CONFIG, **plain, **sizes)
+        Trainer(fit.weights, 5, loss, config, tmp_path / str(len(sizes)), progress=False).run()
+    for one, two in zip(fits[0].weights.values(), fits[1].weights.values(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+PROCESSES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from safetensors.torch import save_file
+from test_trainer import CONFIG, POINTS, Fit, Trainer, replace
+fit = Fit()
+a, b = fit.weights.values()
+fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+trainer = fit.trainer(Path(sys.argv[2]), replace(CONFIG, steps=3))
+assert trainer.accelerator.num_processes == 2
+report = trainer.run()
+assert report["batch"] == 4, report
+file = Path(sys.argv[2]) / str(trainer.accelerator.process_index)
+save_file({n: w.detach() for n, w in fit.weights.items()}, file)
+trainer.accelerator.end_training()
+"""
+
+
+def test_two_processes_equal_one_with_their_batches_together(tmp_path):
+    (tmp_path / "script.py").write_text(PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(tmp_path / "script.py"), str(Path(__file__).parents[1]), str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fit = Fit()
+    a, b = fit.weights.values()
+    fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
+    fit.trainer(tmp_path / "one", replace(CONFIG, steps=3, batch_size=4)).run()
+    ranks = [load_file(tmp_path / str(rank)) for rank in range(2)]
+    for name, weight in fit.weights.items():
+        assert ranks[0][name].equal(ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], weight.detach())
+    assert len(rows(tmp_path)) == 3
+
+
+def test_epochs_count_examples(tmp_path):
+    config = replace(CONFIG, steps=None, epochs=1.5)
+    assert Fit().trainer(tmp_path, config).steps == math.ceil(1.5 * 5 / 2)
+    assert Fit().trainer(tmp_path, replace(config, accumulate=2)).steps == 2
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    fit = Fit()
+    fit.trainer(tmp_path, replace(CONFIG, max_grad_norm=0.25, steps=1)).run()
+    norm = torch.stack([weight.grad.norm() for weight in fit.weights.values()]).norm()
+    assert float(norm) == pytest.approx(0.25, rel=1e-3)
+    assert rows(tmp_path)[0]["grad_norm"] > 1
+
+
+def test_weights_without_a_gradient_are_an_error(tmp_path):
+    fit = Fit()
+    fit.weights["y.lora_B.weight"] = nn.Parameter(torch.zeros(2))
+    with pytest.raises(AdapterError, match="1 weights get no gradient, such as y.lora_B.weight"):
+        fit.trainer(tmp_path).run()
+
+
+def test_weights_whose_gradient_stays_zero_are_reported(tmp_path):
+    fit = Fit()
+    silent = fit.weights["y.lora_B.weight"] = nn.Parameter(torch.zeros(2))
+    loss = fit.loss
+    fit.loss = lambda indices: (parts := loss(indices)) | {"loss": parts["loss"] + 0 * silent.sum()}
+    assert fit.trainer(tmp_path).run()["without_gradient"] == ["y.lora_B.weight"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    fit = Fit()
+    with torch.no_grad():
+        fit.weights["x.lora_A.weight"].fill_(torch.nan)
+    with pytest.raises(AdapterError, match="loss is nan at step 0"):
+        fit.trainer(tmp_path).run()
+
+
+def test_no_data_is_said(tmp_path):
+    with pytest.raises(DataError, match="nothing to train on"):
+        Trainer(Fit().weights, 0, Fit().loss, CONFIG, tmp_path)
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Fit().trainer(tmp_path).run()
+    with seeded(7):
+        first = torch.rand(2)
+    assert torch.rand(3).equal(expected)
+    with seeded(7):
+        assert torch.rand(2).equal(first)
+
+
+def test_reentrant_checkpointing_is_refused(tmp_path):
+    model = stages.small_model(tmp_path).backbone.model
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    with (
+        pytest.raises(DataError, match="reentrant gradient checkpointing.*wrong gradients"),
+        checkpointed(model, "off"),
+    ):
+        pass
+    model.activation_checkpointing_disable()
+    with checkpointed(model, "non-reentrant"):
+        assert any(module.training for module in model.modules())
+    assert not any(module.training for module in model.modules())

@@ -1,0 +1,299 @@
+"""The page in real Chromium, offline: what a person does, in the order they do it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lynx.media.video import write_video
+from lynx.types import Waveform
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+
+ROOT = Path(__file__).parents[2]
+EMBEDDED = ROOT / "lynx" / "assets" / "lynx-tiny" / "model.safetensors"
+ADAPTER = ROOT / "adapters" / "audio" / "lynx_config.json"
+PATIENCE = 90_000  # milliseconds; the machines that run this share their cores
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function that opens an address in a fresh tab; at the end: no page error, no request elsewhere."""
+    opened = []
+
+    def visit(url, **options):
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        trouble, hosts = [], set()
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: hosts.add(re.split(r"[/:]+", request.url)[1]))
+        opened.append((context, trouble, hosts))
+        page.goto(url)
+        page.wait_for_selector("#senses input >> nth=1")  # the model has been loaded, with its added sense
+        return page
+
+    yield visit
+    for context, trouble, hosts in opened:
+        context.close()
+        assert not trouble
+        assert {host for host in hosts if "." in host} == {"127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files to upload."""
+    folder = tmp_path_factory.mktemp("files")
+    pixels = torch.zeros(16, 3, 120, 160, dtype=torch.uint8)
+    pixels[:8, 0], pixels[8:, 2] = 200, 200
+    tone = torch.sin(torch.arange(64000) / 16000 * 2 * torch.pi * 440) * 0.5
+    write_video(folder / "own.mp4", pixels, 4, Waveform(tone, 16000))
+    write_video(folder / "mute.mp4", pixels, 4)
+    (folder / "text.mp4").write_text("not a film\n" * 99)
+    (folder / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
+    (folder / "depth").mkdir()
+    for i in range(4):
+        metres = np.full((60, 80), 900 + 900 * i, dtype=np.uint16)
+        Image.fromarray(metres).save(folder / "depth" / f"{i}.png")
+    np.savetxt(folder / "times.txt", np.arange(4.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nonsense(tmp_path_factory, files):
+    """The address of a page whose model is random and never stops talking by itself."""
+    import checkpoints
+
+    import lynx
+    from lynx.adapters.format import Adapter, save_adapter
+    from lynx.config import LoraSettings
+    from lynx.ui import launch
+    from lynx.ui.engine import Engine
+    from lynx.ui.examples import Example
+    from lynx.ui.values import Setup
+
+    folder = tmp_path_factory.mktemp("nonsense")
+    model = lynx.load(checkpoints.llava_onevision(folder / "backbone"))
+    senses = ("audio", "depth", "multi_view")
+    for sense in senses:
+        model.add_adapter(Adapter(sense, sense))
+        for part in ("vision", "llm"):
+            model.add_lora(sense, part, LoraSettings(4, 8.0, 0.0))
+        save_adapter(model, sense, folder / sense)
+    setup = Setup(str(folder / "backbone"), adapters=tuple(str(folder / sense) for sense in senses))
+    media = {"video": "own.mp4", "audio": "own.mp4", "depth": "depth", "multi_view": "mute.mp4"}
+    asked = (
+        ("what do you hear ?", ("audio",)),
+        ("what is near ?", ("depth",)),
+        ("what flashes ?", ("high_fps",)),
+    )
+    examples = [Example({sense: files / name for sense, name in media.items()}, asked)]
+    blocks = launch(
+        port=None, setup=setup, examples=examples, engine=Engine(max_new_tokens=1000), block=False
+    )
+    yield blocks.local_url
+    blocks.close()
+
+
+def upload(page, path):
+    """Put a file on the desk, in place of what is there."""
+    if page.locator("#video button[aria-label=Clear]").count():
+        page.click("#video button[aria-label=Clear]")
+    with page.expect_file_chooser() as chooser:
+        page.click("#video button.upload-container, #video button[aria-dropeffect]")
+    chooser.value.set_files(str(path))
+
+
+def ask_and_stop(page, question):
+    """Ask, and press Stop as soon as it is there."""
+    page.fill("#question textarea", question)
+    page.click("#send")
+    page.click("#stop")
+    page.wait_for_selector("#send")
+
+
+def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files):
+    page = open_page(nonsense)
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    assert "of 2,048 tokens" in page.inner_text("#budget")
+
+    ask_and_stop(page, "what do you hear ?")
+    chips = page.inner_text("#chat .chips")
+    assert "picture · 16 frames · 4.0 s" in chips and "sound · 16 frames" in chips and "stopped" in chips
+    assert 0 < len(page.inner_text("#chat .bot.message")) < 1000
+    page.wait_for_selector("#rests-on img")
+    assert re.findall(r"\d+ %", page.inner_text("#shares"))
+
+    upload(page, files / "mute.mp4")
+    page.wait_for_selector("#budget .note")
+    assert "'mute.mp4' has no audio track" in page.inner_text("#budget")
+    upload(page, files / "text.mp4")
+    page.wait_for_selector("#notice .notice")
+    assert "cannot be read" in page.inner_text("#notice")
+    page.fill("#question textarea", "and now ?")
+    page.click("#send")
+    page.wait_for_timeout(500)
+    page.wait_for_selector("#notice .notice")
+    assert page.input_value("#question textarea") == "and now ?"  # nothing of the user's is lost
+    assert page.locator("#chat .chips").count() == 1
+
+    upload(page, files / "own.mp4")
+    page.wait_for_selector("#notice .notice", state="detached")
+    page.uncheck("#senses input[name=audio]")
+    ask_and_stop(page, "and this ?")
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")
+    assert "no sound" in page.locator("#chat .chips").last.inner_text()
+    page.click("#clear")
+    page.wait_for_selector("#chat .chips", state="detached")
+    assert page.locator("#evidence").is_hidden()
+
+    page.fill("#question textarea", "and while it talks ?")
+    page.click("#send")
+    page.wait_for_selector("#chat .bot.message")
+    page.click("#clear")
+    page.wait_for_selector("#chat .message", state="detached")
+    page.wait_for_selector("#send")
+    ask_and_stop(page, "what is it ?")  # the answer before has ended, and does not come back
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what is it ?"]
+
+
+def put(page, place, *paths):
+    """Files in a place beside the video, instead of what is there."""
+    if page.locator(f"{place} button[aria-label=Clear]").count():
+        page.click(f"{place} button[aria-label=Clear]")
+        page.wait_for_selector(f"{place} .file-preview", state="detached")
+    page.set_input_files(f"{place} input[type=file]", [str(path) for path in paths])
+
+
+def test_depth_and_further_views_have_their_places(nonsense, open_page, files):
+    page = open_page(nonsense)
+    budget = page.locator("#budget")
+    page.click("#examples .gallery-item")
+    budget.get_by_text("second view 16 frames").wait_for()
+    assert "depth 16 frames" in budget.inner_text()
+    assert page.locator("#suggestions .gallery-item").all_inner_texts() == [
+        "what do you hear ?",
+        "what is near ?",
+    ]
+
+    put(page, "#views", files / "own.mp4", files / "mute.mp4")
+    budget.get_by_text("second view 32 frames").wait_for()
+    page.fill("#offsets :is(input, textarea)", "soon")
+    page.press("#offsets :is(input, textarea)", "Enter")
+    page.get_by_text("one number of seconds for each of the 2").wait_for()
+    page.fill("#offsets :is(input, textarea)", "0, 1.5")
+    page.press("#offsets :is(input, textarea)", "Enter")
+    budget.get_by_text("mute does not record at 6 of 16 moments").wait_for()
+
+    put(page, "#depth", files / "torn.zip")
+    page.get_by_text("'torn.zip' cannot be unpacked").wait_for()
+    page.uncheck("#senses input[name=depth]")
+    page.wait_for_selector("#notice .notice", state="detached")
+    ask_and_stop(page, "what is behind ?")
+    chips = page.inner_text("#chat .chips")
+    assert "second view · 32 frames" in chips and "no depth" in chips
+    put(page, "#depth", *sorted((files / "depth").glob("*.png")), files / "times.txt")
+    budget.get_by_text("Depth is switched off, though a file was given for it").wait_for()
+    page.check("#senses input[name=depth]")
+    budget.get_by_text("depth 16 frames").wait_for()
+
+
+def test_on_a_phone_nothing_sticks_out(nonsense, open_page):
+    page = open_page(nonsense, is_mobile=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    ask_and_stop(page, "hello ?")
+    page.wait_for_selector("#rests-on img")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.fixture(scope="module")
+def app():
+    """The address of `python app.py`, as a newcomer starts it."""
+    for needed in (EMBEDDED, ADAPTER):
+        if not needed.is_file():
+            pytest.skip(f"needs the trained {needed.relative_to(ROOT).parent}")
+    port = free_port()
+    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen([sys.executable, str(ROOT / "app.py")], env=environment, cwd=ROOT)
+    url, patience = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    while True:
+        try:
+            urlopen(url, timeout=5).close()
+            break
+        except OSError:
+            assert server.poll() is None and time.monotonic() < patience, "app.py does not come up"
+            time.sleep(0.2)
+    yield url
+    server.terminate()
+    server.wait(timeout=20)
+
+
+def test_the_main_job(app, open_page, files):
+    """An example, its sound, the same without it, what the answer rests on, and a clip of one's own."""
+    page = open_page(app)
+    assert "knows only its miniature world" in page.inner_text("#hint")
+    page.locator("#examples .gallery-item").first.click()  # examples/bell
+    page.wait_for_selector("#seen-picture img")
+    page.fill("#question textarea", "what sound do you hear ?")
+    page.press("#question textarea", "Enter")
+    page.wait_for_selector("#chat .chips")
+    assert "bell" in page.inner_text("#chat .bot.message").lower()
+
+    page.wait_for_selector("#rests-on img")
+    page.locator("#words label").first.click()
+    shares = dict(re.findall(r"(\w+(?: \w+)?)\s+(\d+) %", page.inner_text("#shares")))
+    assert abs(sum(map(int, shares.values())) - 100) <= len(shares) / 2
+    assert {"picture", "sound", "words"} <= set(shares)
+    page.click("#compare")
+    page.wait_for_selector("#comparison .card")
+    cards = page.locator("#comparison .card")
+    assert "bell" in cards.first.locator("p").inner_text()
+    mute = cards.filter(has_text="without sound")
+    assert "bell" not in mute.locator("p").inner_text() and "differs" in mute.inner_text()
+    page.click("#hide")
+    page.wait_for_selector(".hidden-check")
+    assert "Without the sound the answer is" in page.inner_text("#hidden")
+
+    page.uncheck("#senses input[name=audio]")
+    page.click("#retry")
+    page.wait_for_selector("#chat .chip.off")
+    assert "bell" not in page.inner_text("#chat .bot.message p").lower()
+
+    upload(page, files / "own.mp4")
+    page.wait_for_selector("#seen-picture img")
+    page.fill("#question textarea", "how many shapes are there ?")
+    page.click("#send")
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")

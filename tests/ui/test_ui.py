@@ -1,0 +1,895 @@
+"""The app without a browser: engine, views, handlers and the endpoint, on a small random model."""
+
+import json
+import pickle
+import re
+import runpy
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+from zipfile import ZipFile
+
+import av
+import checkpoints
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from checkpoints import JSON_DAMAGES, damage_json
+from PIL import Image
+
+import lynx
+from lynx import modalities
+from lynx.adapters.format import Adapter, save_adapter
+from lynx.config import LoraSettings
+from lynx.errors import LynxError, MediaError
+from lynx.evidence.attention import TEXT
+from lynx.media.depth import open_depth
+from lynx.media.video import write_video
+from lynx.types import Frames, Waveform
+from lynx.ui import launch, views
+from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence, thumbnails
+from lynx.ui.examples import Example, find_adapters, find_examples, pick
+from lynx.ui.layout import Layout
+from lynx.ui.page import Page, build
+from lynx.ui.rule import AdapterRule, adapter_rule
+from lynx.ui.state import Chat, Turn
+from lynx.ui.uploads import Uploads, further_views
+from lynx.ui.values import PICTURE, Clip, Offer, Reply, Request, Sense, Setup, check
+from lynx.visualization import timeline as render
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+LABELS = {"video": "picture", "audio": "sound"}
+ADDED = ("audio", "depth", "high_fps", "multi_view")
+NEEDS = (("video",), ("audio",), ("audio", "video"), ("depth",), ("high_fps",), ("multi_view",))
+SENSES = (PICTURE, Sense("audio", "sound", "audio", "audio"))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A model with an adapter, and files: with sound, mute, sound alone, and one that is no media."""
+    folder = tmp_path_factory.mktemp("desk")
+    model = lynx.load(checkpoints.llava_onevision(folder / "backbone"))
+    model.add_adapter(Adapter("audio", "audio"))
+    for part in ("vision", "llm"):
+        model.add_lora("audio", part, LoraSettings(4, 8.0, 0.0))
+    save_adapter(model, "audio", folder / "adapter")
+    pixels = torch.randint(
+        0, 255, (16, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    tone = Waveform(torch.sin(torch.arange(64000) / 16000 * 2000) * 0.5, 16000)
+    write_video(folder / "clip.mp4", pixels, 4, tone)
+    write_video(folder / "mute.mp4", pixels, 4)
+    (folder / "text.mp4").write_text("no film at all\n" * 99)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def setup(desk):
+    return Setup(str(desk / "backbone"), adapters=(str(desk / "adapter"),))
+
+
+@pytest.fixture(scope="module")
+def full(desk, setup):
+    """The model with an adapter for each sense, and `fast.mp4`, `depth/` with its texts and `other.mp4`."""
+    model = lynx.load(setup.backbone)
+    for sense in ADDED[1:]:
+        model.add_adapter(Adapter(sense, sense))
+        model.add_lora(sense, "llm", LoraSettings(2, 2.0, 0.0))
+        save_adapter(model, sense, desk / f"{sense}_adapter")
+    noise = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 255, (80, 3, 48, 64), dtype=torch.uint8, generator=noise)
+    write_video(desk / "fast.mp4", pixels, 20, Waveform(torch.rand(64000, generator=noise) - 0.5, 16000))
+    write_video(desk / "other.mp4", pixels[:60].flip(0), 20)
+    for folder in ("depth", "pose"):
+        (desk / folder).mkdir()
+    for i in range(4):
+        metres = np.full((24, 32), 800 + 700 * i, dtype=np.uint16)
+        Image.fromarray(metres).save(desk / "depth" / f"{i}.png")
+        np.savetxt(desk / "pose" / f"{i}.txt", np.eye(4))
+    np.savetxt(desk / "times.txt", np.arange(4.0))
+    np.savetxt(desk / "intrinsic_depth.txt", np.diag([30, 30, 1.0]))
+    adapters = (*setup.adapters, *(str(desk / f"{sense}_adapter") for sense in ADDED[1:]))
+    return replace(setup, adapters=adapters)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(max_new_tokens=12)
+
+
+def request_for(setup, desk, name="clip.mp4", senses=("video", "audio"), question="what is it ?", key="k"):
+    return Request(key, setup, Clip(str(desk / name)), senses, (), question)
+
+
+def test_an_answer_comes_in_pieces_then_whole_with_what_it_rests_on(engine, setup, desk):
+    *pieces, reply = engine.answer(request_for(setup, desk))
+    assert "".join(pieces).strip() == reply.answer
+    assert reply.used == {"video": (16, 4.0), "audio": (16, pytest.approx(4.0, abs=0.1))}
+    found = reply.findings
+    assert len(found.shares) == len(found.words) + 1 == len(found.curves) == len(found.maps)
+    assert all(sum(share.values()) == pytest.approx(1, abs=1e-4) for share in found.shares)
+    assert found.maps[0]["audio"].shape[0] == len(found.frames["audio"]) == 16
+
+
+def test_everything_that_crosses_processes_can_be_pickled(engine, setup, desk):
+    request = request_for(setup, desk)
+    *_, reply = engine.answer(pickle.loads(pickle.dumps(request)))
+    copy = pickle.loads(pickle.dumps(reply))
+    assert copy.answer == reply.answer and copy.findings.words == reply.findings.words
+    assert len(pickle.dumps(reply)) < 20e6
+
+
+def test_the_app_says_what_the_library_says(engine, setup, desk):
+    model = lynx.load(setup.backbone, list(setup.adapters))
+    chat = model.chat(video=str(desk / "clip.mp4"), audio=str(desk / "clip.mp4"))
+    expected = [chat.ask(question, max_new_tokens=12) for question in ("what is it ?", "and then ?")]
+    first = request_for(setup, desk, key="two turns")
+    *_, one = engine.answer(first)
+    *_, two = engine.answer(replace(first, history=(("what is it ?", one.answer),), question="and then ?"))
+    assert [one.answer, two.answer] == expected
+
+
+def test_a_conversation_goes_on_where_no_state_came_back(setup, desk):
+    """As on ZeroGPU: another process answers the second turn."""
+    first = request_for(setup, desk)
+    history = (("what is it ?", "a b c"),)
+    answers = []
+    for engine in (Engine(12), Engine(12)):
+        *_, reply = engine.answer(replace(first, history=history, question="why ?"))
+        answers.append(reply.answer)
+    assert answers[0] == answers[1]
+
+
+def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, senses=("video",)))
+    assert set(reply.used) == {"video"} and set(reply.findings.frames) == {"video"}
+
+
+def test_with_all_senses_off_words_alone_answer(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, senses=()))
+    assert reply.used == {} and views.rests_on(reply.findings, 0, SENSES) is None
+    assert reply.findings.shares[0] == {"text": pytest.approx(1)}
+
+
+def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, "mute.mp4"))
+    assert set(reply.used) == {"video"}
+    assert any("'mute.mp4' has no audio track" in note for note in reply.notes)
+
+
+def test_sound_from_another_file_and_sound_alone(engine, setup, desk):
+    both = Request(
+        "s", setup, Clip(str(desk / "mute.mp4"), str(desk / "clip.mp4")), ("video", "audio"), (), "what ?"
+    )
+    *_, reply = engine.answer(both)
+    assert set(reply.used) == {"video", "audio"}
+    *_, reply = engine.answer(replace(both, clip=Clip(None, str(desk / "clip.mp4"))))
+    assert set(reply.used) == {"audio"}
+
+
+def test_what_is_seen_is_shown_with_its_budget(engine, setup, desk):
+    view = engine.look(request_for(setup, desk), encode=True)
+    raw = engine.look(request_for(setup, desk), encode=False)
+    assert set(view.frames) == {"video", "audio"} and sum(view.tokens.values()) < view.context
+    assert torch.equal(view.frames["audio"].pixels, raw.frames["audio"].pixels)
+    line = views.budget(view, LABELS)
+    assert f"of {view.context:,} tokens" in line and "16 frames" in line
+    assert views.seen(view, SENSES).width == views.SEEN_WIDTH
+    assert set(engine.look(request_for(setup, desk, senses=("video",)), True).frames) == {"video"}
+
+
+def test_stop_ends_the_answer_and_keeps_what_was_said(setup, desk):
+    engine = Engine(max_new_tokens=800)
+    request = request_for(setup, desk, key="stop me")
+    engine.start("stop me")
+    with ThreadPoolExecutor() as pool:
+        answering = pool.submit(lambda: list(engine.answer(request)))
+        while not any(session.busy for session in list(engine._sessions.values())):
+            sleep(0.01)
+        engine.stop("stop me")
+        *pieces, reply = answering.result(timeout=60)
+    assert reply.answer == "".join(pieces).strip() and len(reply.answer) < 700
+    assert engine.stopped("stop me")
+
+
+def test_compare_gives_two_answers_and_leaves_the_history(engine, setup, desk):
+    request = request_for(setup, desk, key="compare")
+    result = engine.compare(request)
+    *_, reply = engine.answer(request)
+    *_, without = engine.answer(replace(request, senses=("video",)))
+    assert (result.answer, result.without) == (reply.answer, {"audio": without.answer})
+    last = replace(request, history=((request.question, reply.answer),), question="")
+    assert engine.compare(last).question == request.question
+
+
+def test_hiding_a_sense_is_measured(engine, setup, desk):
+    request = request_for(setup, desk, key="hide")
+    with pytest.raises(LynxError, match="no answer"):
+        engine.hide(request)
+    *_, reply = engine.answer(request)
+    drops = engine.hide(replace(request, history=((request.question, reply.answer),)))
+    assert set(drops) == {"video", "audio"}
+    assert views.hidden({"audio": 6.0, "video": 0.1}, LABELS).count("403 times less likely") == 1
+    assert "over a million" in views.hidden({"audio": 99.0}, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ((None, None), "Give a video"),
+        (("text.mp4", None), "cannot be read"),
+        (("gone.mp4", None), "no file"),
+        (("clip.mp4", "mute.mp4"), "no audio track"),
+    ],
+)
+def test_clips_that_cannot_be_used_are_one_sentence(desk, clip, message):
+    with pytest.raises(MediaError, match=message) as error:
+        check(Clip(*(str(desk / name) if name else None for name in clip)))
+    assert sentence(error.value).count("\n") == 0 and sentence(error.value).endswith(".")
+
+
+def test_senses_of_the_endpoint(engine, setup, desk):
+    clip, mute = request_for(setup, desk, senses=()), request_for(setup, desk, "mute.mp4", senses=())
+    assert engine.usable(clip, None) == ("video", "audio")
+    assert engine.usable(clip, ["audio"]) == ("audio",)
+    assert engine.usable(mute, None) == ("video",)
+    with pytest.raises(LynxError, match="no audio track"):
+        engine.usable(mute, ["video", "audio"])
+    with pytest.raises(LynxError, match="no sense smell"):
+        engine.usable(clip, ["smell"])
+    deep = replace(clip, clip=replace(clip.clip, depth=str(desk / "clip.mp4")))
+    assert engine.usable(deep, ["video"]) == ("video",)
+    with pytest.raises(LynxError, match="No sense here takes depth"):
+        engine.usable(deep, None)
+
+
+# --- all senses at once --------------------------------------------------------------------------
+
+
+def everything(full, desk, key="all", **changed):
+    """A question about all that there is, with all senses on."""
+    clip = {
+        "video": "fast.mp4",
+        "depth": "depth",
+        "views": (("other.mp4", 0.0), ("fast.mp4", -0.5)),
+    } | changed
+    paths = {kind: str(desk / name) for kind, name in clip.items() if kind != "views" and name}
+    views = tuple((str(desk / name), offset) for name, offset in clip["views"])
+    return Request(key, full, Clip(**paths, views=views), ("video", *ADDED), (), "what is it ?")
+
+
+def test_all_senses_answer_together_and_are_shown(engine, full, desk):
+    senses, request = tuple(engine.senses(full).values()), everything(full, desk)
+    *_, reply = engine.answer(request)
+    moments = reply.used["video"][0]  # less than usual: more do not fit this model
+    assert set(reply.used) == {"video", *ADDED} and reply.used["multi_view"][0] == 2 * moments
+    assert any(note.startswith("other does not record at") for note in reply.notes)
+    view = engine.look(request, encode=True)
+    assert view.tokens["depth"] == view.tokens["high_fps"] < view.tokens["multi_view"] / 1.9
+    assert view.frames["multi_view"].labels[:2] == ("other", "fast")
+    drawn = engine.look(request, encode=False).frames
+    assert all(torch.equal(view.frames[sense].pixels, drawn[sense].pixels) for sense in ("video", *ADDED))
+    found = reply.findings
+    times, values = found.curves[0]["multi_view"]
+    assert torch.equal(times, found.curves[0]["video"][0]) and len(values) == moments
+    assert views.seen(view, senses).height < 1200 and views.rests_on(found, 0, senses).height < 800
+    assert len({render.colour(sense.name) for sense in senses}) == 5
+
+
+def test_each_added_sense_is_left_out_in_turn(engine, full, desk):
+    request = everything(full, desk, "each")
+    result = engine.compare(request)
+    assert list(result.without) == list(ADDED)
+    *_, reply = engine.answer(replace(request, senses=("video", "audio", "high_fps", "multi_view")))
+    assert result.without["depth"] == reply.answer
+    assert list(engine.compare(replace(request, senses=("depth", "video"))).without) == ["depth"]
+    with pytest.raises(LynxError, match="switch one on"):
+        engine.compare(replace(request, senses=("video",)))
+    assert seconds_to_compare(request) == 5 * seconds_needed(request)
+
+
+def test_what_the_video_does_not_hold_is_a_note_and_a_bad_file_an_error(engine, full, desk):
+    slow = everything(full, desk, "slow", video="clip.mp4")
+    *_, reply = engine.answer(slow)
+    assert "high_fps" not in reply.used and set(reply.used) > {"video", "depth", "multi_view"}
+    assert any(note.startswith("There is no fast motion: The recording has 4 frames") for note in reply.notes)
+    with pytest.raises(MediaError, match="faster motion"):
+        list(engine.answer(replace(slow, strict=True)))
+    for bad in ({"depth": "text.mp4"}, {"views": (("text.mp4", 0.0),)}, {"views": (("other.mp4", 60.0),)}):
+        with pytest.raises(MediaError, match=r"cannot be read|check their offsets"):
+            list(engine.answer(everything(full, desk, "bad", **bad)))
+
+
+def test_a_file_for_a_sense_that_is_off_is_said_and_need_not_be_readable(engine, full, desk):
+    request = replace(everything(full, desk, "off", depth="text.mp4"), senses=("video",))
+    view = engine.look(request, encode=True)
+    assert set(view.frames) == {"video"}
+    assert "depth is switched off, though a file was given for it" in view.notes
+    assert not any("sound" in note for note in view.notes), "it reads the video"
+    with pytest.raises(MediaError, match="cannot be read"):
+        engine.look(replace(request, senses=("video", "depth")), encode=True)
+    *_, reply = engine.answer(request)
+    assert set(reply.used) == {"video"}
+
+
+def test_a_mesh_alone_can_be_asked_about_and_needs_a_sense_that_reads_it(engine, full, setup, desk):
+    trimesh = pytest.importorskip("trimesh")
+    trimesh.creation.box().export(desk / "box.ply")
+    request = everything(full, desk, "mesh", video=None, depth="box.ply", views=())
+    *_, reply = engine.answer(request)
+    assert set(reply.used) == {"depth"}
+    with pytest.raises(MediaError, match="No sense of this model reads 'box.ply'"):
+        list(engine.answer(replace(request, setup=setup)))
+
+
+def test_a_sense_that_somebody_adds_gets_its_place_and_its_word(full, desk, monkeypatch):
+    class Warmth(modalities.depth.Depth):
+        name, label = "warmth", "depth"  # it takes the same file, and has the same word
+
+    monkeypatch.setitem(modalities.REGISTRY, "warmth", Warmth)
+    model = lynx.load(full.backbone)
+    model.add_adapter(Adapter("warmth", "warmth"))
+    model.add_lora("warmth", "llm", LoraSettings(2, 2.0, 0.0))
+    save_adapter(model, "warmth", desk / "warmth")
+    engine, setup = Engine(2), replace(full, adapters=(str(desk / "warmth"), full.adapters[1]))
+    senses = engine.senses(setup)
+    assert [sense.label for sense in senses.values()] == ["picture", "depth (warmth)", "depth (depth)"]
+    assert Chat("w", setup, tuple(senses.values())).places == {"video", "depth"}
+    *_, reply = engine.answer(replace(everything(setup, desk), senses=tuple(senses)))
+    assert set(reply.used) == {"video", "warmth", "depth"}
+
+
+# --- uploads -------------------------------------------------------------------------------------
+
+
+def zipped(path, files):
+    with ZipFile(path, "w") as archive:
+        for name, source in files.items():
+            archive.writestr(name, source if isinstance(source, bytes) else source.read_bytes())
+    return str(path)
+
+
+def test_loose_files_and_zips_are_the_same_recording(full, desk, tmp_path):
+    uploads = Uploads()
+    maps, poses = sorted((desk / "depth").glob("*.png")), sorted((desk / "pose").glob("*.txt"))
+    beside = [desk / "times.txt", desk / "intrinsic_depth.txt"]
+    loose = uploads.depth([str(path) for path in (*maps, *poses, *beside)])
+    assert uploads.depth([str(path) for path in (*beside, *poses, *maps)]) == loose
+    inside = {f"a/room/{path.relative_to(desk)}": path for path in (*maps, *poses, *beside)}
+    flat = {path.name: path for path in (*maps, *poses, *beside)}
+    deep = zipped(tmp_path / "depth.zip", inside | {"a/room/color/0.jpg": maps[0], "__MACOSX/._0.png": b"x"})
+    for recording in (loose, uploads.depth([deep]), uploads.depth([zipped(tmp_path / "flat.zip", flat)])):
+        clip = open_depth(recording)
+        assert clip.count == 4 and clip.poses is not None and clip.intrinsics is not None
+        assert clip.times.tolist() == [0, 1, 2, 3] and clip.measure([1])[0, 0, 0] == pytest.approx(1.5)
+    assert uploads.depth([uploads.packed(desk / "depth")]) and uploads.depth([]) is None
+    np.save(tmp_path / "stack.npy", np.ones((3, 4, 5)))
+    assert uploads.depth([str(tmp_path / "stack.npy")]) == str(tmp_path / "stack.npy")
+    alone = uploads.depth([zipped(tmp_path / "stack.zip", {"x/stack.npy": tmp_path / "stack.npy"})])
+    assert alone.endswith("stack.npy") and open_depth(alone).count == 3
+
+
+def test_uploads_that_are_no_depth_are_one_sentence(full, desk, tmp_path, monkeypatch):
+    maps = [str(path) for path in sorted((desk / "depth").glob("*.png"))]
+    (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "0.png").write_bytes(Path(maps[0]).read_bytes())
+    (tmp_path / "a.pdf").write_bytes(b"x")
+    bad = {
+        "leads out": [zipped(tmp_path / "escape.zip", {"../../0.png": b"x"})],
+        "damaged, encrypted or no .zip": [str(tmp_path / "torn.zip")],
+        "not one recording": [zipped(tmp_path / "other.zip", {"read.me": b"x"})],
+        "belongs to no depth map": [*maps, str(tmp_path / "notes.txt")],
+        "called '0.png'": [*maps, str(tmp_path / "0.png")],
+        ".pdf is no depth": [str(tmp_path / "a.pdf")],
+        "without other files": [str(tmp_path / "escape.zip"), *maps],
+        "no longer here": [str(tmp_path / "gone.zip")],
+    }
+    for message, files in bad.items():
+        with pytest.raises(MediaError, match=re.escape(message)):
+            Uploads().depth(files)
+    monkeypatch.setattr("lynx.ui.uploads.MAX_BYTES", 1000)
+    with pytest.raises(MediaError, match="at most"):
+        Uploads().depth([zipped(tmp_path / "bomb.zip", {"depth/0.png": bytes(2000)})])
+    assert not (tmp_path.parent / "0.png").exists()
+
+
+def test_further_views_begin_when_they_are_said_to():
+    files = ("a.mp4", "b.mp4")
+    assert further_views(files, "") == further_views(files, None) == (("a.mp4", 0.0), ("b.mp4", 0.0))
+    assert (
+        further_views(files, " 0, -0.4 ")
+        == further_views(files, "0 -0.4")
+        == (*(("a.mp4", 0.0), ("b.mp4", -0.4)),)
+    )
+    assert further_views((), "left over") == ()
+    for wrong in ("0.4", "0, 1, 2", "a, b", "0, nan"):
+        with pytest.raises(MediaError, match="one number of seconds for each of the 2, such as '0, 0.4'"):
+            further_views(files, wrong)
+    twice = Clip("v.mp4", views=(("x/cam.mp4", 0.0), ("y/cam.mp4", 1.0)))
+    assert {name: view.offset for name, view in twice.source("view").items()} == {"cam": 0.0, "cam 2": 1.0}
+
+
+# --- the engine's memory -------------------------------------------------------------------------
+
+
+def test_old_sessions_and_models_make_room(setup, desk):
+    engine = Engine(2)
+    for number in range(6):
+        list(engine.answer(request_for(setup, desk, key=str(number))))
+    assert len(engine._sessions) == 4
+    bare = replace(setup, adapters=())
+    assert list(engine.senses(bare)) == ["video"]
+    assert list(engine._models) == [bare] and not engine._sessions
+    with pytest.raises(LynxError):
+        engine.model(replace(setup, backbone=str(desk / "nothing here")))
+
+
+def test_the_gpu_is_asked_for_a_short_time(setup, desk):
+    assert 10 <= seconds_needed(request_for(setup, desk)) <= 60
+
+
+def test_long_spectrograms_become_small_and_keep_their_rows():
+    frames = Frames(torch.zeros(2, 3, 64, 5000, dtype=torch.uint8), torch.tensor([1.0, 2.0]), 3.0)
+    assert thumbnails(frames).pixels.shape == (2, 3, 64, 320)
+    big = Frames(torch.zeros(1, 3, 720, 1280, dtype=torch.uint8), torch.tensor([1.0]), 3.0)
+    assert thumbnails(big).pixels.shape == (1, 3, 180, 320)
+
+
+def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_not(setup, desk, tmp_path):
+    engine, adapter = Engine(2), str(desk / "adapter")
+    other = checkpoints.llava_onevision(tmp_path / "other", hidden=64)
+    same_shape = checkpoints.llava_onevision(tmp_path / "same", seed=5)
+    fits, gone = engine.offers(setup.backbone, [adapter, str(tmp_path / "gone")])
+    assert (fits.reason, fits.modality) == ("", "audio") and "expected" in gone.reason
+    assert "not of the size" in engine.offers(str(other), [adapter])[0].reason
+    assert engine.offers(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
+    engine.senses(Setup(str(same_shape)))
+    assert "projector" in engine.offers(str(same_shape), [adapter])[0].reason
+
+
+@pytest.fixture
+def public(setup, desk, tmp_path, monkeypatch):
+    """An engine for strangers; where it runs there are adapters/audio and folders that are none of theirs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(desk / "adapter", tmp_path / "adapters" / "audio")
+    for private in ("private", "owner/name"):
+        shutil.copytree(desk / "adapter", tmp_path / private)
+    (tmp_path / "adapters" / "link").symlink_to(tmp_path / "private")
+    (tmp_path / "adapters" / "up").symlink_to(tmp_path)
+    rule = adapter_rule("0.0.0.0", tmp_path / "adapters", setup.adapters)
+    return Engine(2, rule)
+
+
+NOT_OFFERED = (
+    *("/", "/root", "/root/nowhere", "{}/private", "private", "nowhere", "~", "~/.ssh", ".", "..", "", "\0"),
+    *("adapters", "adapters/", "adapters/..", "adapters/../private", "adapters/audio/../../private"),
+    *("{}/adapters", "{}/adapters/../private", "adapters/link", "{}/adapters/link", "adapters/up/private"),
+    *("adapters/up/nowhere/x", "//etc", "../{}", "owner/name/", "./owner/name"),
+    *("owner/name@../../../etc", "owner/name@/etc/hostname", "x" * 9000),
+)
+
+
+@pytest.mark.parametrize("typed", NOT_OFFERED)
+def test_strangers_can_name_no_folder_but_those_in_adapters(public, setup, tmp_path, typed):
+    source = typed.format(tmp_path)
+    (offer,) = public.offers(setup.backbone, [source])
+    assert "cannot be given here: expected a folder in adapters/, or a Hub id" in offer.reason
+    assert repr(source)[:50] in offer.reason and len(sentence(LynxError(offer.reason))) < 300
+    told = offer.reason.replace(repr(source), "")
+    assert str(tmp_path) not in told and "lynx_config" not in told and not offer.modality
+    with pytest.raises(LynxError, match="cannot be given here") as error:
+        public.senses(replace(setup, adapters=(source,)))
+    assert str(error.value) == offer.reason and not public._models
+    with gr.Blocks() as blocks:
+        page = Page(Layout(setup, [], []), public, blocks)
+    update = page.on_setup(setup.backbone, "auto", [source], Chat("k", setup))
+    assert "annot be given here" in update[page.ui.notice] and update[page.ui.chat].setup == setup
+
+
+@pytest.mark.parametrize("name", ["private", "nowhere"])
+def test_a_refusal_is_the_same_whether_the_folder_is_there_or_not(public, setup, tmp_path, name):
+    path = str(tmp_path / name)
+    (offer,) = public.offers(setup.backbone, [path])
+    assert offer.reason.replace(path, "X") == (
+        "'X' cannot be given here: "
+        "expected a folder in adapters/, or a Hub id (owner/name, owner/name@revision)"
+    )
+    shown = views.offers([Offer(each, reason="no") for each in ("owner/name", "owner/none")])
+    assert ">owner/name<" in shown and ">owner/none<" in shown, "only one of them is a folder here"
+
+
+def test_strangers_can_have_what_is_offered_and_what_the_owner_gave(public, setup, tmp_path):
+    offered = ["adapters/audio", str(tmp_path / "adapters" / "audio"), *setup.adapters]
+    assert [offer.reason for offer in public.offers(setup.backbone, offered)] == ["", "", ""]
+    assert list(public.senses(replace(setup, adapters=("adapters/audio",)))) == ["video", "audio"]
+    assert list(public.senses(setup)) == ["video", "audio"]
+
+
+def test_a_hub_id_is_one_even_where_a_folder_has_its_name(public, setup):
+    """The tests run offline, so the Hub cannot give it; what counts is that it was asked."""
+    for source in ("owner/name", "owner/name@main"):
+        (offer,) = public.offers(setup.backbone, [source])
+        assert "the Hub could not give 'owner/name'" in offer.reason
+        with pytest.raises(LynxError, match="the Hub could not give 'owner/name'"):
+            public.model(replace(setup, adapters=(source,)))
+    (local,) = Engine(2).offers(setup.backbone, ["owner/name"])
+    assert local.reason == "" and local.modality == "audio"
+
+
+def test_a_refused_adapter_costs_nobody_their_model(public, setup):
+    model = public.model(setup)
+    with pytest.raises(LynxError, match="cannot be given"):
+        public.model(replace(setup, adapters=("/root",)))
+    assert public.model(setup) is model
+
+
+def test_the_host_decides_who_can_name_a_folder(tmp_path):
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert adapter_rule(host, tmp_path, ()) == AdapterRule()
+        assert adapter_rule(host, tmp_path, (), hosted=True).below == tmp_path
+    for host in ("0.0.0.0", "", "::", None, "192.168.0.2", "lynx.example", "127.0.0.1.example"):
+        assert adapter_rule(host, tmp_path, ("a",)) == AdapterRule(tmp_path, ("a",))
+
+
+def test_an_engine_for_this_machine_is_not_served_to_others(setup):
+    for more in ({"host": "0.0.0.0"}, {"hosted": True}):
+        with pytest.raises(LynxError, match="give it a rule"):
+            launch(port=None, setup=setup, examples=[], engine=Engine(2), block=False, **more)
+
+
+@pytest.mark.parametrize("env", [{}, {"SPACE_ID": "a/b"}, {"GRADIO_SERVER_NAME": "0.0.0.0"}])
+def test_a_space_is_hosted(env, monkeypatch):
+    """app.py as a Space starts it; of the page's server only the address matters here."""
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    told = {}
+    monkeypatch.setattr("lynx.ui.launch", lambda **options: told.update(options))
+    runpy.run_path(str(Path(lynx.__file__).parents[1] / "app.py"), run_name="__main__")
+    rule = adapter_rule(told["host"], Path("adapters"), (), told["hosted"])
+    assert (rule.below is None) == (not env)
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGES)
+def test_a_broken_folder_is_listed_with_the_reason_and_the_app_goes_on(setup, desk, tmp_path, case):
+    engine, message = Engine(2), JSON_DAMAGES[case][2]
+    broken = str(shutil.copytree(desk / "adapter", tmp_path / "broken"))
+    damage_json(tmp_path / "broken", case)
+    shutil.copytree(desk / "adapter", tmp_path / "sound")
+    found = find_adapters("backbone", tmp_path)
+    assert found and set(found) <= {broken, str(tmp_path / "sound")}
+    bad, good = engine.offers(setup.backbone, [broken, *setup.adapters])
+    assert re.search(message, bad.reason) and good.reason == ""
+    both = replace(setup, adapters=(broken, *setup.adapters))
+    kept, (reason,) = engine.readable(both)
+    assert kept == setup and re.search(message, reason)
+    assert engine.readable(setup) == (setup, ())
+
+
+def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, desk, tmp_path):
+    broken = str(shutil.copytree(desk / "adapter", tmp_path / "broken"))
+    damage_json(tmp_path / "broken", "a rank without end")
+    both = replace(setup, adapters=(broken, *setup.adapters))
+    with gr.Blocks() as blocks:
+        page = Page(Layout(both, [], []), Engine(2), blocks)
+    update = page.on_load(Chat("", both))
+    chat = update[page.ui.chat]
+    assert chat.setup == setup and [sense.name for sense in chat.senses] == ["video", "audio"]
+    assert "was left out" in update[page.ui.notice] and "r is inf" in update[page.ui.notice]
+    assert isinstance(page.ask(str(desk / "clip.mp4"), None, "what is it ?", ["audio"]), str)
+
+
+def test_offers_are_chips_and_notes():
+    found = (
+        Offer("owner/ears", "audio", "owner/ears@0123456789abcdef0123456789abcdef01234567"),
+        Offer("owner/<b>eyes", reason="for the family 'qwen2_5_vl' & no other"),
+    )
+    shown = views.offers(found)
+    assert "owner/ears · audio · 0123456<" in shown and shown.count('class="chip off"') == 1
+    assert "&#x27;qwen2_5_vl&#x27; &amp; no other" in shown and "<b>" not in shown and views.offers(()) == ""
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+def test_text_of_models_and_users_is_escaped(setup):
+    evil = "<img src=x onerror=alert(1)>"
+    turn = Turn(evil, evil, setup, Clip("a.mp4"))
+    shown = str(views.messages((turn, replace(turn, clip=Clip(f"{evil}.mp4")))))
+    pieces = [shown, views.notice(evil), views.comparison(evil, evil, {evil: "x"}, {evil: evil})]
+    pieces.append(views.chips(Reply(evil, {evil: (1, 2.0)}, (evil,)), {"video": evil}, False))
+    assert all("<img" not in piece for piece in pieces)
+
+
+def test_chips_say_which_senses_were_used(setup):
+    chips = views.chips(Reply("x", {"video": (8, 4.0)}, ("a note",)), LABELS, stopped=True)
+    assert "picture · 8 frames · 4.0 s" in chips and "no sound" in chips
+    assert "stopped" in chips and "A note" in chips
+
+
+def test_a_new_clip_draws_a_line_and_starts_a_new_history(setup):
+    old, new = Clip("a.mp4"), Clip("b.mp4")
+    turns = (Turn("1", "one", setup, old), Turn("2", "two", setup, new), Turn("3", "three", setup, new))
+    assert [m["role"] for m in views.messages(turns)] == ["user", "assistant", "assistant"] + [
+        "user",
+        "assistant",
+    ] * 2
+    chat = Chat("k", setup, turns=turns)
+    assert chat.about(new) == (("2", "two"), ("3", "three")) and chat.about(old) == ()
+
+
+def test_words_to_choose_from():
+    assert views.word_choices(None) == [] and views.WORDS == TEXT
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+
+def test_examples_and_adapters_are_found_and_broken_ones_skipped(tmp_path, desk, caplog):
+    for name, text in {
+        "good": '{"media": {"video": "c.mp4"}, "questions": [{"question": "q ?", "senses": ["audio"]}]}',
+        "torn": '{"media": ',
+        "gone": '{"media": {"video": "missing.mp4"}, "questions": []}',
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "qa.json").write_text(text)
+    (tmp_path / "good" / "c.mp4").write_bytes((desk / "clip.mp4").read_bytes())
+    found = find_examples(tmp_path)
+    assert [example.clip.parent.name for example in found] == ["good"] and found[0].questions == (
+        ("q ?", ("audio",)),
+    )
+    assert "torn" in caplog.text
+    assert str(desk / "adapter") in find_adapters("backbone", desk)
+    assert find_adapters("another", desk) == ()
+
+
+def test_of_two_adapters_that_hear_the_same_recording_one_is_on_at_first(tmp_path):
+    for name, modality in (("audio", "audio"), ("depth", "depth"), ("sounds", "audio")):
+        (tmp_path / name).mkdir()
+        config = {"backbone": {"source": "b"}, "modality": modality}
+        (tmp_path / name / "lynx_config.json").write_text(json.dumps(config))
+    assert find_adapters("b", tmp_path) == (str(tmp_path / "audio"), str(tmp_path / "depth"))
+
+
+def test_questions_offered_are_of_every_sense_that_is_there():
+    questions = [(f"{'+'.join(need)}{i}", need) for need in NEEDS for i in range(3)]
+    assert pick(questions, ("video", "audio")) == (
+        *("audio0", "audio1", "audio+video0", "audio+video1", "video0", "video1"),
+    )
+    every = pick(questions, ("video", "audio", "depth", "high_fps", "multi_view"))
+    assert len(every) == 8 and every[0] == "audio0" and every[-1] == "video0"
+    assert all(any(question.startswith("+".join(need)) for question in every) for need in NEEDS)
+    assert pick(questions, ("video",)) == ("video0", "video1") and pick(questions, ()) == ()
+
+
+# --- the page and its endpoint -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(engine, setup):
+    """The handlers, without a server."""
+    made = []
+    original = Page.__init__
+
+    def keep(self, *args):
+        original(self, *args)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Page, "__init__", keep)
+        build(engine, setup, [setup.backbone], [])
+    return made[0]
+
+
+def media(desk, name, chat, senses=("video", "audio")):
+    return (str(desk / name) if name else None, "the video", None, (), (), "", list(senses), chat)
+
+
+def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
+    chat = Chat("e", setup, turns=(Turn("q", "a", setup, Clip()),))
+    for name, question in (("text.mp4", "what ?"), (None, "what ?"), ("clip.mp4", "  ")):
+        *_, last = page.on_ask(question, *media(desk, name, chat))
+        assert "notice" in last[page.ui.notice] and last[page.ui.question] == question
+        assert page.ui.chat not in last and len(last[page.ui.window]) == 2
+        assert last[page.ui.send]["visible"] and not last[page.ui.halt]["visible"]
+
+
+def test_ask_retry_and_clear(page, setup, desk):
+    ui, chat = page.ui, Chat("r", setup, SENSES)
+    *_, last = page.on_ask("what ?", *media(desk, "clip.mp4", chat))
+    told = last[ui.chat]
+    assert len(told.turns) == 1 and "chips" in told.turns[0].chips and last[ui.evidence]["visible"]
+    assert last[ui.rests_on].width == 1200
+    *_, last = page.on_retry(*media(desk, "clip.mp4", told, ("video",)))
+    again = last[ui.chat]
+    assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
+    *_, failed = page.on_retry(*media(desk, "text.mp4", again))
+    assert failed[ui.notice] and len(failed[ui.window]) == 2
+    cleared = page.on_clear(again)
+    assert cleared[ui.window] == [] and cleared[ui.chat].turns == ()
+    assert cleared[ui.send]["visible"] and not cleared[ui.halt]["visible"]
+    *_, nothing = page.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
+    assert "no question" in nothing[ui.notice]
+
+
+def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(page, setup, desk):
+    chat = Chat("m", setup)
+    update = page.on_setup("no/such-model-here", "auto", [], chat)
+    assert update[page.ui.chat] == chat and "notice" in update[page.ui.notice]
+    then = page.on_loaded(*media(desk, None, chat))  # the page shows the clip anew after every load
+    assert page.ui.notice not in then and not then[page.ui.seen_box]["visible"]
+    assert "notice" in page.on_loaded(*media(desk, "text.mp4", chat))[page.ui.notice]
+    update = page.on_setup(setup.backbone, "auto", [], chat)
+    assert update[page.ui.chat].words == {"video": "picture"}
+    assert not update[page.ui.versus]["interactive"]
+
+
+def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
+    other = str(checkpoints.llava_onevision(tmp_path / "other", hidden=64))
+    adapter = str(desk / "adapter")
+    update = page.on_choose(setup.backbone, [adapter])
+    assert update[page.ui.adapters]["value"] == [adapter] and ">adapter · audio<" in update[page.ui.offers]
+    update = page.on_choose(other, [adapter])
+    assert update[page.ui.adapters]["value"] == [] and adapter not in update[page.ui.adapters]["choices"]
+    assert (
+        'class="chip off">adapter<' in update[page.ui.offers] and "not of the size" in update[page.ui.offers]
+    )
+
+
+def test_compare_needs_an_added_sense(page, setup, desk):
+    chat = Chat("c", setup, SENSES)
+    off = page.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
+    assert "switch one on" in off[page.ui.notice]
+    on = page.on_compare("what ?", *media(desk, "clip.mp4", chat))
+    assert "with sound" in on[page.ui.versus_view] and "without sound" in on[page.ui.versus_view]
+
+
+def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup, desk):
+    ui, study = page.ui, page.study
+    given = media(desk, "clip.mp4", Chat("study", setup, SENSES))
+    drawn = study.on_map(*given)
+    assert drawn[ui.map]["visible"] and "<th>sound, not aligned</th>" in drawn[ui.distances]
+    assert "no answer about this clip" in study.on_film(None, *given)[ui.notice]
+    *_, told = page.on_ask("what ?", *given)
+    given = media(desk, "clip.mp4", told[ui.chat])
+    film = study.on_film(told[ui.word]["value"], *given)
+    with av.open(film[ui.film]["value"]) as opened:
+        assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
+    *begun, _ = page.on_ask("and now ?", *given)
+    assert begun[0][ui.film] == {"value": None, "visible": False, "__type__": "update"}
+    assert not page.on_media(*given)[ui.map]["visible"]
+    nothing = study.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
+    assert not nothing[ui.map]["visible"] and "alert" in nothing[ui.distances]
+
+
+def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, full, desk):
+    ui, questions = page.ui, tuple((f"{'+'.join(need)} ?", need) for need in NEEDS)
+    names = {"video": "fast.mp4", "audio": "fast.mp4", "depth": "depth", "multi_view": "other.mp4"}
+    ui.examples = [Example({sense: desk / name for sense, name in names.items()}, questions)]
+    filled = page.on_example(0, Chat("x", full))
+    assert filled[ui.views] == [str(desk / "other.mp4")] and filled[ui.sound] == "the video"
+    assert open_depth(page.uploads.depth(filled[ui.depth])).count == 4
+    assert [sample[0] for sample in filled[ui.suggestions]["samples"]] == [
+        *("audio ?", "depth ?", "high_fps ?", "multi_view ?", "audio+video ?", "video ?"),
+    ]
+    fewer = page.on_example(0, Chat("x", setup))
+    assert fewer[ui.depth] is None and fewer[ui.views] is None
+    assert [sample[0] for sample in fewer[ui.suggestions]["samples"]] == [
+        "audio ?",
+        "audio+video ?",
+        "video ?",
+    ]
+
+
+def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engine, full, desk):
+    ui = page.ui
+    update = page.on_setup(full.backbone, "auto", list(full.adapters), Chat("p", full))
+    chat = update[ui.chat]
+    assert [update[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True] * 3
+    assert update[ui.versus]["value"] == "Leave out each sense"
+    fewer = page.on_setup(full.backbone, "auto", list(full.adapters[:1]), chat)
+    assert [fewer[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True, False, False]
+    assert fewer[ui.versus]["value"] == "With / without sound"
+
+    def desk_with(depth=(), further=(), offsets="", senses=("video", *ADDED), chat=chat):
+        clip = str(desk / "fast.mp4")
+        return (clip, "the video", None, depth, further, offsets, list(senses), chat)
+
+    further = (str(desk / "other.mp4"),)
+    seen = page.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
+    assert seen[ui.seen_box]["visible"] and "second view 16 frames" in seen[ui.budget]
+    for place, message in (
+        (((str(desk / "text.mp4"),), ()), "cannot be read"),
+        (((str(desk / "times.txt"),), ()), "not one recording"),
+        (((), (str(desk / "text.mp4"),)), "cannot be read"),
+        (((), further, "soon"), "one number of seconds"),
+    ):
+        *_, asked = page.on_ask("what ?", *desk_with(*place))
+        for shown in (page.on_media(*desk_with(*place))[ui.notice], asked[ui.notice]):
+            assert message in shown and "Traceback" not in shown
+        assert asked[ui.question] == "what ?" and ui.chat not in asked
+        off = page.on_media(*desk_with(*place, senses=("video",)))
+        assert off[ui.notice] == "" and off[ui.seen_box]["visible"], "no sense that is on reads it"
+
+
+@pytest.fixture(scope="module")
+def client(engine, full):
+    from gradio_client import Client
+
+    blocks = launch(port=None, setup=full, examples=[], engine=engine, block=False)
+    yield Client(blocks.local_url, verbose=False)
+    blocks.close()
+
+
+def test_the_endpoint_answers(client, desk, engine, full):
+    from gradio_client import handle_file
+
+    file = handle_file(str(desk / "clip.mp4"))
+    answer = client.predict(file, None, "what is it ?", ["video", "audio"], api_name="/ask")
+    *_, reply = engine.answer(request_for(full, desk, key="direct"))
+    assert answer == reply.answer
+    named = client.predict(video=file, audio=None, question="what is it ?", senses=None, api_name="/ask")
+    assert isinstance(named, str)
+    alone = client.predict(None, file, "what is it ?", ["audio"], api_name="/ask")
+    assert isinstance(alone, str)
+
+
+def test_the_endpoint_takes_depth_and_views(client, desk, engine, full):
+    from gradio_client import handle_file
+
+    maps = [handle_file(str(path)) for path in sorted((desk / "depth").glob("*.png"))]
+    beside = [handle_file(str(desk / name)) for name in ("times.txt", "intrinsic_depth.txt")]
+    given = {"depth": [*maps, *beside], "views": [handle_file(str(desk / "other.mp4"))], "offsets": "0.5"}
+    common = {"video": handle_file(str(desk / "fast.mp4")), "audio": None, "question": "what is it ?"}
+    answer = client.predict(**common, senses=["video", "depth", "multi_view"], **given, api_name="/ask")
+    request = everything(full, desk, "direct", views=(("other.mp4", 0.5),))
+    *_, reply = engine.answer(replace(request, senses=("video", "depth", "multi_view")))
+    assert answer == reply.answer and set(reply.used) == {"video", "depth", "multi_view"}
+
+
+def test_a_client_from_before_there_was_depth_is_answered(client, desk):
+    """It posts the four values that it knows, without asking what the endpoint takes."""
+    import httpx
+
+    base = f"{client.src}gradio_api"
+    with (desk / "clip.mp4").open("rb") as file:
+        path = httpx.post(f"{base}/upload", files={"files": file}).json()[0]
+    clip = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    asked = httpx.post(f"{base}/call/ask", json={"data": [clip, None, "what is it ?", ["video", "audio"]]})
+    told = httpx.get(f"{base}/call/ask/{asked.json()['event_id']}", timeout=60).text
+    assert told.startswith("event: complete")
+
+
+def test_the_endpoint_says_what_is_wrong_in_one_sentence(client, desk):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    for name, senses, message in (
+        ("mute.mp4", ["video", "audio"], "no audio track"),
+        ("text.mp4", None, "cannot be read"),
+        ("clip.mp4", ["smell"], "no sense smell"),
+        ("clip.mp4", ["high_fps"], "faster motion"),
+        ("clip.mp4", ["depth"], "Nothing was given for depth"),
+    ):
+        with pytest.raises(AppError, match=message) as error:
+            client.predict(handle_file(str(desk / name)), None, "what ?", senses, api_name="/ask")
+        assert "Traceback" not in str(error.value)
+
+
+def test_only_the_endpoint_is_public(client):
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask"]
+
+
+def test_gradio_is_the_version_the_page_was_made_for():
+    assert (
+        gr.__version__.startswith("6.") and Path(launch.__code__.co_filename).with_name("style.css").is_file()
+    )
