@@ -65,7 +65,8 @@ def wide_backbone(folder: Path, layers: int) -> Path:
 def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:
     """Both ratios."""
     import lynx
-    from lynx.adapters.format import Adapter, describe_backbone
+    from lynx.adapters.format import Adapter
+    from lynx.adapters.saving import describe_backbone
     from lynx.backbones.attention import recording
     from lynx.config import AlignConfig
     from lynx.training.alignment import AlignmentLoss

@@ -276,7 +276,7 @@ def _check_json(content: dict[str, Any], path: Path) -> None:
             for name, inner in value.items():
                 if not name.isprintable() or len(name) > JSON_MAX_NAME:
                     raise AdapterError(
-                        f"{path} has the name {brief(name)}: expected {JSON_MAX_NAME} has the name {brief(name)}: {JSON_MAX_NAME} printable characters are read"
+                        f"{path} has the name {brief(name)}: {JSON_MAX_NAME} printable characters are read"
                     )
                 left.append((f"{place}.{name}" if place else name, inner, depth + 1))
         elif isinstance(value, list):

@@ -18,18 +18,17 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lynx.backbones.attention import RowRecorder, recording
-from lynx.backbones.decoding import split_answer, stream_text
+from lynx.backbones.decoding import generate, split_answer, stream_text
 from lynx.backbones.kv_cache import Kept, KvCaches, Label
 from lynx.backbones.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
 from lynx.errors import BackboneError, LynxError, MediaError
 from lynx.evidence.attention import Evidence, answer_log_prob
 from lynx.streams.budget import Plan, plan
+from lynx.streams.encoder import StreamEncoder
 from lynx.types import VIDEO, Frames, Prompt, Stream, sample_times
 
 if TYPE_CHECKING:
     from transformers import TextIteratorStreamer
-
-    from lynx.model import Lynx
 
 __all__ = ["Comparison", "Plan", "Session", "plan"]
 
@@ -71,7 +70,7 @@ class Session:
     what it rests on. A `Session` answers one question at a time.
     """
 
-    def __init__(self, model: "Lynx", media: Mapping[str, Any], *, frames: int | None = None) -> None:
+    def __init__(self, model: StreamEncoder, media: Mapping[str, Any], *, frames: int | None = None) -> None:
         self.model = model
         self.media = {sense: source for sense, source in media.items() if source is not None}
         self.plan = plan(model, self.media, frames)
@@ -331,7 +330,8 @@ class Session:
     def _run(self, turn: _Turn, streamer: "TextIteratorStreamer | None" = None) -> Tensor:
         """The new ids (n,)."""
         with self.model.using(*turn.senses), recording(self.model.backbone, text_rows=turn.rows):
-            ids = self.model.generate(
+            ids = generate(
+                self.model.backbone,
                 turn.prompt,
                 max_new_tokens=turn.max_new_tokens,
                 temperature=turn.temperature,

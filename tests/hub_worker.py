@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from lynx.adapters.format import describe_backbone
+from lynx.adapters.saving import describe_backbone
 from lynx.backbones import load_backbone
 from lynx.cli.main import main
 from lynx.errors import LynxError

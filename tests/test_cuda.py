@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters.format import save_adapter
+from lynx.adapters.saving import save_adapter
 from lynx.config import AlignConfig, TuneConfig
 from lynx.datasets.base import open_data
 from lynx.training.alignment import align

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save
 
 import lynx
 from lynx import hub
-from lynx.adapters.format import CONFIG, FILES, FORMAT, WEIGHTS, save_adapter
+from lynx.adapters.format import CONFIG, FILES, FORMAT, WEIGHTS
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import load_backbone
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ import lynx
 from lynx import AdapterError, DataError
 from lynx.adapters.format import Adapter
 from lynx.config import LoraSettings
-from lynx.model import pool
+from lynx.streams.encoder import pool
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 

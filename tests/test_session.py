@@ -10,7 +10,7 @@ import torch
 from checkpoints import clip, random_adapter, sound
 
 import lynx
-from lynx import BackboneError, LynxError, MediaError
+from lynx import BackboneError, LynxError, MediaError, session
 from lynx.session import plan
 
 QUESTION = "what is it ?"
@@ -84,15 +84,13 @@ def test_later_turns_reuse_the_cache_and_equal_a_full_prefill(model, chat):
 def test_a_cache_that_a_failure_left_half_full_is_dropped(chat, monkeypatch):
     expected = chat.ask("what is it ?", max_new_tokens=8)
     chat.clear()
-    generate = type(chat.model).generate
-    monkeypatch.setattr(
-        type(chat.model), "generate", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("broken"))
-    )
+    generate = session.generate
+    monkeypatch.setattr(session, "generate", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("broken")))
     with pytest.raises(RuntimeError, match="broken"):
         chat.ask("and this ?")
     with pytest.raises(RuntimeError, match="broken"):
         list(chat.stream("and this ?"))
-    monkeypatch.setattr(type(chat.model), "generate", generate)
+    monkeypatch.setattr(session, "generate", generate)
     assert chat.history == [] and len(chat._caches) == 0 and chat.plan.frames == 6
     assert chat.ask("what is it ?", max_new_tokens=8) == expected
     assert chat.model.lora.on == ()

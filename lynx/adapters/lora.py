@@ -4,7 +4,6 @@ At rest every LoRA is off and frozen, and the model computes exactly what it did
 own switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -14,10 +13,9 @@ from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from lynx.backbones.loading import skeleton
+from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings
-
-PREFIX = "base_model.model."
-"""What PEFT's files put before a module's name."""
 
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
@@ -28,16 +26,6 @@ def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
         lora_dropout=settings.dropout,
         target_modules=targets,
     )
-
-
-def expected_shapes(model: nn.Module, targets: str, rank: int) -> dict[str, tuple[int, int]]:
-    """Name, as in PEFT's files, and shape of every tensor of a LoRA on the modules that `targets` matches."""
-    shapes = {}
-    for name, module in model.named_modules():
-        if re.fullmatch(targets, name):
-            shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, int(module.in_features))
-            shapes[f"{PREFIX}{name}.lora_B.weight"] = (int(module.out_features), rank)
-    return shapes
 
 
 def merge(
@@ -123,7 +111,7 @@ class LoraBank:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights of a LoRA under the names of PEFT's files; not copies."""
         return {
-            f"{PREFIX}{path}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[name].weight
+            f"{PEFT_PREFIX}{path}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[name].weight
             for path, layer in self._of(name).items()
             for matrix in "AB"
         }
@@ -181,3 +169,18 @@ class LoraBank:
             if not concerned.isdisjoint(layer.lora_A.keys()):
                 self._set(layer, names, train)
         self._on, self._trained = names, train
+
+
+def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
+    """Parameters that one modality adds to a backbone, counted from tensors on the meta device.
+
+    name: as for `skeleton`. Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the
+    LLM, their sum.
+    """
+    backbone = skeleton(name)
+    with torch.device("meta"):
+        loras = LoraBank(backbone.model)
+        for part, targets in (("vision", backbone.vision_targets), ("llm", backbone.llm_targets)):
+            loras.add(part, targets, LoraSettings(rank, alpha=rank, dropout=0.0))
+    counts = {part: sum(t.numel() for t in loras.tensors(part).values()) for part in ("vision", "llm")}
+    return {**counts, "total": sum(counts.values())}

@@ -22,20 +22,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lynx import modalities
-from lynx.adapters.format import (
-    PARTS,
-    PEFT_CONFIG,
-    Adapter,
-    check_numbers,
-    parse_settings,
-    read_adapter,
-    save_adapter,
-)
-from lynx.adapters.lora import PREFIX
+from lynx.adapters.format import PARTS, PEFT_CONFIG, Adapter, check_numbers, parse_settings, read_adapter
+from lynx.adapters.registry import AdaptedBackbone
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
+from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError
-from lynx.model import Lynx
 
 SOURCES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 TOLERANCE = {torch.float32: 1e-4}  # of the largest output; other precisions round
@@ -103,7 +96,7 @@ def import_adapter(
     drawn = modalities.get(modality).from_dict(dict(rendering or {})).to_dict()
     parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
     training = {"imported": {part: read.report() for part, read in parts.items()}}
-    model = Lynx(backbone)
+    model = AdaptedBackbone(backbone)
     adapter = model.add_adapter(
         Adapter(name or modality, modality, rendering=drawn, placement=placement, training=training)
     )
@@ -115,7 +108,9 @@ def import_adapter(
     return {"parts": training["imported"], "largest_difference": differences}
 
 
-def _write_verified(model: Lynx, adapter: Adapter, parts: Mapping[str, Part], out: Path) -> dict[str, float]:
+def _write_verified(
+    model: AdaptedBackbone, adapter: Adapter, parts: Mapping[str, Part], out: Path
+) -> dict[str, float]:
     """Write beside `out`, read back, compare tensors and outputs, and only then put it in its place."""
     name = adapter.name
     expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
@@ -290,16 +285,16 @@ def _complete(mine: Mapping[str, Tensor], read: Part) -> dict[str, Tensor]:
     """All tensors that our format has; modules that were not trained get zeros, which change nothing."""
     tensors = {key: torch.zeros_like(weight) for key, weight in mine.items()}
     for name, (a, b) in read.pairs.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = a, b
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"], tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = a, b
     return tensors
 
 
-def _compare_tensors(written: Path, parts: Mapping[str, Part], model: Lynx) -> None:
+def _compare_tensors(written: Path, parts: Mapping[str, Part], model: AdaptedBackbone) -> None:
     for part, (settings, tensors) in read_adapter(written, model.backbone).parts.items():
         read = parts[part]
         for name, pair in read.pairs.items():
             for matrix, theirs in zip("AB", pair, strict=True):
-                mine = tensors.pop(f"{PREFIX}{name}.lora_{matrix}.weight")
+                mine = tensors.pop(f"{PEFT_PREFIX}{name}.lora_{matrix}.weight")
                 if not torch.equal(mine, theirs.to(mine.dtype)):
                     raise AdapterError(f"what was written for {name} is not what {read.source} holds")
         if settings != read.settings or any(bool(rest.any()) for rest in tensors.values()):
@@ -325,7 +320,7 @@ def _merged(backbone: Backbone, read: Part) -> Iterator[None]:
         yield
 
 
-def _outputs(model: Lynx, name: str, part: str, read: Part | None = None) -> Tensor:
+def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = None) -> Tensor:
     """What a part computes on fixed inputs: through its LoRA, or with the checkpoint's tensors where given.
 
     vision: interface tokens of two frames of noise; llm: hidden states of a short question.
@@ -347,7 +342,7 @@ def _outputs(model: Lynx, name: str, part: str, read: Part | None = None) -> Ten
         return hidden.float()
 
 
-def _compare(model: Lynx, name: str, part: str, expected: Tensor) -> float:
+def _compare(model: AdaptedBackbone, name: str, part: str, expected: Tensor) -> float:
     """The largest difference of outputs, relative to the largest output."""
     found = _outputs(model, name, part)
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))

@@ -2,7 +2,7 @@
 
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
-from lynx.backbones.loading import FAMILIES, count_parameters, load_backbone, parse_source, skeleton
+from lynx.backbones.loading import FAMILIES, load_backbone, parse_source, skeleton
 from lynx.types import PLACEMENTS, Message, Prompt, Stream, TokenLayout
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Preprocessing",
     "Stream",
     "TokenLayout",
-    "count_parameters",
     "load_backbone",
     "parse_source",
     "skeleton",

@@ -6,6 +6,7 @@ module names) and nothing else. Axis letters: T frames, D width, n tokens, S seq
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lynx.compat import PEFT_PREFIX
 from lynx.errors import BackboneError
 from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout
+
+TEXT_RESERVE = 512
+"""Tokens of the context kept free for the conversation; a quarter of a context that is small."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,21 @@ class Backbone(ABC):
     def context(self) -> int:
         """The longest sequence the LLM was made for, in tokens."""
         return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def media_context(self) -> int:
+        """How many tokens of the context the senses may take; the rest is kept for the conversation."""
+        return self.context - min(TEXT_RESERVE, self.context // 4)
+
+    def lora_shapes(self, part: str, rank: int) -> dict[str, tuple[int, int]]:
+        """Name, as in PEFT's files, and shape of every tensor of a LoRA on the "vision" or "llm" part."""
+        targets = {"vision": self.vision_targets, "llm": self.llm_targets}[part]
+        shapes = {}
+        for name, module in self.model.named_modules():
+            if re.fullmatch(targets, name):
+                shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, int(module.in_features))
+                shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (int(module.out_features), rank)
+        return shapes
 
     @abstractmethod
     def pixels(self, frames: Tensor) -> Tensor:

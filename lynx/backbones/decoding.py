@@ -3,11 +3,24 @@
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
+from transformers import (
+    Cache,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from lynx.backbones.base import Backbone
+from lynx.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
 
 
 def stream_text(
@@ -45,3 +58,38 @@ class StopOnEvent(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """(B,) bool: whether each sequence ends here."""
         return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    prompt: Prompt,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    cache: Cache | None = None,
+    streamer: "BaseStreamer | None" = None,
+    stop: threading.Event | None = None,
+) -> Tensor:
+    """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
+
+    temperature: 0 is greedy; above it any token may be drawn.
+    cache: filled; a prefix of the prompt that it holds is not computed again.
+    stop: set it from another thread to end after the current token.
+    """
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    ids: Tensor = backbone.model.generate(
+        input_ids=prompt.input_ids,  # a checkpoint may penalise what the prompt says already
+        inputs_embeds=prompt.inputs_embeds,
+        attention_mask=prompt.attention_mask,
+        position_ids=prompt.position_ids,
+        cache=cache,
+        max_new_tokens=max_new_tokens,
+        streamer=streamer,
+        stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
+        pad_token_id=backbone.pad_id,
+        **sampling,
+    )
+    return ids[:, prompt.input_ids.shape[1] :]

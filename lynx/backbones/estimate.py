@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 
-from lynx.adapters.lora import expected_shapes
 from lynx.backbones import CATALOG, Backbone, skeleton
 from lynx.backbones.quantization import QUANTISED, check_device, dtype_of, pick_device, pick_precision
+from lynx.media.thumbnails import THUMBNAIL_PIXELS
 from lynx.modalities.audio import COLUMNS_AT_ONCE, AudioRendering
-from lynx.streams.budget import room
-from lynx.streams.key import SHOWN_PIXELS
 from lynx.types import VIDEO
 
 TEXT = 256
@@ -43,6 +41,7 @@ class Estimate:
     tokens: dict[str, int]  # per sense
     captions: int  # tokens between the frames
     context: int  # tokens that the LLM takes
+    media_context: int  # of these, what the senses may take
     weights: int
     adapters: int
     kv_cache: int
@@ -62,7 +61,7 @@ class Estimate:
     @property
     def fits(self) -> bool | None:
         """Whether the device has that much and the LLM takes that many tokens; None: not known."""
-        if self.media > room(self.context):
+        if self.media > self.media_context:
             return False
         return None if self.available is None else self.total <= self.available
 
@@ -71,7 +70,7 @@ class Estimate:
         """All of it for people, in one sentence."""
         what = f"{self.frames} frames of {', '.join(self.tokens)} are {self.media:,} tokens"
         need = f"{self.backbone} in {self.precision} needs about {self.total / 1e9:.2g} GB"
-        if self.media > room(self.context):
+        if self.media > self.media_context:
             return f"{what}, and {self.backbone} takes {self.context:,}: use fewer frames"
         if self.available is None:
             return f"{what}; {need} on {self.device}"
@@ -111,8 +110,8 @@ def estimate(
     tokens = {VIDEO: backbone.tokens(frames, size)} | {sense: backbone.tokens(frames) for sense in senses}
     shapes = [
         shape
-        for targets in (backbone.vision_targets, backbone.llm_targets)
-        for shape in expected_shapes(backbone.model, targets, rank).values()
+        for part in ("vision", "llm")
+        for shape in backbone.lora_shapes(part, rank).values()
     ]
     captions = backbone.captions(frames)
     length = sum(tokens.values()) + captions + TEXT
@@ -126,6 +125,7 @@ def estimate(
         tokens=tokens,
         captions=captions,
         context=backbone.context,
+        media_context=backbone.media_context,
         weights=sum(costs.weights()),
         adapters=len(senses) * costs.lora_bytes * sum(map(math.prod, shapes)),
         kv_cache=costs.kv_cache(length),
@@ -219,7 +219,7 @@ class Costs:
     def pictures(self, frames: int, size: tuple[int, int] | None, senses: int, seconds: float) -> int:
         """The uint8 frames of the video and of senses that are kept to be shown."""
         sound = AudioRendering()
-        shown = min(math.prod(size), SHOWN_PIXELS) if size else SHOWN_PIXELS
+        shown = min(math.prod(size), THUMBNAIL_PIXELS) if size else THUMBNAIL_PIXELS
         return 3 * int(frames * shown + senses * sound.n_mels * seconds / sound.hop_s)
 
     def drawing(self, seconds: float) -> int:

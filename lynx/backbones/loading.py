@@ -21,7 +21,6 @@ from transformers import (
 )
 
 from lynx import hub
-from lynx.adapters.lora import LoraBank
 from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
@@ -39,7 +38,6 @@ from lynx.backbones.quantization import (
     ready_for_cpu,
 )
 from lynx.backbones.qwen2_5_vl import Qwen25VL
-from lynx.config import LoraSettings
 from lynx.errors import AdapterError, BackboneError
 
 logger = logging.getLogger(__name__)
@@ -308,16 +306,3 @@ def skeleton(name: str | Path) -> Backbone:
     )
 
 
-def count_parameters(name: str, rank: int = 64) -> dict[str, int]:
-    """Parameters that one modality adds to a backbone, counted from tensors on the meta device.
-
-    name: as for `skeleton`. Returns {"vision", "llm", "total"}: the LoRA of the vision tower, that of the
-    LLM, their sum.
-    """
-    backbone = skeleton(name)
-    with torch.device("meta"):
-        loras = LoraBank(backbone.model)
-        for part, targets in (("vision", backbone.vision_targets), ("llm", backbone.llm_targets)):
-            loras.add(part, targets, LoraSettings(rank, alpha=rank, dropout=0.0))
-    counts = {part: sum(t.numel() for t in loras.tensors(part).values()) for part in ("vision", "llm")}
-    return {**counts, "total": sum(counts.values())}

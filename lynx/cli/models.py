@@ -13,7 +13,8 @@ def _params_arguments(parser: Parser) -> None:
 @command("params", _params_arguments, "lynx params --backbone llava-onevision-0.5b --json")
 def _params(options: Options) -> Result:
     """Count the parameters that one sense adds to a backbone, without loading its weights."""
-    from lynx.backbones import CATALOG, count_parameters
+    from lynx.adapters.lora import count_parameters
+    from lynx.backbones import CATALOG
 
     counts: Result = dict(count_parameters(options.backbone, options.rank))
     row = CATALOG.get(options.backbone)

@@ -12,15 +12,7 @@ from lynx.modalities.video import Video
 from lynx.types import VIDEO, sample_times
 
 if TYPE_CHECKING:
-    from lynx.model import Lynx
-
-TEXT_RESERVE = 512  # tokens kept free for the conversation, or a quarter of a small context
-
-
-def room(context: int) -> int:
-    """Tokens that the senses may take of a context."""
-    return context - min(TEXT_RESERVE, context // 4)
-
+    from lynx.streams.encoder import StreamEncoder
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,7 +35,7 @@ class Plan:
         return sum(self.tokens.values())
 
 
-def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> Plan:
+def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
 
     frames: how many moments; the backbone's default, or as many as fit its context, where not given.
@@ -65,7 +57,7 @@ def plan(model: "Lynx", media: Mapping[str, Any], frames: int | None = None) -> 
         captions = model.backbone.captions(frames) if VIDEO in media else 0
         return sum(tokens(frames).values()) + captions
 
-    fitting = bisect_right(range(1, n + 1), room(context), key=length)
+    fitting = bisect_right(range(1, n + 1), model.backbone.media_context, key=length)
     if not fitting or (fitting < n and frames is not None):
         raise BackboneError(
             f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "

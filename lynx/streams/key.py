@@ -1,4 +1,4 @@
-"""Encoded streams: what makes two of them the same, and those that a model keeps in memory.
+"""What a cached stream is named by: everything that decides its tokens.
 
 A stream is named by all that decides it (backbone, precision, rendering, vision LoRA, pooling, moments, and
 the content of the media), so one that is found is the one that would be encoded. Files are known by their
@@ -7,76 +7,31 @@ bytes: one that was written anew is another one.
 
 import hashlib
 import json
-import math
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lynx.datasets.base import Example
-from lynx.datasets.clips import content_key
-from lynx.types import VIDEO, Frames, Stream, TokenLayout
+from lynx.modalities.base import Source
+from lynx.modalities.multi_view import views_of
+from lynx.types import VIDEO, DepthClip, Frames, Waveform
 
 if TYPE_CHECKING:
-    from lynx.model import Lynx
-
-BYTES_KEPT = 512 * 2**20
-"""Of all streams that one model keeps, on whichever device they are."""
-SHOWN_PIXELS = 480 * 270
-"""Of a frame that is kept to be shown: more than a page or a figure draws of it."""
+    from lynx.adapters.registry import AdaptedBackbone
 
 
-class StreamStore:
-    """The streams that a model encoded last, at most `limit` bytes of them; use it under the model's lock."""
-
-    def __init__(self, limit: int = BYTES_KEPT) -> None:
-        self.limit = limit
-        self._kept: OrderedDict[bytes, Stream] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def nbytes(self) -> int:
-        """Of everything that is kept."""
-        return sum(map(size_of, self._kept.values()))
-
-    def get(self, key: bytes) -> Stream | None:
-        """The stream of that key, which becomes the last to go."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, key: bytes, stream: Stream) -> None:
-        """Keep a stream; those that were asked for least recently make room."""
-        self._kept[key] = stream
-        self._kept.move_to_end(key)
-        while self.nbytes > self.limit:
-            self._kept.popitem(last=False)
-
-    def clear(self) -> None:
-        """Let go of all."""
-        self._kept.clear()
-
-
-def size_of(stream: Stream) -> int:
-    """Bytes of a stream with its frames."""
-    return sum(x.nbytes for x in (stream.tokens, stream.times, stream.cells, stream.frames.pixels))
-
-
-def stream_key(model: "Lynx", sense: str, source: Any, times: Tensor) -> bytes:
+def stream_key(model: "AdaptedBackbone", sense: str, source: Any, times: Tensor) -> bytes:
     """The name of the stream of a source at `times` (T,) seconds, as `model` would encode it now."""
     digest = sense_digest(model, sense, sense=sense, placement=model.placement(sense), times=times.tolist())
-    digest.update(content_key(Example("", {sense: source})).encode())
+    digest.update(media_key({sense: source}).encode())
     if (embedding := model.type_embedding(sense)) is not None:
         digest.update(_bytes(embedding))
     return digest.digest()
 
 
-def sense_digest(model: "Lynx", sense: str, /, **more: Any) -> "hashlib.blake2b":
+def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashlib.blake2b":
     """A digest of all that decides what the tokens of a sense are, beside the media; `more`: JSON values."""
     settings: Mapping[str, Any] = {
         "backbone": model.backbone.fingerprint(),
@@ -93,7 +48,7 @@ def sense_digest(model: "Lynx", sense: str, /, **more: Any) -> "hashlib.blake2b"
     return digest
 
 
-def lora_digest(model: "Lynx", lora: str) -> bytes:
+def lora_digest(model: "AdaptedBackbone", lora: str) -> bytes:
     """A digest of a LoRA: its scale and every one of its tensors."""
     settings = model.lora.settings[lora]
     digest = hashlib.blake2b(repr(settings.alpha / settings.rank).encode(), digest_size=16)
@@ -107,31 +62,44 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tensor, TokenLayout]:
-    """Tokens and layouts of consecutive parts of a clip, `frames` frames each, as if encoded in one.
-
-    Tokens of no frame, such as a newline, end a clip: those of the last part stay.
-    """
-    tokens, moments, cells = [], [], []
-    for number, (encoded, layout) in enumerate(parts):
-        there = layout.frame >= (0 if number < len(parts) - 1 else -1)
-        tokens.append(encoded[there.to(encoded.device)])
-        moments.append(torch.where(layout.frame < 0, -1, layout.frame + number * frames)[there])
-        cells.append(layout.cell[there])
-    last = parts[-1][1]
-    layout = TokenLayout(torch.cat(moments), torch.cat(cells), last.grid, last.frames_a_token)
-    return torch.cat(tokens), layout
+def media_key(media: Mapping[str, Source], known: str = "") -> str:
+    """What the media of a clip are, in 32 hex digits: `known` where given, else a digest of the bytes."""
+    digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
+    for sense in sorted(media) if not known else ():
+        _feed(digest, media[sense])
+    return digest.hexdigest()
 
 
-def shown(frames: Frames) -> Frames:
-    """The same frames with at most SHOWN_PIXELS pixels each: all that people look at."""
-    height, width = frames.pixels.shape[-2:]
-    scale = math.sqrt(SHOWN_PIXELS / (height * width))
-    if scale >= 1:
-        return frames
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = [
-        F.interpolate(part, size, mode="bilinear", align_corners=False, antialias=True)
-        for part in frames.pixels.split(16)
-    ]
-    return Frames(torch.cat(small), frames.times, frames.duration, frames.labels, frames.notes)
+def _feed(digest: "hashlib.blake2b", source: Source) -> None:
+    if isinstance(source, Frames):
+        _feed_tensor(digest, source.pixels)
+        _feed_tensor(digest, source.times)
+        digest.update(repr(source.duration).encode())
+    elif isinstance(source, Waveform):
+        _feed_tensor(digest, source.samples)
+        digest.update(repr(source.sample_rate).encode())
+    elif isinstance(source, DepthClip):
+        for array in (source.times, source.intrinsics, source.poses):
+            _feed_tensor(digest, torch.as_tensor(array) if array is not None else torch.empty(0))
+        for index in range(source.count):
+            _feed_tensor(digest, torch.from_numpy(source.measure([index])))
+    elif isinstance(source, Mapping):
+        for name, view in views_of(source).items():
+            digest.update(repr((name, view.offset)).encode())
+            _feed(digest, view.clip)
+    else:
+        _feed_files(digest, Path(source))
+
+
+def _feed_files(digest: "hashlib.blake2b", path: Path) -> None:
+    """A file's bytes; of a folder those of all its files, with their names."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "blake2b").digest())
+
+
+def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:
+    digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lynx import modalities
-from lynx.adapters.format import Adapter, describe_backbone, save_adapter
+from lynx.adapters.format import Adapter
+from lynx.adapters.saving import describe_backbone, save_adapter
 from lynx.backbones import Backbone
 from lynx.backbones.attention import recording
 from lynx.config import AlignConfig

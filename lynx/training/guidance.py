@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lynx import modalities
-from lynx.adapters.format import describe_backbone
+from lynx.adapters.saving import describe_backbone
 from lynx.backbones import Backbone
 from lynx.backbones.attention import recording
 from lynx.config import GuideConfig

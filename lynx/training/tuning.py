@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, save_adapter
+from lynx.adapters.format import CONFIG, TYPE_EMBEDDING
 from lynx.adapters.lora import merge
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
 from lynx.config import TuneConfig
 from lynx.datasets.base import Example, Turn

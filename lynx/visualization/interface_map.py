@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.backbones import Backbone
-from lynx.model import Lynx, pool
-from lynx.streams.key import join
+from lynx.streams.encoder import StreamEncoder, join, pool
 from lynx.training.guidance import Guidance
 from lynx.training.losses import statistics_loss
 from lynx.types import VIDEO, Frames, Stream, sample_times
@@ -172,7 +171,7 @@ def _figures(
     )
 
 
-def world_reference(model: Lynx) -> Reference:
+def world_reference(model: StreamEncoder) -> Reference:
     """Clips of the miniature world, drawn in memory; the model keeps their tokens as it does a clip's."""
     frames = _world_frames()
     stream = model.stream(VIDEO, frames, frames.times)
@@ -222,7 +221,7 @@ def vocabulary(backbone: Backbone) -> Tensor:
 
 
 @torch.no_grad()
-def unaligned(model: Lynx, sense: str, source: Any, times: Tensor) -> Stream:
+def unaligned(model: StreamEncoder, sense: str, source: Any, times: Tensor) -> Stream:
     """The stream that a sense would have at `times` (T,) seconds without its vision LoRA."""
     backbone, size = model.backbone, model.backbone.frames_per_pass
     frames = model.modality(sense).render(source, times)

@@ -13,17 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import lynx
 from lynx import AdapterError, hub
-from lynx.adapters.format import (
-    CONFIG,
-    FORMAT,
-    WEIGHTS,
-    Adapter,
-    read_adapter_config,
-    resolve_adapter,
-    save_adapter,
-)
+from lynx.adapters.format import CONFIG, FORMAT, WEIGHTS, Adapter, read_adapter_config, resolve_adapter
 from lynx.adapters.model_card import model_card
 from lynx.adapters.released_code import named_backbone, read_part
+from lynx.adapters.saving import save_adapter
 from lynx.adapters.sharing import check_adapter, describe
 from lynx.backbones import CATALOG
 from lynx.cli.registry import ADAPTERS

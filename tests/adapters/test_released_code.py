@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lynx
-from lynx.adapters.format import CONFIG, WEIGHTS, read_adapter_config, save_adapter
+from lynx.adapters.format import CONFIG, WEIGHTS, read_adapter_config
 from lynx.adapters.released_code import canonical, import_adapter, named_backbone
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.cli.main import main
 from lynx.errors import AdapterError, DataError

@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters.format import Adapter, save_adapter
+from lynx.adapters.format import Adapter
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.attention import recording
 from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig

@@ -10,7 +10,8 @@ from checkpoints import clip
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from lynx.backbones import CATALOG, FAMILIES, count_parameters, load_backbone, parse_source, skeleton
+from lynx.adapters.lora import count_parameters
+from lynx.backbones import CATALOG, FAMILIES, load_backbone, parse_source, skeleton
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.errors import BackboneError
 from lynx.types import Stream

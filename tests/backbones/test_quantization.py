@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters.format import save_adapter
+from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.estimate import estimate
 from lynx.backbones.quantization import check_quantised, pick_device

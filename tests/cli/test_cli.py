@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapter
-from lynx.commands import COMMANDS
 
 import lynx
-from lynx.adapters.format import save_adapter
+from lynx.adapters.saving import save_adapter
 from lynx.cli.main import main
+from lynx.cli.registry import COMMANDS
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
 from lynx.errors import LynxError
 

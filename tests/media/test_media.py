@@ -213,7 +213,7 @@ def test_sound_of_many_channels_is_their_mean(tmp_path):
     ]
     expected = [sound_file(tmp_path / name, codec, layout) for name, codec, layout in files]
     read = (
-        "import sys; from lynx.media import read_audio\n"
+        "import sys; from lynx.media.audio import read_audio\n"
         "for path in sys.argv[1:]: print(float(read_audio(path, 16000).samples[4000:12000].abs().max()))"
     )
     names = [str(tmp_path / name) for name, _, _ in files]
@@ -387,7 +387,7 @@ def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
     """Ten minutes at 4 frames/s with a key frame every 10 s: 16 moments cost 16 such runs at most."""
     path = encode(tmp_path / "long.mp4", np.arange(2400) * 0.25, gop=40)
     decoded = 0
-    original = _Playhead.show.__globals__["_decode"]
+    original = _Playhead.show.__globals__["decode"]
 
     def counting(*args):
         nonlocal decoded
@@ -395,7 +395,7 @@ def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
             decoded += 1
             yield frame
 
-    monkeypatch.setitem(_Playhead.show.__globals__, "_decode", counting)
+    monkeypatch.setitem(_Playhead.show.__globals__, "decode", counting)
     frames = read_frames(path, sample_times(600.0, 16))
     index = (sample_times(600.0, 16) / 0.25 + 1e-6).long()
     assert (

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import lynx
 from lynx import BackboneError
-from lynx.adapters.format import save_adapter
+from lynx.adapters.saving import save_adapter
 from lynx.media.audio import read_audio
 from lynx.media.video import write_video
 from lynx.modalities.audio import Audio, AudioRendering

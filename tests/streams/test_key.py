@@ -6,7 +6,9 @@ import torch
 from checkpoints import clip, random_adapter, sound
 
 import lynx
-from lynx.streams.key import SHOWN_PIXELS, StreamStore, shown, size_of, stream_key
+from lynx.media.thumbnails import THUMBNAIL_PIXELS, thumbnails
+from lynx.streams.key import stream_key
+from lynx.streams.store import StreamStore, size_of
 from lynx.types import Frames
 
 
@@ -71,7 +73,7 @@ def test_frames_to_be_shown_are_small_and_keep_what_was_said_of_them():
     frames = Frames(
         torch.full((2, 3, 720, 1280), 9, dtype=torch.uint8), torch.arange(2.0), 2.0, ("a", "b"), ("c",)
     )
-    small = shown(frames)
+    small = thumbnails(frames)
     assert small.pixels.shape == (2, 3, 270, 480) and (small.pixels == 9).all()
     assert (small.labels, small.notes, small.duration) == (("a", "b"), ("c",), 2.0)
-    assert 270 * 480 <= SHOWN_PIXELS and shown(small) is small
+    assert 270 * 480 <= THUMBNAIL_PIXELS and thumbnails(small) is small

@@ -94,7 +94,8 @@ def nonsense(tmp_path_factory, files):
     import checkpoints
 
     import lynx
-    from lynx.adapters.format import Adapter, save_adapter
+    from lynx.adapters.format import Adapter
+    from lynx.adapters.saving import save_adapter
     from lynx.config import LoraSettings
     from lynx.ui import launch
     from lynx.ui.engine import Engine

@@ -22,7 +22,8 @@ from PIL import Image
 
 import lynx
 from lynx import modalities
-from lynx.adapters.format import Adapter, save_adapter
+from lynx.adapters.format import Adapter
+from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import TEXT
