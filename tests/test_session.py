@@ -120,8 +120,8 @@ def test_leaving_a_stream_early_ends_its_thread_and_leaves_no_turn(chat):
 def test_two_sessions_stream_at_once(model):
     sessions = [model.chat(video=clip(seed=i), audio=sound(seed=i), frames=4) for i in range(3)]
     expected = [s.ask("what is it ?", max_new_tokens=12) for s in sessions]
-    for session in sessions:
-        session.clear()
+    for one in sessions:
+        one.clear()
     found = {}
 
     def work(index):
