@@ -1,6 +1,7 @@
 """Sound as pictures, against an independent spectrogram; sight; and the registry."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
