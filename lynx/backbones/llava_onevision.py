@@ -21,6 +21,10 @@ class LlavaOnevision(Backbone):
     vision_targets = (
         r".*vision_tower\.(vision_model\.)?encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
     )
+    output_projection = "out_proj"
+    relatives = {
+        "llava": "of LLaVA-OneVision take the transformers-native repositories, llava-hf/llava-onevision-*"
+    }
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     frames_per_pass = 32
 

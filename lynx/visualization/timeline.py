@@ -13,20 +13,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lynx.modalities import color_of
 from lynx.types import Frames
 
 INK = (100, 116, 139)  # a grey that reads on white and on black
 FAINT = (148, 163, 184, 90)
 GROUND = (0, 0, 0, 0)
-COLOURS = {
-    "video": (13, 148, 136),
-    "audio": (217, 119, 6),
-    "depth": (124, 58, 237),
-    "high_fps": (219, 39, 119),
-    "multi_view": (37, 99, 235),
-    "text": (148, 163, 184),
-}
-OTHER_COLOURS = ((101, 163, 13), (185, 28, 28), (146, 64, 14), (14, 116, 144))
+TEXT, TEXT_COLOR = "text", (148, 163, 184)  # what lies on the words of the prompt, beside the senses
 HEAT = (
     (40, 10, 70),
     (150, 30, 90),
@@ -71,7 +64,7 @@ class Curve:
 
 def colour(sense: str) -> tuple[int, int, int]:
     """The sense's colour, the same in all pictures."""
-    return COLOURS.get(sense) or OTHER_COLOURS[sum(sense.encode()) % len(OTHER_COLOURS)]
+    return TEXT_COLOR if sense == TEXT else color_of(sense)
 
 
 def clock(seconds: float, duration: float) -> str:
