@@ -4,6 +4,7 @@ At rest every LoRA is off and frozen, and the model computes exactly what it did
 own switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from lynx.backbones.loading import skeleton
 from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings
+from lynx.types import tensor_bytes
 
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
@@ -69,6 +71,7 @@ class LoraBank:
         self._layers: dict[str, LoraLayer] = {}
         self._on: tuple[str, ...] = ()
         self._trained: tuple[str, ...] = ()
+        self._digests: dict[str, bytes] = {}  # of weights, until they change
 
     def __contains__(self, name: str) -> bool:
         return name in self.settings
@@ -83,11 +86,15 @@ class LoraBank:
         if name in self.settings:
             raise ValueError(f"there is a LoRA {name!r} already")
         config = lora_config(targets, settings)
-        if self._injector is None:
-            self._injector = LoraModel(self.model, {name: config}, name)
-        else:
-            self._injector.peft_config[name] = config
-            self._injector.inject_adapter(self.model, name)
+        try:
+            if self._injector is None:
+                self._injector = LoraModel(self.model, {name: config}, name)
+            else:
+                self._injector.peft_config[name] = config
+                self._injector.inject_adapter(self.model, name)
+        except BaseException:  # such as memory that ran out half-way through the layers
+            self._take_out(name)
+            raise
         self.settings[name] = settings
         self._settle()
 
@@ -95,17 +102,24 @@ class LoraBank:
         """Take a LoRA out; a layer that has none left becomes the stock layer again."""
         if name in self._on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
-        for path, layer in self._of(name).items():
-            layer.delete_adapter(name)
+        self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
+        """Undo `add`, also where it failed half-way."""
+        self._settle()
+        for path, layer in self._layers.items():
+            if name in layer.r:
+                layer.delete_adapter(name)
             if not layer.lora_A:
                 parent, _, child = path.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        del self.settings[name]
+        self.settings.pop(name, None)
+        self._digests.pop(name, None)
         if self._injector is not None:
-            del self._injector.peft_config[name]
+            self._injector.peft_config.pop(name, None)
         if not self.settings:
             self._injector = None
-            del self.model.peft_config
+            vars(self.model).pop("peft_config", None)
         self._settle()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
@@ -121,8 +135,25 @@ class LoraBank:
         mine = self.tensors(name)
         if mine.keys() != tensors.keys():
             raise ValueError(f"the LoRA {name!r} has other tensors than these")
+        self._digests.pop(name, None)
         for key, weight in mine.items():
             weight.data.copy_(tensors[key])
+
+    def digest(self, name: str) -> bytes:
+        """A digest of a LoRA's scale and of all its weights, which are read once until they change.
+
+        They change in `fill` and while it is trained; who writes to `tensors(name)` otherwise, calls `fill`.
+        """
+        weights = self._digests.get(name)
+        if weights is None:
+            hashed = hashlib.blake2b(digest_size=16)
+            for key, tensor in sorted(self.tensors(name).items()):
+                hashed.update(key.encode() + tensor_bytes(tensor))
+            weights = hashed.digest()
+            if name not in self._trained:
+                self._digests[name] = weights
+        scale = self.settings[name].alpha / self.settings[name].rank
+        return hashlib.blake2b(repr(scale).encode() + weights, digest_size=16).digest()
 
     def equal(self, name: str, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a LoRA is of this size and holds these weights, in its own precision."""
@@ -163,6 +194,8 @@ class LoraBank:
             dropout.train(name in train)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
+        for name in (*train, *self._trained):  # what was remembered is, or may soon be, no longer so
+            self._digests.pop(name, None)
         concerned = {*names, *self._on}
         for layer in self._layers.values():
             # switching is on the way of every answer: leave the layers alone for which nothing changes
