@@ -59,7 +59,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Last:
-    """The last answer, as `occlusion` measures it again; small, since it lives as long as the conversation."""
+    """What `occlusion` needs of the last answer: little, since it lives as long as the conversation."""
 
     ids: Tensor  # (n,)
     history: list[dict[str, str]]  # which ends in it
@@ -189,7 +189,7 @@ class Session:
         def answer(chosen: tuple[str, ...]) -> str:
             said = self._generate(messages, chosen, max_new_tokens).text
             with self.model.lock:  # the conversation goes on with all: their cache is the last to be dropped
-                self.model.kv_caches.touch(self, senses)
+                self.model.kv_caches.get(self, senses)
             return said
 
         def answers() -> Comparison:
@@ -285,7 +285,7 @@ class Session:
             cache = (
                 known.cache if known else DynamicCache(config=backbone.model.config.get_text_config())
             )  # (1, Hkv, s, d) a layer, s < S
-            # The token right behind the media has seen them and not yet the question: the evidence's baseline.
+            # The token behind the media has seen them and not yet the question: the baseline of the evidence.
             behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
             rows = RowRecorder(() if behind is None else (behind,))
             with recording(backbone, text_rows=rows):
@@ -310,7 +310,7 @@ class Session:
 
     @staticmethod
     def _labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
-        """What stands at each position of a prompt: all placeholders look alike, what they stand for does not."""
+        """What stands at each position of a prompt, where placeholders alone would all look alike."""
         labels: list[Label] = prompt.input_ids[0].tolist()
         for sense, span in prompt.spans.items():
             for number, position in enumerate(span.tolist()):

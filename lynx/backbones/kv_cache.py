@@ -78,7 +78,10 @@ class KvCaches:
         usable = [kept for kept in (same, *others) if kept is not None and kept.loras == loras]
         best = max(usable, key=lambda kept: common_length(kept.labels, labels[:-1]), default=None)
         length = common_length(best.labels, labels[:-1]) if best else 0
-        if best is None or not length:
+        # A cache is continued under a mask of all new positions by all old ones, which a prefill from nothing,
+        # being causal, does without. Where the media are not shared, that costs more than the words save.
+        media = next((i for i, label in enumerate(labels) if not isinstance(label, int)), 0)
+        if best is None or length <= media:
             return None
         # A copy that shares the tensors: layers replace their tensors and never write into them, so that the
         # cache which was found stays as it is while the copy is cropped (to a view) and grows.
@@ -92,9 +95,9 @@ class KvCaches:
         self._forget_ended()
         self._kept[weakref.ref(conversation), senses] = kept
 
-    def touch(self, conversation: object, senses: tuple[str, ...]) -> None:
-        """Make the cache of these senses, if there is one, the last to be dropped."""
-        self._kept.get((weakref.ref(conversation), senses))
+    def get(self, conversation: object, senses: tuple[str, ...]) -> KvCache | None:
+        """The cache that was kept for these senses, or None; it becomes the last to be dropped."""
+        return self._kept.get((weakref.ref(conversation), senses))
 
     def clear(self) -> None:
         """Drop all caches, of every conversation."""
