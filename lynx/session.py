@@ -53,7 +53,7 @@ class _Answer:
     ids: Tensor  # (n,)
     text: str
     rows: RowRecorder
-    baseline: Tensor | None  # (p,)
+    baseline: Tensor | None  # (S,) or longer, or what an earlier answer recorded
     origin: tuple[Any, ...]  # what decides it beside the words: LLM LoRAs by weights, streams by keys
 
 
@@ -299,7 +299,7 @@ class Session:
                     stop=self._stop,
                 )[0]  # (1, n) -> (n,)
             # Where that position came from the cache, its row was recorded when the cache was filled.
-            baseline = rows.row_at(behind) if behind is not None else None  # (behind + 1,)
+            baseline = rows.row_at(behind) if behind is not None else None  # (S + n - 1,)
             if baseline is None and known:
                 baseline = known.baseline
             # The last token was chosen and never read: the cache holds S + n - 1 positions.

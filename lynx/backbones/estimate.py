@@ -1,10 +1,10 @@
 """What a conversation will need, before anything is decoded, downloaded or loaded: tokens and bytes.
 
-Shapes are read off the model on the meta device. Weights, adapters and KV caches follow from them. Activations
-are the largest of three peaks: one pass of the vision tower, the LLM's reading of the prompt (in the tensors
-that are alive there at once), the drawing of a sense. What stays between answers is counted beside them:
-streams, and the KV caches of the conversation without each sense. The total is within 15 % of measured peaks
-of small checkpoints, from 4 to 64 frames in every precision (tests/backbones/test_estimate.py).
+Shapes are read off the model on the meta device. Weights, adapters and KV caches follow from them.
+Activations are the largest of three peaks: one pass of the vision tower, the LLM's reading of the prompt (in
+the tensors that are alive there at once), the drawing of a sense. What stays between answers is counted
+beside them: streams, and the KV caches of the conversation without each sense. The total is within 15 % of
+measured peaks of small checkpoints, 4 to 64 frames in every precision (tests/backbones/test_estimate.py).
 """
 
 import math
@@ -128,7 +128,7 @@ def estimate(
         shown = min(math.prod(size), THUMBNAIL_PIXELS) if size else THUMBNAIL_PIXELS
         streams += 3 * frames * shown
         streams += sum(max(kind.picture_bytes(frames, seconds) for kind in kinds) for kinds in drawn)
-    # Each sense may have been switched off before: the cache of the rest is kept while this answer is computed.
+    # Each sense may have been switched off before: the cache of the rest is kept while this one is filled.
     others = sum(costs.kv_cache(length - tokens[sense]) for sense in senses)
     return Estimate(
         backbone=str(source),
@@ -170,7 +170,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _modalities(sense: str) -> list[type[Modality]]:
-    """The modality of a sense; all there are where it is the name of an adapter, which is not read for this."""
+    """The modality of a sense; all there are where it is an adapter's name: no adapter is read here."""
     try:
         return [modalities.get(sense)]
     except DataError:

@@ -43,9 +43,9 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callable[[], bool]]) -> Result:
-    """What `call` returns; whenever memory runs out, the next of `make_room` frees some and `call` starts anew.
+    """What `call` returns; when memory runs out, the next of `make_room` frees some and `call` starts anew.
 
-    make_room: tried in this order, each once; one that finds nothing to free returns False and is passed over.
+    make_room: tried in this order, each once; one that had nothing to free returns False and is passed over.
     Raises: BackboneError where memory ran out and nothing is left that could make room.
     """
     ways = iter(make_room)
@@ -55,7 +55,7 @@ def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callabl
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            logger.warning("memory ran out: %s", error)
+            logger.warning("memory ran out: %s", str(error))  # a log that kept the error would keep tensors
         # Outside of the `except`: the error's traceback, and with it the tensors of the failed call, is gone.
         if not any(free() for free in ways):
             raise BackboneError(ADVICE)

@@ -101,7 +101,9 @@ def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> 
     return torch.bfloat16
 
 
-def quantization_config(precision: str, unquantized: tuple[str, ...], dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization_config(
+    precision: str, unquantized: tuple[str, ...], dtype: torch.dtype
+) -> BitsAndBytesConfig:
     """The bitsandbytes configuration of int8 or nf4.
 
     unquantized: full module paths; bitsandbytes ignores short ones, and forgets lm_head when given any.

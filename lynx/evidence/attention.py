@@ -117,14 +117,14 @@ def answer_evidence(
     streams: dict[str, Stream],
     baseline: Tensor | None = None,
 ) -> Evidence:
-    """The evidence of an answer (n,) ids, from the attention rows (n, S) that were recorded as it was written."""
+    """The evidence of an answer (n,) ids, from the attention rows (n, S) recorded as it was generated."""
     special = torch.tensor(tokenizer.all_special_ids)
     # Markers such as <|im_end|> are tokens of the answer, and no words that anybody reads.
     steps = (~torch.isin(answer.cpu(), special)).nonzero().flatten().tolist()
     sinks = torch.zeros(rows.shape[1], dtype=torch.bool)  # (S,)
     sinks[: prompt.input_ids.shape[1]] = torch.isin(prompt.input_ids[0].cpu(), special)
     sinks[0] = True
-    for sense, span in prompt.spans.items():  # placeholders are special too: of a stream only newlines are sinks
+    for sense, span in prompt.spans.items():  # its placeholders are special too, but no sinks; newlines are
         sinks[span] = streams[sense].times.isnan()
     said = split_answer(tokenizer, answer, steps)
     return Evidence(said, rows[steps], prompt.spans, streams, sinks, baseline)

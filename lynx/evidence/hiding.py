@@ -1,4 +1,4 @@
-"""How much an answer needs a sense: hide it, and measure how probable the same answer still is (occlusion)."""
+"""How much an answer needs a sense (occlusion): hide it, and see how probable the same answer still is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from lynx.types import Frames, Message, Stream, sample_times
 def hide(model: StreamEncoder, stream: Stream, window: tuple[float, float] | None = None) -> Stream:
     """A stream whose tokens between two seconds (all of them where not given) show nothing.
 
-    They become the mean token of black (pseudo-)frames, which are silence to the ear: the mean of the stream's
-    own tokens would still tell what it is of.
+    They become the mean token of black (pseudo-)frames, which are silence to the ear. The mean of the
+    stream's own tokens would still tell what it is of.
     """
     height, width = stream.frames.pixels.shape[-2:]
     black = Frames(torch.zeros(2, 3, height, width, dtype=torch.uint8), sample_times(1.0, 2), 1.0)

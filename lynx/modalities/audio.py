@@ -187,7 +187,7 @@ class Audio(Modality):
 
     @classmethod
     def drawing_bytes(cls, seconds: float) -> int:
-        """Most bytes alive at once: the samples, and the columns of the spectrogram that are made together."""
+        """Most bytes alive at once: the samples, and the columns of the spectrogram made together."""
         r = AudioRendering()
         columns = min(seconds / r.hop_s, COLUMNS_AT_ONCE)
         window = r.window_s * r.sample_rate

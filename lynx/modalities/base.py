@@ -74,7 +74,7 @@ class Modality(ABC):
 
     @classmethod
     def picture_bytes(cls, frames: int, seconds: float) -> int:
-        """Most bytes of the pictures of that many moments that are kept to be shown, as rendered by default."""
+        """Most bytes of the pictures kept to be shown of that many moments, as rendered by default."""
         return 3 * frames * THUMBNAIL_PIXELS
 
     def pictures(self, source: Source) -> int:

@@ -16,7 +16,6 @@ from lynx import BackboneError
 from lynx.adapters.format import Adapter
 from lynx.backbones import CATALOG, FAMILIES
 from lynx.backbones.estimate import describe, estimate
-from lynx.backbones.memory import container_bytes_left, free_bytes
 from lynx.cli.main import main
 from lynx.config import LoraSettings
 from lynx.ui import BACKBONES
@@ -146,17 +145,6 @@ def test_a_row_is_described_from_its_geometry(name, tokens):
     memory = row["weights_gb"]
     assert memory["fp32"] == pytest.approx(2 * memory["bf16"], abs=0.02)
     assert memory["bf16"] > memory["int8"] > memory["nf4"]
-
-
-def test_free_memory_is_what_the_container_leaves(tmp_path):
-    assert 0 < free_bytes(torch.device("cpu")) < 2**44
-    assert container_bytes_left(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("300\n")
-    assert container_bytes_left(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 50\n")
-    assert container_bytes_left(tmp_path) == 750
 
 
 def test_the_command_says_it_for_people_and_for_machines(capsys):
