@@ -147,7 +147,8 @@ def decoding(model: Any, chat: Any, tokens: int) -> dict[str, float]:
     # the embedding is looked up, not read through; where it is tied to the head, the head is
     weights = [w for w in model.backbone.model.get_decoder().parameters() if w is not embedding]
     size = sum(weight.nbytes for weight in weights) + head.nbytes
-    prompt = chat._prompt(chat.history[:-1], ("video",), chat.streams)
+    with torch.no_grad():
+        prompt = model.backbone.compose(chat.history[:-1], [chat.streams["video"]])
 
     def seconds(n: int) -> float:
         start = time.perf_counter()

@@ -1,40 +1,38 @@
-"""A conversation over one set of media: each sense is encoded once, the KV cache goes from turn to turn.
+"""A conversation over one set of media: which senses are on, the history, and the answers.
 
-A first answer is bit for bit what stock `generate` gives for the same prompt; later ones take what they share
-with an answer before from its cache, which equals a full prefill but for the order of a few sums. Where
-memory runs out there is one more try with half of the frames.
+The way of an answer stands in `Session._generate`: encode each sense once, compose one prompt, generate with
+what the KV cache already holds, record the attention. A first answer is bit for bit what stock `generate`
+gives for the same prompt; later ones continue a cache, which equals a full prefill but for the order of a few
+sums. Where memory runs out, there is one more try without what is only kept for later, then one with half of
+the frames.
 """
 
-import logging
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from lynx.backbones.attention import RowRecorder, recording
-from lynx.backbones.decoding import generate, split_answer, stream_text
-from lynx.backbones.kv_cache import Kept, KvCaches, Label
-from lynx.backbones.memory import TOO_MUCH, memory_errors_are_said, out_of_memory
-from lynx.errors import BackboneError, LynxError, MediaError
-from lynx.evidence.attention import Evidence, answer_log_prob
+from lynx.backbones.decoding import generate, stream_text
+from lynx.backbones.kv_cache import KvCache, Label
+from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
+from lynx.errors import LynxError, MediaError
+from lynx.evidence.attention import Evidence, answer_evidence
+from lynx.evidence.hiding import answer_score, hide
 from lynx.streams.budget import Plan, plan
 from lynx.streams.encoder import StreamEncoder
-from lynx.types import VIDEO, Frames, Prompt, Stream, sample_times
+from lynx.types import VIDEO, Message, Prompt, Stream
 
 if TYPE_CHECKING:
     from transformers import TextIteratorStreamer
 
 __all__ = ["Comparison", "Plan", "Session", "plan"]
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,38 +45,48 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """One answer that is asked for."""
+class _Answer:
+    """What the model generated for a prompt, and what was recorded meanwhile."""
 
-    messages: list[dict[str, str]]
-    senses: tuple[str, ...]
     prompt: Prompt
-    labels: list[Label]
-    loras: tuple[str, ...]
-    cache: DynamicCache
-    baseline: Tensor | None  # of the media, where they are in the cache already
+    streams: dict[str, Stream]
+    ids: Tensor  # (n,)
+    text: str
     rows: RowRecorder
-    max_new_tokens: int
-    temperature: float
+    baseline: Tensor | None  # (S,) or longer, or what an earlier answer recorded
+    origin: tuple[Any, ...]  # what decides it beside the words: LLM LoRAs by weights, streams by keys
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What `occlusion` needs of the last answer: little, since it lives as long as the conversation."""
+
+    ids: Tensor  # (n,)
+    history: list[dict[str, str]]  # which ends in it
+    origin: tuple[Any, ...]
 
 
 class Session:
-    """A conversation about one clip.
+    """A conversation about one clip. It answers one question at a time.
 
-    `history` is the conversation; `senses` are switches, one a sense; `streams` what was encoded; `notes`
-    what the user should know; `used` the senses of the last answer with their frames and seconds; `evidence`
-    what it rests on. A `Session` answers one question at a time.
+    history: the messages so far, questions and answers in turn.
+    senses: a switch for each sense; streams: what was encoded of them.
+    notes: what the user should know about the last answer.
+    used: the senses of the last answer, each with its number of frames and its seconds.
+    evidence: what the last answer rests on.
     """
 
     def __init__(self, model: StreamEncoder, media: Mapping[str, Any], *, frames: int | None = None) -> None:
         self.model = model
         self.media = {sense: source for sense, source in media.items() if source is not None}
-        self.plan = plan(model, self.media, frames)
         self.senses = dict.fromkeys(self.media, True)
         self.streams: dict[str, Stream] = {}
-        self.clear()
-        self._caches = KvCaches()
+        self.plan = plan(model, self.media, frames)
+        self._frames = frames  # as asked for; half of what was planned once memory ran out
+        self._memory_notes: tuple[str, ...] = ()
+        self._keys: dict[str, str] = {}  # of `streams`
         self._busy, self._stop = threading.Lock(), threading.Event()
+        self.clear()
 
     def clear(self) -> None:
         """Forget the conversation; the media stay encoded."""
@@ -86,41 +94,46 @@ class Session:
         self.notes = list(self.plan.notes)
         self.used: dict[str, tuple[int, float]] = {}
         self.evidence: Evidence | None = None
-        self._answer_ids: Tensor | None = None
-        self._answered: list[dict[str, str]] = []  # the history that ends in that answer
+        self._last: _Last | None = None
+
+    # --- questions --------------------------------------------------------------------------------
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
 
         def answer() -> str:
-            turn = self._begin(self._with(question), max_new_tokens, temperature)
-            return self._finish(turn, self._run(turn))
+            messages = self._with(question)
+            return self._finish(messages, self._generate(messages, self._on(), max_new_tokens, temperature))
 
         with self._answering():
-            return self._within_memory(answer)
+            return retry_with_more_room(answer, (self._drop_kept, self._halve_frames))
 
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
 
+        def pieces() -> Generator[str]:
+            messages, senses = self._with(question), self._on()
+            found: list[_Answer] = []
+
+            def run(streamer: "TextIteratorStreamer") -> Tensor:
+                found.append(self._generate(messages, senses, max_new_tokens, temperature, streamer))
+                return found[0].ids
+
+            yield from stream_text(self.model.backbone.tokenizer, run, self._stop)
+            self._finish(messages, found[0])
+
         def begin() -> tuple[str, Generator[str]]:
-            self._stop.clear()  # a stream that fails sets it
-            pieces = self._pieces(self._with(question), max_new_tokens, temperature)
-            return next(pieces, ""), pieces
+            self._stop.clear()  # the stream of a first try that failed has set it
+            rest = pieces()
+            return next(rest, ""), rest
 
         with self._answering():
-            first, pieces = self._within_memory(begin)  # nothing is said twice
-            with closing(pieces), memory_errors_are_said():
+            # Tried again only up to the first piece: afterwards the reader would be told things twice.
+            first, rest = retry_with_more_room(begin, (self._drop_kept, self._halve_frames))
+            with closing(rest), explain_out_of_memory():
                 if first:
                     yield first
-                yield from pieces
-
-    def _pieces(
-        self, messages: list[dict[str, str]], max_new_tokens: int, temperature: float
-    ) -> Generator[str]:
-        turn = self._begin(messages, max_new_tokens, temperature)
-        tokenizer = self.model.backbone.tokenizer
-        ids = yield from stream_text(tokenizer, lambda streamer: self._run(turn, streamer), self._stop)
-        self._finish(turn, ids)
+                yield from rest
 
     @property
     def busy(self) -> bool:
@@ -174,8 +187,9 @@ class Session:
         messages = self.history[:-1] if question is None else self._with(question)
 
         def answer(chosen: tuple[str, ...]) -> str:
-            said = self._text(self._run(self._begin(messages, max_new_tokens, 0.0, chosen)))
-            self._caches.touch(senses)  # the conversation goes on with these
+            said = self._generate(messages, chosen, max_new_tokens).text
+            with self.model.lock:  # the conversation goes on with all: their cache is the last to be dropped
+                self.model.kv_caches.get(self, senses)
             return said
 
         def answers() -> Comparison:
@@ -184,34 +198,29 @@ class Session:
             return Comparison(messages[-1]["content"], whole, rest)
 
         with self._answering():
-            return self._within_memory(answers)
+            return retry_with_more_room(answers, (self._drop_kept, self._halve_frames))
 
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
-        """How much the log-probability of the last answer falls when a sense is hidden.
+        """How much the log-probability of the last answer falls, in nats, when a sense is hidden.
 
-        window: hide only what lies between these seconds. Hidden tokens become the mean token of black
-        (pseudo-)frames, which are silence to the ear: the stream's own mean would still tell what it is of.
-        Above 0: the answer rests on it.
+        window: hide only what lies between these seconds. Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        if (answer := self._answer_ids) is None or sense not in self.used:
+        last, model = self._last, self.model
+        if last is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
-        if self.history != self._answered:
+        if self.history != last.history:
             raise LynxError("the last answer is no longer that of the conversation: ask again")
-        stream, senses = self.streams[sense], tuple(self.used)
-        start, end = window if window is not None else (-torch.inf, torch.inf)
-        hidden = ((stream.times >= start) & (stream.times <= end)).to(stream.tokens.device)
-        with self._answering(), memory_errors_are_said():
-            blanked = replace(stream, tokens=torch.where(hidden[:, None], self._blank(sense), stream.tokens))
-            seen = self._score(answer, senses, self.streams)
-            return seen - self._score(answer, senses, {**self.streams, sense: blanked})
-
-    def _blank(self, sense: str) -> Tensor:
-        """The mean token (D,) of two black frames of that sense."""
-        height, width = self.streams[sense].frames.pixels.shape[-2:]
-        black = Frames(torch.zeros(2, 3, height, width, dtype=torch.uint8), sample_times(1.0, 2), 1.0)
-        stream = self.model.encode(sense, black)
-        return stream.tokens[~stream.times.isnan()].mean(dim=0)
+        with self._answering(), explain_out_of_memory(), model.lock:
+            keys = {name: self._key(name) for name in self.used}
+            if (model.llm_identity(*keys), keys) != last.origin:
+                raise LynxError("the adapters have changed since the last answer: ask again")
+            seen = {name: self.streams[name] for name in self.used}
+            hidden = {**seen, sense: hide(model, seen[sense], window)}
+            question = self.history[:-1]
+            return answer_score(model, question, seen, last.ids) - answer_score(
+                model, question, hidden, last.ids
+            )
 
     def unknown_words(self, question: str) -> list[str]:
         """Words of the question that the backbone was never taught; none for one that learned open text."""
@@ -221,15 +230,116 @@ class Session:
         words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", question.lower())
         return [word for word in dict.fromkeys(words) if word not in known]
 
+    # --- encode -> compose -> generate -> evidence ------------------------------------------------
+
     def encode(self) -> dict[str, Stream]:
         """Read, render and encode every sense that is on and not encoded yet; returns all that are."""
-        return self._within_memory(self._encode)
 
-    def _encode(self) -> dict[str, Stream]:
-        for sense in self._on():
-            if sense not in self.streams:
-                self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times)
-        return self.streams
+        def encoded() -> dict[str, Stream]:
+            self._encode(self._on())
+            return self.streams
+
+        return retry_with_more_room(encoded, (self._drop_kept, self._halve_frames))
+
+    def _encode(self, senses: tuple[str, ...]) -> dict[str, str]:
+        """Bring `streams` up to date for these senses; returns their keys.
+
+        A stream is known by all that decides its tokens, never by the sense's name: the adapter of that name
+        may have been exchanged, or trained further, since the last question.
+        """
+        with self.model.lock:
+            keys = {sense: self._key(sense) for sense in senses}
+            if any(self._keys.get(sense, key) != key for sense, key in keys.items()):
+                # The plan was made for what was there before: other adapters may fit other numbers of frames.
+                new = plan(self.model, self.media, self._frames)
+                self.plan = replace(new, notes=(*new.notes, *self._memory_notes))
+                keys = {sense: self._key(sense) for sense in senses}
+            for sense, key in keys.items():
+                if self._keys.get(sense) != key:
+                    self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times)
+                    self._keys[sense] = key
+            return keys
+
+    def _key(self, sense: str) -> str:
+        return self.model.stream_key(sense, self.media[sense], self.plan.times)
+
+    @torch.no_grad()
+    def _generate(
+        self,
+        messages: Sequence[Message],
+        senses: tuple[str, ...],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        streamer: "TextIteratorStreamer | None" = None,
+    ) -> _Answer:
+        """The answer to the last message, with these senses; the history stays as it is."""
+        model, backbone = self.model, self.model.backbone
+        # Under the lock from encoding to the last token: no adapter is exchanged between keys and answer.
+        with model.lock, model.using(*senses):
+            keys = self._encode(senses)
+            streams = {sense: self.streams[sense] for sense in senses}  # tokens (n, D) each
+            prompt = backbone.compose(messages, list(streams.values()))  # embeddings (1, S, D)
+
+            loras, labels = model.llm_identity(*senses), self._labels(prompt, keys)  # S labels
+            known = model.kv_caches.take(self, senses, loras, labels)
+            cache = (
+                known.cache if known else DynamicCache(config=backbone.model.config.get_text_config())
+            )  # (1, Hkv, s, d) a layer, s < S
+            # The token behind the media has seen them and not yet the question: the baseline of the evidence.
+            behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
+            rows = RowRecorder(() if behind is None else (behind,))
+            with recording(backbone, text_rows=rows):
+                ids = generate(
+                    backbone,
+                    prompt,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    cache=cache,
+                    streamer=streamer,
+                    stop=self._stop,
+                )[0]  # (1, n) -> (n,)
+            # Where that position came from the cache, its row was recorded when the cache was filled.
+            baseline = rows.row_at(behind) if behind is not None else None  # (S + n - 1,)
+            if baseline is None and known:
+                baseline = known.baseline
+            # The last token was chosen and never read: the cache holds S + n - 1 positions.
+            kept = KvCache(cache, [*labels, *ids[:-1].tolist()], loras, baseline)
+            model.kv_caches.keep(self, senses, kept)
+        text = str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return _Answer(prompt, streams, ids, text, rows, baseline, (loras, keys))
+
+    @staticmethod
+    def _labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
+        """What stands at each position of a prompt, where placeholders alone would all look alike."""
+        labels: list[Label] = prompt.input_ids[0].tolist()
+        for sense, span in prompt.spans.items():
+            for number, position in enumerate(span.tolist()):
+                labels[position] = (keys[sense], number)
+        return labels
+
+    def _finish(self, messages: list[dict[str, str]], answer: _Answer) -> str:
+        """Let an answer join the history, with what is to be said about it."""
+        self.history = [*messages, {"role": "assistant", "content": answer.text}]
+        frames = {sense: stream.frames for sense, stream in answer.streams.items()}
+        self.used = {sense: (len(shown), shown.duration) for sense, shown in frames.items()}
+        self.notes = [*self.plan.notes, *(note for shown in frames.values() for note in shown.notes)]
+        if unknown := self.unknown_words(messages[-1]["content"]):
+            self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
+        self.evidence = answer_evidence(
+            self.model.backbone.tokenizer,
+            answer.prompt,
+            answer.ids,
+            answer.rows.rows(),  # (n, S + n - 1)
+            answer.streams,
+            answer.baseline,
+        )
+        self._last = _Last(answer.ids, list(self.history), answer.origin)
+        return answer.text
+
+    def _with(self, question: str) -> list[dict[str, str]]:
+        if not question.strip():
+            raise LynxError("the question is empty")
+        return [*self.history, {"role": "user", "content": question.strip()}]
 
     def _on(self) -> tuple[str, ...]:
         unknown = sorted(set(self.senses) - set(self.media))
@@ -247,152 +357,28 @@ class Session:
         finally:
             self._busy.release()
 
-    def _within_memory(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns; where memory runs out, what is kept makes room first, then half of the frames.
+    # --- where memory runs out --------------------------------------------------------------------
 
-        Raises: BackboneError where that is still too much.
-        """
-        ways = iter((self._let_go, self._halve))
-        room = True
-        while room:
-            try:
-                return call()
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                logger.warning("memory ran out: %s", error)
-            # outside of the `except`: by now what failed has let go of its tensors
-            room = any(way() for way in ways)
-        raise BackboneError(TOO_MUCH)
-
-    def _let_go(self) -> bool:
-        """Drop what is only kept for later; False where there was nothing."""
+    def _drop_kept(self) -> bool:
+        """Drop what the model keeps only for later; False where there was nothing."""
         with self.model.lock:
-            kept = len(self._caches) > 0 or len(self.model.streams) > len(self.streams)
-            self._caches.clear()
+            kept = len(self.model.kv_caches) > 0 or len(self.model.streams) > len(self.streams)
+            self.model.kv_caches.clear()
             self.model.streams.clear()
         return kept
 
-    def _halve(self) -> bool:
+    def _halve_frames(self) -> bool:
         """Look at half of the moments from here on; False where there is one or none."""
         before = self.plan.frames
         if before < 2 or not self.media:
             return False
-        self._let_go()
+        self._drop_kept()
         self.streams.clear()
-        self._answer_ids, self.used = None, {}  # they were about streams that are gone
-        self.plan = plan(self.model, self.media, before // 2)
-        note = f"{before // 2} frames instead of {before}: the memory ran out"
-        self.plan, self.notes = replace(self.plan, notes=(note,)), [note]
-        return True
-
-    def _with(self, question: str) -> list[dict[str, str]]:
-        if not question.strip():
-            raise LynxError("the question is empty")
-        return [*self.history, {"role": "user", "content": question.strip()}]
-
-    def _prompt(
-        self, messages: Sequence[dict[str, str]], senses: tuple[str, ...], streams: Mapping[str, Stream]
-    ) -> Prompt:
-        with torch.no_grad():
-            return self.model.backbone.compose(messages, [streams[sense] for sense in senses])
-
-    def _begin(
-        self,
-        messages: list[dict[str, str]],
-        max_new_tokens: int,
-        temperature: float,
-        senses: tuple[str, ...] | None = None,
-    ) -> _Turn:
-        senses = self._on() if senses is None else senses
-        self._encode()
-        prompt = self._prompt(messages, senses, self.streams)
-        behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
-        rows = RowRecorder(() if behind is None else (behind,))
-        labels, loras = self._labels(prompt), self.model.llm_loras(*senses)
-        kept = self._caches.take(senses, loras, labels)
-        cache = (
-            kept.cache if kept else DynamicCache(config=self.model.backbone.model.config.get_text_config())
-        )
-        baseline = kept.baseline if kept else None
-        return _Turn(
-            messages, senses, prompt, labels, loras, cache, baseline, rows, max_new_tokens, temperature
-        )
-
-    @staticmethod
-    def _labels(prompt: Prompt) -> list[Label]:
-        labels: list[Label] = prompt.input_ids[0].tolist()
-        for sense, span in prompt.spans.items():
-            for number, place in enumerate(span.tolist()):
-                labels[place] = (sense, number)
-        return labels
-
-    def _run(self, turn: _Turn, streamer: "TextIteratorStreamer | None" = None) -> Tensor:
-        """The new ids (n,)."""
-        with self.model.using(*turn.senses), recording(self.model.backbone, text_rows=turn.rows):
-            ids = generate(
-                self.model.backbone,
-                turn.prompt,
-                max_new_tokens=turn.max_new_tokens,
-                temperature=turn.temperature,
-                cache=turn.cache,
-                streamer=streamer,
-                stop=self._stop,
-            )[0]
-        labels = [*turn.labels, *ids[:-1].tolist()]
-        self._caches.keep(turn.senses, Kept(turn.cache, labels, turn.loras, self._baseline(turn)))
-        return ids
-
-    @staticmethod
-    def _baseline(turn: _Turn) -> Tensor | None:
-        rows = [turn.rows.row_at(position) for position in turn.rows.positions]
-        return rows[0] if rows and rows[0] is not None else turn.baseline
-
-    def _finish(self, turn: _Turn, ids: Tensor) -> str:
-        answer = self._text(ids)
-        question = turn.messages[-1]["content"]
-        self.history = [*turn.messages, {"role": "assistant", "content": answer}]
-        self.used = {
-            sense: (len(self.streams[sense].frames), self.streams[sense].frames.duration)
-            for sense in turn.senses
-        }
+        self._keys.clear()
+        self._last, self.used = None, {}  # they were about streams that are gone
+        self._frames = before // 2
+        self._memory_notes = (f"{before // 2} frames instead of {before}: the memory ran out",)
+        halved = plan(self.model, self.media, self._frames)
+        self.plan = replace(halved, notes=(*halved.notes, *self._memory_notes))
         self.notes = list(self.plan.notes)
-        self.notes += [note for sense in turn.senses for note in self.streams[sense].frames.notes]
-        if unknown := self.unknown_words(question):
-            self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
-        self._answer_ids, self._answered = ids, list(self.history)
-        self.evidence = self._evidence(turn, ids)
-        return answer
-
-    @torch.no_grad()
-    def _score(self, answer: Tensor, senses: tuple[str, ...], streams: Mapping[str, Stream]) -> float:
-        """The log-probability of the last answer (n,) with these streams."""
-        backbone = self.model.backbone
-        prompt = self._prompt(self.history[:-1], senses, streams)
-        embeds = backbone.model.get_input_embeddings()(answer[None])  # (1, n, D)
-        mask = torch.cat([prompt.attention_mask, torch.ones_like(answer[None])], dim=1)
-        behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(answer), device=mask.device)
-        with self.model.using(*senses):
-            logits = backbone.model(
-                inputs_embeds=torch.cat([prompt.inputs_embeds, embeds], dim=1),
-                attention_mask=mask,
-                position_ids=torch.cat([prompt.position_ids, behind], dim=-1),
-                logits_to_keep=len(answer) + 1,
-            ).logits
-        return answer_log_prob(logits[0], answer)
-
-    def _text(self, ids: Tensor) -> str:
-        return str(self.model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    def _evidence(self, turn: _Turn, ids: Tensor) -> Evidence:
-        tokenizer, rows = self.model.backbone.tokenizer, turn.rows.rows()
-        special = torch.tensor(tokenizer.all_special_ids)
-        steps = (~torch.isin(ids.cpu(), special)).nonzero().flatten().tolist()
-        sinks = torch.zeros(rows.shape[1], dtype=torch.bool)
-        sinks[: turn.prompt.input_ids.shape[1]] = torch.isin(turn.prompt.input_ids[0].cpu(), special)
-        sinks[0] = True
-        for sense, span in turn.prompt.spans.items():
-            sinks[span] = self.streams[sense].times.isnan()
-        streams = {sense: self.streams[sense] for sense in turn.senses}
-        said = split_answer(tokenizer, ids, steps)
-        return Evidence(said, rows[steps], turn.prompt.spans, streams, sinks, self._baseline(turn))
+        return True

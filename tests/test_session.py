@@ -1,3 +1,4 @@
+import gc
 import re
 import shutil
 import threading
@@ -11,6 +12,7 @@ from checkpoints import clip, random_adapter, sound
 
 import lynx
 from lynx import BackboneError, LynxError, MediaError, session
+from lynx.backbones.kv_cache import KvCaches
 from lynx.session import plan
 
 QUESTION = "what is it ?"
@@ -71,14 +73,16 @@ def test_later_turns_reuse_the_cache_and_equal_a_full_prefill(model, chat):
             messages = [*chat.history, {"role": "user", "content": question}]
             prompt = model.backbone.compose(messages, list(chat.streams.values()))
             full = model.generate(prompt, max_new_tokens=8)
-        turn = chat._begin(messages, 8, 0.0)
-        reused = turn.cache.get_seq_length()
-        assert torch.equal(chat._run(turn), full[0])
-        chat._finish(turn, full[0])
-        assert reused == 0 if question == "what is it ?" else reused > sum(chat.plan.tokens.values())
+        with computed(model) as tokens:
+            answer = chat.ask(question, max_new_tokens=8)
+        assert answer == model.backbone.tokenizer.decode(full[0], skip_special_tokens=True).strip()
+        kept = model.kv_caches.get(chat, ("video", "audio"))
+        assert kept.labels[prompt.input_ids.shape[1] :] == full[0][:-1].tolist()
+        assert tokens == [prompt.input_ids.shape[1]] if question == QUESTION else tokens[0] < 60
     chat.clear()
-    turn = chat._begin([{"role": "user", "content": "what is it ?"}], 8, 0.0)
-    assert turn.cache.get_seq_length() > sum(chat.plan.tokens.values())  # the media are not prefilled again
+    with computed(model) as tokens:
+        chat.ask(QUESTION, max_new_tokens=8)
+    assert tokens == [], "of a prompt that was computed before, the last token alone is computed again"
 
 
 def test_a_cache_that_a_failure_left_half_full_is_dropped(chat, monkeypatch):
@@ -91,7 +95,7 @@ def test_a_cache_that_a_failure_left_half_full_is_dropped(chat, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         list(chat.stream("and this ?"))
     monkeypatch.setattr(session, "generate", generate)
-    assert chat.history == [] and len(chat._caches) == 0 and chat.plan.frames == 6
+    assert chat.history == [] and len(chat.model.kv_caches) == 0 and chat.plan.frames == 6
     assert chat.ask("what is it ?", max_new_tokens=8) == expected
     assert chat.model.lora.on == ()
 
@@ -323,8 +327,9 @@ def computed(model):
 
 def full_prefill(chat, senses):
     """Keys and values of everything that the cache of these senses holds, computed at once."""
-    model, kept = chat.model, chat._caches._kept[senses]
-    prompt = chat._prompt(chat.history[:-1], senses, chat.streams)
+    model, kept = chat.model, chat.model.kv_caches.get(chat, senses)
+    with torch.no_grad():
+        prompt = model.backbone.compose(chat.history[:-1], [chat.streams[sense] for sense in senses])
     answer = torch.tensor([kept.labels[prompt.input_ids.shape[1] :]], dtype=torch.long)
     behind = prompt.position_ids[..., -1:] + 1 + torch.arange(answer.shape[1])
     with torch.no_grad(), model.using(*senses):
@@ -381,11 +386,93 @@ def test_what_senses_share_under_the_same_loras_is_taken_over(family):
     assert answer == family.chat(audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
 
 
-def test_caches_are_few(chat):
-    for senses in ({"video"}, {"audio"}, set(), {"video", "audio"}):
-        chat.senses = {sense: sense in senses for sense in chat.media}
-        chat.ask(QUESTION, max_new_tokens=2)
-    assert list(chat._caches._kept) == [("audio",), (), ("video", "audio")]
+def test_kv_caches_of_all_sessions_are_bounded_in_bytes(model):
+    """Those used least recently go first; that of an answer being written is nobody's to drop."""
+    first = model.chat(video=clip(), audio=sound(), frames=6)
+    first.ask(QUESTION, max_new_tokens=2)
+    both = model.kv_caches.nbytes
+    model.kv_caches = KvCaches(limit=int(2.3 * both))
+    second = model.chat(video=clip(seed=1), frames=6)
+    first.ask(QUESTION, max_new_tokens=2)
+    second.ask(QUESTION, max_new_tokens=2)  # about half as many tokens
+    with computed(model) as tokens:
+        for chat in (first, second, first):
+            chat.ask("and now ?", max_new_tokens=2)
+        assert max(tokens) < 60, "all are there"
+        third = model.chat(video=clip(seed=2), frames=6)
+        third.ask(QUESTION, max_new_tokens=2)
+        assert model.kv_caches.nbytes <= 2.3 * both
+        del tokens[:]
+        first.ask("and then ?", max_new_tokens=2)
+        second.ask("and then ?", max_new_tokens=2)
+    assert tokens[0] < 60 < tokens[1], "the second was used least recently"
+
+
+def test_a_session_that_is_gone_leaves_no_cache(model):
+    for seed in range(3):
+        model.chat(video=clip(seed=seed), frames=4).ask(QUESTION, max_new_tokens=2)
+        gc.collect()
+        assert len(model.kv_caches) == 1
+
+
+def exchanged(model, name, weight):
+    """Unload an adapter and load another one of the same name, modality and size."""
+    model.unload_adapter(name)
+    random_adapter(model, name)
+    for part in ("vision", "llm"):
+        lora = model.lora_name(name, part)
+        model.lora.fill(lora, {key: weight * x for key, x in model.lora.tensors(lora).items()})
+
+
+def trained(model, name, weight, parts=("vision", "llm")):
+    """Change an adapter's weights where they are, as a training run does."""
+    loras = [model.lora_name(name, part) for part in parts]
+    with model.lora.active(loras, loras), torch.no_grad():
+        for lora in loras:
+            for x in model.lora.tensors(lora).values():
+                x.mul_(weight)
+
+
+@pytest.mark.parametrize("change", [exchanged, trained])
+def test_an_adapter_exchanged_or_trained_between_questions_is_the_one_that_answers(model, change):
+    """Of the same name: neither its tokens nor its keys and values may be those of the one before."""
+    chat = model.chat(video=clip(), audio=sound(), frames=6)
+    before = chat.ask(QUESTION, max_new_tokens=12)
+    tokens = chat.streams["audio"].tokens
+    change(model, "audio", -0.7)
+    with pytest.raises(LynxError, match="adapters have changed"):
+        chat.occlusion("audio")
+    chat.undo()
+    after = chat.ask(QUESTION, max_new_tokens=12)
+    fresh = model.chat(video=clip(), audio=sound(), frames=6)
+    assert after == fresh.ask(QUESTION, max_new_tokens=12) != before
+    assert not torch.equal(chat.streams["audio"].tokens, tokens)
+    assert torch.equal(chat.streams["audio"].tokens, fresh.streams["audio"].tokens)
+    assert torch.equal(chat.evidence.rows, fresh.evidence.rows), "no key or value of before is left"
+    assert chat.occlusion("audio") == fresh.occlusion("audio")
+
+
+def test_only_what_the_llm_learned_anew_is_computed_anew(model):
+    chat = model.chat(video=clip(), audio=sound(), frames=6)
+    chat.ask(QUESTION, max_new_tokens=6)
+    trained(model, "audio", -0.7, ("llm",))
+    chat.undo()
+    with frames_encoded(model) as passes:
+        after = chat.ask(QUESTION, max_new_tokens=6)
+    fresh = model.chat(video=clip(), audio=sound(), frames=6)
+    assert passes == [] and after == fresh.ask(QUESTION, max_new_tokens=6)
+    assert torch.equal(chat.evidence.rows, fresh.evidence.rows)
+
+
+def test_an_adapter_that_takes_fewer_tokens_is_planned_anew(model):
+    chat = model.chat(video=clip(), audio=sound(), frames=6)
+    chat.ask(QUESTION, max_new_tokens=2)
+    model.unload_adapter("audio")
+    random_adapter(model, "audio", token_pooling="space")
+    chat.undo()
+    chat.ask(QUESTION, max_new_tokens=2)
+    assert dict(chat.plan.tokens) == {sense: len(stream.tokens) for sense, stream in chat.streams.items()}
+    assert chat.plan.tokens["audio"] == 7
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Text while it is generated: the model runs in a thread of its own, the caller iterates."""
+"""Generating an answer: the ids that stock `generate` gives, and their text, as it is written or by token."""
 
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -20,33 +20,6 @@ from lynx.types import Prompt
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
-
-
-
-def stream_text(
-    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], Tensor], stop: threading.Event
-) -> Generator[str, None, Tensor]:
-    """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
-
-    An exception in `run` is raised here. The queue is closed when the thread ends, however it ends, so the
-    caller cannot wait forever; a caller that leaves early sets `stop` and waits for the thread.
-    """
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
-        future = pool.submit(run, streamer)
-        future.add_done_callback(lambda _: streamer.text_queue.put(streamer.stop_signal))
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            stop.set()
-        return future.result()
-
-
-def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:
-    """The text that each of these places in `ids` (n,) adds; a character is its last token's."""
-    texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
-    texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
-    return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
 
 
 class StopOnEvent(StoppingCriteria):
@@ -79,17 +52,49 @@ def generate(
     """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
+        # Said in full: a checkpoint's own generation_config may cut the distribution.
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     ids: Tensor = backbone.model.generate(
-        input_ids=prompt.input_ids,  # a checkpoint may penalise what the prompt says already
+        input_ids=prompt.input_ids,  # beside the embeddings: a checkpoint may penalize what the prompt says
         inputs_embeds=prompt.inputs_embeds,
         attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,
+        position_ids=prompt.position_ids,  # without them Qwen's are silently wrong for embeddings
         cache=cache,
         max_new_tokens=max_new_tokens,
         streamer=streamer,
         stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
         pad_token_id=backbone.pad_id,
         **sampling,
-    )
+    )  # (B, S + new)
     return ids[:, prompt.input_ids.shape[1] :]
+
+
+def stream_text(
+    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], Tensor], stop: threading.Event
+) -> Generator[str, None, Tensor]:
+    """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
+
+    `run` has a thread of its own, and its exceptions are raised here. A caller that leaves early sets `stop`
+    by that, and waits for the thread.
+    """
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
+        future = pool.submit(run, streamer)
+        # However the thread ends, the queue is closed: otherwise a failure would leave the caller waiting.
+        future.add_done_callback(lambda _: streamer.text_queue.put(streamer.stop_signal))
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            stop.set()
+        return future.result()
+
+
+def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:
+    """The text that each of the tokens at `steps` adds to an answer (n,) ids; joined they are the answer.
+
+    Tokens are decoded together, since a space or an accent may depend on the token before. A character made
+    of several tokens belongs to the last of them: until then it is decoded as U+FFFD, which is cut off.
+    """
+    texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
+    texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
+    return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]

@@ -1,80 +1,117 @@
-"""The KV caches of one conversation, one for each set of senses that was used.
+"""The KV caches that the conversations of one model keep between answers, up to a number of bytes.
 
-An LLM LoRA changes every key and value, so a cache is worth something under the same LoRAs only; there a
-prompt takes up the longest beginning that it shares with any of them, whichever senses that was for.
+Keys and values of a position depend on everything before it and on the LLM's LoRAs. So a cache is continued
+only under LoRAs of the same weights, and only as far as its *labels*, which say what stands at each position,
+are those of the new prompt. Conversations do not share caches: the first answer of each is computed from
+nothing, and therefore bit for bit what stock `generate` gives.
 """
 
 import copy
-from collections import OrderedDict
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cachetools import Cache, LRUCache
 from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
-KEPT = 3
-"""With and without a sense, and one more."""
+MAX_BYTES = 2**30
+"""Maximum bytes of all KV caches that a model keeps between answers, across its conversations."""
+
 Label = int | tuple[str, int]
-"""What stands at a place of a prompt: a token's id, or the n-th token of a sense's stream."""
+"""What stands at a position of a prompt: a token's id, or the key of a stream and the number of its token."""
+
+Name = tuple["weakref.ref[object]", tuple[str, ...]]
+"""What a cache is kept under: its conversation, and the senses that were on."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A cache, what stands at its places, the LoRAs it was made under, and the baseline of its media."""
+class KvCache:
+    """Keys and values of S positions, with all that decides them."""
 
-    cache: "DynamicCache"
-    labels: Sequence[Label]
-    loras: tuple[str, ...]
-    baseline: Tensor | None
+    cache: "DynamicCache"  # keys and values (1, Hkv, S, d) a layer
+    labels: Sequence[Label]  # S of them
+    loras: Hashable  # the weights of the LLM LoRAs that were on (`AdaptedBackbone.llm_identity`)
+    baseline: Tensor | None  # see `Evidence`; it belongs to these media, and is computed with them only
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        held = [x for layer in self.cache.layers for x in vars(layer).values()]
+        return sum(x.nbytes for x in held if isinstance(x, Tensor))
 
 
 class KvCaches:
-    """The last few caches, by the senses they were made for."""
+    """The last caches of each conversation and set of senses; use it under the model's lock.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, ...], Kept] = OrderedDict()
+    While an answer is computed its cache belongs to the answer and cannot be dropped. Of those kept, the ones
+    that were used least recently make room; the last one stays even where it alone is more than `limit`.
+    """
+
+    def __init__(self, limit: int = MAX_BYTES) -> None:
+        self._kept: LRUCache[Name, KvCache] = LRUCache(limit, lambda kept: min(kept.nbytes, limit))
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, senses: tuple[str, ...], loras: tuple[str, ...], labels: Sequence[Label]) -> Kept | None:
-        """The longest beginning that is there of a prompt with these labels, as a cache of its own, or None.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches that are kept."""
+        # LRUCache.__getitem__, behind `values()` too, marks an entry as used: look without touching the order
+        return sum(Cache.__getitem__(self._kept, name).nbytes for name in self._kept)
 
-        At least one token is left to compute. The cache of the same senses is taken out: what a failure
-        leaves half filled is never used again.
+    def take(
+        self, conversation: object, senses: tuple[str, ...], loras: Hashable, labels: Sequence[Label]
+    ) -> KvCache | None:
+        """The longest beginning of a prompt with these labels that this conversation kept, or None.
+
+        It may have been kept for other senses. At least one position is left to compute, since an answer
+        starts from the logits of the last one. The cache of the same senses is taken out of the store: what a
+        failure leaves half filled must never be used again.
         """
-        found = self._kept.pop(senses, None)
-        candidates = [kept for kept in (found, *self._kept.values()) if kept and kept.loras == loras]
-        best = max(candidates, key=lambda kept: shared(kept.labels, labels[:-1]), default=None)
-        length = shared(best.labels, labels[:-1]) if best else 0
-        if best is None or not length:
+        self._forget_ended()
+        mine = weakref.ref(conversation)
+        same = self._kept.pop((mine, senses), None)
+        others = [Cache.__getitem__(self._kept, name) for name in self._kept if name[0] == mine]
+        usable = [kept for kept in (same, *others) if kept is not None and kept.loras == loras]
+        best = max(usable, key=lambda kept: common_length(kept.labels, labels[:-1]), default=None)
+        length = common_length(best.labels, labels[:-1]) if best else 0
+        # Continuing a cache needs a mask of all new positions by all old ones, which a causal prefill from
+        # nothing does without: 2.0 times the memory was measured where only the words before the media were
+        # shared. So nothing is continued that ends before the media.
+        media = next((i for i, label in enumerate(labels) if not isinstance(label, int)), 0)
+        if best is None or length <= media:
             return None
-        cache = copy.copy(best.cache)  # tensors are never written to, so that a beginning is a view of them
+        # A copy that shares the tensors: layers replace their tensors and never write into them, so that the
+        # cache which was found stays as it is while the copy is cropped (to a view) and grows.
+        cache = copy.copy(best.cache)
         cache.layers = [copy.copy(layer) for layer in best.cache.layers]
-        cache.crop(length - len(best.labels))
-        return Kept(cache, labels[:length], loras, best.baseline if best is found else None)
+        cache.crop(length - len(best.labels))  # negative: how many positions to remove
+        return KvCache(cache, labels[:length], loras, best.baseline if best is same else None)
 
-    def keep(self, senses: tuple[str, ...], kept: Kept) -> None:
-        """Keep the cache of an answer; the one that was used least recently makes room."""
-        self._kept[senses] = kept
-        self._kept.move_to_end(senses)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+    def keep(self, conversation: object, senses: tuple[str, ...], kept: KvCache) -> None:
+        """Keep the cache of an answer."""
+        self._forget_ended()
+        self._kept[weakref.ref(conversation), senses] = kept
 
-    def touch(self, senses: tuple[str, ...]) -> None:
-        """Make the cache of these senses, if there is one, the last to go."""
-        if senses in self._kept:
-            self._kept.move_to_end(senses)
+    def get(self, conversation: object, senses: tuple[str, ...]) -> KvCache | None:
+        """The cache that was kept for these senses, or None; it becomes the last to be dropped."""
+        return self._kept.get((weakref.ref(conversation), senses))
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Drop all caches, of every conversation."""
         self._kept.clear()
 
+    def _forget_ended(self) -> None:
+        """Drop the caches of conversations that nobody holds any more."""
+        for name in [name for name in self._kept if name[0]() is None]:
+            del self._kept[name]
 
-def shared(one: Sequence[Label], other: Sequence[Label]) -> int:
-    """How many labels both begin with."""
+
+def common_length(one: Sequence[Label], other: Sequence[Label]) -> int:
+    """How many labels both sequences begin with."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -26,15 +26,15 @@ from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
 from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
-from lynx.backbones.memory import memory_errors_are_said, out_of_memory
+from lynx.backbones.memory import explain_out_of_memory, is_out_of_memory
 from lynx.backbones.quantization import (
-    QUANTISED,
+    QUANTIZED,
     check_device,
-    check_quantised,
+    check_quantized,
     dtype_of,
     pick_device,
     pick_precision,
-    quantisation,
+    quantization_config,
     ready_for_cpu,
 )
 from lynx.backbones.qwen2_5_vl import Qwen25VL
@@ -209,12 +209,12 @@ def read_tokenizer(source: CheckpointSource) -> PreTrainedTokenizerBase:
 def _read_model(
     source: CheckpointSource, config: PreTrainedConfig, precision: str, device: torch.device
 ) -> PreTrainedModel:
-    family, quantised = get_family(config.model_type), precision in QUANTISED
+    family, quantized = get_family(config.model_type), precision in QUANTIZED
     dtype = dtype_of(precision, config, device)
-    options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
-    if quantised and getattr(config, "quantization_config", None) is None:
+    options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
+    if quantized and getattr(config, "quantization_config", None) is None:
         # Given to a checkpoint that has its own, even as None, it would replace it.
-        options["quantization_config"] = quantisation(precision, family.unquantised, dtype)
+        options["quantization_config"] = quantization_config(precision, family.unquantised, dtype)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,
@@ -226,13 +226,13 @@ def _read_model(
             **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
     _check_keys(source, loaded[1])
-    if quantised:
-        check_quantised(model, precision, family.llm_targets, source.name)
+    if quantized:
+        check_quantized(model, precision, family.llm_targets, source.name)
         ready_for_cpu(model)
         return model
     return model.to(device)  # type: ignore[arg-type]
@@ -269,7 +269,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     preprocessing = read_preprocessing(where)
     where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
     tokenizer = read_tokenizer(where)
-    with memory_errors_are_said():
+    with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
     words = extra.get("words")

@@ -1,31 +1,88 @@
-"""Too little memory, told apart from every other failure and said in one sentence."""
+"""How much memory is free, and what to do when it runs out: told apart from every other failure, tried again
+with more room, said in one sentence."""
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import torch
 
 from lynx.errors import BackboneError
 
-SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-"""How torch's allocators say it where they raise a plain RuntimeError."""
+logger = logging.getLogger(__name__)
 
-TOO_MUCH = "the model ran out of memory: use fewer frames, int8 or nf4, or a smaller backbone"
+Result = TypeVar("Result")
+
+ALLOCATOR_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""Parts of the messages with which torch's allocators fail where they raise a plain RuntimeError."""
+
+ADVICE = "the model ran out of memory: use fewer frames, int8 or nf4, or a smaller backbone"
+"""Message of the BackboneError that memory running out becomes."""
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in ALLOCATOR_MESSAGES)
 
 
 @contextmanager
-def memory_errors_are_said() -> Iterator[None]:
-    """Inside the `with` memory that runs out is a BackboneError that says what to do."""
+def explain_out_of_memory() -> Iterator[None]:
+    """Inside the `with`, memory that runs out raises a BackboneError that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise BackboneError(TOO_MUCH) from error
+        raise BackboneError(ADVICE) from error
+
+
+def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callable[[], bool]]) -> Result:
+    """What `call` returns; when memory runs out, the next of `make_room` frees some and `call` starts anew.
+
+    make_room: tried in this order, each once; one that had nothing to free returns False and is passed over.
+    Raises: BackboneError where memory ran out and nothing is left that could make room.
+    """
+    ways = iter(make_room)
+    while True:
+        try:
+            return call()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("memory ran out: %s", str(error))  # a log that kept the error would keep tensors
+        # Outside of the `except`: the error's traceback, and with it the tensors of the failed call, is gone.
+        if not any(free() for free in ways):
+            raise BackboneError(ADVICE)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that a device has left now, of the machine's memory at most what its container allows.
+
+    None for a device that does not tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    available, container = int(psutil.virtual_memory().available), container_bytes_left()
+    return available if container is None else min(available, container)
+
+
+def container_bytes_left(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that the memory limit of the container (cgroup v2) leaves; None where there is no limit.
+
+    psutil sees the whole machine, so the limit is read here. Page cache that is not in active use counts as
+    free, since the kernel takes it back before it refuses an allocation.
+    """
+    limit, used = root / "memory.max", root / "memory.current"
+    if not limit.is_file() or not used.is_file() or (most := limit.read_text().strip()) == "max":
+        return None
+    stat = root / "memory.stat"
+    cache = re.search(r"^inactive_file (\d+)$", stat.read_text(), re.M) if stat.is_file() else None
+    return max(0, int(most) - int(used.read_text()) + (int(cache[1]) if cache else 0))

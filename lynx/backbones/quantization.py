@@ -1,7 +1,7 @@
 """Which device and precision: fp32 or bf16 for the whole model, int8 or nf4 (bitsandbytes) for the LLM.
 
-Only the LLM's linear layers are quantised. Encoder, projector and lm_head define the token interface and keep
-bf16 or fp32; `check_quantised` makes sure of that, whoever quantised the weights.
+Only the LLM's linear layers are quantized. Encoder, projector and lm_head define the token interface and keep
+bf16 or fp32; `check_quantized` makes sure of that, whoever quantized the weights.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from lynx.errors import BackboneError
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
-QUANTISED = ("int8", "nf4")
+QUANTIZED = ("int8", "nf4")
 _KINDS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}
 """The classes of bitsandbytes, which is an optional package: names, not imports."""
 _DEVICES = ("cpu", "cuda", "xpu")
@@ -40,9 +40,9 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_precision(precision: str, config: PreTrainedConfig, source: str) -> str:
-    """The precision to load in: what was asked for, or what the checkpoint is quantised to already.
+    """The precision to load in: what was asked for, or what the checkpoint is quantized to already.
 
-    Raises: BackboneError: none of PRECISIONS; quantised otherwise than asked for, or not by bitsandbytes.
+    Raises: BackboneError: none of PRECISIONS; quantized otherwise than asked for, or not by bitsandbytes.
     """
     if precision not in PRECISIONS:
         raise BackboneError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
@@ -71,12 +71,12 @@ def saved_precision(config: PreTrainedConfig, source: str) -> str | None:
     if method == "bitsandbytes" and values.get("load_in_4bit") and kind == "nf4":
         return "nf4"
     found = f"{method} ({kind})" if method == "bitsandbytes" else method
-    raise BackboneError(f"{source!r} is quantised with {found}; lynx reads bitsandbytes' int8 and nf4")
+    raise BackboneError(f"{source!r} is quantized with {found}; lynx reads bitsandbytes' int8 and nf4")
 
 
 def check_device(precision: str, device: torch.device) -> None:
-    """Whether a device can hold a quantised LLM. Raises: BackboneError that says what it can do instead."""
-    if precision not in QUANTISED:
+    """Whether a device can hold a quantized LLM. Raises: BackboneError that says what it can do instead."""
+    if precision not in QUANTIZED:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(f"{precision} needs bitsandbytes: pip install 'lynx[quant]', or use bf16 or fp32")
@@ -93,7 +93,7 @@ def check_device(precision: str, device: torch.device) -> None:
 
 
 def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """The precision of all weights that are not quantised."""
+    """The precision of all weights that are not quantized."""
     if precision in ("fp32", "bf16"):
         return torch.float32 if precision == "fp32" else torch.bfloat16
     if device.type == "cpu" or config.dtype is torch.float32:
@@ -101,21 +101,23 @@ def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> 
     return torch.bfloat16
 
 
-def quantisation(precision: str, unquantised: tuple[str, ...], dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization_config(
+    precision: str, unquantized: tuple[str, ...], dtype: torch.dtype
+) -> BitsAndBytesConfig:
     """The bitsandbytes configuration of int8 or nf4.
 
-    unquantised: full module paths; bitsandbytes ignores short ones, and forgets lm_head when given any.
+    unquantized: full module paths; bitsandbytes ignores short ones, and forgets lm_head when given any.
     dtype: what 4-bit layers compute in; float32 where it is not said, whatever the model's precision.
     """
-    options: dict[str, Any] = {"llm_int8_skip_modules": list(unquantised)}
+    options: dict[str, Any] = {"llm_int8_skip_modules": list(unquantized)}
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, **options)
     options |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     return BitsAndBytesConfig(load_in_4bit=True, **options)
 
 
-def check_quantised(model: nn.Module, precision: str, llm_targets: str, source: str) -> None:
-    """Whether exactly the LLM's linear layers are quantised, and all else is bf16 or fp32.
+def check_quantized(model: nn.Module, precision: str, llm_targets: str, source: str) -> None:
+    """Whether exactly the LLM's linear layers are quantized, and all else is bf16 or fp32.
 
     llm_targets: the regex of the full names of those layers.
     Raises: BackboneError naming a module that is not as it should be.
@@ -127,7 +129,7 @@ def check_quantised(model: nn.Module, precision: str, llm_targets: str, source: 
         if found != expected:
             raise BackboneError(
                 f"{name} of {source!r} is in {found}, expected {expected}: in {precision} the LLM's linear "
-                "layers are quantised and nothing else, since encoder, projector and lm_head make the tokens "
+                "layers are quantized and nothing else, since encoder, projector and lm_head make the tokens "
                 "that adapters are trained on"
             )
         if found == "full precision":

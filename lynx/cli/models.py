@@ -64,7 +64,7 @@ def _estimate(options: Options) -> Result:
 
 
 def _gigabytes(found: Any) -> Result:
-    parts = ("weights", "adapters", "kv_cache", "activations", "total")
+    parts = ("weights", "adapters", "kv_cache", "activations", "kept", "total")
     return {"tokens": found.tokens, "gigabytes": {part: getattr(found, part) / 1e9 for part in parts}}
 
 

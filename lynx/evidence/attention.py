@@ -1,11 +1,11 @@
 """What an answer rests on: attention of each answer token over the senses, over time and over space.
 
 The row of an answer token is the LLM's attention at the step that produced it, the mean over layers and
-heads. Raw attention has sinks: positions that take much of it whatever is asked (the first token, newlines,
-chat markers). They are left out; and where a *baseline* is known (the row of the token right behind the
-media, which has seen them and not yet the question) it is subtracted from maps and curves, so that what is
-left was looked at because of the question. All of this is an indication. `Session.occlusion` is the check:
-it hides something and measures the answer again.
+heads. Raw attention has *sinks*: positions that take much of it whatever is asked (the first token, newlines,
+chat markers). They are left out of every figure. Where a *baseline* is known (the row of the first token
+behind the media, which has seen them and not yet the question), it is subtracted from maps and curves: what
+is left was looked at because of the question. All of this is an indication; hiding a sense and measuring the
+answer again (`lynx.evidence.hiding`) is the check.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from lynx.types import Stream
+from lynx.backbones.decoding import split_answer
+from lynx.types import Prompt, Stream
 
 TEXT = "text"
-"""The share that goes to the conversation's words instead of to a sense."""
+"""Name of the share that goes to the words of the conversation instead of to a sense."""
 
 Index = int | Sequence[int] | None
 """An answer token, several of them (their mean), or None for the whole answer."""
@@ -29,7 +31,7 @@ class Evidence:
 
     tokens: the n answer tokens as text; joined they are the answer.
     rows: (n, S) float32, the attention of each; S covers the prompt and the answer.
-    spans: the positions of each sense; streams: what stands there.
+    spans: the positions of each sense in the prompt; streams: what stands there.
     sinks: (S,) bool, positions that are left out of every figure.
     baseline: (p,) the row of the first position behind the media, or None.
     """
@@ -107,8 +109,22 @@ def above(values: Tensor, baseline: Tensor) -> Tensor:
     return (values - baseline * (values.sum() / baseline.sum())).clamp(min=0)
 
 
-def answer_log_prob(logits: Tensor, answer: Tensor) -> float:
-    """Log-probability of the answer. logits: (>= n + 1, V), the last of prompt + answer; answer: (n,) ids."""
-    n = len(answer)
-    scores = logits[-n - 1 : -1].float().log_softmax(dim=-1)
-    return float(scores.gather(1, answer[:, None]).sum())
+def answer_evidence(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    answer: Tensor,
+    rows: Tensor,
+    streams: dict[str, Stream],
+    baseline: Tensor | None = None,
+) -> Evidence:
+    """The evidence of an answer (n,) ids, from the attention rows (n, S) recorded as it was generated."""
+    special = torch.tensor(tokenizer.all_special_ids)
+    # Markers such as <|im_end|> are tokens of the answer, and no words that anybody reads.
+    steps = (~torch.isin(answer.cpu(), special)).nonzero().flatten().tolist()
+    sinks = torch.zeros(rows.shape[1], dtype=torch.bool)  # (S,)
+    sinks[: prompt.input_ids.shape[1]] = torch.isin(prompt.input_ids[0].cpu(), special)
+    sinks[0] = True
+    for sense, span in prompt.spans.items():  # its placeholders are special too, but no sinks; newlines are
+        sinks[span] = streams[sense].times.isnan()
+    said = split_answer(tokenizer, answer, steps)
+    return Evidence(said, rows[steps], prompt.spans, streams, sinks, baseline)

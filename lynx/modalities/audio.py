@@ -189,6 +189,21 @@ class Audio(Modality):
     example_questions = ("What sound do you hear?",)
     Rendering = AudioRendering
 
+    @classmethod
+    def drawing_bytes(cls, seconds: float) -> int:
+        """Most bytes alive at once: the samples, and the columns of the spectrogram made together."""
+        r = AudioRendering()
+        columns = min(seconds / r.hop_s, COLUMNS_AT_ONCE)
+        window = r.window_s * r.sample_rate
+        column = 4 * (window + r.n_fft) + 8 * (r.n_fft / 2 + 1)  # windowed, padded, transformed
+        return int(columns * column + 4 * seconds * r.sample_rate)
+
+    @classmethod
+    def picture_bytes(cls, frames: int, seconds: float) -> int:
+        """Bytes of the whole spectrogram in three colors, whatever the number of pictures it is cut into."""
+        r = AudioRendering()
+        return 3 * int(r.n_mels * seconds / r.hop_s)
+
     def duration(self, source: Source) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no audio track."""
         if isinstance(source, Waveform):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lynx.config import brief
 from lynx.errors import DataError
+from lynx.media.thumbnails import THUMBNAIL_PIXELS
 from lynx.types import DepthClip, Frames, Waveform
 
 Source = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
@@ -78,6 +79,19 @@ class Modality(ABC):
         A sense that reads more than the file it is given, or less than all of a folder, lists that here.
         """
         return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+    @classmethod
+    def drawing_bytes(cls, seconds: float) -> int:
+        """Most bytes alive at once while a recording of that length is drawn, as rendered by default.
+
+        0 where that is little beside the pictures, as in a sense that is drawn frame by frame.
+        """
+        return 0
+
+    @classmethod
+    def picture_bytes(cls, frames: int, seconds: float) -> int:
+        """Most bytes of the pictures kept to be shown of that many moments, as rendered by default."""
+        return 3 * frames * THUMBNAIL_PIXELS
 
     def pictures(self, source: Source) -> int:
         """How many pseudo-frames there are of each moment. Raises MediaError when it cannot be this sense."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones import Backbone
+from lynx.backbones.kv_cache import KvCaches
 from lynx.media.thumbnails import thumbnails
 from lynx.streams.key import stream_key
 from lynx.streams.store import StreamStore
@@ -22,6 +23,7 @@ class StreamEncoder(AdaptedBackbone):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.streams = StreamStore()
+        self.kv_caches = KvCaches()  # of the conversations about them
 
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""

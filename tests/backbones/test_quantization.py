@@ -15,7 +15,7 @@ from lynx import BackboneError
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.estimate import estimate
-from lynx.backbones.quantization import check_quantised, pick_device
+from lynx.backbones.quantization import check_quantized, pick_device
 from lynx.config import TuneConfig
 from lynx.training.tuning import tune
 
@@ -25,7 +25,7 @@ QUESTION = [{"role": "user", "content": "what is it ?"}]
 DEVICE = pick_device("auto")
 """Kernels of bitsandbytes are of their device: where there is a GPU, its own are tested."""
 SIZES = {"llava_onevision": {"hidden": 64, "tied": False}}
-"""bitsandbytes quantises in blocks of 64."""
+"""bitsandbytes quantizes in blocks of 64."""
 SKIP = {
     "llava_onevision": ["lm_head", "model.vision_tower", "model.multi_modal_projector"],
     "qwen2_5_vl": ["lm_head", "model.visual"],
@@ -48,7 +48,7 @@ def family_of(folder):
 
 
 def stock(folder, precision=None):
-    """transformers' own quantised model; of a checkpoint that is saved quantised, with its own settings."""
+    """transformers' own quantized model; of a checkpoint that is saved quantized, with its own settings."""
     options = {}
     if precision is not None:
         skip = SKIP[family_of(folder)]
@@ -70,7 +70,7 @@ def logits(model):
     return model.backbone.model(inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids).logits
 
 
-def save_quantised(folder, out, model):
+def save_quantized(folder, out, model):
     """A checkpoint as one finds it on the Hub: stock `save_pretrained`, the other files beside it."""
     model.save_pretrained(out)
     for path in folder.iterdir():
@@ -80,19 +80,19 @@ def save_quantised(folder, out, model):
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_only_the_llm_is_quantised(folder, precision):
+def test_only_the_llm_is_quantized(folder, precision):
     kind, _ = STOCK[precision]
     backbone = load_backbone(folder, precision)
-    quantised = {name for name, module in backbone.model.named_modules() if isinstance(module, kind)}
-    assert len(quantised) == 2 * 7 and all(".language_model.layers." in name for name in quantised)
-    others = [m for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and n not in quantised]
+    quantized = {name for name, module in backbone.model.named_modules() if isinstance(module, kind)}
+    assert len(quantized) == 2 * 7 and all(".language_model.layers." in name for name in quantized)
+    others = [m for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and n not in quantized]
     assert backbone.model.lm_head in others and len(others) > 10
     assert all(module.weight.dtype is torch.float32 for module in others)
     assert backbone.fingerprint() == load_backbone(folder).fingerprint()
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_without_adapters_it_is_the_stock_quantised_model(folder, precision):
+def test_without_adapters_it_is_the_stock_quantized_model(folder, precision):
     model = lynx.load(folder, precision=precision)
     plain, inputs = stock(folder, precision), stock_inputs(model.backbone, clip(4), QUESTION)
     with torch.no_grad():
@@ -142,8 +142,8 @@ def test_an_adapter_trains_over_it_and_comes_back_from_its_folder(folder, precis
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_a_checkpoint_that_is_saved_quantised_loads(folder, precision, tmp_path):
-    out = save_quantised(folder, tmp_path / "quantised", stock(folder, precision))
+def test_a_checkpoint_that_is_saved_quantized_loads(folder, precision, tmp_path):
+    out = save_quantized(folder, tmp_path / "quantized", stock(folder, precision))
     expected = logits(lynx.load(folder, precision=precision))
     for asked in ("auto", precision):
         assert torch.equal(logits(lynx.load(out, precision=asked)), expected)
@@ -155,8 +155,8 @@ def test_a_checkpoint_that_is_saved_quantised_loads(folder, precision, tmp_path)
             load_backbone(out, asked)
 
 
-def test_a_checkpoint_that_is_quantised_twice_loads(folder, tmp_path):
-    """nf4 whose scales are quantised too, as many repositories on the Hub have it."""
+def test_a_checkpoint_that_is_quantized_twice_loads(folder, tmp_path):
+    """nf4 whose scales are quantized too, as many repositories on the Hub have it."""
     options = {**STOCK["nf4"][1], "bnb_4bit_use_double_quant": True}
     options["llm_int8_skip_modules"] = SKIP[family_of(folder)]
     twice = AutoModelForImageTextToText.from_pretrained(
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_is_quantised_twice_loads(folder, tmp_path):
         device_map={"": DEVICE},
         quantization_config=BitsAndBytesConfig(**options),
     )
-    out = save_quantised(folder, tmp_path / "twice", twice)
+    out = save_quantized(folder, tmp_path / "twice", twice)
     model = lynx.load(out)
     layer = model.backbone.text_attention_modules()[0].q_proj
     assert isinstance(layer, Linear4bit) and layer.weight.quant_state.nested
@@ -185,21 +185,21 @@ def test_tuning_trains_an_llm_lora_over_nf4(folder, tmp_path):
     assert all(torch.equal(again[key], weight) for key, weight in outputs.items())
 
 
-def test_a_checkpoint_with_a_quantised_encoder_is_refused(folder, tmp_path):
+def test_a_checkpoint_with_a_quantized_encoder_is_refused(folder, tmp_path):
     options = {**STOCK["nf4"][1], "llm_int8_skip_modules": ["lm_head"]}
     model = AutoModelForImageTextToText.from_pretrained(
         folder, quantization_config=BitsAndBytesConfig(**options), device_map={"": DEVICE}
     )
-    out = save_quantised(folder, tmp_path / "all", model)
+    out = save_quantized(folder, tmp_path / "all", model)
     with pytest.raises(BackboneError, match=r"(vision_tower|visual).*is in Linear4bit, expected full"):
         load_backbone(out)
 
 
-def test_another_method_of_quantisation_is_refused(folder, tmp_path):
+def test_another_method_of_quantization_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "awq")
     config = json.loads((folder / "config.json").read_text())
     for saved, message in (
-        ({"quant_method": "awq", "bits": 4}, "quantised with awq; lynx reads bitsandbytes"),
+        ({"quant_method": "awq", "bits": 4}, "quantized with awq; lynx reads bitsandbytes"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, r"\(fp4\)"),
     ):
         (tmp_path / "awq" / "config.json").write_text(json.dumps({**config, "quantization_config": saved}))
@@ -215,6 +215,6 @@ def test_a_device_that_cannot_hold_it_says_what_can(folder):
 def test_what_is_in_full_precision_or_in_half_by_mistake_is_found():
     model = nn.ModuleDict({"llm": nn.Linear(4, 4), "projector": nn.Linear(4, 4).half()})
     with pytest.raises(BackboneError, match="llm of 'x' is in full precision, expected Linear4bit"):
-        check_quantised(model, "nf4", "llm", "x")
+        check_quantized(model, "nf4", "llm", "x")
     with pytest.raises(BackboneError, match=r"projector\.weight of 'x' is in float16, expected bfloat16"):
-        check_quantised(model, "nf4", "no such layer", "x")
+        check_quantized(model, "nf4", "no such layer", "x")

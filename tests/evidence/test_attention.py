@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lynx.evidence.attention import Evidence, above, answer_log_prob
+from lynx.evidence.attention import Evidence, above
 from lynx.types import Frames, Stream
 
 
@@ -84,10 +84,3 @@ def test_words_gather_their_tokens():
 def test_above_is_what_exceeds_the_scaled_baseline():
     assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])), torch.tensor([1.0, 0.0]))
     assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 0.0])), torch.tensor([3.0, 1.0]))
-
-
-def test_answer_log_prob_reads_the_logits_before_each_token():
-    logits = torch.log(torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.25, 0.75], [1.0, 1.0]]))
-    assert answer_log_prob(logits, torch.tensor([0, 1])) == pytest.approx(
-        torch.log(torch.tensor(0.375)).item()
-    )

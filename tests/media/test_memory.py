@@ -270,7 +270,7 @@ def test_what_is_kept_goes_before_frames_do(model, chat):
     chat.ask(QUESTION, max_new_tokens=2)
 
     def check(module, args, kwargs):
-        if len(chat._caches):
+        if len(model.kv_caches):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     hook = model.backbone.model.get_decoder().register_forward_pre_hook(check, with_kwargs=True)

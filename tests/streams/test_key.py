@@ -14,7 +14,6 @@ import lynx
 from lynx.adapters.format import PARTS
 from lynx.media.thumbnails import THUMBNAIL_PIXELS, thumbnails
 from lynx.streams.key import media_key, stream_key
-from lynx.streams.store import StreamStore, size_of
 from lynx.types import Frames
 
 
@@ -195,19 +194,6 @@ def test_a_lora_scaled_alike_has_the_same_key_as_it_was_trained_and_as_it_was_re
     assert stream_key(model, "audio", sound(), clip().times) == first
     model.lora.settings[name] = replace(settings, alpha=2 * settings.alpha)
     assert stream_key(model, "audio", sound(), clip().times) != first
-
-
-def test_streams_that_were_asked_for_least_recently_make_room(model):
-    streams = [model.encode("video", clip(4, seed=seed)) for seed in range(4)]
-    store = StreamStore(limit=3 * size_of(streams[0]))
-    for number, stream in enumerate(streams[:3]):
-        store.put(str(number), stream)
-    assert store.get("0") is streams[0]
-    store.put("3", streams[3])
-    assert store.get("1") is None and store.get("0") is streams[0] and len(store) == 3
-    assert store.nbytes == store.limit == 3 * (65 * (48 * 4 + 8 + 16) + 4 * 3 * 50 * 70)
-    store.put("4", model.encode("video", clip(40)))  # more than all of the room
-    assert len(store) == 0
 
 
 def test_frames_to_be_shown_are_small_and_keep_what_was_said_of_them():
