@@ -13,7 +13,8 @@ import numpy as np
 from lynx.datasets.base import Turn
 from lynx.errors import DataError
 from lynx.world.dataset import EVALUATION, check_key, question_rng
-from lynx.world.questions.asking import QUESTION_TYPES, QuestionType, phrase
+from lynx.world.questions.asking import phrase
+from lynx.world.questions.types import QUESTION_TYPES, QuestionType
 from lynx.world.scene.scene import Scene, draw_scene
 
 PER_CLIP = 2

@@ -12,7 +12,8 @@ from lynx.datasets.base import Example, Wanted
 from lynx.errors import DataError
 from lynx.modalities.base import Source
 from lynx.types import DepthClip, Frames, Waveform, sample_times
-from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.questions.asking import ask
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.animation import draw_clip
 from lynx.world.scene.picture import draw_frames
 from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene

@@ -14,7 +14,8 @@ from lynx.media.video import read_frames
 from lynx.types import sample_times
 from lynx.world.dataset import QUESTIONS, RENDERER, question_rng
 from lynx.world.files import render, render_clips
-from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.questions.asking import ask
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
 from lynx.world.scene.scene import DURATION, draw_scene
 from lynx.world.scene.sound import render_sound

@@ -10,10 +10,8 @@ import numpy as np
 
 from lynx.datasets.base import Turn
 from lynx.world.questions.instances import Slots
-from lynx.world.questions.question_types import QUESTION_TYPES, QuestionType
+from lynx.world.questions.types import QUESTION_TYPES, QuestionType
 from lynx.world.scene.scene import Item, Scene
-
-__all__ = ["QUESTION_TYPES", "QuestionType", "ask", "ask_type", "phrase", "refer"]
 
 
 def refer(item: Item, by: tuple[str, ...], rng: np.random.Generator) -> str:
