@@ -142,7 +142,7 @@ class Packer:
                 embeds[b, row.spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
         numbers = numbers.to(device)
         seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
-        return Packed(embeds, see(seen), positions.to(device), labels.to(device), numbers)
+        return Packed(embeds, attention_mask(seen), positions.to(device), labels.to(device), numbers)
 
     def _row(self, asked: Sequence[Asked], media: Sequence[Stream], first: int, conversation: bool) -> "_Row":
         """One clip: what its questions share, then the questions, numbered from `first` + 1 on."""
@@ -171,7 +171,7 @@ def shared_length(prompts: Sequence[list[int]]) -> int:
     return next((i for i in range(longest) if any(p[i] != first[i] for p in prompts[1:])), longest)
 
 
-def see(questions: Tensor) -> Tensor:
+def attention_mask(questions: Tensor) -> Tensor:
     """(B, S) question numbers (0 = prefix, -1 = padding) -> (B, 1, S, S) bool: who may see whom.
 
     A token sees what is before it in the prefix and in its own question; nobody sees padding but itself.

@@ -2,8 +2,8 @@
 
 clip.mp4               H.264 and AAC, 24 frames a second
 second_view.mp4        what the camera on the other side sees
-depth/0000.png ...     uint16 millimetres, 0 = nothing measured; named after the frame of the clip
-pose/0000.txt ...      4 x 4 camera to world, metres
+depth/0000.png ...     uint16 millimeters, 0 = nothing measured; named after the frame of the clip
+pose/0000.txt ...      4 x 4 camera to world, meters
 times.txt              when each map was measured, seconds
 intrinsic_depth.txt    4 x 4, pixels
 qa.json                questions, answers, their types, the senses they need, and the scene's key
@@ -84,8 +84,8 @@ def write_depth(scene: Scene, folder: Path, size: int) -> None:
     numbers = np.arange(0, round(DURATION * FPS), FPS // DEPTH_RATE)
     for name in ("depth", "pose"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for number, metres in zip(numbers, draw_depth(scene, numbers, size), strict=True):
-        Image.fromarray(np.rint(metres * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
+    for number, meters in zip(numbers, draw_depth(scene, numbers, size), strict=True):
+        Image.fromarray(np.rint(meters * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
         np.savetxt(folder / "pose" / f"{number:04d}.txt", np.eye(4), fmt="%.6f")
     np.savetxt(folder / "intrinsic_depth.txt", intrinsics(size), fmt="%.6f")
     np.savetxt(folder / "times.txt", numbers / FPS, fmt="%.6f")

@@ -16,7 +16,7 @@ from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training.alignment import align
 from lynx.training.mixup import Shown, mixed
-from lynx.training.packing import IGNORE, Packer, see, shared_length
+from lynx.training.packing import IGNORE, Packer, attention_mask, shared_length
 from lynx.training.stream_cache import StreamCache
 from lynx.training.tuning import Lesson, TuningLoss, answer_loss, choose, how_many, is_new, lesson_of, tune
 from lynx.types import Stream, sample_times
@@ -134,7 +134,7 @@ def test_a_question_is_right_if_all_its_tokens_are(model):
 
 def test_who_sees_whom():
     questions = torch.tensor([[0, 0, 1, 1, 2, -1]])
-    seen = see(questions)[0, 0].int().tolist()
+    seen = attention_mask(questions)[0, 0].int().tolist()
     assert seen == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
