@@ -130,12 +130,16 @@ def align(
             "clips": [examples[0].id, examples[-1].id],  # the others may have to be drawn
         }
         trainer = _trainer(model, lora, sense, examples, loss, Path(out_dir), progress, of)
+        if (finished := trainer.finished("align", Path(out_dir))) is not None:
+            undo.close()
+            model.load_adapter(out_dir)
+            return finished
         with loss.listening(), checkpointed(model.backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
                 report = {"stage": "align", "examples": len(examples), **trainer.run()}
         if report["without_gradient"] and config.beta and config.attention_weight:
             raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
-        report |= {"guidance_frames": guidance.frames, "config": config.to_dict()}
+        report |= {"guidance_frames": guidance.frames, "config": config.to_dict(), "run": trainer.id}
         if trainer.accelerator.is_main_process:
             save_adapter(model, adapter.name, out_dir, training={"align": report})
         trainer.finish()
