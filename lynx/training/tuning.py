@@ -210,7 +210,7 @@ def tune(
     with model.lock, ExitStack() as undo:
         before = _Before(model, list(named))
         undo.callback(before.restore)
-        lora = _start_lora(model, list(named), config)
+        lora = _start_lora(model, list(named), config, frames)
         embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
         streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
         run = trainer(
@@ -289,16 +289,14 @@ def _training_clips(
     return clips, kept
 
 
-def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
-    """Give the adapters one LLM LoRA to train, with the pooling and placement the config asks for.
+def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: int) -> str:
+    """Give the adapters one LLM LoRA to train, and say in them how their tokens are made; returns its name.
 
-    Its weights are those of a warm start, else fresh; so are the type embeddings. Returns its name.
+    Its weights are those of a warm start, else fresh; so are the type embeddings.
     """
-    shaped = {
-        name: replace(model.adapter(name), token_pooling=config.token_pooling, placement=config.placement)
-        for name in names
-    }
-    for adapter in shaped.values():
+    made = {"token_pooling": config.token_pooling, "placement": config.placement, "frames": frames}
+    described = {name: replace(model.adapter(name), **made) for name in names}
+    for adapter in described.values():
         model.check_placement(adapter)
     weights = _warm_start_weights(model, names, config) if config.warm_start else None
     width = model.backbone.model.config.get_text_config().hidden_size
@@ -309,7 +307,7 @@ def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
             model.type_embeddings[name] = old.clone().requires_grad_()
         elif config.type_embedding:
             model.type_embeddings[name] = torch.zeros(width, device=model.backbone.device, requires_grad=True)
-    model.adapters |= shaped
+    model.adapters |= described
     with seeded(config.seed):
         lora = model.add_lora(names[0], "llm", config.lora)
     if weights is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import stages
 import torch
+from lynx.training.mixup import Shown, mixed
 from torch.nn import functional as F
 
 from lynx.config import AlignConfig, TuneConfig
@@ -15,7 +16,6 @@ from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training.alignment import align
-from lynx.training.mixup import Shown, mixed
 from lynx.training.packing import IGNORE, Packer, see, shared_length
 from lynx.training.stream_cache import StreamCache
 from lynx.training.tuning import Lesson, TuningLoss, answer_loss, choose, how_many, is_new, lesson_of, tune
