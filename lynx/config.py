@@ -142,9 +142,9 @@ class TuneConfig(TrainConfig):
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
         "none",
-        "modality tokens the LLM gets: all (none), their mean over space, one a pseudo-frame (space), of every "
-        "grid cell the means over the earlier and the later half of the clip (halves), or the same of every "
-        "row of cells (bands)",
+        "modality tokens the LLM gets: all (none), their mean over space, one a pseudo-frame (space), of "
+        "every grid cell the means over the earlier and the later half of the clip (halves), or the same of "
+        "every row of cells (bands)",
     )
     placement: Placement = option(
         "continue",

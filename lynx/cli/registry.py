@@ -87,8 +87,8 @@ def data_arguments(parser: Parser, default: str | None = "world") -> None:
         action="append",
         required=default is None,
         metavar=("NAME", "PATH"),
-        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of sound "
-        f"recordings, a folder a class or as ESC-50 is; repeatable{shown}",
+        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
+        f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
     )
     group.add_argument("--data-path", type=Path, metavar="PATH", help="the path, where --data names none")
     group.add_argument(

@@ -36,8 +36,8 @@ def read_recordings(folder: Path) -> list[Recording]:
     found = _from_table(tables[0]) if tables else _from_folders(folder)
     if not found:
         raise DataError(
-            f"{folder} holds no labelled recordings: expected meta/esc50.csv (filename, fold, category) beside "
-            "audio/, or a folder a class with sound files, such as dog_bark/1-30226-A.ogg"
+            f"{folder} holds no labelled recordings: expected meta/esc50.csv (filename, fold, category) "
+            "beside audio/, or a folder a class with sound files, such as dog_bark/1-30226-A.ogg"
         )
     return found
 
@@ -106,12 +106,11 @@ def keep_split(recordings: list[Recording], folder: Path, wanted: Wanted) -> lis
     if wanted.split not in SPLITS:
         raise DataError(f"recordings have no split {wanted.split!r}; they have {' and '.join(SPLITS)}")
     held, there = set(wanted.held_out), folds(recordings)
+    names = ", ".join(there) or "no folds"
     if unknown := sorted(held.difference(there)):
-        raise DataError(f"{folder} has no {unknown[0]!r} to hold out; it has {', '.join(there) or 'no folds'}")
+        raise DataError(f"{folder} has no {unknown[0]!r} to hold out; it has {names}")
     if wanted.split == "test" and not held:
-        raise DataError(
-            f"the test split of {folder} is what is held out; say which of {', '.join(there) or 'no folds'}"
-        )
+        raise DataError(f"the test split of {folder} is what is held out; say which of {names}")
     return [recording for recording in recordings if (recording.fold in held) == (wanted.split == "test")]
 
 

@@ -61,8 +61,8 @@ def open_data(
     """
     if name in MOVED:
         raise DataError(
-            f"{name!r} is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md; any folder "
-            "of recordings with a label each is read as 'labelled'"
+            f"{name!r} is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md; any "
+            "folder of recordings with a label each is read as 'labelled'"
         )
     if name not in SOURCES:
         raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")

@@ -36,8 +36,8 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 """Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
 
 VECTOR_RATE = 10.0
-"""How much faster a vector (a type embedding) is trained than a LoRA: AdamW moves every number by the learning
-rate, and a LoRA acts through sums of many products of its numbers, a vector by each number alone."""
+"""How much faster a vector (a type embedding) is trained than a LoRA: AdamW moves every number by the
+learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not decide what a run trains (`epochs` does through the number of steps)."""
@@ -305,7 +305,7 @@ class Trainer:
         return int(metadata["step"])
 
     def _settings(self, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All settings of a run (this one's, or those that a checkpoint names) side by side, as JSON values."""
+        """All settings of a run (this one's, or a checkpoint's) side by side, as JSON values."""
         values = json.loads(json.dumps(identity or self._identity))
         return {**values.pop("config"), **values}
 

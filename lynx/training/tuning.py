@@ -294,8 +294,15 @@ def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: i
 
     Its weights are those of a warm start, else fresh; so are the type embeddings.
     """
-    made = {"token_pooling": config.token_pooling, "placement": config.placement, "frames": frames}
-    described = {name: replace(model.adapter(name), **made) for name in names}
+    described = {
+        name: replace(
+            model.adapter(name),
+            token_pooling=config.token_pooling,
+            placement=config.placement,
+            frames=frames,
+        )
+        for name in names
+    }
     for adapter in described.values():
         model.check_placement(adapter)
     weights = _warm_start_weights(model, names, config) if config.warm_start else None

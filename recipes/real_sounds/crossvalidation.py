@@ -27,6 +27,8 @@ from recipes.real_sounds.training import Regularization, tune_regularized
 from recipes.real_sounds.variants import with_variants
 
 RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0, show="slopes")
+REFERENCE_CLIPS = 500
+"""Clips of the world that the guidance is taken from."""
 VARIANTS = {"esc10": (20, 10), "digits": (3, 3), "voices": (2, 2)}
 """Of each recording, itself included, in either phase: there are nine times as many digits as sounds."""
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=40, lr=2e-4, save_every=0)
@@ -53,7 +55,7 @@ def reference(folder: Path) -> Guidance:
     path = folder / "guidance.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        videos = open_data("world", seed=1, n=500, senses=("video",))
+        videos = open_data("world", seed=1, n=REFERENCE_CLIPS, senses=("video",))
         guide(lynx.load(), videos, GuideConfig()).save(path)
     return Guidance.load(path)
 

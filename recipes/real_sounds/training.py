@@ -18,6 +18,7 @@ from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example
 from lynx.errors import DataError
 from lynx.model import Lynx
+from lynx.training.packing import Packed
 from lynx.training.trainer import Trainer, warmup_cosine
 from lynx.training.tuning import TuningLoss, answer_loss, needs_new_sense, tune
 from lynx.types import Stream
@@ -57,30 +58,32 @@ class RegularizedLoss(TuningLoss):
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """As without; also mixed, the share of clips that were. A right answer counts by its weight."""
-        clips, conversation, share = self.mix(indices)
-        turns = [turn for clip in clips for turn in clip.turns]
-        media = [[self.noisy(stream) for stream in clip.streams] for clip in clips]
-        packed = self.packer.pack(media, [clip.turns for clip in clips], conversation)
-        weights = torch.tensor([weight for clip in clips for weight in clip.weights])  # (Q,)
+        packed, new, weights, share = self.pack(indices)
         weights = weights.to(self.model.backbone.device)
         mixing = bool(self.regularization.mixup)
         loss, right = answer_loss(self.model.backbone, packed, weights if mixing else None)  # (), (Q,)
         parts = {"loss": loss} | ({"mixed": torch.tensor(share)} if mixing else {})
-        new = torch.tensor([needs_new_sense(turn, self.modalities) for turn in turns])
         for name, kind in (("accuracy", new), ("replay_accuracy", ~new)):
             if kind.any():
                 parts[name] = (weights * right)[kind].sum() / weights[kind].sum()
         return parts
 
-    def mix(self, indices: Sequence[int]) -> tuple[list[WeightedClip], bool, float]:
-        """What a step shows and asks, whether it is a conversation, and the share of clips that are mixed."""
+    def pack(self, indices: Sequence[int]) -> tuple[Packed, Tensor, Tensor, float]:
+        """What a step shows and asks, packed; of its questions (Q,) whether each needs a new sense, and its
+        weight; and the share of the clips that are mixed with another."""
         streams, turns, conversation = self.choose(indices)
         clips = [WeightedClip(s, t, [1.0] * len(t)) for s, t in zip(streams, turns, strict=True)]
-        if not self.regularization.mixup or conversation:  # there a first answer is seen before the second
-            return clips, conversation, 0.0
-        known = [self.clips[index].turns for index in indices]
-        clips, share = mixed(clips, known, self.regularization.mixup)
-        return clips, conversation, share
+        share = 0.0
+        if self.regularization.mixup and not conversation:  # there a first answer is seen before the second
+            known = [self.clips[index].turns for index in indices]
+            clips, share = mixed(clips, known, self.regularization.mixup)
+        media = [[self.noisy(stream) for stream in clip.streams] for clip in clips]
+        return (
+            self.packer.pack(media, [clip.turns for clip in clips], conversation),
+            torch.tensor([needs_new_sense(turn, self.modalities) for clip in clips for turn in clip.turns]),
+            torch.tensor([weight for clip in clips for weight in clip.weights]),
+            share,
+        )
 
     def noisy(self, stream: Stream) -> Stream:
         """A stream of a new sense with noise: on every token `noise` times its length in norm.
