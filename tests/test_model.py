@@ -1,5 +1,8 @@
+import itertools
+import json
 import random
 import threading
+from dataclasses import replace
 
 import checkpoints
 import pytest
@@ -11,7 +14,10 @@ from transformers import LlavaOnevisionForConditionalGeneration
 import lynx
 from lynx import AdapterError, DataError
 from lynx.adapters.format import Adapter
+from lynx.adapters.lora import LoraBank
+from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
+from lynx.streams.budget import plan
 from lynx.streams.encoder import pool
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
@@ -278,3 +284,86 @@ def test_the_package_root_does_not_import_torch():
 
     code = "import lynx, sys; lynx.load, lynx.LynxError; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def state_of(model):
+    """What an adapter that could not be loaded must leave as it was."""
+    kinds = {name: type(module) for name, module in model.backbone.model.named_modules()}
+    loras = {name: model.lora.digest(name) for name in model.lora.settings}
+    grown = model.adapters.copy(), model.type_embeddings.copy(), {n: model.parts(n) for n in model.adapters}
+    return kinds, loras, grown, hasattr(model.backbone.model, "peft_config")
+
+
+def out_of_memory_at(monkeypatch, place, name, call):
+    """Let the n-th call of a function find no memory, as on a device that is full."""
+    whole, calls = getattr(place, name), itertools.count(1)
+
+    def fail(*arguments, **options):
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(place, name, fail)
+
+
+@pytest.mark.parametrize("loaded_before", [False, True])
+@pytest.mark.parametrize(
+    ("place", "function", "call"),
+    [(LoraBank, "fill", 1), (LoraBank, "fill", 2), (LoraBank, "add", 2)]
+    + [(LoraLayer, "update_layer", 3), (LoraLayer, "update_layer", 20)],
+)
+def test_an_adapter_that_cannot_be_loaded_leaves_the_model_as_it_was(
+    model, tmp_path, monkeypatch, place, function, call, loaded_before
+):
+    random_adapter(model, "other")
+    random_adapter(model, "audio")
+    model.type_embeddings["audio"] = torch.ones(48)
+    folder, video = save_adapter(model, "audio", tmp_path / "audio"), clip()
+    for name in ("audio",) if loaded_before else ("audio", "other"):
+        model.unload_adapter(name)
+    before, expected = state_of(model), logits(model, model.encode("video", video))
+    with monkeypatch.context() as patch:
+        out_of_memory_at(patch, place, function, call)
+        with pytest.raises(torch.OutOfMemoryError):
+            model.load_adapter(folder)
+    assert state_of(model) == before
+    assert torch.equal(logits(model, model.encode("video", video)), expected)
+    assert model.load_adapter(folder).name == "audio"
+
+
+def test_an_adapter_s_number_of_moments_is_the_default_and_a_departure_is_noted(model):
+    random_adapter(model, "audio")
+    media = {"video": clip(32), "audio": sound()}
+    assert plan(model, media).frames == model.backbone.default_frames and plan(model, media).notes == ()
+    model.adapters["audio"] = replace(model.adapters["audio"], frames=4)
+    default, asked = plan(model, media), plan(model, media, 3)
+    assert (default.frames, default.notes) == (4, ())
+    assert (asked.frames, asked.notes) == (3, ("audio was trained with 4 moments; 3 are used",))
+    assert plan(model, {"video": clip(32)}).frames == model.backbone.default_frames
+    session = model.chat(**media)
+    assert session.plan.frames == 4 and model.chat(**media, frames=1).notes == [
+        "audio was trained with 4 moments; 1 is used"
+    ]
+
+
+def test_of_several_senses_the_first_one_s_number_of_moments_is_taken(model):
+    for name, frames in (("audio", None), ("bells", 6), ("speech", 4)):
+        random_adapter(model, name, frames=frames)
+    found = plan(model, {"speech": sound(), "bells": sound(), "audio": sound()})
+    assert found.frames == 4 and found.notes == ("bells was trained with 6 moments; 4 are used",)
+
+
+def test_fewer_moments_than_an_adapter_was_trained_with_are_noted_where_more_do_not_fit(model):
+    random_adapter(model, "audio", frames=500)
+    found = plan(model, {"audio": sound()})
+    assert found.frames < 500 and [note.split(" ")[0] for note in found.notes] == [str(found.frames), "audio"]
+
+
+def test_the_number_of_moments_travels_with_the_adapter(folder, model, tmp_path):
+    random_adapter(model, "audio", frames=4)
+    out = save_adapter(model, "audio", tmp_path / "audio")
+    assert lynx.load(folder, adapters=[out]).chat(audio=sound()).plan.frames == 4
+    model.adapters["audio"] = replace(model.adapters["audio"], frames=None)
+    save_adapter(model, "audio", out)
+    assert "frames" not in json.loads((out / "lynx_config.json").read_text())
+    assert lynx.load(folder, adapters=[out]).adapters["audio"].frames is None

@@ -38,6 +38,8 @@ TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
 PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
 FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
 """Everything that belongs to an adapter; a part may be absent as a whole."""
+NEW = ".new"
+"""In an adapter's folder: a whole newer adapter, which a save that was killed had yet to put in its place."""
 POOLINGS = ("none", "space", "halves", "bands")
 MAX_RANK, MAX_ALPHA = 2**16, 1e6  # far above any LoRA that was trained
 
@@ -93,6 +95,12 @@ def resolve_adapter(source: str | Path) -> Path:
     return Path(source) if os.path.isdir(source) else fetch_adapter(str(source)).folder
 
 
+def current_folder(folder: str | Path) -> Path:
+    """Where the files of an adapter lie: in its folder, or in the NEW one there."""
+    new = Path(folder) / NEW
+    return new if new.is_dir() else Path(folder)
+
+
 def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
     """An adapter of the Hub, in the local cache, pinned to a commit; its weights are not read yet.
 
@@ -115,7 +123,7 @@ def inspect_adapter(folder: Path) -> Adapter:
     Raises: AdapterError: unsafe, incomplete, unreadable, or of a newer format.
     """
     _refuse_unsafe(folder)
-    adapter = read_adapter_config(folder)
+    adapter, folder = read_adapter_config(folder), current_folder(folder)
     for part in _parts(folder):
         _read_settings(folder / part)
         _read_shapes(folder / part / WEIGHTS)
@@ -126,7 +134,8 @@ def inspect_adapter(folder: Path) -> Adapter:
 
 def read_adapter_config(folder: str | Path) -> Adapter:
     """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
-    content = read_json_object(Path(folder) / CONFIG)
+    folder = current_folder(folder)
+    content = read_json_object(folder / CONFIG)
     number = content.pop("format", None)
     if type(number) is not int or number < 1:
         raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
@@ -174,7 +183,7 @@ def _figures(metrics: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]
 def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     """All of an adapter, checked against the backbone. Raises: AdapterError, saying what does not fit."""
     _refuse_unsafe(folder)
-    adapter = read_adapter_config(folder)
+    adapter, folder = read_adapter_config(folder), current_folder(folder)
     check_backbone(adapter, backbone)
     parts = {}
     for part in _parts(folder):

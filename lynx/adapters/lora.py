@@ -86,11 +86,15 @@ class LoraBank:
         if name in self.settings:
             raise ValueError(f"there is a LoRA {name!r} already")
         config = lora_config(targets, settings)
-        if self._injector is None:
-            self._injector = LoraModel(self.model, {name: config}, name)
-        else:
-            self._injector.peft_config[name] = config
-            self._injector.inject_adapter(self.model, name)
+        try:
+            if self._injector is None:
+                self._injector = LoraModel(self.model, {name: config}, name)
+            else:
+                self._injector.peft_config[name] = config
+                self._injector.inject_adapter(self.model, name)
+        except BaseException:  # such as memory that ran out half-way through the layers
+            self._take_out(name)
+            raise
         self.settings[name] = settings
         self._settle()
 
@@ -98,18 +102,24 @@ class LoraBank:
         """Take a LoRA out; a layer that has none left becomes the stock layer again."""
         if name in self._on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
-        for path, layer in self._of(name).items():
-            layer.delete_adapter(name)
+        self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
+        """Undo `add`, also where it failed half-way."""
+        self._settle()
+        for path, layer in self._layers.items():
+            if name in layer.r:
+                layer.delete_adapter(name)
             if not layer.lora_A:
                 parent, _, child = path.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        del self.settings[name]
+        self.settings.pop(name, None)
         self._digests.pop(name, None)
         if self._injector is not None:
-            del self._injector.peft_config[name]
+            self._injector.peft_config.pop(name, None)
         if not self.settings:
             self._injector = None
-            del self.model.peft_config
+            vars(self.model).pop("peft_config", None)
         self._settle()
 
     def tensors(self, name: str) -> dict[str, Tensor]:

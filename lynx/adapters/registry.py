@@ -1,8 +1,8 @@
 """A frozen backbone and the adapters added to it. Adapters act only inside `with`, under one lock."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -44,21 +44,21 @@ class AdaptedBackbone:
         Raises: AdapterError: not an adapter, of another backbone, unsafe; the model stays as it was.
         """
         files = read_adapter(resolve_adapter(source), self.backbone)
-        with self.lock:
+        with self.lock, ExitStack() as undo:
             adapter = self.add_adapter(files.adapter)
+            undo.callback(self.unload_adapter, adapter.name)
             for part, (settings, tensors) in files.parts.items():
-                if part == "llm" and (twin := self._twin(settings, tensors)):
-                    self._loras[adapter.name, part] = twin
+                # adapters that were tuned together have the same LLM LoRA: it is held, and added, once
+                present = {lora for (_, other), lora in self._loras.items() if part == other == "llm"}
+                same = [lora for lora in present if self.lora.equal(lora, settings, tensors)]
+                if same:
+                    self._loras[adapter.name, part] = same[0]
                 else:
                     self.lora.fill(self.add_lora(adapter.name, part, settings), tensors)
             if files.type_embedding is not None:
                 self.type_embeddings[adapter.name] = files.type_embedding.to(self.backbone.device)
+            undo.pop_all()
         return adapter
-
-    def _twin(self, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> str | None:
-        """The LLM LoRA that is the same, of an adapter that was tuned together with this one."""
-        known = dict.fromkeys(lora for (_, part), lora in self._loras.items() if part == "llm")
-        return next((lora for lora in known if self.lora.equal(lora, settings, tensors)), None)
 
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""

@@ -1,20 +1,28 @@
-"""Writing an adapter: its LoRAs, its description, its card; read back and compared."""
+"""Writing an adapter: its LoRAs, its description, its card.
+
+A folder of several files cannot be replaced in one step, so a save goes through three: all of the adapter is
+written to `.partial` and read back; `.partial` is renamed to `.new`, and from here on the new adapter is the
+one that is read (`current_folder`); its files are put in their place and `.new` goes. A process that is
+killed, or a disk that fills up, at any moment leaves the old adapter or the new one, whole.
+"""
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lynx.adapters.format import (
     CONFIG,
+    FILES,
     FORMAT,
-    PARTS,
-    PEFT_CONFIG,
+    NEW,
     TYPE_EMBEDDING,
     TYPE_EMBEDDING_FILE,
     WEIGHTS,
@@ -27,9 +35,12 @@ from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones import Backbone
 from lynx.errors import AdapterError
 
+PARTIAL = ".partial"
+"""In an adapter's folder: files that are being written, or that nobody needs any more."""
+
 
 def save_adapter(
-    model: "AdaptedBackbone",
+    model: AdaptedBackbone,
     name: str,
     folder: str | Path,
     *,
@@ -39,29 +50,60 @@ def save_adapter(
     """Write a registered adapter with the LoRAs it has; other files in the folder stay.
 
     training, metrics: replace what the adapter says of itself. Every tensor is read back and compared.
-    Raises: AdapterError where the adapter has no LoRA, or the files do not hold what was written.
+    Raises: AdapterError where the adapter has no LoRA, or it cannot be written; then the folder holds the
+    adapter that it held before, or the new one.
     """
-    folder, adapter, backbone = Path(folder), model.adapter(name), model.backbone
-    parts = model.parts(adapter.name)
-    if not parts:
+    folder, adapter = Path(folder), model.adapter(name)
+    if not model.parts(adapter.name):
         raise AdapterError(f"the adapter {name!r} has no LoRA yet: train one before saving")
-    for part in PARTS:
-        for file in (PEFT_CONFIG, WEIGHTS) if part not in parts else ():
-            (folder / part / file).unlink(missing_ok=True)
-    for part in parts:
-        _save_part(model, adapter.name, part, folder / part)
-    (folder / TYPE_EMBEDDING_FILE).unlink(missing_ok=True)
-    if (embedding := model.type_embedding(adapter.name)) is not None:
-        _save_tensors({TYPE_EMBEDDING: embedding}, folder / TYPE_EMBEDDING_FILE)
-    values = asdict(adapter) | {"backbone": describe_backbone(backbone)}
-    if training is not None:
-        values["training"] = dict(training)
-    if metrics is not None:
-        values["metrics"] = dict(metrics)
+    values = asdict(adapter) | {"backbone": describe_backbone(model.backbone)}
+    values |= {"training": dict(training)} if training is not None else {}
+    values |= {"metrics": dict(metrics)} if metrics is not None else {}
     values = {key: _finite(value) for key, value in values.items() if value is not None}
-    _write(folder / "README.md", model_card(Adapter(**values), f"adapters/{adapter.name}"))
-    _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
+    partial = folder / PARTIAL
+    try:
+        finish_saving(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            _write_loras(model, adapter.name, partial)
+            card = model_card(Adapter(**values), f"adapters/{adapter.name}")
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            config = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"
+            (partial / CONFIG).write_text(config, encoding="utf-8")
+            os.rename(partial, folder / NEW)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        finish_saving(folder)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
     return folder
+
+
+def finish_saving(folder: Path) -> None:
+    """Put a new adapter, which was written to `folder` as a whole, in the place of the old one.
+
+    Done by every save; one that was killed at it is finished by the next. Raises: OSError.
+    """
+    new = folder / NEW
+    if not new.is_dir():
+        return
+    for name in FILES:
+        file, place = new / name, folder / name
+        if not file.is_file():
+            place.unlink(missing_ok=True)
+            continue
+        place.parent.mkdir(exist_ok=True)
+        link = place.with_name(place.name + ".part")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(file, link)  # no bytes are written: it works on a full disk, too
+        except OSError:  # a file system without links
+            shutil.copyfile(file, link)
+        os.replace(link, place)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    os.rename(new, folder / PARTIAL)  # in one step, whereas removing it takes several
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
@@ -79,27 +121,22 @@ def _public_name(backbone: Backbone) -> str:
     return Path(backbone.source).name if Path(backbone.source).is_dir() else backbone.source
 
 
-def _save_part(model: "AdaptedBackbone", name: str, part: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lora, backbone = model.lora_name(name, part), model.backbone
-    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
-    config = lora_config(targets, model.lora.settings[lora])
-    config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
-    config.save_pretrained(str(folder))
-    _save_tensors(model.lora.tensors(lora), folder / WEIGHTS)
+def _write_loras(model: AdaptedBackbone, name: str, folder: Path) -> None:
+    backbone = model.backbone
+    for part in model.parts(name):
+        lora = model.lora_name(name, part)
+        targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+        config = lora_config(targets, model.lora.settings[lora])
+        config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
+        config.save_pretrained(str(folder / part))
+        _write_tensors(model.lora.tensors(lora), folder / part / WEIGHTS)
+    if (embedding := model.type_embedding(name)) is not None:
+        _write_tensors({TYPE_EMBEDDING: embedding}, folder / TYPE_EMBEDDING_FILE)
 
 
-def _save_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
+def _write_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     tensors = {key: weight.detach().cpu().contiguous() for key, weight in weights.items()}
-    partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    save_file(tensors, path, metadata={"format": "pt"})
     written = load_file(path)
     if written.keys() != tensors.keys() or any(not written[key].equal(tensors[key]) for key in tensors):
         raise AdapterError(f"{path} does not hold what was written: is the disk full?")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -11,12 +11,14 @@ from lynx.adapters.format import (
     TYPE_EMBEDDING,
     Adapter,
     check_backbone,
+    current_folder,
     fetch_adapter,
     inspect_adapter,
     read_adapter,
     read_adapter_config,
 )
 from lynx.adapters.model_card import model_card
+from lynx.adapters.saving import finish_saving
 from lynx.backbones import Backbone, parse_source
 from lynx.backbones.loading import read_config
 from lynx.errors import AdapterError, BackboneError
@@ -41,6 +43,7 @@ def pull_adapter(source: str, folder: Path | None = None, revision: str | None =
     """
     snapshot = fetch_adapter(source, revision)
     folder = folder or Path("adapters") / snapshot.repo.split("/")[1]
+    finish_saving(folder)
     hub.place(snapshot, folder, FILES)
     present = tuple(name for name in FILES if (folder / name).is_file())
     return Shared(inspect_adapter(folder), snapshot.repo, snapshot.commit, folder, present)
@@ -66,7 +69,8 @@ def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = Fa
     if hub.parse_id(repo) is None or "@" in repo:
         raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
     adapter, _ = check_adapter(folder, backbone)
-    files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
+    current = current_folder(folder)
+    files: dict[str, Path | bytes] = {name: current / name for name in FILES if (current / name).is_file()}
     files["README.md"] = model_card(adapter, repo).encode()
     commit = hub.upload(repo, files, FILES, f"Adapter {adapter.name} for {backbone.source}", private)
     return Shared(adapter, repo, commit, folder, tuple(sorted(files)))
@@ -79,7 +83,7 @@ def glance(source: str | Path) -> tuple[Adapter, str | None]:
     """
     if os.path.isdir(source):
         folder = Path(source)
-        return inspect_adapter(folder), hub.origin(folder, CONFIG)
+        return inspect_adapter(folder), hub.origin(current_folder(folder), CONFIG)
     return glance_hub(str(source))
 
 

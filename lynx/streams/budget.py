@@ -38,13 +38,17 @@ class Plan:
 def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
 
-    frames: how many moments; the backbone's default, or as many as fit its context, where not given.
+    frames: how many moments. Where not given, as many as the first sense's adapter was trained with that says
+    so, else the backbone's default, or as many as fit its context. That another adapter was trained with
+    another number is noted: an adapter may tell little of a number that it never saw.
     Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
     """
     durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
     duration = durations.get(VIDEO, max(durations.values(), default=0.0))
     context = model.backbone.context
-    n = frames if frames is not None else model.backbone.default_frames
+    trained = {sense: model.adapter(sense).frames for sense in media if sense != VIDEO}
+    default = next((number for number in trained.values() if number), model.backbone.default_frames)
+    n = default if frames is None else frames
     if n < 1:
         raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
     size = Video().size(media[VIDEO]) if VIDEO in media else None
@@ -63,11 +67,11 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = 
             f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "
             f"use at most {fitting} frames"
         )
-    notes = (f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens",)
-    return Plan(
-        sample_times(duration, fitting),
-        duration,
-        tokens(fitting),
-        context,
-        notes if fitting < n else (),
-    )
+    notes = [
+        f"{sense} was trained with {number} moments; {fitting} {'is' if fitting == 1 else 'are'} used"
+        for sense, number in trained.items()
+        if number not in (None, fitting)
+    ]
+    if fitting < n:
+        notes.insert(0, f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens")
+    return Plan(sample_times(duration, fitting), duration, tokens(fitting), context, tuple(notes))
