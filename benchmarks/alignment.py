@@ -83,7 +83,7 @@ def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:
 
     @torch.no_grad()
     def guide() -> None:
-        with recording(backbone, vision=accumulator.tap):
+        with recording(backbone, vision=accumulator.add_attention):
             tokens, layout = backbone.encode(pixels)
         accumulator.add_tokens(tokens[layout.frame >= 0])
 

@@ -58,9 +58,10 @@ class LlavaOnevision(Backbone):
             for part in pixels.split(self.frames_per_pass)
         ]
         tokens = torch.cat([part[:-1] for part in parts[:-1]] + [parts[-1]])
-        return tokens, self._layout(len(pixels))
+        return tokens, self.layout(len(pixels))
 
-    def _layout(self, frames: int) -> TokenLayout:
+    def layout(self, frames: int) -> TokenLayout:
+        """Where the tokens of a clip of that many frames come from, its newline included."""
         layout = TokenLayout.of(frames, self.token_grid)
         newline = torch.tensor([-1])
         return replace(

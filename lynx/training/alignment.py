@@ -1,8 +1,8 @@
 """Stage 2, interface alignment: train a sense's vision LoRA so that its pseudo-frames land on the interface.
 
 Unpaired: only the sense's own media are looked at, without video, text or LLM. The loss is
-attention_weight * L_attn + beta * L_stat (`losses.py`); batches are counted in pseudo-frames, and every frame
-weighs the same however the encoder splits them.
+L = attention_weight * L_attn + beta * L_stat, whose terms are in `losses.py`; stage 1 gave what they compare
+with (`guidance.py`). A batch is counted in pseudo-frames.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,38 +40,43 @@ class AlignmentLoss:
     def __init__(self, backbone: Backbone, guidance: Guidance, config: AlignConfig) -> None:
         guidance.check(backbone)
         self.backbone, self.config = backbone, config
-        device = backbone.device
-        self._keys = [mean.to(device, backbone.dtype) for mean in guidance.keys]
-        self._values = [mean.to(device, backbone.dtype) for mean in guidance.values]
-        self._mean, self._var = guidance.token_mean.to(device), guidance.token_var.to(device)
-        self._sums: dict[int, list[tuple[Tensor, int]]] = {}
+        device, dtype = backbone.device, backbone.dtype
+        self._keys = [mean.to(device, dtype) for mean in guidance.keys]  # K_v(l): (W, H, n, d) a layer
+        self._values = [mean.to(device, dtype) for mean in guidance.values]  # V_v(l), likewise
+        self._mean, self._var = guidance.token_mean.to(device), guidance.token_var.to(device)  # (D,) each
+        self._distances: dict[int, list[tuple[Tensor, int]]] = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside the `with` the encoder's attention is compared with the guidance."""
-        with recording(self.backbone, vision=self._tap):
+        with recording(self.backbone, vision=self._compare):
             yield
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Pixels of a batch of pseudo-frames -> loss, attention_loss, statistics_loss: scalars."""
-        self._sums = {}
-        tokens, layout = self.backbone.encode(pixels)
-        # A recomputed forward pass adds to another dict: these sums are final.
-        sums, self._sums = self._sums, {}
+        """Pixels (B, 3, H, W) of pseudo-frames -> loss, attention_loss, statistics_loss: scalars."""
+        self._distances = {}
+        tokens, layout = self.backbone.encode(pixels)  # (n, D); `_compare` is called for every layer
+        # A recomputed forward pass adds to another dict: what was collected here is final.
+        distances, self._distances = self._distances, {}
+        # The encoder may take the batch in parts. Sums and counts are added up before the division, so that a
+        # frame of a small last part weighs as much as any other.
         layers = [
-            sum((total for total, _ in sums[i]), torch.zeros((), device=tokens.device))
-            / sum(count for _, count in sums[i])
-            for i in sorted(sums)
+            sum((total for total, _ in distances[layer]), torch.zeros((), device=tokens.device))
+            / sum(count for _, count in distances[layer])
+            for layer in sorted(distances)
         ]
         attention = attention_loss(layers, self.config.layer_reduction)
-        on_frames = (layout.frame >= 0).to(tokens.device)
+        on_frames = (layout.frame >= 0).to(tokens.device)  # without newlines, which show nothing
         statistics = statistics_loss(tokens[on_frames], self._mean, self._var)
         loss = self.config.attention_weight * attention + self.config.beta * statistics
         return {"loss": loss, "attention_loss": attention, "statistics_loss": statistics}
 
-    def _tap(
+    def _compare(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
+        """Note how far one call of a layer is from its reference: query (B, H, n, d), output (B, n, H, d)."""
+        # Of the patches that one token is pooled from the released code compares the first, at even rows and
+        # columns: a quarter of the work, and no token is left out.
         even = self.config.query_subset == "even"
         queries = self.backbone.even_queries(query.shape[2]).to(query.device) if even else None
         keys, values = self._keys[layer], self._values[layer]
@@ -81,7 +86,7 @@ class AlignmentLoss:
                 f"{tuple(keys.shape[-2:])}: both must be of one resolution"
             )
         distance = response_distance(query, output, keys, values, output_projection(module), queries)
-        self._sums.setdefault(layer, []).append(distance)
+        self._distances.setdefault(layer, []).append(distance)
 
 
 def output_projection(attention: nn.Module) -> nn.Module:

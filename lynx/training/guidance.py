@@ -1,13 +1,14 @@
 """Stage 1, interface guidance: what a frozen encoder's attention and its tokens look like on video.
 
-Per layer the mean Key and the mean Value over frames, kept per head and position, and the mean and the biased
-variance of the projected tokens per channel. Nothing is trained. Means are running means in float32 (tokens:
-float64), so they stay exact over any number of frames, and two guidances merge by their counts.
+Of each layer l the mean key K_v(l) and the mean value V_v(l) over frames, kept per head and position, and of
+the projected tokens mu_v and var_v, mean and biased variance per channel (arXiv 2606.00508). Nothing is
+trained. Means are running means in float32 (tokens: float64), so they stay exact over any number of frames,
+and two guidances merge by their counts.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from lynx.types import VIDEO
 logger = logging.getLogger(__name__)
 
 FORMAT = "lynx-guidance-1"
-LARGEST = 65504.0
+FLOAT16_MAX = 65504.0
 """The largest number of float16, in which keys and values are stored."""
 
 
@@ -40,7 +41,9 @@ LARGEST = 65504.0
 class Guidance:
     """Stage 1's statistics. `frames` and `tokens` say over how many they were taken.
 
-    keys, values: one a layer, (W, H, n, d) float32, W the windows of a frame (1 in most families);
+    keys, values: one a layer, (W, H, n, d) float32: heads H, positions n, width of a head d. W is the number
+    of windows of a frame: where a layer attends within windows (Qwen2.5-VL), a position is one of a window,
+    and each window has a mean of its own; 1 elsewhere.
     token_mean, token_var: (D,) float32, variance biased.
     backbone: what they were taken from, as adapters describe it.
     """
@@ -65,7 +68,7 @@ class Guidance:
                 "cannot be merged: they are of different backbones"
             )
         share = other.frames / (self.frames + other.frames)
-        mean, m2, count = _merge_moments(
+        mean, deviations, count = _merge_moments(
             (self.token_mean.double(), self.token_var.double() * self.tokens, self.tokens),
             (other.token_mean.double(), other.token_var.double() * other.tokens, other.tokens),
         )
@@ -73,7 +76,7 @@ class Guidance:
             tuple(torch.lerp(a, b, share) for a, b in zip(self.keys, other.keys, strict=True)),
             tuple(torch.lerp(a, b, share) for a, b in zip(self.values, other.values, strict=True)),
             mean.float(),
-            (m2 / count).float(),
+            (deviations / count).float(),
             self.frames + other.frames,
             count,
             self.backbone,
@@ -98,7 +101,7 @@ class Guidance:
         tensors = {"token_mean": self.token_mean, "token_var": self.token_var}
         for kind, layers in (("key", self.keys), ("value", self.values)):
             for layer, mean in enumerate(layers):
-                if not mean.isfinite().all() or mean.abs().max() > LARGEST:
+                if not mean.isfinite().all() or mean.abs().max() > FLOAT16_MAX:
                     raise DataError(f"the mean {kind} of layer {layer} is not finite in float16")
                 tensors[f"{kind}.{layer:03d}"] = mean.half()
         counts = {"frames": self.frames, "tokens": self.tokens, "backbone": dict(self.backbone)}
@@ -140,32 +143,34 @@ class Guidance:
             raise DataError(f"{path} is no whole guidance: {error!r}; `lynx guide` writes one") from error
 
 
-def _merge_moments(
-    a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]
-) -> tuple[Tensor, Tensor, int]:
-    """(mean, sum of squared deviations, count) of two sets together (Chan, Golub and LeVeque, 1979)."""
+Moments = tuple[Tensor, Tensor, int]
+"""Mean (D,), sum of squared deviations from it (D,), and the number of tokens they are of."""
+
+
+def _merge_moments(a: Moments, b: Moments) -> Moments:
+    """The moments of two sets together (Chan, Golub and LeVeque, 1979): no sum of squares that cancels."""
     count = a[2] + b[2]
     delta = b[0] - a[0]
     return a[0] + delta * (b[2] / count), a[1] + b[1] + delta**2 * (a[2] * b[2] / count), count
 
 
 class Accumulator:
-    """Gathers a `Guidance`: its `tap` lies on the attention, `add_tokens` takes the projected tokens."""
+    """Gathers a `Guidance`: `add_attention` from the attention layers, `add_tokens` from the projector."""
 
     def __init__(self, windows: Sequence[int]) -> None:
         """windows: into how many each layer divides a frame."""
         self.windows = windows
         self._means: list[tuple[Tensor, Tensor, int] | None] = [None] * len(windows)
-        self._moments: tuple[Tensor, Tensor, int] | None = None
+        self._moments: Moments | None = None
 
-    def tap(
+    def add_attention(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
         """Take in one call of one layer: key, value (B * W, H, n, d), B frames of W windows."""
         frames = len(key) // self.windows[layer]
         new_keys, new_values = (
             tensor.detach().unflatten(0, (frames, -1)).sum(0, dtype=torch.float32) for tensor in (key, value)
-        )  # (W, H, n, d)
+        )  # (W, H, n, d) each, the sum over frames
         old = self._means[layer]
         if old is None:
             self._means[layer] = (new_keys / frames, new_values / frames, frames)
@@ -176,6 +181,7 @@ class Accumulator:
                 f"layer {layer} saw keys {tuple(new_keys.shape)} after {tuple(keys.shape)}: "
                 "all frames must have one resolution"
             )
+        # A running mean, in place: sums over many thousand frames would outgrow float32's digits.
         count = seen + frames
         keys += (new_keys - keys * frames) / count
         values += (new_values - values * frames) / count
@@ -184,7 +190,7 @@ class Accumulator:
     def add_tokens(self, tokens: Tensor) -> None:
         """Take in projected tokens (n, D)."""
         tokens = tokens.detach().double()
-        mean = tokens.mean(0)
+        mean = tokens.mean(0)  # (D,)
         new = (mean, (tokens - mean).square().sum(0), len(tokens))
         self._moments = new if self._moments is None else _merge_moments(self._moments, new)
 
@@ -193,12 +199,12 @@ class Accumulator:
         means = [mean for mean in self._means if mean is not None]
         if self._moments is None or len(means) < len(self._means):
             raise DataError("no frames went through the encoder: there is nothing to take guidance from")
-        mean, m2, tokens = self._moments
+        mean, deviations, tokens = self._moments
         return Guidance(
             tuple(keys.cpu() for keys, _, _ in means),
             tuple(values.cpu() for _, values, _ in means),
             mean.float().cpu(),
-            (m2 / tokens).float().cpu(),
+            (deviations / tokens).float().cpu(),
             means[0][2],
             tokens,
             backbone,
@@ -211,33 +217,29 @@ def guide(
 ) -> Guidance:
     """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
     config = config or GuideConfig()
-    backbone = model.backbone
+    backbone, video = model.backbone, modalities.get(VIDEO)()
     layers = range(len(backbone.vision_attention_modules()))
     accumulator = Accumulator([backbone.windows(layer) for layer in layers])
-    with model.sensing(VIDEO), recording(backbone, vision=accumulator.tap):
-        for frames in _batches(model, examples, config, progress):
-            tokens, layout = backbone.encode(frames)
-            accumulator.add_tokens(tokens[(layout.frame >= 0).to(tokens.device)])
+
+    def encode(frames: Sequence[Tensor]) -> None:
+        tokens, layout = backbone.encode(torch.cat(list(frames)))  # (n, D)
+        accumulator.add_tokens(tokens[(layout.frame >= 0).to(tokens.device)])  # newlines show nothing
+
+    # Frames are collected across clips, so that short clips fill a batch too; batches are even, since some
+    # families merge two frames into a token.
+    size = config.batch_size + config.batch_size % 2
+    waiting: list[Tensor] = []
+    with model.sensing(VIDEO), recording(backbone, vision=accumulator.add_attention):
+        for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
+            moments = config.frames or backbone.default_frames
+            frames = render_clip({VIDEO: video}, examples[i], moments)[VIDEO]
+            # The one resolution of all pseudo-frames, not the video's own: a mean needs equal positions.
+            waiting += backbone.pixels(frames.pixels).split(1)
+            while len(waiting) >= size:
+                encode(waiting[:size])
+                del waiting[:size]
+        if waiting:
+            encode(waiting)
     guidance = accumulator.result(describe_backbone(backbone))
     logger.info("guidance over %d frames, %d tokens", guidance.frames, guidance.tokens)
     return guidance
-
-
-def _batches(
-    model: Lynx, examples: Sequence[Example], config: GuideConfig, progress: bool
-) -> Iterator[Tensor]:
-    """Pixels of `config.batch_size` frames at a time, across clips; the last batch may be smaller.
-
-    An even number, since some families merge two frames.
-    """
-    size = config.batch_size + config.batch_size % 2
-    backbone, video = model.backbone, modalities.get(VIDEO)()
-    waiting: list[Tensor] = []
-    for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
-        frames = render_clip({VIDEO: video}, examples[i], config.frames or backbone.default_frames)[VIDEO]
-        waiting += backbone.pixels(frames.pixels).split(1)
-        while len(waiting) >= size:
-            yield torch.cat(waiting[:size])
-            del waiting[:size]
-    if waiting:
-        yield torch.cat(waiting)

@@ -1,4 +1,7 @@
-"""The losses of stage 2 as pure functions of tensors. Axis letters: B frames, H heads, n keys, q queries."""
+"""The losses of stage 2 (arXiv 2606.00508, interface alignment) as functions of tensors.
+
+Axis letters: B frames times windows, W windows a frame, H heads, n keys, q queries, d a head's width, D width.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -20,36 +23,39 @@ def response_distance(
     project: Projection,
     queries: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """How far a layer's responses are from those its queries get of the video's mean keys and values.
+    """How far a layer's response O_m(l) is from its reference response O~_m(l), in L1.
 
-    The L1 norm between both responses after the output projection. The projection is affine, so it is applied
-    once, to their difference; its bias cancels, and a dropout inside it falls on both alike.
+    O_m(l) = P(Attn(Q_m, K_m, V_m)) is what the layer answers to a sense's pseudo-frames. The reference
+    O~_m(l) = P(Attn(Q_m, K_v, V_v)) is what the same queries get of the mean keys and values of video. P is
+    the output projection.
 
-    query: (B, H, n, d); response: (B, n, H, d), before the projection; keys, values: (W, H, n, d), the
-    guidance of each of the W windows of a frame (1 where attention is over the whole frame), B being frames
-    times W; queries: indices of the queries that count, all if None. Returns (sum of absolute differences,
-    how many).
+    query: (B, H, n, d); response: (B, n, H, d), before P; keys, values: (W, H, n, d), of each of the windows
+    into which the layer divides a frame; queries: (q,) indices of those that count, all if None.
+    Returns (sum of absolute differences, how many): the mean over all frames has to wait for all calls.
     """
     if queries is not None:
-        query, response = query[:, :, queries], response[:, queries]
+        query, response = query[:, :, queries], response[:, queries]  # (B, H, q, d), (B, q, H, d)
+    # Frame by frame the windows come in the same order, so the guidance repeats once a frame.
     keys, values = (mean.to(query).repeat(len(query) // len(mean), 1, 1, 1) for mean in (keys, values))
     reference = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2)  # (B, q, H, d)
     difference = (response - reference).flatten(2)  # (B, q, H * d)
-    offset = project(torch.zeros_like(difference[:1, :1]))
+    # P is affine, so P(a) - P(b) = P(a - b) - P(0): one pass of the projection in place of two, and a dropout
+    # inside its LoRA falls on both responses alike, where two passes would differ by the dropout itself.
+    offset = project(torch.zeros_like(difference[:1, :1]))  # (1, 1, D): P(0), the bias
     distance = project(difference) - offset  # (B, q, D)
     return distance.abs().sum(dtype=torch.float32), distance.numel()
 
 
 def attention_loss(distances: Sequence[Tensor], reduction: LayerReduction = "mean") -> Tensor:
-    """L_attn from one mean distance a layer: their mean (released code) or their sum (paper)."""
-    stacked = torch.stack(list(distances))
+    """L_attn from the mean distance of each layer: their mean (released code) or their sum (paper)."""
+    stacked = torch.stack(list(distances))  # (L,)
     return stacked.mean() if reduction == "mean" else stacked.sum()
 
 
 def statistics_loss(tokens: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """L_stat = ||mean(tokens) - mean||_2 + ||var(tokens) - var||_2, variances biased.
+    """L_stat = ||mu_m - mu_v||_2 + ||var_m - var_v||_2, variances biased.
 
-    tokens: (n, D) projected tokens of a batch; mean, var: (D,) of the video's.
+    tokens: (n, D) projected tokens of a batch, over which mu_m and var_m are taken; mean, var: (D,) of video.
     """
     tokens = tokens.float()
     return (tokens.mean(0) - mean).norm() + (tokens.var(0, correction=0) - var).norm()

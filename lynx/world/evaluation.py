@@ -1,4 +1,4 @@
-"""Measures a sense, or a backbone alone, on clips never seen in training: H.264 and AAC, read as a user's are."""
+"""Measures a sense or a backbone on clips never seen in training: H.264 and AAC, read as a user's."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -119,8 +119,8 @@ def collect_answers(
     cache: Path | None = None,
     stock: bool = True,
 ) -> AllAnswers:
-    """Ask each question under each of its sets of senses, with the adapters of these alone; and one that needs
-    a single new sense also without it, its adapter on.
+    """Ask each question under each of its sets of senses, with the adapters of these alone on; one that needs
+    a single new sense also without that sense, its adapter on.
 
     stock: ask about video through stock `generate` too. Each clip is read and encoded once; questions under
     the same condition are answered side by side.
@@ -175,7 +175,9 @@ def _clips(
             progress(number, len(groups))
 
 
-def summarize(modality: str, cells: Cells, questions: Sequence[Question], answers: AllAnswers) -> dict[str, Any]:
+def summarize(
+    modality: str, cells: Cells, questions: Sequence[Question], answers: AllAnswers
+) -> dict[str, Any]:
     """The figures of `evaluate` from all questions and their answers."""
     on, off = answers.given[VIDEO, modality], answers.given[VIDEO,]
     needed, both, seen = (subsample(questions, cell) for cell in (cells.needed, cells.both, cells.seen))
@@ -208,6 +210,7 @@ def by_type(questions: Sequence[Question], columns: Mapping[str, Answers]) -> di
     for question in questions:
         table.setdefault(question.turn.type, {"senses": list(question.turn.senses)})
     for name, answers in columns.items():
-        for kind, mine in score_questions([question for question in questions if question in answers], answers).by_type.items():
+        answered = [question for question in questions if question in answers]
+        for kind, mine in score_questions(answered, answers).by_type.items():
             table[kind] |= {"n": mine.n, "chance": mine.chance, name: mine.accuracy}
     return table

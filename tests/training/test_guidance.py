@@ -76,7 +76,7 @@ def test_means_stay_exact_over_many_frames():
     accumulator = Accumulator([1])
     values = 1000 + torch.randn(4000, 1, 2, 3, generator=torch.Generator().manual_seed(0))
     for part in values.split(7):
-        accumulator.tap(0, torch.nn.Identity(), part, part, part, part)
+        accumulator.add_attention(0, torch.nn.Identity(), part, part, part, part)
     accumulator.add_tokens(values.flatten(1))
     (mean,) = accumulator.result({}).keys
     torch.testing.assert_close(mean.double(), values.double().mean(0, keepdim=True), rtol=0, atol=2e-3)
