@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 CLIPS_PER_SHARD = 256
 FORMAT = 2
 PARTS = ("", "/times", "/cells")
-"""A stream's tensors: tokens (N, D) under the clip's key, the second (N,) and the grid cell (N, 2) of each."""
+"""The tensors of a stream: tokens (N, D) under the clip's key, the second (N,) and cell (N, 2) of each."""
 
 
 class StreamCache:

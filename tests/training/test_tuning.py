@@ -1,25 +1,20 @@
-"""Stage 3: packed questions as if asked alone, streams from disk, and the stage from end to end."""
+"""Stage 3: what a step shows and asks, and the stage from end to end."""
 
 import json
-import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import stages
 import torch
-from torch.nn import functional as F
 
 from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
-from lynx.datasets.clips import content_key, render_clip
+from lynx.datasets.clips import render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training.alignment import align
-from lynx.training.packing import IGNORE, Packer, see, shared_length
-from lynx.training.stream_cache import StreamCache
 from lynx.training.tuning import (
     TrainingClip,
-    answer_loss,
     needs_new_sense,
     sample_questions,
     sample_sense_count,
@@ -28,135 +23,9 @@ from lynx.training.tuning import (
 )
 from lynx.types import sample_times
 
-SENSES = {"video": "video", "audio": "audio"}
 SHORT = TuneConfig(
     steps=6, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=2e-2, save_every=2, warmup=0.0
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A backbone, and an adapter for it that has been aligned."""
-    folder = tmp_path_factory.mktemp("stages")
-    stages.small_adapter(stages.small_model(folder), folder / "audio")
-    return folder
-
-
-@pytest.fixture
-def model(folder):
-    """A model of its own for every test, with the aligned adapter."""
-    model = stages.small_model(folder)
-    model.load_adapter(folder / "audio")
-    return model
-
-
-def streams_of(model, example):
-    clips = render_clip({s: model.modality(s) for s in SENSES}, example, stages.FRAMES)
-    return [model.encode(sense, clips[sense]) for sense in SENSES]
-
-
-# --- packing --------------------------------------------------------------------------------------
-
-
-def alone(model, streams, turn):
-    """Logits (answer tokens, V) of one question in a sequence of its own, and the answer's ids."""
-    backbone = model.backbone
-    prompt = backbone.compose([{"role": "user", "content": turn.question}], streams)
-    ids = backbone.tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([[*ids, backbone.tokenizer.eos_token_id]])
-    embeds = torch.cat([prompt.inputs_embeds, backbone.model.get_input_embeddings()(ids)], 1)
-    logits = backbone.model(inputs_embeds=embeds).logits[0]
-    return logits[prompt.input_ids.shape[1] - 1 : -1], ids[0]
-
-
-@torch.no_grad()
-def test_packed_questions_get_the_logits_of_separate_sequences(model):
-    examples = stages.clips(3)
-    streams = [streams_of(model, example) for example in examples]
-    turns = [list(example.turns[: 4 - i]) for i, example in enumerate(examples)]  # rows of unequal length
-    streams[1] = streams[1][:1]  # and one clip without sound
-    packed = Packer(model.backbone).pack(streams, turns)
-    hidden = model.backbone.model.get_decoder()(
-        inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
-    ).last_hidden_state
-    logits = model.backbone.model.lm_head(hidden)
-    losses, number = [], 0
-    for row, asked in enumerate(turns):
-        for turn in asked:
-            number += 1
-            mine = (packed.questions[row] == number) & (packed.labels[row] != IGNORE)
-            expected, ids = alone(model, streams[row], turn)
-            torch.testing.assert_close(logits[row][mine], expected, rtol=0, atol=1e-5)
-            assert packed.labels[row][mine].tolist() == ids.tolist()
-            losses.append(F.cross_entropy(expected, ids, reduction="none"))
-    loss, right = answer_loss(model.backbone, packed)
-    torch.testing.assert_close(loss, torch.cat(losses).mean())
-    assert right.shape == (number,)
-
-
-@torch.no_grad()
-def test_a_packed_conversation_is_one_plain_sequence(model):
-    """Its logits are those of a causal forward of [prompt, answer, what a chat adds, answer, ...]."""
-    (example,) = stages.clips(1)
-    streams, turns = streams_of(model, example), list(example.turns[:3])
-    packer, backbone = Packer(model.backbone), model.backbone
-    packed = packer.pack([streams], [turns], conversation=True)
-    hidden = backbone.model.get_decoder()(
-        inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
-    ).last_hidden_state
-    logits = backbone.model.lm_head(hidden)[0]
-    text, answers = "", []
-    for i, turn in enumerate(turns):
-        text += f"<|im_start|>user {'' if i else '<video>'}\n{turn.question}<|im_end|><|im_start|>assistant\n"
-        start = len(backbone.tokenizer(text).input_ids)
-        text += f"{turn.answer}<|im_end|>"
-        answers.append(range(start - 1, len(backbone.tokenizer(text).input_ids) - 1))
-    ids = backbone.tokenizer(text, return_tensors="pt").input_ids[0]
-    place = int((ids == backbone.placeholder).nonzero())
-    media = torch.cat([stream.tokens for stream in streams])
-    embed = backbone.model.get_input_embeddings()
-    embeds = torch.cat([embed(ids[:place]), media, embed(ids[place + 1 :])])[None]
-    expected = backbone.model(inputs_embeds=embeds).logits[0]
-    for number, places in enumerate(answers, 1):
-        mine = (packed.questions[0] == number) & (packed.labels[0] != IGNORE)
-        behind = [i + len(media) - 1 for i in places]
-        assert packed.labels[0][mine].tolist() == ids[[i + 1 for i in places]].tolist()
-        torch.testing.assert_close(logits[mine], expected[behind], rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_question_is_right_if_all_its_tokens_are(model):
-    (example,) = stages.clips(1)
-    streams = streams_of(model, example)
-    logits, _ = alone(model, streams, Turn("hear ?", "xyz"))
-    best = model.backbone.tokenizer.decode(logits[:1].argmax(-1))
-    turns = [Turn("hear ?", best), Turn("hear ?", "xyz"), *example.turns[2:4]]
-    _, right = answer_loss(model.backbone, Packer(model.backbone).pack([streams], [turns]))
-    expected = []
-    for turn in turns:
-        logits, ids = alone(model, streams, turn)
-        expected.append(float((logits.argmax(-1) == ids).all()))
-    assert right.tolist() == expected
-
-
-def test_who_sees_whom():
-    questions = torch.tensor([[0, 0, 1, 1, 2, -1]])
-    seen = see(questions)[0, 0].int().tolist()
-    assert seen == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 1],
-    ]
-
-
-def test_the_shared_part_leaves_every_question_something_of_its_own():
-    assert shared_length([[1, 2, 3], [1, 2, 4, 5]]) == 2
-    assert shared_length([[1, 2], [1, 2, 4]]) == 1
-    assert shared_length([[1, 2, 3]]) == 2
-    assert shared_length([[1], [1]]) == 0
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -250,121 +119,6 @@ def test_of_several_senses_a_clip_shows_one_or_more_and_asks_about_these():
     assert max(counts[s] for s in MANY) - min(counts[s] for s in MANY) < 60
     assert {sample_sense_count(MANY, Sampling(together=0.0)) for _ in range(50)} == {1}
     assert {sample_sense_count(["audio"], Sampling(together=1.0)) for _ in range(50)} == {1}
-
-
-# --- the cache ------------------------------------------------------------------------------------
-
-
-def open_cache(root, model, frames=stages.FRAMES):
-    return StreamCache(root, model, SENSES, frames)
-
-
-def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
-    examples = stages.clips(3)
-    examples[2] = stages.clips(3, ("video",), seed=1)[2]
-    keys = [content_key(example) for example in examples]
-    assert (
-        open_cache(tmp_path, model).prepare([*examples, examples[0]], [*keys, keys[0]], progress=False) == 3
-    )
-    cache = open_cache(tmp_path, model)
-    assert cache.prepare(examples, keys, progress=False) == 0
-    for example, key in zip(examples[:2], keys[:2], strict=True):
-        for stream in streams_of(model, example):
-            assert cache.stream(stream.sense, key).tokens.equal(stream.tokens)
-    with pytest.raises(DataError, match="has no stream of 'audio'"):
-        cache.stream("audio", keys[2])
-
-
-def test_processes_share_the_work(model, tmp_path):
-    examples = stages.clips(3)
-    keys = [content_key(example) for example in examples]
-    first, second = open_cache(tmp_path, model), open_cache(tmp_path, model)
-    assert first.prepare(examples, keys, (0, 2), progress=False) == 2
-    assert second.prepare(examples, keys, (1, 2), progress=False) == 1
-    first.refresh()
-    assert first.prepare(examples, keys, progress=False) == 0
-
-
-def test_a_share_without_a_sense_writes_no_shard_of_it(model, tmp_path):
-    """As `torchrun` does it: nothing of a sense to write, in several processes at once."""
-    examples = stages.clips(2, ("video",))
-    keys = [content_key(example) for example in examples]
-    caches = [open_cache(tmp_path, model) for _ in range(2)]
-    for part, cache in enumerate(caches):
-        assert cache.prepare(examples, keys, (part, 2), progress=False) == 1
-    assert not list(caches[0].folders["audio"].iterdir())
-    assert len(list(caches[0].folders["video"].iterdir())) == 2
-
-
-def test_runs_that_encode_the_same_clips_at_once_do_not_disturb_each_other(model, tmp_path, monkeypatch):
-    """The second writes the same shards while the first is writing its first one."""
-    import lynx.training.stream_cache as module
-
-    examples = stages.clips(2)
-    keys = [content_key(example) for example in examples]
-    first, second, save = open_cache(tmp_path, model), open_cache(tmp_path, model), module.save_file
-
-    def interrupted(tensors, path):
-        save(tensors, path)
-        monkeypatch.setattr(module, "save_file", save)
-        second.prepare(examples, keys, progress=False)
-
-    monkeypatch.setattr(module, "save_file", interrupted)
-    first.prepare(examples, keys, progress=False)
-    assert not list(tmp_path.rglob("*.part"))
-    third = open_cache(tmp_path, model)
-    for example, key in zip(examples, keys, strict=True):
-        for stream in streams_of(model, example):
-            assert third.stream(stream.sense, key).tokens.equal(stream.tokens)
-
-
-def test_what_decides_a_stream_decides_its_folder(folder, model, tmp_path):
-    base = open_cache(tmp_path, model)
-    longer = open_cache(tmp_path, model, frames=3)
-    assert longer.folders["video"] != base.folders["video"]
-    model.adapters["audio"] = replace(model.adapters["audio"], token_pooling="space")
-    pooled = open_cache(tmp_path, model)
-    assert pooled.folders["video"] == base.folders["video"]
-    assert pooled.folders["audio"] != base.folders["audio"]
-    model.adapters["audio"] = replace(model.adapters["audio"], token_pooling="none")
-    weights = model.lora.tensors("audio_vision")
-    model.lora.fill("audio_vision", {key: weight + 1e-3 for key, weight in weights.items()})
-    changed = open_cache(tmp_path, model)
-    assert changed.folders["video"] == base.folders["video"]
-    assert changed.folders["audio"] != base.folders["audio"]
-    assert open_cache(tmp_path, stages.small_model_with(folder)).folders == base.folders
-
-
-def test_content_decides_a_key_unless_the_source_vouches_for_it(tmp_path):
-    one, same, other = stages.clips(1)[0], stages.clips(1)[0], stages.clips(1, seed=1)[0]
-    assert content_key(one) == content_key(replace(same, id="renamed"))
-    assert len({content_key(e) for e in (one, other, replace(one, key="a"), replace(one, key="b"))}) == 4
-    assert content_key(replace(one, key="a")) == content_key(replace(other, key="a"))
-    (tmp_path / "a").write_bytes(b"1")
-    file = Example("f", {"audio": tmp_path / "a"})
-    before = content_key(file)
-    (tmp_path / "a").write_bytes(b"2")
-    assert content_key(file) != before
-
-
-def test_a_disk_that_is_too_small_is_said_before_the_work(model, tmp_path, monkeypatch):
-    space = shutil.disk_usage(tmp_path)
-    examples = stages.clips(2)
-    keys = [content_key(example) for example in examples]
-    bytes_needed = 2 * 2 * (2 * 4 + 1) * 32 * 4  # clips, senses, tokens, width, float32
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: space._replace(free=bytes_needed - 1))
-    with pytest.raises(DataError, match="streams of 2 clips take"):
-        open_cache(tmp_path, model).prepare(examples, keys, progress=False)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: space._replace(free=bytes_needed))
-    assert open_cache(tmp_path, model).prepare(examples, keys, progress=False) == 2
-
-
-def test_damaged_shards_are_named(model, tmp_path):
-    cache = open_cache(tmp_path, model)
-    cache.folders["video"].mkdir(parents=True)
-    (cache.folders["video"] / "0.safetensors").write_bytes(b"broken")
-    with pytest.raises(DataError, match="0.safetensors is damaged"):
-        cache.refresh()
 
 
 # --- the stage ------------------------------------------------------------------------------------
