@@ -7,13 +7,15 @@ import torch
 
 from lynx.config import AlignConfig, GuideConfig
 from lynx.datasets.base import Example, Turn
+from lynx.datasets.clips import render_clip
 from lynx.model import Lynx, load
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
-from lynx.types import Frames, Waveform, sample_times
+from lynx.types import Frames, Stream, Waveform, sample_times
 
 FRAMES = 2
 SOUNDS = ("bell", "drum")
+SENSES = {"video": "video", "audio": "audio"}
 
 
 def small_model(folder: Path, seed: int = 0) -> Lynx:
@@ -65,3 +67,9 @@ def small_model_with(folder: Path) -> Lynx:
     model = small_model(folder)
     model.load_adapter(folder / "audio")
     return model
+
+
+def streams_of(model: Lynx, example: Example) -> list[Stream]:
+    """The streams of a clip's video and sound."""
+    clips = render_clip({sense: model.modality(sense) for sense in SENSES}, example, FRAMES)
+    return [model.encode(sense, clips[sense]) for sense in SENSES]

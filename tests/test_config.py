@@ -4,16 +4,29 @@ import dataclasses
 
 import pytest
 
-from lynx.config import AlignConfig, GuideConfig, LoraSettings, TrainConfig, TuneConfig, from_dict
+from lynx.config import (
+    AlignConfig,
+    GuideConfig,
+    LoraSettings,
+    Sampling,
+    TrainConfig,
+    TuneConfig,
+    from_dict,
+)
 from lynx.errors import DataError
 
-CONFIGS = (GuideConfig, TrainConfig, AlignConfig, TuneConfig)
+CONFIGS = (GuideConfig, TrainConfig, AlignConfig, TuneConfig, Sampling)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_field_says_what_it_is(config):
     for field in dataclasses.fields(config):
         assert field.metadata["help"], field.name
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_can_be_taken_in_at_a_glance(config):
+    assert len(dataclasses.fields(config)) <= 20
 
 
 def test_defaults_are_those_of_the_released_code():
@@ -42,7 +55,7 @@ def test_reentrant_checkpointing_is_refused_with_its_reason():
         (AlignConfig, {"query_subset": "odd"}, "query_subset"),
         (AlignConfig, {"beta": -1}, "beta is -1; it must be at least 0"),
         (TuneConfig, {"token_pooling": "time"}, "none or space or halves or bands"),
-        (TuneConfig, {"replay": 1.5}, "replay is 1.5; it must be between 0 and 1"),
+        (Sampling, {"replay": 1.5}, "replay is 1.5; it must be between 0 and 1"),
         (TuneConfig, {"batch_size": 0}, "batch_size is 0"),
         (GuideConfig, {"frames": 0}, "frames is 0"),
     ],

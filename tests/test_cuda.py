@@ -28,7 +28,7 @@ pytestmark = [
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHORT = TuneConfig(
-    steps=6, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=1e-2, dropout=0.1, noise=0.1
+    steps=6, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=1e-2, dropout=0.1
 )
 
 
@@ -102,7 +102,7 @@ def test_all_stages_and_a_chat_with_evidence(folder, tmp_path, precision):
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
-    config = replace(SHORT, save_every=2, average=0.9, type_embedding=True)
+    config = replace(SHORT, save_every=2, type_embedding=True)
     whole, broken = (stages.small_model(tmp_path) for _ in range(2))
     for model in (whole, broken):
         random_adapter(model, "audio", parts=("vision",))
@@ -113,7 +113,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
         return next(losses)(*given)
 
     with monkeypatch.context() as patch, pytest.raises(StopIteration):
-        patch.setattr(lynx.tuning, "answer_loss", three_times)
+        patch.setattr(lynx.training.tuning, "answer_loss", three_times)
         tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
     tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
     weights = broken.lora.tensors("audio_llm")

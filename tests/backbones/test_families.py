@@ -19,7 +19,7 @@ from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.attention import recording
-from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig
+from lynx.config import AlignConfig, GuideConfig, LoraSettings, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.errors import DataError
 from lynx.model import Lynx
@@ -599,8 +599,9 @@ def test_an_adapter_is_trained_saved_and_loaded(model, folder, guidance, tmp_pat
     short = {"steps": 2, "rank": 2, "alpha": 4, "batch_size": 2, "frames": 2, "lr": 1e-2}
     align(model, "audio", heard, guidance, AlignConfig(**short), tmp_path, progress=False)
     placement = model.backbone.placements[-1]
-    config = TuneConfig(**short, placement=placement, conversation=0.5)
-    report = tune(model, "audio", examples, config, tmp_path, progress=False)
+    config = TuneConfig(**short, placement=placement)
+    talks = Sampling(conversation=0.5)
+    report = tune(model, "audio", examples, config, tmp_path, sampling=talks, progress=False)
     assert report["without_gradient"] == [] and report["encoded"] == 4
     other = lynx.load(folder, adapters=[tmp_path])
     assert other.adapter("audio").placement == placement

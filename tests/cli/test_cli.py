@@ -14,7 +14,7 @@ import lynx
 from lynx.adapters.saving import save_adapter
 from lynx.cli.main import main
 from lynx.cli.registry import COMMANDS
-from lynx.config import AlignConfig, GuideConfig, TuneConfig
+from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.errors import LynxError
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +129,30 @@ def test_the_options_of_a_stage_are_the_fields_of_its_config(capsys, name, confi
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in out
         assert field.metadata["help"].split()[0] in out
+
+
+def test_tuning_takes_the_sampling_of_its_questions_too(capsys):
+    _, out, _ = run(capsys, "tune", "--help")
+    for field in dataclasses.fields(Sampling):
+        assert f"--{field.name.replace('_', '-')}" in out
+    assert "--mixup" not in out and "--cache" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("tune --mixup 0.4", "tune --noise=.1", "tune --average 0.9", "align --variants 6 1"),
+        "align --final-lr 0",
+    ],
+)
+def test_an_option_that_moved_says_where_it_went(capsys, words):
+    command, option, *values = words.split()
+    with pytest.raises(SystemExit) as left:
+        main([command, "--modality", "audio", "--out", "x", option, *values])
+    assert left.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{option.partition('=')[0]} is no longer an option of lynx {command}" in said
+    assert "recipes/real_sounds/README.md" in said
 
 
 @pytest.mark.parametrize(
