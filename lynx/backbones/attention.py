@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from lynx import compat
 
 ATTENTION = "lynx"
 """The name under which transformers knows the function (`config._attn_implementation`)."""
@@ -29,6 +28,8 @@ VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None
 """(layer, module, query (B, H, n, d), key, value, output (B, n, H, d)), before the output projection."""
 
 _TAP = "lynx_tap"
+
+stock_attention = compat.stock_attention()
 
 
 class HasAttention(Protocol):
@@ -51,7 +52,7 @@ def lynx_attention(
 
     query: (B, Hq, n, d); key, value: (B, Hkv, n_total, d), cache included; returns (B, n, Hq, d).
     """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    output, _ = stock_attention(module, query, key, value, attention_mask, **kwargs)
     tap = module.__dict__.get(_TAP)
     if tap is not None:
         tap(module, query, key, value, attention_mask, kwargs.get("scaling"), output)
@@ -84,10 +85,8 @@ def packed_attention(
     return torch.cat(outputs, dim=1), None
 
 
-AttentionInterface.register(ATTENTION, lynx_attention)
-AttentionInterface.register(PACKED, packed_attention)
-# Without a mask function of the same name transformers drops padding masks without a word.
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+compat.register_attention(ATTENTION, lynx_attention)
+compat.register_attention(PACKED, packed_attention, masked=False)
 
 
 class RowRecorder:

@@ -15,6 +15,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from lynx import compat
 from lynx.backbones.base import Backbone
 from lynx.types import Prompt
 
@@ -34,7 +35,7 @@ def stream_text(
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
         future = pool.submit(run, streamer)
-        future.add_done_callback(lambda _: streamer.text_queue.put(streamer.stop_signal))
+        future.add_done_callback(lambda _: compat.end_stream(streamer))
         try:
             yield from (piece for piece in streamer if piece)
         finally:

@@ -4,13 +4,14 @@ An LLM LoRA changes every key and value, so a cache is worth something under the
 prompt takes up the longest beginning that it shares with any of them, whichever senses that was for.
 """
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from lynx import compat
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -52,9 +53,7 @@ class KvCaches:
         length = shared(best.labels, labels[:-1]) if best else 0
         if best is None or not length:
             return None
-        cache = copy.copy(best.cache)  # tensors are never written to, so that a beginning is a view of them
-        cache.layers = [copy.copy(layer) for layer in best.cache.layers]
-        cache.crop(length - len(best.labels))
+        cache = compat.cache_beginning(best.cache, dropped=len(best.labels) - length)
         return Kept(cache, labels[:length], loras, best.baseline if best is found else None)
 
     def keep(self, senses: tuple[str, ...], kept: Kept) -> None:
