@@ -181,7 +181,7 @@ def _checkpointed_layers(model: "nn.Module") -> list[Any]:
 
 
 def accelerate_device() -> "torch.device | None":
-    """The device that accelerate gave to this process, None while nothing has asked it for one."""
+    """The device of this process's `Accelerator`, None while it has none: accelerate keeps one a process."""
     from accelerate.state import PartialState, is_initialized
 
     return PartialState().device if is_initialized() else None
