@@ -11,6 +11,7 @@ from checkpoints import clip, random_adapter, sound
 
 import lynx
 from lynx import DataError, LynxError
+from lynx.cli.main import main
 from lynx.config import GuideConfig
 from lynx.datasets.base import Example
 from lynx.training.guidance import guide
@@ -222,10 +223,12 @@ def test_the_picture_shows_every_group_and_what_alignment_did(session, reference
     assert tinted(draw(replace(found, groups=tuple(aligned))).crop((0, 0, 716, 640)), arrow) < 5
 
 
-def test_a_map_cannot_be_drawn_without_matplotlib(session, monkeypatch):
+def test_a_map_cannot_be_drawn_without_matplotlib(session, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(LynxError, match=r"lynx\[plots\]"):
         draw(atlas(session))
+    assert main(["map", "--video", "nowhere.mp4", "--out", "map.png"]) == 1
+    assert "lynx[plots]" in capsys.readouterr().err, "said before anything is read"
 
 
 def test_many_senses_make_it_higher(model):
