@@ -22,7 +22,7 @@ from transformers import DynamicCache, TextIteratorStreamer
 
 from lynx import compat
 from lynx.backbones import load_backbone
-from lynx.backbones.attention import ATTENTION, PACKED
+from lynx.backbones.attention import ATTENTION, PACKED, packed_attention
 
 
 @pytest.fixture(scope="module", params=sorted(checkpoints.FAMILIES))
@@ -108,6 +108,20 @@ def test_transformers_registry_calls_our_attention_and_masks_with_sdpa(backbone)
     assert all(shape[0] == 2 and mask is not None for shape, mask in calls), "the padding mask arrives"
     assert torch.equal(outputs["canary"], outputs["sdpa"])
     assert torch.equal(outputs[ATTENTION], outputs["sdpa"])
+
+
+def test_a_tower_calls_a_flash_attention_once_a_layer_with_the_places_of_its_sequences(tmp_path):
+    backbone, calls = load_backbone(checkpoints.qwen2_5_vl(tmp_path)), []
+
+    def spy(module, query, *tensors, cu_seq_lens_q, **kwargs):
+        calls.append((int(cu_seq_lens_q[0]), int(cu_seq_lens_q[-1])) == (0, query.shape[2]))
+        return packed_attention(module, query, *tensors, cu_seq_lens_q=cu_seq_lens_q, **kwargs)
+
+    compat.register_attention("canary_flash", spy, masked=False)
+    compat.use_attention(backbone.model.model.visual.config, "canary_flash")
+    with torch.no_grad():
+        backbone.encode(backbone.pixels(torch.zeros(4, 3, 56, 56, dtype=torch.uint8)))
+    assert calls == [True] * len(backbone.vision_attention_modules()), "another sign for packed sequences now"
 
 
 def test_a_family_has_its_modules_where_its_file_says(backbone):
