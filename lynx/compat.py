@@ -1,4 +1,264 @@
-"""What leans on the insides of other libraries; each has a canary test."""
+"""What leans on the insides of other libraries: the next release of one of them breaks this file alone.
+
+Everything here uses a name, an attribute or a file layout that its library does not promise to keep. Each has
+a canary in tests/test_compat.py that fails under its name. Libraries are imported inside the functions, so
+importing this module costs nothing. Which modules a checkpoint's class has (`model.vision_tower...`) is not
+here but in the file of its family, since a family is one file; their canary is here all the same.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# --- PEFT: its files and its layers --------------------------------------------------------------
 
 PEFT_PREFIX = "base_model.model."
 """What PEFT's files put before a module's name."""
+
+
+def lora_layers(model: "nn.Module") -> dict[str, Any]:
+    """The layers of a model that hold LoRAs, by their full names: PEFT's `LoraLayer`."""
+    from peft.tuners.lora import LoraLayer
+
+    return {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def lora_names(layer: Any) -> Collection[str]:
+    """The LoRAs that a layer holds."""
+    names: Collection[str] = layer.lora_A.keys()
+    return names
+
+
+def lora_weights(layer: Any, name: str) -> dict[str, "Tensor"]:
+    """The matrices of one LoRA in a layer, not copies: {"A": (r, in), "B": (out, r)}; {} without it."""
+    if name not in layer.lora_A:
+        return {}
+    return {"A": layer.lora_A[name].weight, "B": layer.lora_B[name].weight}
+
+
+def inject_lora(model: "nn.Module", injector: Any, name: str, config: Any) -> Any:
+    """Wrap the linear layers that `config` targets, in place; returns the injector for the next LoRA.
+
+    injector: None for the first LoRA of a model. PEFT switches on what it adds: see `switch_lora`.
+    """
+    from peft import LoraModel
+
+    if injector is None:
+        return LoraModel(model, {name: config}, name)
+    injector.peft_config[name] = config
+    injector.inject_adapter(model, name)
+    return injector
+
+
+def eject_lora(model: "nn.Module", injector: Any, name: str) -> Any:
+    """Take a LoRA out, also one that was added half-way only; returns the injector, or None after the last.
+
+    A layer that has none left becomes the stock layer again, which PEFT does for all layers at once only.
+    injector: None where adding the first LoRA failed before there was one.
+    """
+    for path, layer in lora_layers(model).items():
+        if name in layer.r:  # noted before the matrices are made
+            layer.delete_adapter(name)
+        if not layer.lora_A:
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    if injector is not None:
+        injector.peft_config.pop(name, None)
+        if injector.peft_config:
+            return injector
+    vars(model).pop("peft_config", None)
+    return None
+
+
+def switch_lora(layer: Any, on: Sequence[str], trained: Sequence[str]) -> None:
+    """Make exactly these LoRAs of a layer active, and give gradients and dropout to those of `trained`.
+
+    PEFT's own switch gives gradients to all that are on, and leaves their dropout as it was.
+    """
+    layer.set_adapter(list(on), inference_mode=True)
+    layer.set_requires_grad(list(trained), True)
+    for name, dropout in layer.lora_dropout.items():
+        dropout.train(name in trained)
+
+
+# --- transformers: attention, caches, streaming, checkpointing -----------------------------------
+
+
+def stock_attention() -> Callable[..., tuple["Tensor", None]]:
+    """The function behind `attn_implementation="sdpa"`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    function: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
+    return function
+
+
+def register_attention(name: str, function: Callable[..., Any], masked: bool = True) -> None:
+    """Make `function` the implementation `name`, with sdpa's masks.
+
+    masked: False for towers that are never given a mask. Without a mask function of the same name
+    transformers drops padding masks without a word.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(name, function)
+    if masked:
+        AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def use_attention(config: Any, name: str) -> None:
+    """Switch a loaded model to a registered implementation.
+
+    `from_pretrained` would look for a kernel of that name, and checks what the class says it can do.
+    """
+    config._attn_implementation = name
+
+
+def qwen_video_size(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
+    """The sides that the stock processor of Qwen2.5-VL gives a frame: multiples of `factor` pixels."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    height, width = smart_resize(height, width, factor=factor, min_pixels=least, max_pixels=most)
+    return int(height), int(width)
+
+
+def cache_beginning(cache: Any, dropped: int) -> Any:
+    """A `DynamicCache` without its last `dropped` positions, while `cache` itself stays as long as it is.
+
+    Layers are copied, tensors are not: transformers never writes into one but makes another, so a beginning
+    is a view.
+    """
+    beginning = copy.copy(cache)
+    beginning.layers = [copy.copy(layer) for layer in cache.layers]
+    beginning.crop(-dropped)  # transformers' own word for "that many fewer"
+    return beginning
+
+
+def end_stream(streamer: Any) -> None:
+    """End the iteration over a `TextIteratorStreamer`, which `generate` leaves waiting when it fails."""
+    streamer.text_queue.put(streamer.stop_signal)
+
+
+def reentrant_checkpointing(model: "nn.Module") -> bool:
+    """Whether some layer of a transformers model has been set to reentrant gradient checkpointing."""
+    for layer in _checkpointed_layers(model):
+        settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
+        if layer.gradient_checkpointing and settings.get("use_reentrant"):
+            return True
+    return False
+
+
+@contextmanager
+def checkpointed_layers(model: "nn.Module", function: Callable[..., Any]) -> Iterator[None]:
+    """Inside the `with` the layers of a transformers model compute through `function(forward, *inputs)`.
+
+    Switched layer by layer: transformers' own switch would also leave hooks on the embeddings.
+    """
+    layers = _checkpointed_layers(model)
+    before = [(layer, layer.gradient_checkpointing, layer.training) for layer in layers]
+    for layer in layers:
+        layer._gradient_checkpointing_func = function
+        layer.gradient_checkpointing = True
+        layer.training = True  # of this module alone: the frozen parts inside stay in eval
+    try:
+        yield
+    finally:
+        for layer, flag, training in before:
+            layer.gradient_checkpointing, layer.training = flag, training
+
+
+def _checkpointed_layers(model: "nn.Module") -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+
+
+# --- accelerate and bitsandbytes -----------------------------------------------------------------
+
+
+def accelerate_device() -> "torch.device | None":
+    """The device of this process's `Accelerator`, None while it has none: accelerate keeps one a process."""
+    from accelerate.state import PartialState, is_initialized
+
+    return PartialState().device if is_initialized() else None
+
+
+def keep_nf4_layout(model: "nn.Module") -> None:
+    """Keep bitsandbytes from repacking nf4 weights on a CPU: that fails for odd sizes and loses gradients."""
+    modules: list[Any] = list(model.modules())
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+# --- huggingface_hub: where its files lie --------------------------------------------------------
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def cached_snapshot(folder: Path) -> tuple[str, str] | None:
+    """("owner/name", commit) of a resolved folder in the Hub's cache; None where it is none.
+
+    The cache holds `models--owner--name/snapshots/<commit>/`, links into `models--owner--name/blobs/`.
+    """
+    if folder.parent.name != "snapshots" or not _COMMIT.fullmatch(folder.name):
+        return None
+    return folder.parents[1].name.removeprefix("models--").replace("--", "/"), folder.name
+
+
+def cache_blobs(folder: Path) -> list[Path]:
+    """Where the links of a resolved snapshot may lead: blobs of its repository, or of the whole cache."""
+    if folder.parent.name != "snapshots":
+        return []
+    return [folder.parents[1] / "blobs", folder.parents[2] / "blobs"]
+
+
+def local_download(folder: Path, file: str) -> tuple[str, str] | None:
+    """(commit, ETag) that `hf download --local-dir` noted of a file in that folder; None where it did not."""
+    note = folder / ".cache/huggingface/download" / f"{file}.metadata"
+    try:
+        commit, etag = note.read_text(encoding="utf-8").split()[:2]
+    except (OSError, ValueError):
+        return None
+    return (commit, etag) if _COMMIT.fullmatch(commit) else None
+
+
+# --- moviepy, gradio and spaces ------------------------------------------------------------------
+
+
+def film_encoder() -> Any:
+    """moviepy's class that feeds frames to ffmpeg one by one. Raises ModuleNotFoundError without moviepy."""
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    return FFMPEG_VideoWriter
+
+
+def encoder_process(encoder: Any) -> Any:
+    """ffmpeg's process: moviepy lets go of it, and of its exit code, when the encoder is closed."""
+    return encoder.proc
+
+
+def accept_fewer_inputs(blocks: Any) -> Any:
+    """A subclass of gradio's `Blocks` whose endpoints take None for inputs that a client left out at the end.
+
+    So clients that were written when an endpoint took less are still answered.
+    """
+
+    class Lenient(blocks):
+        def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+            inputs.extend([None] * (len(block_fn.inputs) - len(inputs)))
+            super().validate_inputs(block_fn, inputs)
+
+    return Lenient
+
+
+def on_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space, where every call on the GPU runs in a process of its own."""
+    from spaces.config import Config
+
+    return bool(Config.zero_gpu)

@@ -1,6 +1,6 @@
-"""The Hub, talked to from here alone. What is downloaded is pinned by its commit and lies in the local cache.
+"""The only module that talks to the Hub. Downloads are pinned to a commit and lie in the Hub's local cache.
 
-`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and the token of `hf auth login` are huggingface_hub's own affair.
+`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and the token of `hf auth login` are huggingface_hub's to read.
 Offline, or while the Hub cannot be reached, what the cache holds is used.
 """
 
@@ -21,6 +21,8 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    ModelCard,
+    ModelCardData,
     get_cached_repo_tree,
     snapshot_download,
 )
@@ -35,6 +37,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lynx import compat
 from lynx.config import read_json_object
 from lynx.errors import AdapterError
 
@@ -44,20 +47,19 @@ CACHE = str(HF_HUB_CACHE)
 """Where downloads are kept."""
 
 RECORD = "lynx_source.json"
-"""What `place` leaves in a folder: where its files come from, and their digests."""
+"""The note that `place` leaves in a folder: where its files come from, and their digests."""
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _REVISION = re.compile(r"\w[\w./+-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_UNAUTHORISED, _FORBIDDEN = 401, 403
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit, in the local cache; `files` is all it has, downloaded or not."""
+    """A repository at one commit, in the local cache; `files` names all it has, downloaded or not."""
 
     repo: str
-    revision: str | None  # as it was asked for
+    revision: str | None  # as the caller gave it
     commit: str
     folder: Path
     files: tuple[str, ...]
@@ -66,7 +68,7 @@ class Snapshot:
 def parse_id(text: str) -> tuple[str, str | None] | None:
     """("owner/name", revision or None) of "owner/name" or "owner/name@revision"; None for anything else.
 
-    huggingface_hub looks a revision up as a file of its cache, so one that is a way out of there is refused.
+    huggingface_hub looks a revision up as a file of its cache, so one that leads out of the cache is refused.
     """
     repo, _, revision = text.partition("@")
     named = not revision or (_REVISION.fullmatch(revision) and ".." not in revision)
@@ -74,9 +76,9 @@ def parse_id(text: str) -> tuple[str, str | None] | None:
 
 
 def download(source: str, names: Sequence[str], revision: str | None = None) -> Snapshot:
-    """Those files of a repository that are called `names`, at the commit that its revision is now.
+    """Download the files called `names` of a repository, at the commit that its revision is now.
 
-    source: "owner/name" or "owner/name@revision"; `revision` (a branch, tag or commit) goes first.
+    source: "owner/name" or "owner/name@revision"; `revision` (a branch, tag or commit) wins over the latter.
     Raises: AdapterError: no such repository or revision, private, unreachable and not in the cache.
     """
     parsed = parse_id(source)
@@ -97,9 +99,11 @@ def download(source: str, names: Sequence[str], revision: str | None = None) -> 
 def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
     """Copy those of `names` that a snapshot has into `folder`, and note there where they come from.
 
-    A folder that this function filled before, from the same repository, is brought up to date; files of the
-    user's stay. Raises: AdapterError: the folder holds something else, or was changed since.
+    A folder that this function filled before, from the same repository, is brought up to date; the user's own
+    files stay. Raises: AdapterError: the folder holds something else, or was changed since.
     """
+    # Not `snapshot_download(local_dir=...)`: it would ask the Hub again for every file of a snapshot that is
+    # in the cache and checked, it does not work offline, and when interrupted it leaves old files with new.
     if folder.is_dir() and any(folder.iterdir()):
         _refuse_other(snapshot, folder)
     names = [name for name in names if (snapshot.folder / name).is_file()]
@@ -115,6 +119,7 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
             "files": {name: _digest(Path(partial) / name) for name in names},
         }
         (Path(partial) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        # nothing was touched so far; from here on files are only renamed and removed
         for name in (read_record(folder) or {}).get("files", {}).keys() - set(names):
             (folder / name).unlink(missing_ok=True)
         for name in [*names, RECORD]:
@@ -123,7 +128,7 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `place` noted in a folder; None where there is no note, or it is not one of ours."""
+    """What `place` noted in a folder; None where there is no note, or it is not a note of `place`."""
     try:
         record = read_json_object(folder / RECORD)
     except AdapterError:
@@ -132,38 +137,40 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     good = isinstance(repo, str) and _ID.fullmatch(repo) and isinstance(commit, str) and commit.isprintable()
     if not (good and isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())):
         return None
-    return record if all(_inside(folder, name) for name in files) else None
+    root = folder.resolve()  # a note may come from a stranger: its names are removed by `place`
+    return record if all((folder / name).resolve().is_relative_to(root) for name in files) else None
 
 
 def origin(folder: Path, file: str) -> str | None:
     """Where a folder was downloaded from, "owner/name@commit" or "commit"; None once `file` was changed.
 
-    Reads the note of `place`, the metadata of `hf download --local-dir`, and the name of a cached snapshot.
+    It may have been filled by `place`, by `hf download --local-dir`, or be a snapshot in the cache.
     """
     path = folder / file
     if record := read_record(folder):
         same = path.is_file() and record["files"].get(file) == _digest(path)
         return f"{record['repo']}@{record['commit']}" if same else None
-    resolved = folder.resolve()
-    if resolved.parent.name == "snapshots" and _COMMIT.fullmatch(resolved.name):
-        repo = resolved.parents[1].name.removeprefix("models--").replace("--", "/")
-        return f"{repo}@{resolved.name}"
-    try:
-        noted = (folder / ".cache/huggingface/download" / f"{file}.metadata").read_text(encoding="utf-8")
-        commit, etag = noted.split()[:2]
-        content = path.read_bytes()
-    except (OSError, ValueError):
+    if cached := compat.cached_snapshot(folder.resolve()):
+        return "@".join(cached)
+    noted = compat.local_download(folder, file)
+    if noted is None or not path.is_file():
         return None
+    content = path.read_bytes()  # the ETag of a small file is git's name for its content
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return commit if _COMMIT.fullmatch(commit) and etag == blob else None
+    return noted[0] if noted[1] == blob else None
+
+
+def model_card(fields: Mapping[str, Any], text: str) -> str:
+    """A README for the Hub. fields: what the Hub filters by, such as license and tags; text: Markdown."""
+    return str(ModelCard(f"---\n{ModelCardData(**fields).to_yaml()}\n---\n{text}"))
 
 
 def upload(
     repo: str, files: Mapping[str, Path | bytes], owned: Sequence[str], message: str, private: bool = False
 ) -> str:
-    """One commit that makes `files` the content of a repository; returns the commit.
+    """Put `files` into a repository in one commit, and return the commit.
 
-    The repository is made where there is none. owned: names that are deleted there when not in `files`.
+    The repository is created where there is none. owned: names that are deleted there when not in `files`.
     Raises: AdapterError: not logged in, no right to write, or public though `private` was asked for.
     """
     api = HfApi()
@@ -171,7 +178,7 @@ def upload(
         api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
         if private and not info.private:
-            raise AdapterError(f"{repo!r} is there already and is public: make it private there, or rename")
+            raise AdapterError(f"{repo!r} exists already and is public: make it private there, or rename")
         there = {file.rfilename for file in info.siblings or ()}
         operations: list[Any] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()
@@ -185,7 +192,7 @@ def upload(
 
 @contextmanager
 def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes one AdapterError that says what to do."""
+    """Turn what huggingface_hub raises inside the `with` into one AdapterError that says what to do."""
     try:
         yield
     except AdapterError:
@@ -198,7 +205,7 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision {revision or 'main'!r}: give a branch, tag or commit that it has, or none"
-    if isinstance(error, RepositoryNotFoundError) or status == _UNAUTHORISED:
+    if isinstance(error, RepositoryNotFoundError) or status == _UNAUTHORIZED:
         return "there is none of that id, or it is private or gated: check the id, or log in (hf auth login)"
     if status == _FORBIDDEN:
         return f"the token may not do that in {repo!r}: log in with one that may (hf auth login)"
@@ -225,10 +232,6 @@ def _refuse_other(snapshot: Snapshot, folder: Path) -> None:
         raise AdapterError(
             f"{folder} was changed since it was pulled ({', '.join(changed)}): give another folder"
         )
-
-
-def _inside(folder: Path, name: str) -> bool:
-    return (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def _digest(path: Path) -> str:

@@ -29,13 +29,16 @@ OPTIONAL = (
 # A package that is not listed may be used anywhere. A path ends with / where it means a folder.
 CONFINED = {
     "gradio": ("lynx/ui/",),
-    "spaces": ("lynx/ui/",),
+    "spaces": ("lynx/ui/", "lynx/compat.py"),
     "av": ("lynx/media/",),
-    "moviepy": ("lynx/media/writer.py",),
+    "moviepy": ("lynx/compat.py",),
+    "matplotlib": ("lynx/visualization/interface_chart.py",),
     "trimesh": ("lynx/media/mesh.py",),
     "embreex": ("lynx/media/mesh.py",),
+    "peft": ("lynx/adapters/lora.py", "lynx/compat.py"),
     "transformers": (
         "lynx/backbones/",
+        "lynx/modalities/audio.py",  # its mel filters, imported when sound is drawn
         "lynx/session.py",
         "lynx/streams/encoder.py",
         "lynx/compat.py",

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lynx import hub, modalities
+from lynx import compat, hub, modalities
 from lynx.adapters.lora import lora_config
 from lynx.backbones import Backbone
 from lynx.config import LoraSettings, TokenPooling, brief, read_json_object
@@ -241,11 +241,7 @@ def _refuse_unsafe(folder: Path) -> None:
         resolved = {path: path.resolve() for path in folder.rglob("*")}
     except (OSError, RuntimeError) as error:  # a link to itself, or no right to look
         raise AdapterError(f"cannot read {folder}: {error}") from error
-    roots = [root]
-    if root.parent.name == "snapshots":
-        # In the Hub's cache a snapshot is links into the blobs of its repository, and those may be links into
-        # the blobs that all repositories share.
-        roots += [root.parents[1] / "blobs", root.parents[2] / "blobs"]
+    roots = [root, *compat.cache_blobs(root)]
     for path, target in resolved.items():
         _refuse_pickle(path)
         if not any(target.is_relative_to(allowed) for allowed in roots):

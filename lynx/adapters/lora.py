@@ -7,13 +7,14 @@ own switches turn gradients on as they go; here a LoRA has gradients only where 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, LoraModel
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
 from torch import Tensor, nn
 
+from lynx import compat
 from lynx.backbones.loading import skeleton
 from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings
@@ -21,7 +22,7 @@ from lynx.types import tensor_bytes
 
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
-    """PEFT's description of one LoRA."""
+    """PEFT's description of one LoRA. targets: a regex of full module names."""
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
@@ -35,27 +36,32 @@ def merge(
 ) -> dict[str, Tensor]:
     """The sum of LoRAs on the same modules as one of `settings.rank`, under PEFT's names.
 
-    Where their ranks together are more, the best of that rank (truncated singular value decomposition, of the
-    thin factors alone). Raises: ValueError: the ranks together are less, which would leave rows untrainable.
+    Where their ranks add up to more, the best approximation of that rank (truncated singular value
+    decomposition). Raises: ValueError: they add up to less, which would leave rows that are never trained.
     """
+    # Not PEFT's `add_weighted_adapter(combination_type="svd")`: that multiplies B A out and decomposes a
+    # matrix of (out, in) for every module. The QR of the thin factors leaves one of (R, R), R being the ranks
+    # together.
     if sum(part.rank for part, _ in parts) < settings.rank:
         raise ValueError(f"{len(parts)} LoRAs have fewer rows than the rank {settings.rank} asked for")
+    # each update is alpha / r * B A; B takes that factor, divided by the one that the sum will have
+    scales = [part.alpha / part.rank * settings.rank / settings.alpha for part, _ in parts]
     merged = {}
     for key in parts[0][1]:
         module, _, matrix = key.removesuffix(".weight").rpartition(".lora_")
         if matrix != "A":
             continue
-        scales = [part.alpha / part.rank * settings.rank / settings.alpha for part, _ in parts]
         a = torch.cat([tensors[f"{module}.lora_A.weight"].float() for _, tensors in parts])  # (R, in)
         b = torch.cat(
             [s * t[f"{module}.lora_B.weight"].float() for s, (_, t) in zip(scales, parts, strict=True)], 1
         )  # (out, R)
-        left, b_core = torch.linalg.qr(b)
-        right, a_core = torch.linalg.qr(a.T)
+        left, b_core = torch.linalg.qr(b)  # (out, R), (R, R)
+        right, a_core = torch.linalg.qr(a.T)  # (in, R), (R, R)
         u, s, v = torch.linalg.svd(b_core @ a_core.T, full_matrices=False)
-        root = s[: settings.rank].sqrt()
+        root = s[: settings.rank].sqrt()  # shared between both factors, so that they train alike
+        a = root[:, None] * (v[: len(root)] @ right.T)  # (r, in)
+        b = (left @ u[:, : len(root)]) * root  # (out, r)
         more = settings.rank - len(root)  # a module may be thinner than the rank asked for
-        a, b = root[:, None] * (v[: len(root)] @ right.T), (left @ u[:, : len(root)]) * root
         merged[f"{module}.lora_A.weight"] = F.pad(a, (0, 0, 0, more))
         merged[f"{module}.lora_B.weight"] = F.pad(b, (0, more))
     return merged
@@ -67,8 +73,8 @@ class LoraBank:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.settings: dict[str, LoraSettings] = {}
-        self._injector: LoraModel | None = None
-        self._layers: dict[str, LoraLayer] = {}
+        self._injector: Any = None  # PEFT's `LoraModel`, while there are LoRAs
+        self._layers: dict[str, Any] = {}  # the layers that hold LoRAs, by their full names
         self._on: tuple[str, ...] = ()
         self._trained: tuple[str, ...] = ()
         self._digests: dict[str, bytes] = {}  # of weights, until they change
@@ -87,47 +93,29 @@ class LoraBank:
             raise ValueError(f"there is a LoRA {name!r} already")
         config = lora_config(targets, settings)
         try:
-            if self._injector is None:
-                self._injector = LoraModel(self.model, {name: config}, name)
-            else:
-                self._injector.peft_config[name] = config
-                self._injector.inject_adapter(self.model, name)
+            self._injector = compat.inject_lora(self.model, self._injector, name, config)
         except BaseException:  # such as memory that ran out half-way through the layers
-            self._take_out(name)
+            self._injector = compat.eject_lora(self.model, self._injector, name)
+            self._restore_switches()
             raise
         self.settings[name] = settings
-        self._settle()
+        self._restore_switches()
 
     def remove(self, name: str) -> None:
         """Take a LoRA out; a layer that has none left becomes the stock layer again."""
         if name in self._on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
-        self._take_out(name)
-
-    def _take_out(self, name: str) -> None:
-        """Undo `add`, also where it failed half-way."""
-        self._settle()
-        for path, layer in self._layers.items():
-            if name in layer.r:
-                layer.delete_adapter(name)
-            if not layer.lora_A:
-                parent, _, child = path.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
-        self.settings.pop(name, None)
+        self._injector = compat.eject_lora(self.model, self._injector, name)
+        del self.settings[name]
         self._digests.pop(name, None)
-        if self._injector is not None:
-            self._injector.peft_config.pop(name, None)
-        if not self.settings:
-            self._injector = None
-            vars(self.model).pop("peft_config", None)
-        self._settle()
+        self._restore_switches()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights of a LoRA under the names of PEFT's files; not copies."""
         return {
-            f"{PEFT_PREFIX}{path}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[name].weight
-            for path, layer in self._of(name).items()
-            for matrix in "AB"
+            f"{PEFT_PREFIX}{path}.lora_{matrix}.weight": weight
+            for path, layer in self._layers.items()
+            for matrix, weight in compat.lora_weights(layer, name).items()
         }
 
     def fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -176,31 +164,20 @@ class LoraBank:
         finally:
             self._switch(*before)
 
-    def _of(self, name: str) -> dict[str, LoraLayer]:
-        return {path: layer for path, layer in self._layers.items() if name in layer.lora_A}
-
-    def _settle(self) -> None:
-        """Find the layers, and undo what PEFT switched on while it added or removed a LoRA."""
-        modules = self.model.named_modules()
-        self._layers = {path: module for path, module in modules if isinstance(module, LoraLayer)}
+    def _restore_switches(self) -> None:
+        """Find the layers anew, and undo what PEFT switched on while it added or removed a LoRA."""
+        self._layers = compat.lora_layers(self.model)
         for layer in self._layers.values():
-            self._set(layer, self._on, self._trained)
-
-    @staticmethod
-    def _set(layer: LoraLayer, names: Sequence[str], train: Sequence[str]) -> None:
-        layer.set_adapter(list(names), inference_mode=True)
-        layer.set_requires_grad(list(train), True)
-        for name, dropout in layer.lora_dropout.items():
-            dropout.train(name in train)
+            compat.switch_lora(layer, self._on, self._trained)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
         for name in (*train, *self._trained):  # what was remembered is, or may soon be, no longer so
             self._digests.pop(name, None)
         concerned = {*names, *self._on}
         for layer in self._layers.values():
-            # switching is on the way of every answer: leave the layers alone for which nothing changes
-            if not concerned.isdisjoint(layer.lora_A.keys()):
-                self._set(layer, names, train)
+            # every answer switches twice: leave the layers alone for which nothing changes
+            if not concerned.isdisjoint(compat.lora_names(layer)):
+                compat.switch_lora(layer, names, train)
         self._on, self._trained = names, train
 
 

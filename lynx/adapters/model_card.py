@@ -1,4 +1,4 @@
-"""The model card of an adapter: what the Hub shows of it, and how it is loaded. From `lynx_config.json`."""
+"""The model card of an adapter, made from its `lynx_config.json`: what the Hub shows, and how to load it."""
 
 import json
 from collections.abc import Mapping
@@ -11,24 +11,29 @@ from lynx.modalities.video import Video
 if TYPE_CHECKING:
     from lynx.adapters.format import Adapter
 
-_KNOWN_TO_THE_HUB = ("apache-2.0", "mit")
+_HUB_LICENSES = ("apache-2.0", "mit")
+"""Licenses of the catalog's backbones that the Hub has a name for; the others are given by name."""
 COMMAND = "command"
-"""The metric that says how the others beside it were measured."""
+"""The entry among metrics that says how those beside it were measured."""
 
 
 def model_card(adapter: "Adapter", where: str) -> str:
     """The README of an adapter. where: the folder or Hub id that it can be loaded from."""
     source = str(adapter.backbone.get("source") or "")
+    # an adapter is of no use without its backbone, so it carries the backbone's license where that is known
+    license = next((row.licence for row in CATALOG.values() if row.source == source), "apache-2.0")
+    fields: dict[str, Any] = {"library_name": "lynx", "pipeline_tag": "video-text-to-text"}
+    fields["tags"] = ["lynx", "video-llm", "lora", adapter.modality]
+    named = license in _HUB_LICENSES
+    fields |= {"license": license} if named else {"license": "other", "license_name": license}
+    if on_hub := hub.parse_id(source):
+        fields |= {"base_model": on_hub[0], "base_model_relation": "adapter"}
     sense = adapter.name if adapter.name.isidentifier() else adapter.modality
     modality = modalities.find(adapter.modality) or Video  # a card needs no sense that is installed here
     file, question = modality.example_file, modality.example_questions[0]
-    return f"""---
-library_name: lynx
-{_licence(source)}
-{_base_model(source)}tags: [lynx, video-llm, lora, {adapter.modality}]
-pipeline_tag: video-text-to-text
----
-# {adapter.name}
+    return hub.model_card(
+        fields,
+        f"""# {adapter.name}
 
 Gives `{source}` a new sense: **{adapter.modality}**. Load it with
 
@@ -55,24 +60,12 @@ with model.using():                 # without the adapter: the stock model, bit 
 ## Trained
 
 {_json(adapter.training)}
-"""
-
-
-def _licence(source: str) -> str:
-    """An adapter is bound to its backbone, so it carries the backbone's licence where that is known."""
-    licence = next((row.licence for row in CATALOG.values() if row.source == source), "apache-2.0")
-    return (
-        f"license: {licence}" if licence in _KNOWN_TO_THE_HUB else f"license: other\nlicense_name: {licence}"
+""",
     )
 
 
-def _base_model(source: str) -> str:
-    parsed = hub.parse_id(source)
-    return f"base_model: {parsed[0]}\nbase_model_relation: adapter\n" if parsed else ""
-
-
 def _measured(metrics: Mapping[str, Any]) -> str:
-    """Figures, each group under the command that made it."""
+    """The metrics as lists, each group under the command that measured it."""
     if not metrics:
         return "Not measured yet."
     own = {key: value for key, value in metrics.items() if not isinstance(value, Mapping)}

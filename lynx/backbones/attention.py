@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from lynx import compat
 
 ATTENTION = "lynx"
 """Name under which transformers knows `lynx_attention` (`config._attn_implementation`)."""
@@ -32,6 +31,8 @@ VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None
 
 _RECORDER = "lynx_attention_recorder"
 """Attribute of an attention module that is being recorded: called with the tensors of each of its calls."""
+
+stock_attention = compat.stock_attention()
 
 
 class HasAttention(Protocol):
@@ -54,7 +55,7 @@ def lynx_attention(
 
     query: (B, Hq, n, d); key, value: (B, Hkv, S, d); returns (B, n, Hq, d).
     """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    output, _ = stock_attention(module, query, key, value, attention_mask, **kwargs)
     record = module.__dict__.get(_RECORDER)
     if record is not None:
         record(module, query, key, value, attention_mask, kwargs.get("scaling"), output)
@@ -89,10 +90,8 @@ def packed_attention(
     return torch.cat(outputs, dim=1), None
 
 
-AttentionInterface.register(ATTENTION, lynx_attention)
-AttentionInterface.register(PACKED, packed_attention)
-# Mandatory: without a mask function of the same name transformers drops padding masks without a word.
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+compat.register_attention(ATTENTION, lynx_attention)
+compat.register_attention(PACKED, packed_attention, masked=False)
 
 
 class RowRecorder:

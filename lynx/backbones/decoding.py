@@ -15,6 +15,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from lynx import compat
 from lynx.backbones.base import Backbone
 from lynx.types import Prompt
 
@@ -81,7 +82,7 @@ def stream_text(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
         future = pool.submit(run, streamer)
         # However the thread ends, the queue is closed: otherwise a failure would leave the caller waiting.
-        future.add_done_callback(lambda _: streamer.text_queue.put(streamer.stop_signal))
+        future.add_done_callback(lambda _: compat.end_stream(streamer))
         try:
             yield from (piece for piece in streamer if piece)
         finally:

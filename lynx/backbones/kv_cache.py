@@ -6,7 +6,6 @@ are those of the new prompt. Conversations do not share caches: the first answer
 nothing, and therefore bit for bit what stock `generate` gives.
 """
 
-import copy
 import weakref
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from cachetools import Cache, LRUCache
 from torch import Tensor
+
+from lynx import compat
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -85,11 +86,7 @@ class KvCaches:
         media = next((i for i, label in enumerate(labels) if not isinstance(label, int)), 0)
         if best is None or length <= media:
             return None
-        # A copy that shares the tensors: layers replace their tensors and never write into them, so that the
-        # cache which was found stays as it is while the copy is cropped (to a view) and grows.
-        cache = copy.copy(best.cache)
-        cache.layers = [copy.copy(layer) for layer in best.cache.layers]
-        cache.crop(length - len(best.labels))  # negative: how many positions to remove
+        cache = compat.cache_beginning(best.cache, dropped=len(best.labels) - length)
         return KvCache(cache, labels[:length], loras, best.baseline if best is same else None)
 
     def keep(self, conversation: object, senses: tuple[str, ...], kept: KvCache) -> None:

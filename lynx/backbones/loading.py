@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lynx import hub
+from lynx import compat, hub
 from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED
@@ -35,7 +35,6 @@ from lynx.backbones.quantization import (
     pick_device,
     pick_precision,
     quantization_config,
-    ready_for_cpu,
 )
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import Extensions
@@ -233,7 +232,7 @@ def _read_model(
     _check_keys(source, loaded[1])
     if quantized:
         check_quantized(model, precision, family.llm_targets, source.name)
-        ready_for_cpu(model)
+        compat.keep_nf4_layout(model)
         return model
     return model.to(device)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lynx.errors import BackboneError
 
@@ -139,10 +139,3 @@ def check_quantized(model: nn.Module, precision: str, llm_targets: str, source: 
                         f"{name}.{key} of {source!r} is in {str(weight.dtype).removeprefix('torch.')}, "
                         "expected bfloat16 or float32"
                     )
-
-
-def ready_for_cpu(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking nf4 weights: that fails for odd sizes and loses gradients."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (not an attribute mypy knows)

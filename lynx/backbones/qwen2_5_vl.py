@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from lynx import compat
 from lynx.backbones.attention import PACKED
 from lynx.backbones.base import Backbone, VisionSizes
 from lynx.types import PLACEMENTS, Stream, TokenLayout
@@ -35,7 +35,7 @@ class Qwen25VL(Backbone):
     def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
         super().__init__(model, *arguments, **options)
         # Set here: transformers would look for a kernel of this name while it loads the weights.
-        self.model.model.visual.config._attn_implementation = PACKED
+        compat.use_attention(self.model.model.visual.config, PACKED)
 
     @classmethod
     def vision_sizes(cls, config: Any) -> VisionSizes:
@@ -101,8 +101,7 @@ class Qwen25VL(Backbone):
 
     def _video_size(self, size: tuple[int, int]) -> tuple[int, int]:
         least, most = self.preprocessing.pixels
-        height, width = smart_resize(*size, factor=self.merged, min_pixels=least, max_pixels=most)
-        return int(height), int(width)
+        return compat.qwen_video_size(*size, self.merged, least, most)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, D)."""

@@ -136,10 +136,12 @@ def _map(options: Options) -> Result:
     """Say where a clip's tokens lie among words and other videos, before and after alignment, and draw it."""
     from lynx.evaluation.interface import measure_interface
     from lynx.training.guidance import Guidance
-    from lynx.visualization.interface_chart import draw
+    from lynx.visualization.interface_chart import draw, require_matplotlib
 
     if options.out and options.out.suffix.lower() != ".png":
         raise LynxError(f"the map is a PNG: give a name that ends in .png, not {options.out.name!r}")
+    if options.out:
+        require_matplotlib()  # said before the model is loaded
     guidance = Guidance.load(options.guidance) if options.guidance else None
     found = measure_interface(_session(options), guidance=guidance)
     if options.out:

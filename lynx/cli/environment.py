@@ -13,8 +13,9 @@ import lynx
 # what each part of the product needs: the import names of its packages
 PARTS = {
     "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
-    "app": ("gradio", "spaces"),
+    "app": ("gradio", "spaces", "moviepy", "matplotlib"),
     "world": ("moviepy",),
+    "plots": ("matplotlib",),
     "quantisation": ("bitsandbytes",),
 }
 

@@ -1,7 +1,9 @@
-"""Writes mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front; moviepy has ffmpeg.
+"""Writes mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front of the data.
 
 `write_stream` takes frames one after another, and leaves either a whole file or none; `write_video` takes a
-tensor of them.
+tensor of them. This is the only writer of films and of the world's clips. moviepy encodes, through the ffmpeg
+that it brings along; what is used of it is its writer of single frames, since its clips would ask for each
+frame by its time.
 """
 
 import os
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from lynx import compat
 from lynx.errors import MediaError
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ QUALITY = ["-crf", "20"]
 FASTSTART = ["-movflags", "+faststart"]
 BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"]
 BT709 += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-"""Colours said in the file: players guess them from its size where they are not."""
+"""Colors are written into the file: without them players guess by its size."""
 
 
 def write_video(path: str | Path, frames: Tensor, fps: float, waveform: "Waveform | None" = None) -> None:
@@ -44,33 +47,33 @@ def write_stream(
 ) -> None:
     """Write frames (H, W, 3) uint8 of `size` (W, H) as they come; one is held at a time.
 
-    fps: to a hundredth. One thread encodes, so that the number of cores does not
-    change the file. It takes its place when it is whole; whatever goes wrong, what was there stays.
-    Raises MediaError when a side is odd, which yuv420p cannot hold, moviepy is missing, or the file cannot be
-    written.
+    fps: to a hundredth. The file is written aside and takes its place when it is whole; whatever goes wrong,
+    what was there stays.
+    Raises MediaError when a side is odd, moviepy is missing, or the file cannot be written.
     """
     try:
-        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+        film_encoder = compat.film_encoder()
     except ModuleNotFoundError as error:
-        raise MediaError("writing a film needs moviepy: pip install 'lynx[world]'") from error
-
-    _check_size(*size)
+        raise MediaError("writing a film needs moviepy: pip install 'lynx[app]' or 'lynx[world]'") from error
+    width, height = size
+    if height % 2 or width % 2:  # yuv420p has one color for 2 x 2 pixels
+        raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
         half = Path(folder, "film.mp4")
         sound = str(_write_wav(Path(folder, "sound.wav"), waveform)) if waveform else None
-        with FFMPEG_VideoWriter(
+        with film_encoder(
             str(half),
             size,
             fps,
             audiofile=sound,
             audio_codec="aac",
             preset="faster",
-            threads=1,
+            threads=1,  # more would make the file depend on the number of cores
             ffmpeg_params=[*QUALITY, *BT709, *FASTSTART],
         ) as writer:
-            process = writer.proc
+            process = compat.encoder_process(writer)
             for frame in frames:
                 try:
                     writer.write_frame(frame)
@@ -79,11 +82,6 @@ def write_stream(
         if process.returncode:
             raise MediaError(_failure(path, "ffmpeg stopped at its end"))
         os.replace(half, path)
-
-
-def _check_size(width: int, height: int) -> None:
-    if height % 2 or width % 2:
-        raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
 
 
 def _failure(path: Path, reason: str) -> str:

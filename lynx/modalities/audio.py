@@ -85,13 +85,10 @@ class AudioRendering:
 @lru_cache(maxsize=8)
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Tensor:
     """Triangles of peak 1 on the HTK mel scale, 2595 log10(1 + f / 700): (F, n_fft / 2 + 1) float32."""
-    edges = 2595 * torch.log10(1 + torch.tensor([fmin, fmax], dtype=torch.float64) / 700)
-    mels = torch.linspace(float(edges[0]), float(edges[1]), n_mels + 2, dtype=torch.float64)
-    hertz = 700 * (10 ** (mels / 2595) - 1)  # (F + 2,)
-    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
-    rising = (bins - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
-    falling = (hertz[2:, None] - bins) / (hertz[2:] - hertz[1:-1])[:, None]
-    return torch.minimum(rising, falling).clamp(min=0).float()
+    from transformers.audio_utils import mel_filter_bank  # here: it takes a second that only sound needs
+
+    bank = mel_filter_bank(n_fft // 2 + 1, n_mels, fmin, fmax, sample_rate, mel_scale="htk")
+    return torch.from_numpy(bank.T).float().contiguous()
 
 
 def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:

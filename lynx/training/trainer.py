@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import PartialState, is_initialized
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from lynx import compat
 from lynx.adapters.format import CONFIG, read_adapter_config
 from lynx.config import Checkpointing, TrainConfig
 from lynx.errors import AdapterError, DataError
@@ -118,8 +118,8 @@ class Trainer:
         self.progress = progress
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
         # one a process: where it is a GPU, which goes unused here, asking for the CPU would be an error
-        taken = is_initialized() and PartialState().device.type != "cpu"
-        self.accelerator = Accelerator(cpu=on_cpu and not taken)
+        taken = compat.accelerate_device()
+        self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
         groups: dict[float, list[Tensor]] = {}
         for name, weight in self.weights.items():
@@ -357,25 +357,13 @@ def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
     Raises:
         DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
     """
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
-    for layer in layers:
-        settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
-        if layer.gradient_checkpointing and settings.get("use_reentrant"):
-            raise DataError(
-                "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
-                "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
-            )
+    if compat.reentrant_checkpointing(model):
+        raise DataError(
+            "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
+            "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
+        )
     if mode == "off":
         yield
         return
-    # Switched layer by layer: transformers' own switch would also leave hooks on the embeddings.
-    before = [(layer, layer.gradient_checkpointing, layer.training) for layer in layers]
-    for layer in layers:
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        layer.gradient_checkpointing = True
-        layer.training = True  # of this module alone: the frozen parts inside stay in eval
-    try:
+    with compat.checkpointed_layers(model, partial(checkpoint, use_reentrant=False)):
         yield
-    finally:
-        for layer, flag, training in before:
-            layer.gradient_checkpointing, layer.training = flag, training

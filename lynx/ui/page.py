@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import gradio as gr
 import spaces
-from spaces.config import Config as SpaceConfig
 
+from lynx import compat
 from lynx.errors import LynxError, MediaError
 from lynx.ui import views
 from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence
@@ -25,22 +25,14 @@ ASIDE = {"show_progress": "hidden", "api_visibility": "private"}
 LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 Update = dict[Any, Any]
 Given = TypeVar("Given")
+LenientBlocks = compat.accept_fewer_inputs(gr.Blocks)
 
 
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[Example]) -> gr.Blocks:
     """The page with its events and its endpoint, ready to launch."""
-    with Desk(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with LenientBlocks(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         Page(Layout(setup, backbones, examples), engine, blocks)
     return blocks
-
-
-class Desk(gr.Blocks):
-    """Blocks whose endpoint goes on answering clients that were written when it took less."""
-
-    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
-        """What a client left out at the end is not given."""
-        inputs.extend([None] * (len(block_fn.inputs) - len(inputs)))
-        super().validate_inputs(block_fn, inputs)
 
 
 class Page:
@@ -51,7 +43,7 @@ class Page:
         self.uploads = Uploads()
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
-        self.state_comes_back = not SpaceConfig.zero_gpu
+        self.state_comes_back = not compat.on_zero_gpu()
         # an answer's evidence stays in the process that gave it, which on ZeroGPU is another one
         ui.hide.visible = ui.make_film.visible = self.state_comes_back
         self.study = Study(ui, engine, self._request)

@@ -47,9 +47,9 @@ class Study:
         ui = self.ui
         try:
             atlas = self.atlas(self.request("", *media))
+            picture = gr.update(value=chart.draw(atlas), visible=True)
         except LynxError as error:
             return self.no_map() | {ui.distances: views.notice(sentence(error))}
-        picture = gr.update(value=chart.draw(atlas), visible=True)
         return {ui.map: picture, ui.distances: views.distances(atlas), ui.notice: ""}
 
     def on_film(self, index: int | None, *media: Any) -> Update:

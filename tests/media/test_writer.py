@@ -81,6 +81,6 @@ def test_odd_sides_and_a_missing_package_are_said(tmp_path, monkeypatch):
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MediaError, match=r"lynx\[world\]"):
+    with pytest.raises(MediaError, match=r"lynx\[app\]"):
         write_stream(tmp_path / "film.mp4", grays(1), SIZE, 2)
     assert not Path(tmp_path / "film.mp4").exists()

@@ -1,6 +1,8 @@
 """Sound as pictures, against an independent spectrogram; sight; and the registry."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,12 @@ def test_log_mel_equals_an_independent_computation(rendering):
     expected = reference_mel(samples, rendering)[: len(actual)]
     assert actual.shape == expected.shape and len(actual) == RATE // rendering.hop + 1
     assert np.abs(actual - expected).max() <= 0.51
+
+
+def test_transformers_mel_filters_are_imported_when_sound_is_drawn():
+    lines = "import sys, lynx.modalities; assert 'transformers' not in sys.modules\n"
+    lines += "lynx.modalities.get('audio')(); assert 'transformers' in sys.modules"
+    subprocess.run([sys.executable, "-c", lines], check=True)
 
 
 def test_long_sound_is_cut_into_parts_without_a_seam():

@@ -1,5 +1,8 @@
 """The picture of the interface map."""
 
+import sys
+from dataclasses import replace
+
 import checkpoints
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ import torch
 from checkpoints import clip, random_adapter, sound
 
 import lynx
+from lynx import LynxError
+from lynx.cli.main import main
 from lynx.evaluation.interface import Reference, measure_interface
 from lynx.visualization.interface_chart import draw
 from lynx.visualization.timeline import colour
@@ -19,9 +24,12 @@ def model(tmp_path):
     return model
 
 
-def near(image, ink, tolerance=14):
-    pixels = np.asarray(image).astype(int)
-    return (np.abs(pixels - np.array(ink)).max(-1) <= tolerance).sum()
+def tinted(image, ink):
+    """How many pixels have a color as seen on white, at any opacity from a third on."""
+    gone, full = 255.0 - np.asarray(image), 255.0 - np.array(ink)  # what is missing to white
+    size = np.linalg.norm(gone, axis=-1)
+    cosine = gone @ full / np.maximum(size, 1) / np.linalg.norm(full)
+    return ((cosine > 0.999) & (size > np.linalg.norm(full) / 3)).sum()
 
 
 def test_the_picture_shows_every_group_and_what_alignment_did(model):
@@ -31,11 +39,21 @@ def test_the_picture_shows_every_group_and_what_alignment_did(model):
     assert image.mode == "RGB" and image.size == (1040, 640) and image.getpixel((5, 5)) == (255, 255, 255)
     plot, legend = image.crop((0, 0, 716, 640)), image.crop((716, 0, 1040, 640))
     for part in (plot, legend):
-        assert near(part, colour("video")) > 20 and near(part, colour("audio")) > 20
+        assert tinted(part, colour("video")) > 20 and tinted(part, colour("audio")) > 20
     arrow = tuple(
         round(0.35 * of + 0.65 * ink) for of, ink in zip(colour("audio"), (30, 41, 59), strict=True)
     )
-    assert near(plot, arrow, 4) > 20
+    assert tinted(plot, arrow) > 20
+    aligned = [group for group in found.groups if group.aligned]
+    assert tinted(draw(replace(found, groups=tuple(aligned))).crop((0, 0, 716, 640)), arrow) < 5
+
+
+def test_a_map_cannot_be_drawn_without_matplotlib(model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(LynxError, match=r"lynx\[plots\]"):
+        draw(measure_interface(model.chat(audio=sound(), frames=4)))
+    assert main(["map", "--video", "nowhere.mp4", "--out", "map.png"]) == 1
+    assert "lynx[plots]" in capsys.readouterr().err, "said before anything is read"
 
 
 def test_many_senses_make_it_higher(model):

@@ -1,0 +1,270 @@
+"""Canaries: each fails when another library has changed what `lynx/compat.py` leans on.
+
+Other tests would fail as well, but far from the cause.
+"""
+
+import inspect
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import checkpoints
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, TextIteratorStreamer
+
+from lynx import compat
+from lynx.backbones import load_backbone
+from lynx.backbones.attention import ATTENTION, PACKED, packed_attention
+
+
+@pytest.fixture(scope="module", params=sorted(checkpoints.FAMILIES))
+def backbone(request, tmp_path_factory):
+    return load_backbone(checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp("backbone")))
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"one": nn.Linear(6, 4), "two": nn.Linear(4, 3)})
+
+
+def test_importing_it_imports_no_library():
+    lines = "import sys, lynx.compat; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "peft", "huggingface_hub", "gradio"} & set(loaded.split())
+
+
+# --- PEFT ----------------------------------------------------------------------------------------
+
+
+def test_peft_puts_its_prefix_before_names_in_files(tmp_path):
+    model = get_peft_model(two_layers(), LoraConfig(r=2, target_modules=["one"]))
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
+        names = {f"{compat.PEFT_PREFIX}one.lora_{matrix}.weight" for matrix in "AB"}
+        assert set(file.keys()) == names
+    assert isinstance(model, PeftModel)
+
+
+def test_peft_injects_switches_and_ejects_loras_in_place():
+    model, x = two_layers(), torch.ones(1, 6)
+    stock = model["one"]
+    before = stock(x)
+    config = {name: LoraConfig(r=2, lora_dropout=0.5, target_modules=name) for name in ("one", "two")}
+    injector = compat.inject_lora(model, None, "a", config["one"])
+    injector = compat.inject_lora(model, injector, "b", LoraConfig(r=1, target_modules=r"one|two"))
+    layers = compat.lora_layers(model)
+    assert {path: sorted(compat.lora_names(layer)) for path, layer in layers.items()} == {
+        "one": ["a", "b"],
+        "two": ["b"],
+    }
+    weights = compat.lora_weights(layers["one"], "a")
+    assert weights["A"].shape == (2, 6) and weights["B"].shape == (4, 2)
+    assert compat.lora_weights(layers["two"], "a") == {}
+    nn.init.ones_(weights["B"])
+    compat.switch_lora(layers["one"], (), ())
+    assert torch.equal(model["one"](x), before), "off is the stock layer"
+    assert not [name for name, weight in layers["one"].named_parameters() if weight.requires_grad]
+    compat.switch_lora(layers["one"], ("a", "b"), ("b",))
+    assert not torch.equal(model["one"](x), before)
+    trained = {name for name, weight in layers["one"].named_parameters() if weight.requires_grad}
+    assert trained == {"lora_A.b.weight", "lora_B.b.weight"}
+    assert not layers["one"].lora_dropout["a"].training
+    injector = compat.eject_lora(model, injector, "a")
+    injector = compat.eject_lora(model, injector, "b")
+    assert injector is None and model["one"] is stock and not hasattr(model, "peft_config")
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+def test_transformers_registry_calls_our_attention_and_masks_with_sdpa(backbone):
+    calls = []
+
+    def spy(module, query, key, value, attention_mask, **kwargs):
+        calls.append((query.shape, attention_mask))
+        return compat.stock_attention()(module, query, key, value, attention_mask, **kwargs)
+
+    model = backbone.model
+    text = model.config.get_text_config()
+    assert text._attn_implementation == ATTENTION
+    assert model.config.vision_config._attn_implementation in (ATTENTION, PACKED)
+    ids = torch.arange(8).view(2, 4)
+    padded = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    outputs = {}
+    compat.register_attention("canary", spy)
+    for name in ("canary", "sdpa", ATTENTION):
+        compat.use_attention(text, name)
+        with torch.no_grad():
+            outputs[name] = model(input_ids=ids, attention_mask=padded).logits
+    assert len(calls) == text.num_hidden_layers
+    assert all(shape[0] == 2 and mask is not None for shape, mask in calls), "the padding mask arrives"
+    assert torch.equal(outputs["canary"], outputs["sdpa"])
+    assert torch.equal(outputs[ATTENTION], outputs["sdpa"])
+
+
+def test_a_tower_calls_a_flash_attention_once_a_layer_with_the_places_of_its_sequences(tmp_path):
+    backbone, calls = load_backbone(checkpoints.qwen2_5_vl(tmp_path)), []
+
+    def spy(module, query, *tensors, cu_seq_lens_q, **kwargs):
+        calls.append((int(cu_seq_lens_q[0]), int(cu_seq_lens_q[-1])) == (0, query.shape[2]))
+        return packed_attention(module, query, *tensors, cu_seq_lens_q=cu_seq_lens_q, **kwargs)
+
+    compat.register_attention("canary_flash", spy, masked=False)
+    compat.use_attention(backbone.model.model.visual.config, "canary_flash")
+    with torch.no_grad():
+        backbone.encode(backbone.pixels(torch.zeros(4, 3, 56, 56, dtype=torch.uint8)))
+    assert calls == [True] * len(backbone.vision_attention_modules()), "another sign for packed sequences now"
+
+
+def test_a_family_has_its_modules_where_its_file_says(backbone):
+    for modules in (backbone.vision_attention_modules(), backbone.text_attention_modules()):
+        assert modules and all(isinstance(module, nn.Module) for module in modules)
+    assert backbone.interface_weights()
+    names = [name for name, module in backbone.model.named_modules() if isinstance(module, nn.Linear)]
+    for targets in (backbone.vision_targets, backbone.llm_targets):
+        assert [name for name in names if re.fullmatch(targets, name)]
+
+
+def test_qwens_processor_keeps_sides_to_multiples_and_the_area_in_its_bounds():
+    least, most = 56 * 56, 28 * 28 * 64
+    height, width = compat.qwen_video_size(1080, 1920, 28, least, most)
+    assert height % 28 == width % 28 == 0 and least <= height * width <= most
+    assert width / height == pytest.approx(16 / 9, rel=0.2)
+
+
+def test_a_beginning_of_a_cache_is_a_view_and_leaves_the_cache_whole():
+    cache = DynamicCache()
+    for layer in range(2):
+        keys = torch.arange(10.0).view(1, 1, 5, 2) + layer
+        cache.update(keys, -keys, layer)
+    for dropped in (0, 2):
+        beginning = compat.cache_beginning(cache, dropped)
+        assert beginning.get_seq_length() == 5 - dropped and cache.get_seq_length() == 5
+        for ours, theirs in zip(beginning.layers, cache.layers, strict=True):
+            assert torch.equal(ours.keys, theirs.keys[:, :, : 5 - dropped])
+            assert ours.keys.data_ptr() == theirs.keys.data_ptr(), "no copy of the tensors"
+    beginning.update(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2), 0)
+    assert torch.equal(cache.layers[0].keys.flatten(), torch.arange(10.0)), "nothing is written into it"
+
+
+def test_a_streamer_ends_without_generate(backbone):
+    streamer = TextIteratorStreamer(backbone.tokenizer, timeout=5)
+    compat.end_stream(streamer)
+    assert list(streamer) == []
+
+
+def test_layers_compute_through_the_checkpoint_function(backbone):
+    model, calls = backbone.model, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments[0])
+        return checkpoint(*arguments, use_reentrant=False, **options)
+
+    ids = torch.arange(4)[None]
+    with compat.checkpointed_layers(model, counted):
+        model(input_ids=ids, use_cache=False)
+    assert len(calls) == model.config.get_text_config().num_hidden_layers
+    model(input_ids=ids)
+    assert len(calls) == model.config.get_text_config().num_hidden_layers, "and no longer afterwards"
+    assert not model.training and not any(module.training for module in model.modules())
+    assert not compat.reentrant_checkpointing(model)
+    with compat.checkpointed_layers(model, partial(checkpoint, use_reentrant=True)):
+        assert compat.reentrant_checkpointing(model)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    assert compat.reentrant_checkpointing(model), "set by transformers' own switch"
+    model.activation_checkpointing_disable()
+
+
+# --- accelerate and bitsandbytes -----------------------------------------------------------------
+
+
+def test_accelerate_says_which_device_it_gave():
+    lines = "from lynx import compat; from accelerate import Accelerator\n"
+    lines += "print(compat.accelerate_device()); Accelerator(cpu=True); print(compat.accelerate_device())"
+    told = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["None", "cpu"]
+
+
+def test_bitsandbytes_repacks_nf4_only_where_its_flag_is_set():
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = bnb.nn.Linear4bit(64, 64, quant_type="nf4")
+    assert hasattr(layer, "support_avx512bf16_for_cpu"), "the flag has another name now"
+    layer.support_avx512bf16_for_cpu = True
+    compat.keep_nf4_layout(nn.Sequential(layer))
+    assert layer.support_avx512bf16_for_cpu is False
+    assert "self.support_avx512bf16_for_cpu" in inspect.getsource(bnb.nn.Linear4bit.forward)
+
+
+# --- huggingface_hub: tests/test_hub.py makes a cache and a local folder with the real client -----
+
+
+def test_names_in_the_hubs_cache_are_those_of_its_client(tmp_path):
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.file_download import get_hf_file_metadata, repo_folder_name  # noqa: F401
+
+    commit = "0123456789" * 4
+    folder = tmp_path / repo_folder_name(repo_id="owner/a-name", repo_type="model") / "snapshots" / commit
+    folder.mkdir(parents=True)
+    blob = folder.parents[1] / "blobs" / "abc"
+    blob.parent.mkdir()
+    blob.write_text("{}")
+    (folder / "config.json").symlink_to(blob)
+    found = try_to_load_from_cache("owner/a-name", "config.json", cache_dir=tmp_path, revision=commit)
+    assert found == str(folder / "config.json")
+    assert compat.cached_snapshot(Path(found).parent) == ("owner/a-name", commit)
+    assert any(blob.is_relative_to(allowed) for allowed in compat.cache_blobs(folder))
+    assert compat.cached_snapshot(tmp_path) is None and compat.cache_blobs(tmp_path) == []
+
+
+def test_the_note_of_a_local_download_is_that_of_the_client(tmp_path):
+    from huggingface_hub._local_folder import write_download_metadata
+
+    commit, etag = "0123456789" * 4, "a" * 40
+    (tmp_path / "config.json").write_text("{}")
+    write_download_metadata(tmp_path, "config.json", commit, etag)
+    assert compat.local_download(tmp_path, "config.json") == (commit, etag)
+    assert compat.local_download(tmp_path, "other.json") is None
+
+
+# --- moviepy, gradio and spaces ------------------------------------------------------------------
+
+
+def test_moviepy_lets_go_of_ffmpeg_when_it_is_closed(tmp_path):
+    encoder = compat.film_encoder()(str(tmp_path / "film.mp4"), (16, 16), 5, audiofile=None)
+    process = compat.encoder_process(encoder)
+    assert process.poll() is None, "it runs"
+    encoder.close()
+    assert process.returncode is not None and getattr(encoder, "proc", None) is not process
+
+
+def test_gradio_asks_validate_inputs_before_it_counts_them():
+    gr = pytest.importorskip("gradio")
+    assert "self.validate_inputs(" in inspect.getsource(gr.Blocks), "an endpoint has another way to count now"
+    lenient = compat.accept_fewer_inputs(gr.Blocks)
+    with lenient() as blocks:
+        first, second = gr.Textbox(), gr.Textbox()
+        gr.Button().click(lambda a, b: None, [first, second], None)
+    function = next(iter(blocks.fns.values()))
+    inputs = ["given"]
+    blocks.validate_inputs(function, inputs)
+    assert inputs == ["given", None]
+    with pytest.raises(ValueError, match="didn't receive enough"):
+        gr.Blocks.validate_inputs(blocks, function, ["given"])
+    assert isinstance(blocks, gr.Blocks)
+
+
+def test_spaces_says_whether_this_is_zero_gpu(monkeypatch):
+    pytest.importorskip("spaces")
+    assert compat.on_zero_gpu() is False
+    import spaces.config as module
+
+    monkeypatch.setattr(module, "Config", SimpleNamespace(zero_gpu=True))
+    assert compat.on_zero_gpu() is True
