@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from lynx.errors import DataError, MediaError
 from lynx.media.audio import hear, read_audio
 from lynx.media.container import probe
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
-from lynx.types import Frames, Waveform
+from lynx.types import Frames, MediaSource, Waveform
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
 COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together
@@ -189,7 +189,7 @@ class Audio(Modality):
     example_questions = ("What sound do you hear?",)
     Rendering = AudioRendering
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no audio track."""
         if isinstance(source, Waveform):
             return source.duration
@@ -200,13 +200,13 @@ class Audio(Modality):
             )
         return info.duration
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centred at it."""
         parts = list(self.parts(source, times, len(times)))
         moments = torch.cat([part.times for part in parts])
         return replace(parts[-1], pixels=torch.cat([part.pixels for part in parts]), times=moments)
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
 
         It is read twice where a level is asked for, and as a whole where one picture shows all of it.
@@ -228,7 +228,7 @@ class Audio(Modality):
             pixels = coloured(pictures, self.rendering)
             yield Frames(pixels, times[begin : begin + size], strip.samples / self.rendering.sample_rate)
 
-    def _sound(self, source: Source, whole: bool) -> Waveform | str | Path:
+    def _sound(self, source: MediaSource, whole: bool) -> Waveform | str | Path:
         """What is heard: as a whole, or the file of it."""
         rate = self.rendering.sample_rate
         if not isinstance(source, Waveform):
@@ -293,7 +293,7 @@ def _listen(sound: Waveform | str | Path, sample_rate: int) -> Iterator[Tensor]:
         yield from (torch.from_numpy(samples) for _, samples in hear(sound, sample_rate))
 
 
-def _file(source: Source) -> str | Path:
+def _file(source: MediaSource) -> str | Path:
     if not isinstance(source, str | Path):
         raise MediaError(f"Sound is read from a file or from a Waveform, not from {type(source).__name__}.")
     return source

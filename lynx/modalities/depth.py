@@ -16,9 +16,9 @@ from torch import Tensor
 from lynx.errors import DataError, MediaError
 from lynx.media.depth import open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
-from lynx.types import DepthClip, Frames
+from lynx.types import DepthClip, Frames, MediaSource
 
 TURBO = np.frombuffer(
     bytes.fromhex(
@@ -221,18 +221,18 @@ class Depth(Modality):
     example_questions = ("Which shape is nearest?",)
     Rendering = DepthRendering
 
-    def pictures(self, source: Source) -> int:
+    def pictures(self, source: MediaSource) -> int:
         """Two where both are shown, else one."""
         return 2 if self.rendering.show == "both" else 1
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the maps' own clock; of maps without one a second each, of a shape MESH_SECONDS."""
         clip = self._open(source, 1)
         if clip.duration is not None:
             return clip.duration
         return float(clip.count) if clip.count > 1 else MESH_SECONDS
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pictures (T', 3, H, W) uint8 of the maps measured nearest to `times` (T,) seconds.
 
         Pose-aware, they are of other moments: those of the maps chosen.
@@ -241,7 +241,7 @@ class Depth(Modality):
         (frames,) = self.parts(source, times, len(times))
         return frames
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, of `size` moments at a time: no more maps are held."""
         times = torch.as_tensor(times, dtype=torch.float64)
         clip = self._open(source, len(times))
@@ -266,7 +266,7 @@ class Depth(Modality):
                 notes,
             )
 
-    def _open(self, source: Source, views: int) -> DepthClip:
+    def _open(self, source: MediaSource, views: int) -> DepthClip:
         r = self.rendering
         if isinstance(source, DepthClip):
             return source

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lynx.modalities.base import Source
 from lynx.modalities.multi_view import views_of
-from lynx.types import VIDEO, DepthClip, Frames, Waveform
+from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Waveform
 
 if TYPE_CHECKING:
     from lynx.adapters.registry import AdaptedBackbone
@@ -62,7 +61,7 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def media_key(media: Mapping[str, Source], known: str = "") -> str:
+def media_key(media: Mapping[str, MediaSource], known: str = "") -> str:
     """What the media of a clip are, in 32 hex digits: `known` where given, else a digest of the bytes."""
     digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
     for sense in sorted(media) if not known else ():
@@ -70,7 +69,7 @@ def media_key(media: Mapping[str, Source], known: str = "") -> str:
     return digest.hexdigest()
 
 
-def _feed(digest: "hashlib.blake2b", source: Source) -> None:
+def _feed(digest: "hashlib.blake2b", source: MediaSource) -> None:
     if isinstance(source, Frames):
         _feed_tensor(digest, source.pixels)
         _feed_tensor(digest, source.times)
