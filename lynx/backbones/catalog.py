@@ -1,4 +1,4 @@
-"""The models `lynx` knows by name, as data: one row a model. A new size of a known family is a new row.
+"""The families `lynx` knows, and its models by name, as data: one row a model, a new size is a new row.
 
 `geometry` is the true architecture, typed in from public configurations, so that parameters, memory and
 tokens are read off tensors on the meta device without a download (`lynx.backbones.estimate`). What a row
@@ -11,6 +11,16 @@ adapter trained on it records it. "NAME@COMMIT" stays at one.
 
 from dataclasses import dataclass
 from typing import Any
+
+from lynx.backbones.base import Backbone
+from lynx.backbones.internvl import InternVL
+from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.qwen2_5_vl import Qwen25VL
+
+FAMILIES: dict[str, type[Backbone]] = {
+    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
+}
+"""By `model_type`. Other installed packages may add to them: see `lynx.backbones.loading.extensions`."""
 
 _SIGLIP_SO400M = {
     "model_type": "siglip_vision_model",

@@ -23,9 +23,7 @@ from transformers import (
 from lynx import hub
 from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
-from lynx.backbones.catalog import CATALOG, EMBEDDED
-from lynx.backbones.internvl import InternVL
-from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.catalog import CATALOG, EMBEDDED, FAMILIES
 from lynx.backbones.memory import memory_errors_are_said, out_of_memory
 from lynx.backbones.quantization import (
     QUANTISED,
@@ -37,15 +35,10 @@ from lynx.backbones.quantization import (
     quantisation,
     ready_for_cpu,
 )
-from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import Extensions
 from lynx.errors import AdapterError, BackboneError
 
 logger = logging.getLogger(__name__)
-
-FAMILIES: dict[str, type[Backbone]] = {
-    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
-}
 
 extensions = Extensions(
     "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantised")
