@@ -60,7 +60,7 @@ with model.using():                 # without the adapter: the stock model, bit 
 
 def _licence(source: str) -> str:
     """An adapter is bound to its backbone, so it carries the backbone's licence where that is known."""
-    licence = next((row.licence for row in CATALOG.values() if row.source == source), "apache-2.0")
+    licence = next((row.license for row in CATALOG.values() if row.source == source), "apache-2.0")
     return (
         f"license: {licence}" if licence in _KNOWN_TO_THE_HUB else f"license: other\nlicense_name: {licence}"
     )

@@ -41,7 +41,7 @@ from lynx.errors import AdapterError, BackboneError
 logger = logging.getLogger(__name__)
 
 extensions = Extensions(
-    "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantised")
+    "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantized")
 )
 _DESCRIPTION = (
     "config.json",
@@ -207,7 +207,7 @@ def _read_model(
     options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
     if quantised and getattr(config, "quantization_config", None) is None:
         # Given to a checkpoint that has its own, even as None, it would replace it.
-        options["quantization_config"] = quantisation(precision, family.unquantised, dtype)
+        options["quantization_config"] = quantisation(precision, family.unquantized, dtype)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,

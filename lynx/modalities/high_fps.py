@@ -22,9 +22,9 @@ from lynx.modalities.video import Video
 from lynx.types import Frames, MediaSource
 
 SAME = 12
-"""Levels by which no pixel of a repeated frame differs: what coding changes in it is less."""
+"""Maximum difference of a pixel, of 255, in two frames that are the same but for how they were coded."""
 SLACK = 1.02
-"""Frame rates are averages: a hundredth too few is not too few."""
+"""How much lower than asked a frame rate may be: rates are averages, and a hundredth says nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def tile_frames(frames: Tensor, n: int) -> Tensor:
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, n * h, n * w)
 
 
-def repeats(frames: Tensor) -> Tensor:
+def find_repeats(frames: Tensor) -> Tensor:
     """Which frames (F, C, H, W) uint8 look as the one before them does: (F - 1,) bool."""
     pairs = zip(frames[:-1], frames[1:], strict=True)
     same = [int((one.short() - other.short()).abs().max()) <= SAME for one, other in pairs]
@@ -108,7 +108,7 @@ class HighFps(Modality):
         for moments, shown in zip(fast.split(size), times.split(size), strict=True):
             order = moments.flatten().argsort(stable=True)
             frames = self._read(source, moments.flatten()[order])[order.argsort()]
-            same.append(repeats(torch.cat([before, frames]) if len(before) else frames))
+            same.append(find_repeats(torch.cat([before, frames]) if len(before) else frames))
             before = frames[-1:]
             if len(torch.cat(same)) == fast.numel() - 1:
                 notes += self._check_repeats(torch.cat(same), n * n)
@@ -140,7 +140,7 @@ class HighFps(Modality):
 
     @staticmethod
     def _check_repeats(same: Tensor, k: int) -> tuple[str, ...]:
-        """same: `repeats` of all frames, k a picture.
+        """same: `find_repeats` of all frames, k a picture.
 
         Raises MediaError when only whole pictures differ; says if most repeat.
         """

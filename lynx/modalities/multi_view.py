@@ -1,4 +1,4 @@
-"""Other eyes: further clips of the same scene, each with its name, on the first camera's clock."""
+"""Second view: further clips of the same scene, each with its name, on the first camera's clock."""
 
 import json
 from collections.abc import Iterator, Mapping

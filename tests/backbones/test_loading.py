@@ -116,7 +116,7 @@ def test_a_geometry_has_the_size_of_the_files_on_the_hub(name, gigabytes):
 def test_a_row_is_a_model_of_its_family(name):
     row = CATALOG[name]
     config = AutoConfig.for_model(row.family, **row.geometry)
-    assert row.family in FAMILIES and row.licence and row.note and row.source.count("/") == 1
+    assert row.family in FAMILIES and row.license and row.note and row.source.count("/") == 1
     text, given = config.get_text_config(), row.geometry["text_config"]
     assert {key: getattr(text, key) for key in given if key != "rope_parameters"} == {
         key: value for key, value in given.items() if key != "rope_parameters"
