@@ -10,6 +10,7 @@ The checkpoint is made once, in `.cache/benchmarks`.
 
 import argparse
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,6 @@ from typing import Any
 import torch
 
 from benchmarks import CACHE, report
-
-LLAVA = "llava_onevision"
 
 
 def main() -> None:
@@ -78,29 +77,24 @@ def checkpoint(name: str) -> Path:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from lynx.backbones import CATALOG
-    from tests import checkpoints
+
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where small checkpoints are made
+    import families
 
     row = CATALOG[name]
     folder = CACHE / name
     if (folder / "preprocessor_config.json").exists():
         return folder
-    words = checkpoints.tokenizer(row.family)
-    ids, markers = words.convert_tokens_to_ids, checkpoints.SPECIAL[row.family]
+    family = families.FAMILIES[row.family]
+    words = family.tokenizer()
+    ids, markers = words.convert_tokens_to_ids, family.special
     config = AutoConfig.for_model(row.family, **row.geometry)
     config.image_token_id = ids(markers[-2])
     config.video_token_id = ids(markers[-1])
     config.text_config.eos_token_id, config.text_config.bos_token_id = ids("<|im_end|>"), None
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    template, preprocessor = {
-        LLAVA: (checkpoints.LLAVA_TEMPLATE, {"size": {"height": 384, "width": 384}}),
-        "qwen2_5_vl": (
-            checkpoints.QWEN_TEMPLATE,
-            {"min_pixels": 128 * 28 * 28, "max_pixels": 768 * 28 * 28},
-        ),
-        "internvl": (checkpoints.INTERNVL_TEMPLATE, {"size": {"height": 448, "width": 448}}),
-    }[row.family]
-    return checkpoints.write(folder, model, words, template, preprocessor, std=None)
+    return families.base.write(folder, model, words, family.template, family.true_preprocessor, std=None)
 
 
 def run(figures: Figures, source: Path, options: argparse.Namespace) -> None:

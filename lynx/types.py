@@ -142,6 +142,10 @@ def returns(metres: np.ndarray) -> np.ndarray:
         return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
 
 
+MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
+"""What a sense is read from: a path, or media in memory; several clips are a mapping from their names."""
+
+
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 
 import checkpoints
+import families
 import pytest
 import stages
 import torch
@@ -35,7 +36,8 @@ SHORT = TuneConfig(
 @pytest.fixture(scope="module", params=sorted(checkpoints.VARIANTS))
 def folder(request, tmp_path_factory):
     """Of a family; as wide as bitsandbytes' blocks."""
-    sizes = {"hidden": 64, "tied": False} if request.param == "llava_onevision" else {"hidden_size": 64}
+    small = families.FAMILIES.get(request.param)  # a variant's options are those of most families
+    sizes = small.quantizable if small else families.base.SmallFamily.quantizable
     return checkpoints.VARIANTS[request.param](tmp_path_factory.mktemp(request.param), **sizes)
 
 

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import checkpoints
+import families
 import pytest
 import torch
 from checkpoints import clip, random_adapter, sound
@@ -37,7 +38,7 @@ def stock_logits(model, folder, video):
     """Prefill logits of the stock class, by its own forward."""
     stock = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=model.backbone.dtype).eval()
     placeholders = "<video>" * model.backbone.tokens(len(video))
-    text = checkpoints.render(QUESTION).replace("<video>", placeholders)
+    text = families.FAMILIES["llava_onevision"].prompt(QUESTION, placeholders)
     ids = model.backbone.tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         return stock(**ids, pixel_values_videos=model.backbone.pixels(video.pixels)[None]).logits

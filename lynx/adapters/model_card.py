@@ -21,7 +21,7 @@ def model_card(adapter: "Adapter", where: str) -> str:
     """The README of an adapter. where: the folder or Hub id that it can be loaded from."""
     source = str(adapter.backbone.get("source") or "")
     # an adapter is of no use without its backbone, so it carries the backbone's license where that is known
-    license = next((row.licence for row in CATALOG.values() if row.source == source), "apache-2.0")
+    license = next((row.license for row in CATALOG.values() if row.source == source), "apache-2.0")
     fields: dict[str, Any] = {"library_name": "lynx", "pipeline_tag": "video-text-to-text"}
     fields["tags"] = ["lynx", "video-llm", "lora", adapter.modality]
     named = license in _HUB_LICENSES

@@ -72,18 +72,18 @@ class Backbone(ABC):
     llm_targets: ClassVar[str] = (
         r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
-    unquantised: ClassVar[tuple[str, ...]]
-    """Full paths of what stays in full precision when the LLM is quantised."""
+    unquantized: ClassVar[tuple[str, ...]]
+    """Full paths of what stays in full precision when the LLM is quantized."""
     original_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Ends of module names in the family's original code, "*" for a layer's number, and what is there here:
-    one linear, or those that are fused there, in the order of their rows."""
+    """For importing checkpoints of the family's original code: how its module names end, with "*" for the
+    number of a layer, and the names here: several where it fuses them, in the order of their rows."""
     placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()
-    """Of a token's position: one number, or (3,) in a family with positions in time and space."""
+    """Shape of one token's position: () for a number, (3,) for time, row and column."""
     frames_per_pass: ClassVar[int] = 16
-    """Longer clips go through the tower in parts, so that memory does not grow with them. Even, since some
-    families merge two frames; a frame's tokens depend on no frame of another part."""
+    """Maximum number of frames that go through the tower at once, so that memory does not grow with the clip.
+    Even, since some families merge two frames; a frame's tokens depend on no frame of another pass."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Backbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of what is never quantised."""
+        """The precision of what is never quantized."""
         return self.interface_weights()[0].dtype
 
     @property
@@ -175,7 +175,7 @@ class Backbone(ABC):
         """
 
     def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T, 3, *size) normalised, in the model's precision and on its device.
+        """(T, 3, H, W) uint8 -> (T, 3, *size) normalized, in the model's precision and on its device.
 
         The resize works on uint8 on the CPU, as the stock video processors' does.
         """
@@ -224,7 +224,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def interface_weights(self) -> list[Tensor]:
-        """The projector's weights: they define the token interface, and are never quantised."""
+        """The projector's weights: they define the token interface, and are never quantized."""
 
     @property
     @abstractmethod
@@ -252,31 +252,39 @@ class Backbone(ABC):
 
     def positions(self, length: int, spans: Mapping[str, Tensor], streams: Sequence[Stream]) -> Tensor:
         """Position ids (S,), or (3, S), of a prompt of that many tokens whose media stand at `spans`."""
-        places = torch.zeros(*self.axes, length, dtype=torch.long)
-        done = at = 0
-        begins: dict[str, int] = {}
+        positions = torch.zeros(*self.axes, length, dtype=torch.long)  # (S,) or (3, S)
+        done = 0  # tokens that have a position
+        next_position = 0  # behind everything so far
+        begins: dict[str, int] = {}  # by placement, where a stream begins that does not just continue
         for stream in streams:
             first, last = int(spans[stream.sense][0]), int(spans[stream.sense][-1]) + 1
-            begin = begins.get(stream.placement, at)
-            places[..., done:first] = begin + torch.arange(first - done)  # what introduces the stream
+            begin = begins.get(stream.placement, next_position)
+            positions[..., done:first] = begin + torch.arange(first - done)  # text that introduces the stream
             start = begin + first - done
-            inner = self.inner_positions(stream, last - first)
-            places[..., first:last] = start + inner
-            done, at = last, max(at, start + self.extent(stream, last - first))
-            begins = begins or {"share": start, "parallel": at if stream.sense == VIDEO else start}
-        places[..., done:] = at + torch.arange(length - done)
-        return places
+            positions[..., first:last] = start + self.inner_positions(stream, last - first)
+            done, next_position = last, max(next_position, start + self.extent(stream, last - first))
+            # Where the first stream stands decides for all: "share" begins with it, "parallel" right behind
+            # the video.
+            begins = begins or {
+                "share": start,
+                "parallel": next_position if stream.sense == VIDEO else start,
+            }
+        positions[..., done:] = next_position + torch.arange(length - done)
+        return positions
 
     def inner_positions(self, stream: Stream, length: int) -> Tensor:
         """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on."""
         return torch.arange(length)
 
     def extent(self, stream: Stream, length: int) -> int:
-        """By how much text goes on behind a stream that takes that many tokens."""
+        """How many positions a stream of that many tokens takes up before the text goes on."""
         return length
 
     def fingerprint(self) -> dict[str, int | str]:
-        """What an adapter must find again: sizes, and a digest of the projector, whatever the precision."""
+        """What identifies a backbone to its adapters: sizes, and a digest of the projector's weights.
+
+        The digest is of bf16 values, so that it is the same in every precision.
+        """
         vision, text = self.vision_sizes(self.model.config), self.text_sizes(self.model.config)
         digest = hashlib.sha256()
         for weight in self.interface_weights():
@@ -356,5 +364,5 @@ class Backbone(ABC):
             ids.append(torch.cat([pad_ids[:, :gap], prompt.input_ids], dim=1))
             embeds.append(torch.cat([pad_embeds[:, :gap], prompt.inputs_embeds], dim=1))
             masks.append((torch.arange(length, device=self.device) >= gap).long()[None])
-            positions.append(F.pad(prompt.position_ids, (gap, 0)))
+            positions.append(F.pad(prompt.position_ids, (gap, 0)))  # padding is masked: any position will do
         return Prompt(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))

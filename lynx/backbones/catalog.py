@@ -1,4 +1,4 @@
-"""The models `lynx` knows by name, as data: one row a model. A new size of a known family is a new row.
+"""The families `lynx` knows, and its models by name, as data: one row a model, a new size is a new row.
 
 `geometry` is the true architecture, typed in from public configurations, so that parameters, memory and
 tokens are read off tensors on the meta device without a download (`lynx.backbones.estimate`). What a row
@@ -11,6 +11,16 @@ adapter trained on it records it. "NAME@COMMIT" stays at one.
 
 from dataclasses import dataclass
 from typing import Any
+
+from lynx.backbones.base import Backbone
+from lynx.backbones.internvl import InternVL
+from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.qwen2_5_vl import Qwen25VL
+
+FAMILIES: dict[str, type[Backbone]] = {
+    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
+}
+"""By `model_type`. Other installed packages may add to them: see `lynx.backbones.loading.extensions`."""
 
 _SIGLIP_SO400M = {
     "model_type": "siglip_vision_model",
@@ -88,7 +98,7 @@ class Row:
 
     source: str  # a Hub id
     family: str
-    licence: str
+    license: str
     default_frames: int
     geometry: dict[str, Any]
     note: str = ""
@@ -108,12 +118,12 @@ def _llava_row(size: str, geometry: dict[str, Any]) -> Row:
     return Row(source, "llava_onevision", "apache-2.0", 16, geometry, note=UNVERIFIED, size=_LLAVA_SIZE)
 
 
-def _intern_row(source: str, licence: str, geometry: dict[str, Any], note: str = _SIZES_AGREE) -> Row:
-    return Row(f"OpenGVLab/{source}", "internvl", licence, 16, geometry, note=note, size=_INTERN_SIZE)
+def _intern_row(source: str, license: str, geometry: dict[str, Any], note: str = _SIZES_AGREE) -> Row:
+    return Row(f"OpenGVLab/{source}", "internvl", license, 16, geometry, note=note, size=_INTERN_SIZE)
 
 
-_QWEN_LICENCE = "qwen"
-_UNSEEN_LICENCE = f"{UNVERIFIED}; its licence is that of its sisters on the Hub, look there"
+_QWEN_LICENSE = "qwen"
+_UNSEEN_LICENSE = f"{UNVERIFIED}; its license is that of its sisters on the Hub, look there"
 
 CATALOG: dict[str, Row] = {
     "llava-onevision-0.5b": _llava_row("0.5b", _llava(True, 24, 896, 4864, 14, 2, 152_000)),
@@ -153,25 +163,25 @@ CATALOG: dict[str, Row] = {
         "encoder, which takes one LoRA of 1024 -> 3072; the native class has three linears and takes three",
     ),
     "internvl3-1b": _intern_row(
-        "InternVL3-1B-hf", _QWEN_LICENCE, _internvl("qwen2", 24, 896, 4864, 14, 2, 151_674), UNVERIFIED
+        "InternVL3-1B-hf", _QWEN_LICENSE, _internvl("qwen2", 24, 896, 4864, 14, 2, 151_674), UNVERIFIED
     ),
     "internvl3-2b": _intern_row(
-        "InternVL3-2B-hf", _QWEN_LICENCE, _internvl("qwen2", 28, 1536, 8960, 12, 2, 151_674), _UNSEEN_LICENCE
+        "InternVL3-2B-hf", _QWEN_LICENSE, _internvl("qwen2", 28, 1536, 8960, 12, 2, 151_674), _UNSEEN_LICENSE
     ),
     "internvl3-8b": _intern_row(
-        "InternVL3-8B-hf", _QWEN_LICENCE, _internvl("qwen2", 28, 3584, 18_944, 28, 4, 151_674)
+        "InternVL3-8B-hf", _QWEN_LICENSE, _internvl("qwen2", 28, 3584, 18_944, 28, 4, 151_674)
     ),
     "internvl3-14b": _intern_row(
         "InternVL3-14B-hf",
-        _QWEN_LICENCE,
+        _QWEN_LICENSE,
         _internvl("qwen2", 48, 5120, 13_824, 40, 8, 151_674),
-        _UNSEEN_LICENCE,
+        _UNSEEN_LICENSE,
     ),
     "internvl3.5-1b": _intern_row(
         "InternVL3_5-1B-HF", "apache-2.0", _internvl("qwen3", 28, 1024, 3072, 16, 8, 151_936)
     ),
     "internvl3.5-2b": _intern_row(
-        "InternVL3_5-2B-HF", "apache-2.0", _internvl("qwen3", 28, 2048, 6144, 16, 8, 151_936), _UNSEEN_LICENCE
+        "InternVL3_5-2B-HF", "apache-2.0", _internvl("qwen3", 28, 2048, 6144, 16, 8, 151_936), _UNSEEN_LICENSE
     ),
     "internvl3.5-4b": _intern_row(
         "InternVL3_5-4B-HF", "apache-2.0", _internvl("qwen3", 36, 2560, 9728, 32, 8, 151_936)
@@ -180,13 +190,13 @@ CATALOG: dict[str, Row] = {
         "InternVL3_5-8B-HF",
         "apache-2.0",
         _internvl("qwen3", 36, 4096, 12_288, 32, 8, 151_936),
-        _UNSEEN_LICENCE,
+        _UNSEEN_LICENSE,
     ),
     "internvl3.5-14b": _intern_row(
         "InternVL3_5-14B-HF",
         "apache-2.0",
         _internvl("qwen3", 40, 5120, 17_408, 40, 8, 151_936),
-        _UNSEEN_LICENCE,
+        _UNSEEN_LICENSE,
     ),
 }
 

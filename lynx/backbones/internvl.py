@@ -27,7 +27,7 @@ class InternVL(Backbone):
         "internvl_chat": "this is InternVL's original layout, which needs code of its own, and code from the "
         "Hub is never run: transformers-native repositories end in -hf or -HF"
     }
-    unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+    unquantized = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     original_names = {
         f"vision_model.encoder.layers.*.{theirs}": tuple(
             f"vision_tower.encoder.layer.*.{name}" for name in ours
@@ -62,7 +62,7 @@ class InternVL(Backbone):
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of one frame, after pixel shuffle."""
         rows, cols = self.patch_grid
-        ratio = self.model.config.downsample_ratio
+        ratio = self.model.config.downsample_ratio  # 0.5: pixel shuffle joins 2 x 2 patches in one token
         return int(rows * ratio), int(cols * ratio)
 
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
@@ -80,7 +80,8 @@ class InternVL(Backbone):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols, D)."""
-        parts = [
+        # Stock drops the class token before pixel shuffle, so that all tokens are of a cell of the grid.
+        parts = [  # (frames, rows * cols, D) -> (frames * rows * cols, D)
             self.model.model.get_image_features(part).pooler_output.flatten(0, 1)
             for part in pixels.split(self.frames_per_pass)
         ]
@@ -110,8 +111,8 @@ class InternVL(Backbone):
         return [layer.attention for layer in self.model.model.vision_tower.encoder.layer]
 
     def even_queries(self, length: int) -> Tensor:
-        """Patches at even rows and columns, behind the class token: one of each 2 x 2 that is a token."""
-        rows, cols = self.patch_grid
+        """Patches at even rows and columns: one of each 2 x 2 that become a token."""
+        rows, cols = self.patch_grid  # the 1 below: in the tower, the class token stands before the patches
         return (1 + torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()
 
     def interface_weights(self) -> list[Tensor]:

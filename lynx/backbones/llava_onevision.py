@@ -25,7 +25,7 @@ class LlavaOnevision(Backbone):
     relatives = {
         "llava": "of LLaVA-OneVision take the transformers-native repositories, llava-hf/llava-onevision-*"
     }
-    unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+    unquantized = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     frames_per_pass = 32
 
     @property
@@ -44,7 +44,7 @@ class LlavaOnevision(Backbone):
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens of one frame, after pooling."""
         rows, cols = self.patch_grid
-        return math.ceil(rows / 2), math.ceil(cols / 2)
+        return math.ceil(rows / 2), math.ceil(cols / 2)  # 27 x 27 patches are pooled to 14 x 14 tokens
 
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
         """Tokens of a clip of that many frames of any size, its newline included."""
@@ -57,10 +57,11 @@ class LlavaOnevision(Backbone):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols + 1, D), newline last."""
-        parts = [
+        parts = [  # each (part's frames * rows * cols + 1, D)
             self.model.model.get_video_features(part[None]).pooler_output[0]
             for part in pixels.split(self.frames_per_pass)
         ]
+        # Stock ends every call with a newline token. A clip has one, so all parts but the last lose theirs.
         tokens = torch.cat([part[:-1] for part in parts[:-1]] + [parts[-1]])
         return tokens, self.layout(len(pixels))
 
@@ -79,7 +80,7 @@ class LlavaOnevision(Backbone):
         return [layer.self_attn for layer in self.model.model.vision_tower.encoder.layers]
 
     def even_queries(self, length: int) -> Tensor:
-        """(ceil(rows/2) * ceil(cols/2),) indices: the patches that survive the released code's subset."""
+        """Indices (ceil(rows / 2) * ceil(cols / 2),) of patches at even rows and columns, as released."""
         rows, cols = self.patch_grid
         return (torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()
 

@@ -23,9 +23,7 @@ from transformers import (
 from lynx import compat, hub
 from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
-from lynx.backbones.catalog import CATALOG, EMBEDDED
-from lynx.backbones.internvl import InternVL
-from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.catalog import CATALOG, EMBEDDED, FAMILIES
 from lynx.backbones.memory import explain_out_of_memory, is_out_of_memory
 from lynx.backbones.quantization import (
     QUANTIZED,
@@ -36,18 +34,13 @@ from lynx.backbones.quantization import (
     pick_precision,
     quantization_config,
 )
-from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.config import Extensions
 from lynx.errors import AdapterError, BackboneError
 
 logger = logging.getLogger(__name__)
 
-FAMILIES: dict[str, type[Backbone]] = {
-    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
-}
-
 extensions = Extensions(
-    "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantised")
+    "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantized")
 )
 _DESCRIPTION = (
     "config.json",
@@ -213,7 +206,7 @@ def _read_model(
     options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
     if quantized and getattr(config, "quantization_config", None) is None:
         # Given to a checkpoint that has its own, even as None, it would replace it.
-        options["quantization_config"] = quantization_config(precision, family.unquantised, dtype)
+        options["quantization_config"] = quantization_config(precision, family.unquantized, dtype)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,

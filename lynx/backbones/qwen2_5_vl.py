@@ -28,7 +28,7 @@ class Qwen25VL(Backbone):
         "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see "
         "docs/backbones.md",
     }
-    unquantised = ("lm_head", "model.visual")
+    unquantized = ("lm_head", "model.visual")
     placements = PLACEMENTS
     axes = (3,)
 
@@ -63,8 +63,10 @@ class Qwen25VL(Backbone):
     @property
     def square(self) -> int:
         """Pixels on a side of a pseudo-frame: 448, or what the checkpoint's largest frame leaves."""
-        windows = self.model.config.vision_config.window_size  # whole windows, so that all are alike
-        return max(1, min(448, math.isqrt(self.preprocessing.pixels[1])) // windows) * windows
+        # A multiple of the window, so that no window is cut at the edge: guidance keeps mean keys and values
+        # of each window, and one attention call can take equal windows as a batch.
+        window = self.model.config.vision_config.window_size
+        return max(1, min(448, math.isqrt(self.preprocessing.pixels[1])) // window) * window
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -118,6 +120,8 @@ class Qwen25VL(Backbone):
         patches = pixels.view(
             steps, self._temporal, channels, rows // merge, merge, patch, cols // merge, merge, patch
         )
+        # The tower takes patches as rows, and those that will be merged to one token behind one another:
+        # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
         flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
         grid = torch.tensor([[steps, rows, cols]], device=pixels.device)
         tokens: Tensor = self.model.model.get_video_features(flat, grid).pooler_output[0]
@@ -128,13 +132,14 @@ class Qwen25VL(Backbone):
 
         Time runs in the checkpoint's own steps a second, from the seconds between the stream's moments.
         """
+        # Stock multiplies, then cuts the fraction off; rounding keeps 0.9999999 s from losing a tick.
         ticks = self.model.config.vision_config.tokens_per_second * round(stream.spacing, 6)
-        time = (torch.arange(stream.steps) * ticks).long()
+        time = (torch.arange(stream.steps) * ticks).long()  # (steps,)
         rows, cols = (torch.arange(side) for side in stream.grid)
         return torch.stack(torch.meshgrid(time, rows, cols, indexing="ij")).flatten(1)
 
     def extent(self, stream: Stream, length: int) -> int:
-        """The largest side of a grid."""
+        """The larger side of the grid: stock lets text go on there, even where the time axis is longer."""
         return max(stream.grid)
 
     def vision_attention_modules(self) -> list[nn.Module]:

@@ -74,7 +74,7 @@ def _backbones_arguments(parser: Parser) -> None:
 
 @command("backbones", _backbones_arguments, "lynx backbones qwen2.5-vl-3b")
 def _backbones(options: Options) -> Result:
-    """List the known backbones: Hub id, licence, tokens a frame, memory in each precision, LoRA targets."""
+    """List the known backbones: Hub id, license, tokens a frame, memory in each precision, LoRA targets."""
     from lynx.backbones import CATALOG
     from lynx.backbones.estimate import describe
     from lynx.errors import BackboneError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lynx.modalities.base import Source
+    from lynx.types import MediaSource
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Example:
     """
 
     id: str
-    media: "Mapping[str, Source]"
+    media: "Mapping[str, MediaSource]"
     turns: tuple[Turn, ...] = ()
     key: str = ""
 

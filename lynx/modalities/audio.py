@@ -2,7 +2,7 @@
 
 The same in alignment, tuning and chat. Decibels are absolute (a full-scale sine is 0 dB), so that loud and
 quiet stay apart and silence is black everywhere; nothing is stretched picture by picture. Each picture is
-centred at its frame's time; low frequencies are at the bottom, time runs to the right.
+centered at its frame's time; low frequencies are at the bottom, time runs to the right.
 """
 
 import math
@@ -19,17 +19,24 @@ from torch.nn import functional as F
 from lynx.errors import DataError, MediaError
 from lynx.media.audio import hear, read_audio
 from lynx.media.container import probe
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
-from lynx.types import Frames, Waveform
+from lynx.types import Frames, MediaSource, Waveform
 
-COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
-COLUMNS_A_PART = 2**16  # bounds that of the pictures drawn together
-WINDOWS_AT_ONCE = 4096  # bounds that of the search for the loudest tenth of a second
-MOST_GAIN = 40.0  # dB; what is fainter is noise
-SLOPE_S = 0.032  # seconds to either side between which a slope in time is taken
-SLOPE_BANDS = 0.1  # of all bands to either side, for a slope along frequency
-SLOPE_GAIN = 3.0  # steps of colour for one step of level
+COLUMNS_AT_ONCE = 4096
+"""Maximum columns of a spectrogram that are transformed at once, which limits memory."""
+COLUMNS_A_PART = 2**16
+"""Maximum columns of the pictures that are drawn at once."""
+WINDOWS_AT_ONCE = 4096
+"""Maximum windows compared at once in the search for the loudest tenth of a second."""
+MOST_GAIN = 40.0
+"""Maximum decibels by which a recording is made louder: what is fainter is noise."""
+SLOPE_S = 0.032
+"""Seconds to either side between which a slope in time is taken."""
+SLOPE_BANDS = 0.1
+"""Share of all bands to either side between which a slope along frequency is taken."""
+SLOPE_GAIN = 3.0
+"""Steps of color for one step of level."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class AudioRendering:
     seconds_per_frame: float | None = None
     """Seconds of sound in one picture; None is the spacing of the frames, so that nothing goes unheard."""
     least_s: float = 0.0
-    """Seconds of sound in one picture at least: neighbours overlap where frames are closer together."""
+    """Seconds of sound in one picture at least: neighbors overlap where frames are closer together."""
     floor_db: float = -80.0
     ceil_db: float = 0.0
     fmin: float = 20.0
@@ -53,7 +60,7 @@ class AudioRendering:
     """What the loudest tenth of a second is brought to before it is drawn, by at most MOST_GAIN;
     None: loudness stays what it is, and can be asked for."""
     show: str = "level"
-    """level: in grey; slopes: the level in red, how it rises in time in green and how along frequency in
+    """level: in gray; slopes: the level in red, how it rises in time in green and how along frequency in
     blue, where the middle is flat. Voices differ in level more than in slopes."""
 
     def __post_init__(self) -> None:
@@ -94,7 +101,7 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: fl
 def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:
     """The spectrogram of samples (n,) at rendering.sample_rate: (columns, F) uint8, floor to ceil as 0..255.
 
-    Column j is centred at sample j * hop; beyond both ends there is silence. The bands of a column add up to
+    Column j is centered at sample j * hop; beyond both ends there is silence. The bands of a column add up to
     the power of the sound there (by Parseval's theorem), relative to a full-scale sine.
     """
     return torch.cat(list(spectrogram([samples], rendering)))
@@ -120,7 +127,10 @@ def spectrogram(sound: Iterable[Tensor], rendering: AudioRendering) -> Iterator[
 
 
 def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor]:
-    """Samples (step + overlap,) from every `step`-th on, whatever parts they come in; the last are fewer."""
+    """Regroup samples that come in parts of any length: blocks (step + overlap,), one every `step` samples.
+
+    The last block is shorter.
+    """
     held = [torch.empty(0)]
     count = 0
     for part in chain.from_iterable(part.split(step) for part in parts):
@@ -133,20 +143,20 @@ def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor
     yield torch.cat(held)
 
 
-def levelled(listen: Callable[[], Iterable[Tensor]], rendering: AudioRendering) -> Iterable[Tensor]:
+def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRendering) -> Iterable[Tensor]:
     """Samples in parts (n,), with one gain that brings their loudest tenth of a second to `level_db`.
 
     Levels are those of the spectrogram: a full-scale sine has 0 dB. To find the gain, all is heard once more.
     """
     if rendering.level_db is None:
         return listen()
-    power = loudest(listen(), rendering.sample_rate // 10)
+    power = peak_power(listen(), rendering.sample_rate // 10)
     gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
     return (part * 10 ** (gain / 20) for part in listen())
 
 
-def loudest(sound: Iterable[Tensor], length: int) -> Tensor:
-    """The most power of `length` samples in a row, tried at every quarter of it; of fewer samples, of all."""
+def peak_power(sound: Iterable[Tensor], length: int) -> Tensor:
+    """The highest mean power of `length` samples in a row (of all, if fewer), at every quarter of that."""
     step = max(1, length // 4)
     found: list[Tensor] = []
     for block in _blocks(sound, WINDOWS_AT_ONCE * step, length - step):
@@ -157,7 +167,7 @@ def loudest(sound: Iterable[Tensor], length: int) -> Tensor:
     return torch.stack(found).max()
 
 
-def coloured(pictures: Tensor, rendering: AudioRendering) -> Tensor:
+def add_slopes(pictures: Tensor, rendering: AudioRendering) -> Tensor:
     """Levels (T, F, columns) uint8, the top row the highest band -> (T, 3, F, columns) uint8.
 
     A slope is the difference of two levels, SLOPE_GAIN times over and 128 where there is none; beyond a
@@ -201,7 +211,7 @@ class Audio(Modality):
         r = AudioRendering()
         return 3 * int(r.n_mels * seconds / r.hop_s)
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no audio track."""
         if isinstance(source, Waveform):
             return source.duration
@@ -212,13 +222,13 @@ class Audio(Modality):
             )
         return info.duration
 
-    def render(self, source: Source, times: Tensor) -> Frames:
-        """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centred at it."""
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
+        """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centered at it."""
         parts = list(self.parts(source, times, len(times)))
         moments = torch.cat([part.times for part in parts])
         return replace(parts[-1], pixels=torch.cat([part.pixels for part in parts]), times=moments)
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
 
         It is read twice where a level is asked for, and as a whole where one picture shows all of it.
@@ -229,18 +239,18 @@ class Audio(Modality):
         if isinstance(sound, Waveform):
             spacing = spacing or sound.duration
         listen = partial(_listen, sound, self.rendering.sample_rate)
-        strip = _Strip(levelled(listen, self.rendering), self.rendering)
-        index = self._columns(times, spacing)  # (T, columns a picture)
+        spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
+        index = self._columns(times, spacing)  # (T, columns of a picture)
         size = max(2, min(size, COLUMNS_A_PART // index.shape[1]) // 2 * 2)  # even: some families merge two
         for begin in range(0, len(times), size):
-            pictures = strip.cut(index[begin : begin + size], needed=int(index[begin:].min()))
+            pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
             if begin + size >= len(times):
-                strip.finish()
+                spectra.finish()
             pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
-            pixels = coloured(pictures, self.rendering)
-            yield Frames(pixels, times[begin : begin + size], strip.samples / self.rendering.sample_rate)
+            pixels = add_slopes(pictures, self.rendering)
+            yield Frames(pixels, times[begin : begin + size], spectra.samples / self.rendering.sample_rate)
 
-    def _sound(self, source: Source, whole: bool) -> Waveform | str | Path:
+    def _sound(self, source: MediaSource, whole: bool) -> Waveform | str | Path:
         """What is heard: as a whole, or the file of it."""
         rate = self.rendering.sample_rate
         if not isinstance(source, Waveform):
@@ -263,8 +273,8 @@ class Audio(Modality):
         return first.round().long()[:, None] + torch.arange(count)
 
 
-class _Strip:
-    """The spectrogram of sound that is still being read: of its columns, those still to be cut out."""
+class _Spectrogram:
+    """The spectrogram of sound that is read bit by bit; columns that no later picture needs are dropped."""
 
     def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering) -> None:
         self.samples = 0  # heard so far
@@ -305,7 +315,7 @@ def _listen(sound: Waveform | str | Path, sample_rate: int) -> Iterator[Tensor]:
         yield from (torch.from_numpy(samples) for _, samples in hear(sound, sample_rate))
 
 
-def _file(source: Source) -> str | Path:
+def _file(source: MediaSource) -> str | Path:
     if not isinstance(source, str | Path):
         raise MediaError(f"Sound is read from a file or from a Waveform, not from {type(source).__name__}.")
     return source

@@ -1,7 +1,7 @@
 """What a sense is: a way to turn media into pseudo-frames, with parameters that travel with its adapter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_type_hints
@@ -11,11 +11,7 @@ from torch import Tensor
 from lynx.config import brief
 from lynx.errors import DataError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
-from lynx.types import DepthClip, Frames, Waveform
-
-Source = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
-"""A path, or media in memory; several further clips are a mapping from their names."""
-
+from lynx.types import Frames, MediaSource
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0..255."""
@@ -93,16 +89,16 @@ class Modality(ABC):
         """Most bytes of the pictures kept to be shown of that many moments, as rendered by default."""
         return 3 * frames * THUMBNAIL_PIXELS
 
-    def pictures(self, source: Source) -> int:
+    def pictures(self, source: MediaSource) -> int:
         """How many pseudo-frames there are of each moment. Raises MediaError when it cannot be this sense."""
         return 1
 
     @abstractmethod
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds the recording lasts. Raises MediaError when it cannot be this sense."""
 
     @abstractmethod
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pseudo-frames (T', 3, H, W) uint8 for the moments `times` (T,) of the video's frames, in seconds.
 
         Where there are several of a moment they follow each other, and `labels` tells them apart; what could
@@ -110,7 +106,7 @@ class Modality(ABC):
         Raises MediaError if the source cannot be this.
         """
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """What `render` gives, `size` moments at a time (or fewer), so that a long recording takes no more.
 
         All parts but the last have as many moments; the last one's duration and notes are those of the whole.

@@ -1,4 +1,4 @@
-"""Distance: depth maps, meshes and point clouds as pictures in false colours.
+"""Distance: depth maps, meshes and point clouds as pictures in false colors.
 
 Two ways to draw depth. *turbo*: near is red, far is blue, on a scale that is the same for every picture, so
 that near means near in all of them; *normals*: which way each surface faces, as in a normal map. What
@@ -16,9 +16,9 @@ from torch import Tensor
 from lynx.errors import DataError, MediaError
 from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
-from lynx.types import DepthClip, Frames
+from lynx.types import DepthClip, Frames, MediaSource
 
 TURBO = np.frombuffer(
     bytes.fromhex(
@@ -41,11 +41,11 @@ TURBO = np.frombuffer(
     ),
     dtype=np.uint8,
 ).reshape(256, 3)
-"""The turbo colour map (A. Mikhailov, Google, 2019): from dark blue over green to dark red."""
+"""The turbo color map (A. Mikhailov, Google, 2019): from dark blue over green to dark red."""
 JUMP = 3.0
 """Steps in depth to both sides of a pixel that differ by more than this factor are an edge."""
 SURFACE = 0.03
-"""Neighbours whose depth differs by more than this part are of another surface."""
+"""Neighbors whose depth differs by more than this part are of another surface."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class DepthRendering:
     show: str = "turbo"
     """turbo, normals, or both: then each moment has two pictures."""
     scale: str = "log"
-    """log: equal ratios of distance are equal steps of colour; linear: equal steps of disparity, as in the
-    paper, where a room from 1 to 4 m takes the lowest sixth of the colours."""
+    """log: equal ratios of distance are equal steps of color; linear: equal steps of disparity, as in the
+    paper, where a room from 1 to 4 m takes the lowest sixth of the colors."""
     frame: str = "camera"
     """Of the normals: camera (facing it is the blue of normal maps), or world (by the poses)."""
     choose: str = "uniform"
@@ -101,10 +101,10 @@ def closeness(depth: np.ndarray, near: float, far: float, scale: str = "log") ->
 
 
 def turbo(depth: np.ndarray, near: float, far: float, scale: str = "log") -> np.ndarray:
-    """Depth in false colours: (..., H, W, 3) uint8, black where nothing returned."""
+    """Depth in false colors: (..., H, W, 3) uint8, black where nothing returned."""
     unit = closeness(depth, near, far, scale)
-    colours = TURBO[np.rint(np.nan_to_num(unit) * 255).astype(np.int64)]
-    return np.where(np.isnan(unit)[..., None], np.uint8(0), colours)
+    colors = TURBO[np.rint(np.nan_to_num(unit) * 255).astype(np.int64)]
+    return np.where(np.isnan(unit)[..., None], np.uint8(0), colors)
 
 
 def surface_normals(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def surface_normals(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
 
 
 def _slope(points: np.ndarray, axis: int) -> np.ndarray:
-    """How points (..., H, W, 3) change from pixel to pixel along an axis; NaN where no neighbour is known."""
+    """How points (..., H, W, 3) change from pixel to pixel along an axis; NaN where no neighbor is known."""
     step = np.diff(points, axis=axis)
     edge = np.full_like(np.take(points, [0], axis=axis), np.nan)
     before, after = np.concatenate([edge, step], axis), np.concatenate([step, edge], axis)
@@ -159,18 +159,18 @@ def _smooth(slopes: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
 
 def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """The part of an axis whose neighbour at `shift` exists, and those neighbours."""
+    """The part of an axis whose neighbor at `shift` exists, and those neighbors."""
     return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
 
 
 def draw_normals(normals: np.ndarray, frame: str = "camera") -> np.ndarray:
-    """Normals (..., 3) as colours (..., 3) uint8: -1..1 is 0..255, black where they are zero.
+    """Normals (..., 3) as colors (..., 3) uint8: -1..1 is 0..255, black where they are zero.
 
     camera: red is right, green is up, blue is towards the camera. world: the world's x, y and z.
     """
     axes = normals * (np.array([1, -1, -1]) if frame == "camera" else 1)
-    colours = np.rint((axes + 1) * 127.5).astype(np.uint8)
-    return np.where((normals == 0).all(-1, keepdims=True), np.uint8(0), colours)
+    colors = np.rint((axes + 1) * 127.5).astype(np.uint8)
+    return np.where((normals == 0).all(-1, keepdims=True), np.uint8(0), colors)
 
 
 def farthest_views(poses: np.ndarray, n: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def shrink(depth: np.ndarray, max_side: int) -> tuple[np.ndarray, int]:
 
 
 class Depth(Modality):
-    """Depth in false colours."""
+    """Depth in false colors."""
 
     name = "depth"
     label = "depth"
@@ -226,18 +226,18 @@ class Depth(Modality):
         """The maps or the mesh, and the times, intrinsics and poses beside them."""
         return depth_files(path)
 
-    def pictures(self, source: Source) -> int:
+    def pictures(self, source: MediaSource) -> int:
         """Two where both are shown, else one."""
         return 2 if self.rendering.show == "both" else 1
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the maps' own clock; of maps without one a second each, of a shape MESH_SECONDS."""
         clip = self._open(source, 1)
         if clip.duration is not None:
             return clip.duration
         return float(clip.count) if clip.count > 1 else MESH_SECONDS
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pictures (T', 3, H, W) uint8 of the maps measured nearest to `times` (T,) seconds.
 
         Pose-aware, they are of other moments: those of the maps chosen.
@@ -246,21 +246,21 @@ class Depth(Modality):
         (frames,) = self.parts(source, times, len(times))
         return frames
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, of `size` moments at a time: no more maps are held."""
         times = torch.as_tensor(times, dtype=torch.float64)
         clip = self._open(source, len(times))
         index, moments, notes = self._choose(clip, times.numpy())
-        notes = (*clip.notes, *notes, *self._lacking(clip, np.unique(index)))
+        notes = (*clip.notes, *notes, *self._camera_notes(clip, np.unique(index)))
         duration = clip.duration if clip.duration is not None else float(times[0] + times[-1])
-        seen = _Seen(self.rendering.near, self.rendering.far)
+        statistics = _MapStatistics(self.rendering.near, self.rendering.far)
         for begin in range(0, len(index), size):
             part = slice(begin, begin + size)
             unique, inverse = np.unique(index[part], return_inverse=True)
             depth, k = shrink(clip.measure(unique.tolist()), self.rendering.max_side)
-            seen.add(unique, depth)
+            statistics.add(unique, depth)
             if part.stop >= len(index):
-                notes += seen.remarks(clip.background)
+                notes += statistics.remarks(clip.background)
             drawn = self._draw(clip, depth, unique, k)
             pictures = np.stack(list(drawn.values()), 1)[inverse]  # (moments, pictures, H, W, 3)
             yield Frames(
@@ -271,7 +271,7 @@ class Depth(Modality):
                 notes,
             )
 
-    def _open(self, source: Source, views: int) -> DepthClip:
+    def _open(self, source: MediaSource, views: int) -> DepthClip:
         r = self.rendering
         if isinstance(source, DepthClip):
             return source
@@ -298,7 +298,7 @@ class Depth(Modality):
         far = f"{(gap > usual).sum()} of {len(times)} moments lie up to {gap.max():.1f} s from any depth map"
         return index, moments, (far,) if (gap > usual).any() else ()
 
-    def _lacking(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
+    def _camera_notes(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
         """What the cameras of the maps at `index` (n,) do not say. Raises MediaError if it is needed."""
         notes: list[str] = []
         if self.rendering.show == "turbo":
@@ -311,7 +311,7 @@ class Depth(Modality):
                     "Normals in the world's frame need camera poses: give pose/*.txt, or draw in the "
                     "camera's frame."
                 )
-            if lost := (~_posed(clip.poses[index])).sum():
+            if lost := (~_has_pose(clip.poses[index])).sum():
                 notes.append(f"{lost} of {len(index)} maps have no camera pose: their surfaces are black")
         return tuple(notes)
 
@@ -328,14 +328,14 @@ class Depth(Modality):
             normals = np.stack([surface_normals(one, resized(camera, 1 / k)) for one in depth])
             if r.frame == "world" and clip.poses is not None:
                 poses = clip.poses[index, :3, :3]
-                turn = np.where(_posed(clip.poses[index])[:, None, None], poses, 0)  # black where it is lost
+                turn = np.where(_has_pose(clip.poses[index])[:, None, None], poses, 0)  # lost: black
                 normals = np.einsum("nij,nhwj->nhwi", turn, normals).astype(np.float32)
             drawn["surface"] = draw_normals(normals, r.frame)
         return drawn
 
 
-class _Seen:
-    """What a person has to know about the maps that are drawn, gathered while they are, each once."""
+class _MapStatistics:
+    """Holes and distances of the maps drawn so far, each counted once; `remarks` says what is unusual."""
 
     def __init__(self, near: float, far: float) -> None:
         self.near, self.far = near, far
@@ -369,7 +369,7 @@ class _Seen:
         return tuple(notes)
 
 
-def _posed(poses: np.ndarray) -> np.ndarray:
+def _has_pose(poses: np.ndarray) -> np.ndarray:
     """Which of the cameras (n, 4, 4) stand somewhere: (n,) bool."""
     return np.asarray(np.isfinite(poses[:, :3, :3]).all((1, 2)))
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from lynx.errors import DataError, MediaError
 from lynx.media.container import probe
 from lynx.media.video import read_frames
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
-from lynx.types import Frames
+from lynx.types import Frames, MediaSource
 
 SAME = 12
-"""Levels by which no pixel of a repeated frame differs: what coding changes in it is less."""
+"""Maximum difference of a pixel, of 255, in two frames that are the same but for how they were coded."""
 SLACK = 1.02
-"""Frame rates are averages: a hundredth too few is not too few."""
+"""How much lower than asked a frame rate may be: rates are averages, and a hundredth says nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def tile_frames(frames: Tensor, n: int) -> Tensor:
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, n * h, n * w)
 
 
-def repeats(frames: Tensor) -> Tensor:
+def find_repeats(frames: Tensor) -> Tensor:
     """Which frames (F, C, H, W) uint8 look as the one before them does: (F - 1,) bool."""
     pairs = zip(frames[:-1], frames[1:], strict=True)
     same = [int((one.short() - other.short()).abs().max()) <= SAME for one, other in pairs]
@@ -84,11 +84,11 @@ class HighFps(Modality):
     example_questions = ("Which shape flashes?",)
     Rendering = HighFpsRendering
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no picture track."""
         return Video().duration(source)
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """One picture (3, H, W) uint8 of n x n frames a moment of `times` (T,) seconds.
 
         Raises MediaError when the recording has no more frames than the video alone shows, or repeats them.
@@ -96,7 +96,7 @@ class HighFps(Modality):
         (frames,) = self.parts(source, times, len(times))
         return frames
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, `size` at a time; whether frames repeat is known with the last of them."""
         n = self.rendering.tile
         times = torch.as_tensor(times, dtype=torch.float64)
@@ -108,19 +108,19 @@ class HighFps(Modality):
         for moments, shown in zip(fast.split(size), times.split(size), strict=True):
             order = moments.flatten().argsort(stable=True)
             frames = self._read(source, moments.flatten()[order])[order.argsort()]
-            same.append(repeats(torch.cat([before, frames]) if len(before) else frames))
+            same.append(find_repeats(torch.cat([before, frames]) if len(before) else frames))
             before = frames[-1:]
             if len(torch.cat(same)) == fast.numel() - 1:
                 notes += self._check_repeats(torch.cat(same), n * n)
             yield Frames(tile_frames(frames, n), shown, duration, notes=notes)
 
-    def _read(self, source: Source, moments: Tensor) -> Tensor:
+    def _read(self, source: MediaSource, moments: Tensor) -> Tensor:
         if isinstance(source, Frames):
             return source.at(moments).pixels
         assert isinstance(source, str | Path)  # `duration` has seen to it
         return read_frames(source, moments, self.rendering.max_side).pixels
 
-    def _check_rate(self, source: Source, moments: Tensor) -> tuple[str, ...]:
+    def _check_rate(self, source: MediaSource, moments: Tensor) -> tuple[str, ...]:
         """Raises MediaError when the rate is no higher than the video's; says when it is too low."""
         k = moments.shape[1]
         wanted = 1 / float(moments.diff(dim=1).median())
@@ -140,7 +140,7 @@ class HighFps(Modality):
 
     @staticmethod
     def _check_repeats(same: Tensor, k: int) -> tuple[str, ...]:
-        """same: `repeats` of all frames, k a picture.
+        """same: `find_repeats` of all frames, k a picture.
 
         Raises MediaError when only whole pictures differ; says if most repeat.
         """

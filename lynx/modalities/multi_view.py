@@ -1,4 +1,4 @@
-"""Other eyes: further clips of the same scene, each with its name, on the first camera's clock."""
+"""Second view: further clips of the same scene, each with its name, on the first camera's clock."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.video import Video, VideoRendering
-from lynx.types import Frames
+from lynx.types import Frames, MediaSource
 
 LAST_FRAME = 0.1
 """Seconds for which a view's last frame stays: files end up to a frame before they should."""
@@ -39,7 +39,7 @@ class MultiViewRendering:
             raise DataError(f"max_side={self.max_side} must be at least one pixel.")
 
 
-def views_of(source: Source | View) -> dict[str, View]:
+def views_of(source: MediaSource | View) -> dict[str, View]:
     """The views by name, in order: of a mapping, a folder of clips with `offsets.json`, or a single clip.
 
     Raises MediaError when there is none, or an offset is no number of seconds of a clip that is there.
@@ -97,18 +97,18 @@ class MultiView(Modality):
             return [path]
         return [file for file in sorted(path.iterdir()) if _is_clip(file) or file.name == OFFSETS]
 
-    def pictures(self, source: Source) -> int:
+    def pictures(self, source: MediaSource) -> int:
         """As many as there are views."""
         return len(views_of(source))
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds on the first camera's clock until the last view ends. Raises MediaError for bad clips."""
         end = max(self._ends(view) for view in views_of(source).values())
         if end <= 0:
             raise MediaError("All further views end before the first camera begins; check their offsets.")
         return end
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pictures (T * views, 3, H, W) uint8, those of one moment of `times` (T,) one after the other.
 
         A view is black while it does not record, which is noted.
@@ -117,7 +117,7 @@ class MultiView(Modality):
         (frames,) = self.parts(source, times, len(times))
         return frames
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, those of `size` moments at a time."""
         views, times = views_of(source), torch.as_tensor(times, dtype=torch.float64)
         there = {name: self._records(view, times) for name, view in views.items()}  # (T,) bool each

@@ -9,8 +9,8 @@ from torch import Tensor
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.video import fit, read_frames
-from lynx.modalities.base import Modality, Source
-from lynx.types import Frames
+from lynx.modalities.base import Modality
+from lynx.types import Frames, MediaSource
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Video(Modality):
     example_questions = ("What do you see?",)
     Rendering = VideoRendering
 
-    def duration(self, source: Source) -> float:
+    def duration(self, source: MediaSource) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no picture track."""
         if isinstance(source, Frames):
             return source.duration
@@ -42,7 +42,7 @@ class Video(Modality):
             raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
         return info.duration
 
-    def size(self, source: Source) -> tuple[int, int]:
+    def size(self, source: MediaSource) -> tuple[int, int]:
         """(height, width) in pixels of the frames that `render` will give."""
         if isinstance(source, Frames):
             height, width = source.pixels.shape[-2:]
@@ -53,7 +53,7 @@ class Video(Modality):
         width, height = fit(track.width, track.height, self.rendering.max_side)
         return height, width
 
-    def render(self, source: Source, times: Tensor) -> Frames:
+    def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Frames (T, 3, H, W) uint8 displayed at `times` (T,) seconds."""
         if isinstance(source, Frames):
             return source.at(times)
@@ -61,6 +61,6 @@ class Video(Modality):
             raise MediaError(f"Video is read from a file or from Frames, not from {type(source).__name__}.")
         return read_frames(source, times, self.rendering.max_side)
 
-    def parts(self, source: Source, times: Tensor, size: int) -> Iterator[Frames]:
+    def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """Frames as `render` gives them, `size` at a time."""
         return (self.render(source, moments) for moments in times.split(size))

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from lynx import modalities
 from lynx.errors import DataError
-from lynx.modalities.base import Modality, Source
+from lynx.modalities.base import Modality
 from lynx.modalities.multi_view import views_of
-from lynx.types import VIDEO, DepthClip, Frames, Waveform, tensor_bytes
+from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Waveform, tensor_bytes
 
 if TYPE_CHECKING:
     from lynx.adapters.registry import AdaptedBackbone
@@ -38,7 +38,7 @@ SETTLED = 2.0
 the file system's clock would not be noticed."""
 
 
-def stream_key(model: "AdaptedBackbone", sense: str, source: Source, times: Tensor) -> str:
+def stream_key(model: "AdaptedBackbone", sense: str, source: MediaSource, times: Tensor) -> str:
     """The name of the stream of a source at `times` (T,) seconds, as `model` would encode it now."""
     digest = sense_digest(model, sense, sense=sense, placement=model.placement(sense), times=times.tolist())
     _feed(digest, model.modality(sense).files, source)
@@ -64,7 +64,7 @@ def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashl
     return digest
 
 
-def media_key(media: Mapping[str, Source], known: str = "") -> str:
+def media_key(media: Mapping[str, MediaSource], known: str = "") -> str:
     """What the media of a clip are, in 32 hex digits: `known` where given, else a digest of the bytes."""
     digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
     for sense in sorted(media) if not known else ():
@@ -76,7 +76,7 @@ def media_key(media: Mapping[str, Source], known: str = "") -> str:
     return digest.hexdigest()
 
 
-def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source: Source) -> None:
+def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source: MediaSource) -> None:
     if isinstance(source, Frames):
         _feed_tensor(digest, source.pixels)
         _feed_tensor(digest, source.times)

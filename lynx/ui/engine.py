@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lynx
 from lynx.errors import BackboneError, LynxError, MediaError
-from lynx.modalities.base import Source
-from lynx.types import VIDEO
+from lynx.types import VIDEO, MediaSource
 from lynx.ui.findings import findings, thumbnails
 from lynx.ui.rule import ANY_FOLDER, AdapterRule
 from lynx.ui.values import (
@@ -292,7 +291,7 @@ class Engine:
         ]
         return session, notes
 
-    def _open(self, model: "Lynx", media: dict[str, Source], on: list[str]) -> "Session":
+    def _open(self, model: "Lynx", media: dict[str, MediaSource], on: list[str]) -> "Session":
         """A session about these media; a bad file of a sense that is off is no hindrance."""
         try:
             return self._guarded(lambda: model.chat(**media))
@@ -301,7 +300,7 @@ class Engine:
                 raise
             return self._guarded(lambda: model.chat(**{sense: media[sense] for sense in on}))
 
-    def _media(self, model: "Lynx", request: Request) -> tuple[dict[str, Source], list[str]]:
+    def _media(self, model: "Lynx", request: Request) -> tuple[dict[str, MediaSource], list[str]]:
         """What each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
         check(request.clip)
         clip, media, notes = request.clip, {}, []

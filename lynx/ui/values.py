@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx.errors import MediaError
-from lynx.modalities.base import Source
 from lynx.modalities.multi_view import View
 from lynx.modalities.video import Video
-from lynx.types import VIDEO
+from lynx.types import VIDEO, MediaSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +67,7 @@ class Clip:
         """Their names, for people."""
         return " + ".join(Path(path).name for path in self.paths)
 
-    def source(self, takes: str) -> Source | None:
+    def source(self, takes: str) -> MediaSource | None:
         """What a sense reads that takes this kind of file; None where it was not given."""
         if takes == VIEW:
             return named_views(self.views) or None

@@ -10,8 +10,7 @@ import torch
 
 from lynx.datasets.base import Example, Wanted
 from lynx.errors import DataError
-from lynx.modalities.base import Source
-from lynx.types import DepthClip, Frames, Waveform, sample_times
+from lynx.types import DepthClip, Frames, MediaSource, Waveform, sample_times
 from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.animation import draw_clip
@@ -80,7 +79,7 @@ def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
     return _frames(draw_second_view(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
 
 
-RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {
+RENDERERS: dict[str, Callable[[Scene, int, int], MediaSource]] = {
     "video": _video,
     "audio": _audio,
     "depth": _depth,
@@ -91,7 +90,7 @@ RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {
 
 
 @dataclass(frozen=True)
-class SceneMedia(Mapping[str, Source]):
+class SceneMedia(Mapping[str, MediaSource]):
     """The media of one scene, rendered when they are asked for."""
 
     scene: Scene
@@ -99,7 +98,7 @@ class SceneMedia(Mapping[str, Source]):
     frames: int
     size: int
 
-    def __getitem__(self, sense: str) -> Source:
+    def __getitem__(self, sense: str) -> MediaSource:
         if sense not in self.senses:
             raise KeyError(sense)
         return RENDERERS[sense](self.scene, self.frames, self.size)

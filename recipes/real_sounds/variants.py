@@ -18,8 +18,7 @@ from lynx.datasets.clips import content_key
 from lynx.errors import DataError
 from lynx.media.audio import read_audio
 from lynx.modalities.audio import AudioRendering
-from lynx.modalities.base import Source
-from lynx.types import Waveform
+from lynx.types import MediaSource, Waveform
 
 AUDIO = "audio"
 VERSION = 1
@@ -34,13 +33,13 @@ NOISE = (-70.0, -40.0)
 
 
 @dataclass(frozen=True)
-class Varied(Mapping[str, Source]):
+class Varied(Mapping[str, MediaSource]):
     """The medium of a recording, changed when it is asked for."""
 
     source: Path
     seed: int
 
-    def __getitem__(self, sense: str) -> Source:
+    def __getitem__(self, sense: str) -> MediaSource:
         if sense != AUDIO:
             raise KeyError(sense)
         rate = AudioRendering().sample_rate

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import checkpoints
+import families
 import pytest
 import torch
 from checkpoints import clip, random_adapter
+from families.base import LLM
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,31 +21,7 @@ from lynx.backbones import FAMILIES, load_backbone
 from lynx.cli.main import main
 from lynx.errors import AdapterError, DataError
 
-SHORT = {
-    "llava_onevision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    "qwen2_5_vl": ["qkv", "attn.proj", "gate_proj", "up_proj", "down_proj", "merger.mlp.0", "merger.mlp.2"],
-    "internvl": ["q_proj", "k_proj", "v_proj", "projection_layer", "fc1", "fc2"],
-    "llm": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
-VISION = {"qwen2_5_vl": "model.visual"}
-LLM = "model.language_model.layers"
-NAMES = {  # how older versions called what is now model.vision_tower.encoder (or VISION) and LLM
-    "llava_onevision": {
-        "4.52": ("model.vision_tower.vision_model.encoder", LLM),
-        "4.45": ("vision_tower.vision_model.encoder", "language_model.model.layers"),
-        "original": ("model.vision_tower.vision_tower.vision_model.encoder", "model.layers"),
-    },
-    "qwen2_5_vl": {
-        "4.52": ("model.visual", LLM),
-        "4.45": ("visual", "model.layers"),
-        "original": ("visual", "model.layers"),
-    },
-    "internvl": {
-        "4.52": ("model.vision_tower.encoder", LLM),
-        "4.45": ("vision_tower.encoder", "language_model.model.layers"),
-        "original": ("vision_model.encoder", "language_model.model.layers"),
-    },
-}
+LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 OUTSIDE = "base_model.model.vision_tower.vision_model.head.attention.out_proj"
 
 
@@ -75,15 +53,16 @@ def family_of(ours):
 
 def released(ours: Path, out: Path, names: str = "4.52", file: str = "adapter_model.bin", infix="") -> Path:
     """A Trainer folder with the tensors of an adapter under older names, and shortened targets."""
-    family = family_of(ours)
-    vision, llm = NAMES[family][names]
+    small = families.FAMILIES[family_of(ours)]
+    vision, llm = small.older_names[names]
     for part in ("vision", "llm"):
-        tensors, short = load_file(ours / part / WEIGHTS), SHORT[family if part == "vision" else part]
-        if (family, names, part) == ("internvl", "original", "vision"):
+        tensors = load_file(ours / part / WEIGHTS)
+        short = small.short_targets if part == "vision" else LLM_TARGETS
+        if (small.name, names, part) == ("internvl", "original", "vision"):
             tensors, short = fused(tensors), ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+        older = {key: key.replace(small.tower, vision).replace(LLM, llm) for key in tensors}
         tensors = {
-            re.sub(r"\.(lora_[AB])\.", rf".\1.{infix}", older(key, family, vision, llm)): tensor
-            for key, tensor in tensors.items()
+            re.sub(r"\.(lora_[AB])\.", rf".\1.{infix}", older[key]): tensor for key, tensor in tensors.items()
         }
         config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "bias": "none"}
         config |= {"target_modules": short, "base_model_name_or_path": "some/model", "task_type": None}
@@ -93,10 +72,6 @@ def released(ours: Path, out: Path, names: str = "4.52", file: str = "adapter_mo
     torch.save({"step": 3}, out / "optimizer.pt")  # what else a Trainer leaves
     (out / "trainer_state.json").write_text("{}")
     return out
-
-
-def older(key, family, vision, llm):
-    return key.replace(VISION.get(family, "model.vision_tower.encoder"), vision).replace(LLM, llm)
 
 
 def fused(tensors):
@@ -393,7 +368,7 @@ def test_the_rendering_it_was_trained_with_travels_with_it(ours, backbone, tmp_p
 
 def test_names_without_their_wrappers():
     mine = "model.vision_tower.encoder.layers.3.mlp.fc1"
-    for vision, _ in NAMES["llava_onevision"].values():
+    for vision, _ in families.FAMILIES["llava_onevision"].older_names.values():
         assert canonical(f"base_model.model.{vision}.layers.3.mlp.fc1") == canonical(mine)
     assert canonical("model.visual.blocks.0.attn.qkv") == canonical("visual.blocks.0.attn.qkv")
     assert canonical(mine) != canonical("model.language_model.layers.3.mlp.fc1")

@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-import checkpoints
+import families
 import gradio as gr
 import pytest
 import torch
@@ -31,8 +31,6 @@ LLM = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }
-TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4, "num_hidden_layers": 3}
-QWEN_TOWER = {"hidden_size": 96, "intermediate_size": 256, "out_hidden_size": 128}
 
 
 class Peak(TorchDispatchMode):
@@ -59,13 +57,14 @@ class Peak(TorchDispatchMode):
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def folder(request, tmp_path_factory):
     """A checkpoint in which neither weights nor activations are a trifle."""
-    folder = checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
+    small = families.FAMILIES[request.param]
+    folder = small.write(tmp_path_factory.mktemp(request.param))
     config = json.loads((folder / "config.json").read_text())
     config["text_config"] |= LLM
     config["tie_word_embeddings"] = False
-    config["vision_config"] |= QWEN_TOWER if request.param == "qwen2_5_vl" else TOWER
-    if request.param == "qwen2_5_vl":
-        config["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
+    config["vision_config"] |= small.larger_tower
+    for name, values in small.larger_text.items():
+        config["text_config"][name] |= values
     (folder / "config.json").write_text(json.dumps(config))
     model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
     model.save_pretrained(folder)

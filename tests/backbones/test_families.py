@@ -6,10 +6,12 @@ from dataclasses import replace
 from itertools import combinations
 
 import checkpoints
+import families
 import pytest
 import stages
 import torch
 from checkpoints import clip, random_adapter, sound, stock_inputs
+from families.base import IN_ORDER
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
@@ -111,7 +113,7 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
         else:
             inputs[key] = torch.cat([row[key] for row in rows])
     # Stock encodes the clips of a batch in one pass; in passes of their own the last bit may differ.
-    found = encoded_together(backbone, inputs)
+    found = families.of(backbone).encoded_together(backbone, inputs)
     tokens, layout = backbone.encode(backbone.video_pixels(video.pixels))
     tolerance = {"fp32": 1e-5, "bf16": 5e-2}[precision]
     assert torch.allclose(found[0].float(), tokens.float(), atol=tolerance, rtol=tolerance)
@@ -127,17 +129,6 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     ours = backbone.model.generate(**arguments(batch), **options)
     assert torch.equal(ours.sequences, expected.sequences[:, length:])
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, expected.logits, strict=True))
-
-
-def encoded_together(backbone, inputs):
-    """The tokens of every clip of a stock batch, from one pass of the tower."""
-    inner = backbone.model.model
-    if backbone.family == "internvl":
-        return inner.get_image_features(inputs["pixel_values"]).pooler_output.flatten(0, 1).chunk(2)
-    if backbone.family == "qwen2_5_vl":
-        pixels, grid = inputs["pixel_values_videos"], inputs["video_grid_thw"]
-        return inner.get_video_features(pixels, grid).pooler_output
-    return inner.get_video_features(inputs["pixel_values_videos"]).pooler_output
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -274,47 +265,6 @@ def vision_inputs(backbone, pixels):
     return tokens[layout.frame >= 0], kept
 
 
-def split_heads(backbone, kept, layer, pixels):
-    """Three tensors (frames, H, n, d) of the whole frame, rotated where the family rotates."""
-    heads = 4
-    if (layer, "qkv") not in kept:
-        return [
-            kept[layer, part].unflatten(2, (heads, -1)).transpose(1, 2)
-            for part in ("q_proj", "k_proj", "v_proj")
-        ]
-    steps = len(pixels) // 2
-    q, k, v = kept[layer, "qkv"].unflatten(1, (3, heads, -1)).unbind(1)  # (steps * n, H, d)
-    angles = window_order(backbone, rotary_angles(backbone, steps))  # (steps * n, d / 2)
-    cos, sin = (torch.cat([f(angles)] * 2, -1)[:, None] for f in (torch.cos, torch.sin))
-
-    def rotate(x):
-        half = x.shape[-1] // 2
-        return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
-
-    return [x.unflatten(0, (steps, -1)).transpose(1, 2) for x in (rotate(q), rotate(k), v)]
-
-
-def rotary_angles(backbone, steps):
-    """Row angles and column angles of each patch, 2 x 2 patches together."""
-    side, width = backbone.square // 4, 32 // 4
-    speed = 1.0 / (10000.0 ** (torch.arange(0, width // 2, 2).float() / (width // 2)))
-    places = [
-        (r + dr, c + dc)
-        for r in range(0, side, 2) for c in range(0, side, 2) for dr in (0, 1) for dc in (0, 1)
-    ]  # fmt: skip
-    return torch.stack([torch.cat([r * speed, c * speed]) for r, c in places]).repeat(steps, 1)
-
-
-def window_order(backbone, x):
-    """From 2 x 2 blocks row by row to the tower's order: window by window."""
-    side = backbone.square // 8  # tokens on a side; a window is 2 x 2 tokens
-    order = [
-        (wr + r) * side + wc + c
-        for wr in range(0, side, 2) for wc in range(0, side, 2) for r in (0, 1) for c in (0, 1)
-    ]  # fmt: skip
-    return x.unflatten(0, (-1, side * side, 4))[:, order].flatten(0, 2)
-
-
 def windowed(backbone, layer, tensor):
     """(frames, H, n, d) -> (frames * W, H, n / W, d)."""
     windows = backbone.windows(layer)
@@ -341,9 +291,9 @@ def test_guidance_equals_a_slow_reference(model, guidance):
     frames = [backbone.pixels(e.media["video"].at(sample_times(2.0, 2)).pixels) for e in reference_videos()]
     pixels = torch.cat(frames)
     tokens, kept = vision_inputs(backbone, pixels)
-    assert guidance.frames == len(pixels) // (2 if backbone.family == "qwen2_5_vl" else 1)
+    assert guidance.frames == len(pixels) // families.of(backbone).frames_per_token
     for layer in range(len(guidance.keys)):
-        _, key, value = split_heads(backbone, kept, layer, pixels)
+        _, key, value = families.of(backbone).split_heads(backbone, kept, layer, pixels)
         for mean, whole in ((guidance.keys[layer], key), (guidance.values[layer], value)):
             by_hand = windowed(backbone, layer, whole.double().mean(0, keepdim=True))
             torch.testing.assert_close(mean.double(), by_hand, rtol=1e-4, atol=1e-5)
@@ -360,18 +310,6 @@ def with_vision_lora(model):
         if ".lora_B." in name:
             weight.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
     return weights
-
-
-def even_by_grid(backbone, layer):
-    """Queries of patches at even rows and columns, from the places of all patches in the sequence."""
-    if backbone.family == "qwen2_5_vl":
-        side = backbone.square // 4
-        place = torch.arange(side * side).view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).reshape(-1, 1)
-        place = window_order(backbone, place).flatten().view(backbone.windows(layer), -1)[0]
-    else:
-        side, place = backbone.patch_grid[0], torch.arange(backbone.patch_grid[0] ** 2)
-    even = (place // side % 2 == 0) & (place % side % 2 == 0)
-    return even.nonzero().flatten() + (1 if backbone.family == "internvl" else 0)
 
 
 def gradients(weights, loss):
@@ -393,9 +331,8 @@ def test_alignment_and_its_gradients_equal_a_slow_reference(model, guidance, sub
         tokens, kept = vision_inputs(backbone, pixels)
         layers = []
         for layer, module in enumerate(backbone.vision_attention_modules()):
-            query, key, value = (
-                windowed(backbone, layer, x) for x in split_heads(backbone, kept, layer, pixels)
-            )
+            parts = families.of(backbone).split_heads(backbone, kept, layer, pixels)
+            query, key, value = (windowed(backbone, layer, part) for part in parts)
             repeat = len(query) // len(guidance.keys[layer])
             keys, values = (m[layer].repeat(repeat, 1, 1, 1) for m in (guidance.keys, guidance.values))
             project = module.get_submodule(backbone.output_projection)
@@ -403,7 +340,7 @@ def test_alignment_and_its_gradients_equal_a_slow_reference(model, guidance, sub
                 slow_attention(query, keys, values)
             )
             if subset == "even":
-                difference = difference[:, even_by_grid(backbone, layer)]
+                difference = difference[:, families.of(backbone).even_queries(backbone, layer)]
             layers.append(difference.abs().mean())
         mean, var = tokens.mean(0), (tokens - tokens.mean(0)).square().mean(0)
         statistics = (mean - guidance.token_mean).norm() + (var - guidance.token_var).norm()
@@ -441,9 +378,9 @@ def test_recording_changes_no_bit(model):
 @pytest.mark.parametrize("conversation", [False, True])
 @torch.no_grad()
 def test_packed_questions_get_the_logits_of_a_chat_s_prompts(model, conversation):
-    if conversation and model.backbone.family == "llava_onevision":
-        # its template writes the header of an answer otherwise in the history: see test_tuning
-        model.backbone.tokenizer.chat_template = checkpoints.IN_ORDER.replace("VIDEO", "<video>")
+    if conversation and not families.of(model.backbone).answers_as_in_history:  # see test_tuning
+        name = model.backbone.tokenizer.convert_ids_to_tokens(model.backbone.marker)
+        model.backbone.tokenizer.chat_template = IN_ORDER.replace("VIDEO", name)
     random_adapter(model, "audio")
     backbone, video = model.backbone, clip(4)
     frames = model.modality("audio").render(sound(), video.times)

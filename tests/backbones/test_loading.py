@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import checkpoints
+import families
 import pytest
 import torch
 from checkpoints import clip
@@ -36,43 +37,22 @@ def stream(backbone, video):
     return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, video)
 
 
-def recorded(family):
-    """Cases of tests/data/record_pixels.py: name -> frames (T, 3, H, W) uint8."""
-    script = runpy.run_path(str(DATA / "record_pixels.py"))
-    cases = {"llava_onevision": "LLAVA", "internvl": "INTERNVL", "qwen2_5_vl": "QWEN"}[family]
-    return {name: clip(*case).pixels for name, case in script[cases].items()}, script
-
-
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", [each.name for each in families.FAMILIES.values() if each.pixel_cases])
 def test_pixels_are_bit_equal_to_the_stock_video_processor_s(tmp_path, family):
     """Recorded by tests/data/record_pixels.py: the stock processors need torchvision."""
-    folder = checkpoints.FAMILIES[family](tmp_path)
-    cases, script = recorded(family)
-    sizes = {"llava_onevision": {"height": 28, "width": 28}, "internvl": {"height": 32, "width": 32}}
-    least, most = script["PIXELS"]
-    size = sizes.get(family, {"shortest_edge": least, "longest_edge": most})
-    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, **script["STATISTICS"]}))
+    small = families.FAMILIES[family]
+    folder = small.write(tmp_path)
+    statistics = runpy.run_path(str(DATA / "record_pixels.py"))["STATISTICS"]
+    described = {**small.recorded_preprocessor, **statistics}
+    (folder / "preprocessor_config.json").write_text(json.dumps(described))
     backbone = load_backbone(folder)
     expected = load_file(DATA / "pixels.safetensors")
-    for name, frames in cases.items():
-        pixels = backbone.video_pixels(frames)
-        if family == "qwen2_5_vl":  # its processor gives patches: what the tower is given
-            pixels, grid = tower_inputs(backbone, pixels)
-            assert torch.equal(grid, expected[f"{family}/{name}/grid"]), name
-            assert backbone.tokens(len(frames), tuple(frames.shape[-2:])) == len(pixels) // 4
-        assert torch.equal(pixels, expected[f"{family}/{name}"]), name
-
-
-def tower_inputs(backbone, pixels):
-    given = []
-    hook = backbone.model.model.visual.register_forward_pre_hook(
-        lambda module, args, kwargs: given.extend([*args, *kwargs.values()]), with_kwargs=True
-    )
-    with torch.no_grad():
-        backbone.encode(pixels)
-    hook.remove()
-    patches, grid = (value for value in given if isinstance(value, torch.Tensor))
-    return patches, grid
+    for name, case in small.pixel_cases.items():
+        pixels = backbone.video_pixels(clip(*case).pixels)
+        for suffix, tensor in small.tower_inputs(backbone, pixels).items():
+            assert torch.equal(tensor, expected[f"{family}/{name}{suffix}"]), name
+        with torch.no_grad():
+            assert len(backbone.encode(pixels)[0]) == backbone.tokens(case[0], case[1:]), name
 
 
 def test_a_long_clip_is_encoded_in_parts_with_one_newline(backbone):
@@ -136,7 +116,7 @@ def test_a_geometry_has_the_size_of_the_files_on_the_hub(name, gigabytes):
 def test_a_row_is_a_model_of_its_family(name):
     row = CATALOG[name]
     config = AutoConfig.for_model(row.family, **row.geometry)
-    assert row.family in FAMILIES and row.licence and row.note and row.source.count("/") == 1
+    assert row.family in FAMILIES and row.license and row.note and row.source.count("/") == 1
     text, given = config.get_text_config(), row.geometry["text_config"]
     assert {key: getattr(text, key) for key in given if key != "rope_parameters"} == {
         key: value for key, value in given.items() if key != "rope_parameters"

@@ -1,7 +1,7 @@
 import json
 import shutil
 
-import checkpoints
+import families
 import pytest
 import stages
 import torch
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.gpu
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 DEVICE = pick_device("auto")
 """Kernels of bitsandbytes are of their device: where there is a GPU, its own are tested."""
-SIZES = {"llava_onevision": {"hidden": 64, "tied": False}}
-"""bitsandbytes quantizes in blocks of 64."""
-SKIP = {
-    "llava_onevision": ["lm_head", "model.vision_tower", "model.multi_modal_projector"],
-    "qwen2_5_vl": ["lm_head", "model.visual"],
-    "internvl": ["lm_head", "model.vision_tower", "model.multi_modal_projector"],
-}
 STOCK = {
     "int8": (Linear8bitLt, {"load_in_8bit": True}),
     "nf4": (Linear4bit, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
@@ -39,19 +32,20 @@ STOCK = {
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def folder(request, tmp_path_factory):
-    sizes = SIZES.get(request.param, {"hidden_size": 64})
-    return checkpoints.FAMILIES[request.param](tmp_path_factory.mktemp(request.param), **sizes)
+    small = families.FAMILIES[request.param]
+    return small.write(tmp_path_factory.mktemp(request.param), **small.quantizable)
 
 
-def family_of(folder):
-    return json.loads((folder / "config.json").read_text())["model_type"]
+def stays_precise(folder):
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    return list(families.FAMILIES[kind].stays_precise)
 
 
 def stock(folder, precision=None):
     """transformers' own quantized model; of a checkpoint that is saved quantized, with its own settings."""
     options = {}
     if precision is not None:
-        skip = SKIP[family_of(folder)]
+        skip = stays_precise(folder)
         options = {
             "quantization_config": BitsAndBytesConfig(**STOCK[precision][1], llm_int8_skip_modules=skip)
         }
@@ -158,7 +152,7 @@ def test_a_checkpoint_that_is_saved_quantized_loads(folder, precision, tmp_path)
 def test_a_checkpoint_that_is_quantized_twice_loads(folder, tmp_path):
     """nf4 whose scales are quantized too, as many repositories on the Hub have it."""
     options = {**STOCK["nf4"][1], "bnb_4bit_use_double_quant": True}
-    options["llm_int8_skip_modules"] = SKIP[family_of(folder)]
+    options["llm_int8_skip_modules"] = stays_precise(folder)
     twice = AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=torch.float32,

@@ -15,18 +15,6 @@ import torch
 from safetensors.torch import save_file
 
 STATISTICS = {"image_mean": [0.48, 0.45, 0.40], "image_std": [0.26, 0.25, 0.27]}
-LLAVA = {"wide": (2, 50, 70), "tall": (2, 90, 31), "exact": (2, 28, 28), "small": (2, 9, 12)}
-INTERNVL = {"wide": (3, 50, 70), "exact": (2, 32, 32), "small": (1, 9, 12)}
-QWEN = {
-    "odd": (3, 50, 70),
-    "single": (1, 30, 20),
-    "exact": (2, 32, 24),
-    "tall": (2, 90, 31),
-    "small": (2, 9, 7),
-}
-"""Cases by name: (frames, height, width)."""
-PIXELS = (16 * 16, 40 * 40)
-"""The least and the most pixels of a frame of Qwen's, in patches of 4."""
 
 
 def frames(count: int, height: int, width: int) -> torch.Tensor:
@@ -47,29 +35,18 @@ def main() -> None:
     for name in sorted(names | set(re.findall(r'@register_meta\("(\w+)"', text))):
         library.define(f"{name}(Tensor x) -> Tensor")
 
-    from transformers import InternVLVideoProcessor, LlavaOnevisionVideoProcessor, Qwen2VLVideoProcessor
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from families import FAMILIES
 
-    llava = LlavaOnevisionVideoProcessor(size={"height": 28, "width": 28}, **STATISTICS)
-    internvl = InternVLVideoProcessor(size={"height": 32, "width": 32}, **STATISTICS)
-    least, most = PIXELS
-    qwen = Qwen2VLVideoProcessor(
-        size={"shortest_edge": least, "longest_edge": most},
-        patch_size=4,
-        cap_pixels_per_frame=False,
-        **STATISTICS,
-    )
     recorded = {}
-    for family, processor, cases in (
-        ("llava_onevision", llava, LLAVA),
-        ("internvl", internvl, INTERNVL),
-        ("qwen2_5_vl", qwen, QWEN),
-    ):
-        for name, case in cases.items():
-            given = processor(frames(*case), return_tensors="pt")
-            pixels = given["pixel_values_videos"]
-            recorded[f"{family}/{name}"] = (pixels if family == "qwen2_5_vl" else pixels[0]).contiguous()
-            if family == "qwen2_5_vl":
-                recorded[f"{family}/{name}/grid"] = given["video_grid_thw"]
+    for family in FAMILIES.values():
+        for name, case in family.pixel_cases.items():
+            given = family.video_processor(STATISTICS)(frames(*case), return_tensors="pt")
+            pixels, grid = given["pixel_values_videos"], given.get("video_grid_thw")
+            if grid is None:  # frames of one clip
+                recorded[f"{family.name}/{name}"] = pixels[0].contiguous()
+            else:  # patches, and how they lie
+                recorded |= {f"{family.name}/{name}": pixels.contiguous(), f"{family.name}/{name}/grid": grid}
     versions = {name: version(name) for name in ("torch", "transformers")}
     import torchvision
 

@@ -1,4 +1,4 @@
-"""Depth as pictures: colours, normals and the choice of views against values computed another way."""
+"""Depth as pictures: colors, normals and the choice of views against values computed another way."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_disparity_is_clipped_and_scaled(metres, linear, log):
 
 
 @pytest.mark.parametrize(
-    ("unit", "colour"),
+    ("unit", "color"),
     [  # rows of the published table: 0.18995, 0.07176, 0.23217 and so on
         (0, (48, 18, 59)),
         (64, (41, 187, 236)),
@@ -66,11 +66,11 @@ def test_disparity_is_clipped_and_scaled(metres, linear, log):
         (255, (122, 4, 3)),
     ],
 )
-def test_turbo_is_the_published_map(unit, colour):
+def test_turbo_is_the_published_map(unit, color):
     metres = 1 / (unit / 255 * (1 / 1.0 - 1 / 8.0) + 1 / 8.0)
     drawn = turbo(np.full((2, 3), metres), 1.0, 8.0, "linear")
     assert drawn.shape == (2, 3, 3) and drawn.dtype == np.uint8
-    assert np.abs(drawn.astype(int) - colour).max() <= 1
+    assert np.abs(drawn.astype(int) - color).max() <= 1
 
 
 def test_turbo_follows_its_published_polynomial():
@@ -91,7 +91,7 @@ def test_near_is_redder_than_far_and_holes_are_black():
     drawn = turbo(np.array([[0.5, 2.0, 8.0, 0.0]]), 0.2, 10.0)[0].astype(int)
     assert drawn[0, 0] > 200 and drawn[0, 2] < 60  # red
     assert drawn[2, 2] > drawn[2, 0] and drawn[3].tolist() == [0, 0, 0]
-    assert drawn[2].sum() > 60  # the farthest colour is no black
+    assert drawn[2].sum() > 60  # the farthest color is no black
 
 
 @pytest.mark.parametrize("normal", [(0, 0, -1), (0.6, 0, -0.8), (0, -0.8, -0.6), (0.48, -0.6, -0.64)])

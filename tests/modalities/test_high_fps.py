@@ -6,7 +6,7 @@ import torch
 
 from lynx.errors import DataError, MediaError
 from lynx.media.writer import write_video
-from lynx.modalities.high_fps import HighFps, HighFpsRendering, fast_times, repeats, tile_frames
+from lynx.modalities.high_fps import HighFps, HighFpsRendering, fast_times, find_repeats, tile_frames
 from lynx.types import Frames, Waveform, sample_times
 
 
@@ -130,7 +130,7 @@ def test_coding_noise_is_no_change():
     frames = torch.full((3, 3, 8, 8), 100, dtype=torch.uint8)
     frames[1] += 5
     frames[2, 0, 0, 0] = 200
-    assert repeats(frames).tolist() == [True, False]
+    assert find_repeats(frames).tolist() == [True, False]
 
 
 def test_what_cannot_be_is_refused():

@@ -44,10 +44,10 @@ def reference_mel(samples, r):
     ]
     bands = np.zeros((r.n_mels, power.shape[1]))
     for k in range(r.n_mels):
-        left, centre, right = points[k : k + 3]
+        left, center, right = points[k : k + 3]
         for b in range(r.n_fft // 2 + 1):
             f = b * RATE / r.n_fft
-            weight = (f - left) / (centre - left) if f <= centre else (right - f) / (right - centre)
+            weight = (f - left) / (center - left) if f <= center else (right - f) / (right - center)
             bands[k] += max(0.0, weight) * power[b]
     decibels = 10 * np.log10(np.maximum(bands, 1e-20))
     return np.clip((decibels - r.floor_db) / (r.ceil_db - r.floor_db), 0, 1).T * 255  # (columns, F)
@@ -84,7 +84,7 @@ def test_long_sound_is_cut_into_parts_without_a_seam():
 def test_a_full_scale_sine_is_the_ceiling_and_silence_the_floor():
     picture = Audio().render(tone(1000, 2), sample_times(2.0, 4)).pixels
     assert picture.shape == (4, 3, 64, 62)
-    assert picture[1:3].max() > 240  # the sine's power lies in two or three neighbouring bands
+    assert picture[1:3].max() > 240  # the sine's power lies in two or three neighboring bands
     quiet = Audio().render(tone(1000, 2, amplitude=0.01), sample_times(2.0, 4)).pixels  # -40 dB
     assert int(picture[1:3].max()) - int(quiet[1:3].max()) == pytest.approx(255 / 2, abs=2)
     silence = Audio().render(Waveform(torch.zeros(2 * RATE), RATE), sample_times(2.0, 4)).pixels
@@ -127,24 +127,24 @@ def test_slopes_equal_an_independent_computation(n_mels, hop_s, seconds):
     wave = Waveform(torch.randn(RATE, generator=torch.Generator().manual_seed(1)) * 0.05, RATE)
     shared = {"n_mels": n_mels, "hop_s": hop_s, "seconds_per_frame": seconds}
     times = sample_times(1.0, 3)
-    grey = Audio(AudioRendering(**shared)).render(wave, times).pixels[:, 0].numpy().astype(int)
+    gray = Audio(AudioRendering(**shared)).render(wave, times).pixels[:, 0].numpy().astype(int)
     found = Audio(AudioRendering(**shared, show="slopes")).render(wave, times).pixels.numpy()
-    height, width = grey.shape[1:]
+    height, width = gray.shape[1:]
     steps, bands = max(1, round(0.032 / hop_s)), math.ceil(n_mels / 10)
     assert found.shape == (3, 3, n_mels, max(1, round(seconds / hop_s)))
-    for t, y, x in np.ndindex(grey.shape):
-        later, sooner = grey[t, y, min(x + steps, width - 1)], grey[t, y, max(x - steps, 0)]
-        above, below = grey[t, max(y - bands, 0), x], grey[t, min(y + bands, height - 1), x]
+    for t, y, x in np.ndindex(gray.shape):
+        later, sooner = gray[t, y, min(x + steps, width - 1)], gray[t, y, max(x - steps, 0)]
+        above, below = gray[t, max(y - bands, 0), x], gray[t, min(y + bands, height - 1), x]
         slopes = [min(255, max(0, 128 + 3 * rise)) for rise in (later - sooner, above - below)]
-        assert found[t, :, y, x].tolist() == [grey[t, y, x], *slopes]
+        assert found[t, :, y, x].tolist() == [gray[t, y, x], *slopes]
 
 
 def test_silence_has_a_level_of_nothing_and_no_slope():
     silent = Waveform(torch.zeros(RATE), RATE)
     pixels = Audio(AudioRendering(show="slopes")).render(silent, sample_times(1.0, 2)).pixels
     assert (pixels[:, 0] == 0).all() and (pixels[:, 1:] == 128).all()
-    with pytest.raises(DataError, match="show='colours' is none of level, slopes"):
-        AudioRendering(show="colours")
+    with pytest.raises(DataError, match="show='colors' is none of level, slopes"):
+        AudioRendering(show="colors")
 
 
 def test_a_click_stands_at_its_time():
@@ -152,17 +152,17 @@ def test_a_click_stands_at_its_time():
     samples[round(2.6 * RATE)] = 1.0
     frames = Audio().render(
         Waveform(samples, RATE), sample_times(4.0, 8)
-    )  # pictures of 0.5 s centred at .25, .75, ..
+    )  # pictures of 0.5 s centered at .25, .75, ..
     energy = frames.pixels[:, 0].float().sum(1)  # (T, columns)
     picture, column = divmod(int(energy.argmax()), energy.shape[1])
     assert picture == 5
     bright = energy[5] > energy.max() * 0.5
-    centre = (torch.arange(62) + 0.5)[bright].mean() * 0.008 + frames.times[5] - 31 * 0.008
-    assert centre == pytest.approx(2.6, abs=0.006)
+    center = (torch.arange(62) + 0.5)[bright].mean() * 0.008 + frames.times[5] - 31 * 0.008
+    assert center == pytest.approx(2.6, abs=0.006)
     assert energy[[0, 1, 2, 3, 4, 6, 7]].sum() == 0
 
 
-def test_neighbouring_pictures_are_one_spectrogram_cut():
+def test_neighboring_pictures_are_one_spectrogram_cut():
     wave = Waveform(torch.randn(4 * RATE) * 0.1, RATE)
     rendering = AudioRendering(
         seconds_per_frame=0.512
