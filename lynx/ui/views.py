@@ -11,7 +11,8 @@ from PIL import Image
 from lynx.types import VIDEO
 from lynx.ui.state import Turn
 from lynx.ui.values import AUDIO, EMBEDDED, Findings, Offer, Reply, Sense, Setup, Sight
-from lynx.visualization import timeline as render
+from lynx.visualization import drawing
+from lynx.visualization.timeline import MANY, timeline
 
 if TYPE_CHECKING:
     from lynx.visualization.film import Film
@@ -221,11 +222,11 @@ def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
 def seen(view: Sight, senses: Sequence[Sense]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
     lanes = [
-        render.Lane(sense.name, sense.label, view.frames[sense.name], strip=sense.takes == AUDIO)
+        drawing.Lane(sense.name, sense.label, view.frames[sense.name], fill=sense.takes == AUDIO)
         for sense in senses
         if sense.name in view.frames
     ]
-    return render.timeline(lanes, width=SEEN_WIDTH) if lanes else None
+    return timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
 def rests_on(findings: Findings, index: int, senses: Sequence[Sense]) -> Image.Image | None:
@@ -233,13 +234,13 @@ def rests_on(findings: Findings, index: int, senses: Sequence[Sense]) -> Image.I
     used = [sense for sense in senses if sense.name in findings.frames]
     maps, curves = findings.maps[index], findings.curves[index]
     lanes = [
-        render.Lane(
+        drawing.Lane(
             sense.name, sense.label, findings.frames[sense.name], maps[sense.name], sense.takes == AUDIO
         )
         for sense in used
     ]
-    drawn = [render.Curve(sense.name, *curves[sense.name]) for sense in used]
-    return render.timeline(lanes, drawn, per_row=8 if len(lanes) <= render.MANY else 16) if lanes else None
+    drawn = [drawing.Curve(sense.name, *curves[sense.name]) for sense in used]
+    return timeline(lanes, drawn, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
 
 
 def _share_label(sense: str, labels: Mapping[str, str]) -> str:
@@ -247,11 +248,11 @@ def _share_label(sense: str, labels: Mapping[str, str]) -> str:
 
 
 def _css(sense: str) -> str:
-    return "rgb({},{},{})".format(*render.colour(sense))
+    return "rgb({},{},{})".format(*drawing.color(sense))
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else render.clock(seconds, seconds) + " min"
+    return f"{seconds:.1f} s" if seconds < 60 else drawing.clock(seconds, seconds) + " min"
 
 
 def _capital(text: str) -> str:

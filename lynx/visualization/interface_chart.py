@@ -7,9 +7,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from lynx.types import VIDEO
+from lynx.visualization.drawing import color
 from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Atlas, Group
 from lynx.visualization.text import legible, lines, write_lines
-from lynx.visualization.timeline import colour
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -76,7 +76,7 @@ def _centre(group: Group) -> Point:
 
 
 def _ink(group: Group) -> Colour:
-    return GREYS.get(group.sense) or colour(group.sense)
+    return GREYS.get(group.sense) or color(group.sense)
 
 
 def _dot(pen: ImageDraw.ImageDraw, group: Group, at: Point, radius: float, alpha: int = 255) -> None:

@@ -39,7 +39,7 @@ from lynx.ui.rule import AdapterRule, adapter_rule
 from lynx.ui.state import Chat, Turn
 from lynx.ui.uploads import Uploads, further_views
 from lynx.ui.values import PICTURE, Clip, Offer, Reply, Request, Sense, Setup, check
-from lynx.visualization import timeline as render
+from lynx.visualization import drawing as render
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
