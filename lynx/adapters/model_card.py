@@ -4,20 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lynx import hub
+from lynx import hub, modalities
 from lynx.backbones import CATALOG
+from lynx.modalities.video import Video
 
 if TYPE_CHECKING:
     from lynx.adapters.format import Adapter
 
 _KNOWN_TO_THE_HUB = ("apache-2.0", "mit")
-_EXAMPLES = {
-    "audio": ("clip.mp4", "what sound do you hear ?"),
-    "depth": ("scan", "which shape is nearest ?"),
-    "high_fps": ("clip.mp4", "which shape flashes ?"),
-    "multi_view": ("second_view.mp4", "what is hidden ?"),
-}
-"""What is shown of a sense: a file that it is read from, and a question that needs it."""
 COMMAND = "command"
 """The metric that says how the others beside it were measured."""
 
@@ -26,7 +20,8 @@ def model_card(adapter: "Adapter", where: str) -> str:
     """The README of an adapter. where: the folder or Hub id that it can be loaded from."""
     source = str(adapter.backbone.get("source") or "")
     sense = adapter.name if adapter.name.isidentifier() else adapter.modality
-    file, question = _EXAMPLES.get(adapter.modality, ("clip.mp4", "what do you see ?"))
+    modality = modalities.find(adapter.modality) or Video  # a card needs no sense that is installed here
+    file, question = modality.example_file, modality.example_questions[0]
     return f"""---
 library_name: lynx
 {_licence(source)}

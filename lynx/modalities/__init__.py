@@ -2,7 +2,7 @@
 
 from lynx.errors import DataError
 from lynx.modalities.audio import Audio
-from lynx.modalities.base import Modality
+from lynx.modalities.base import Color, Modality
 from lynx.modalities.depth import Depth
 from lynx.modalities.high_fps import HighFps
 from lynx.modalities.multi_view import MultiView
@@ -11,10 +11,26 @@ from lynx.modalities.video import Video
 REGISTRY: dict[str, type[Modality]] = {
     modality.name: modality for modality in (Video, Audio, Depth, HighFps, MultiView)
 }
+OTHER_COLORS: tuple[Color, ...] = ((101, 163, 13), (185, 28, 28), (146, 64, 14), (14, 116, 144))
+"""For senses that bring no color, and for adapters with a name of their own."""
+
+
+def find(name: str) -> type[Modality] | None:
+    """The modality of that name; None when there is none."""
+    return REGISTRY.get(name)
 
 
 def get(name: str) -> type[Modality]:
     """The modality of that name. Raises DataError when there is none."""
-    if name not in REGISTRY:
+    modality = find(name)
+    if modality is None:
         raise DataError(f"There is no modality {name!r}; known are {', '.join(sorted(REGISTRY))}.")
-    return REGISTRY[name]
+    return modality
+
+
+def color_of(name: str) -> Color:
+    """The color of a sense in all pictures, by the name of its modality or of its adapter."""
+    modality = find(name)
+    if modality is not None and modality.color is not None:
+        return modality.color
+    return OTHER_COLORS[sum(name.encode()) % len(OTHER_COLORS)]

@@ -20,6 +20,7 @@ from lynx.errors import DataError, MediaError
 from lynx.media.audio import hear, read_audio
 from lynx.media.container import probe
 from lynx.modalities.base import Modality, Source
+from lynx.modalities.video import Video
 from lynx.types import Frames, Waveform
 
 COLUMNS_AT_ONCE = 4096  # bounds the memory of the Fourier transforms
@@ -182,7 +183,10 @@ class Audio(Modality):
 
     name = "audio"
     label = "sound"
+    color = (217, 119, 6)
     takes = "audio"
+    suffixes = (".wav", ".ogg", ".flac", ".mp3", ".m4a", ".opus", *Video.suffixes)
+    example_questions = ("What sound do you hear?",)
     Rendering = AudioRendering
 
     def duration(self, source: Source) -> float:

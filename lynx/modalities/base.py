@@ -16,13 +16,29 @@ Source = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
 """A path, or media in memory; several further clips are a mapping from their names."""
 
 
-class Modality(ABC):
-    """A sense. Subclasses name themselves, their frozen dataclass of rendering parameters, and render."""
+Color = tuple[int, int, int]
+"""Red, green and blue, 0..255."""
 
-    name: ClassVar[str]  # in code and in files: "audio"
-    label: ClassVar[str]  # to people: "sound"
-    takes: ClassVar[str]  # the kind of file it is read from: "video", "audio", "depth" or "view"
+
+class Modality(ABC):
+    """A sense. A subclass says all that is known of it: its names, what it is read from, how it is drawn."""
+
+    name: ClassVar[str]
+    """In code, in files and on the command line: "audio"."""
+    label: ClassVar[str]
+    """For people: "sound"."""
+    color: ClassVar[Color | None] = None
+    """In all pictures of it; None takes one of OTHER_COLORS, always the same for the same name."""
+    takes: ClassVar[str]
+    """The kind of file it is read from, which decides the place in the app: video, audio, depth or view."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of files that are a whole recording of it; folders and several files may be one, too."""
+    example_file: ClassVar[str] = "clip.mp4"
+    """A name such a file could have: model cards show it."""
+    example_questions: ClassVar[tuple[str, ...]] = ("What do you see?",)
+    """Questions that need the sense; model cards show the first."""
     Rendering: ClassVar[type]
+    """The frozen dataclass of its rendering parameters."""
 
     def __init__(self, rendering: Any = None) -> None:
         self.rendering = self.Rendering() if rendering is None else rendering

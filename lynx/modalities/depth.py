@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lynx.errors import DataError, MediaError
 from lynx.media.depth import open_depth
-from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, pinhole, resized
+from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
 from lynx.modalities.base import Modality, Source
+from lynx.modalities.video import Video
 from lynx.types import DepthClip, Frames
 
 TURBO = np.frombuffer(
@@ -213,7 +214,11 @@ class Depth(Modality):
 
     name = "depth"
     label = "depth"
+    color = (124, 58, 237)
     takes = "depth"
+    suffixes = (".npy", *MESHES, *Video.suffixes)
+    example_file = "scan"
+    example_questions = ("Which shape is nearest?",)
     Rendering = DepthRendering
 
     def pictures(self, source: Source) -> int:

@@ -78,7 +78,10 @@ class HighFps(Modality):
 
     name = "high_fps"
     label = "fast motion"
+    color = (219, 39, 119)
     takes = "video"
+    suffixes = Video.suffixes
+    example_questions = ("Which shape flashes?",)
     Rendering = HighFpsRendering
 
     def duration(self, source: Source) -> float:

@@ -14,7 +14,6 @@ from lynx.modalities.base import Modality, Source
 from lynx.modalities.video import Video, VideoRendering
 from lynx.types import Frames
 
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".ogv", ".gif")
 LAST_FRAME = 0.1
 """Seconds for which a view's last frame stays: files end up to a frame before they should."""
 OFFSETS = "offsets.json"
@@ -59,7 +58,7 @@ def views_of(source: Source | View) -> dict[str, View]:
 
 
 def _folder(folder: Path) -> dict[str, View]:
-    clips = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in CLIPS}
+    clips = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in Video.suffixes}
     offsets: dict[str, float] = {}
     if (folder / OFFSETS).is_file():
         try:
@@ -80,7 +79,11 @@ class MultiView(Modality):
 
     name = "multi_view"
     label = "second view"
+    color = (37, 99, 235)
     takes = "view"
+    suffixes = Video.suffixes
+    example_file = "second_view.mp4"
+    example_questions = ("What is hidden?",)
     Rendering = MultiViewRendering
 
     def pictures(self, source: Source) -> int:

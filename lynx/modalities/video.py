@@ -25,7 +25,10 @@ class Video(Modality):
 
     name = "video"
     label = "picture"
+    color = (13, 148, 136)
     takes = "video"
+    suffixes = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".ogv", ".gif")
+    example_questions = ("What do you see?",)
     Rendering = VideoRendering
 
     def duration(self, source: Source) -> float:

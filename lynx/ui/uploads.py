@@ -21,7 +21,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from lynx.errors import MediaError
 from lynx.media.mesh import MESHES
-from lynx.modalities.multi_view import CLIPS
+from lynx.modalities.depth import Depth
 
 KEPT_SECONDS = 3600.0  # from the last use; Gradio keeps the upload itself as long
 MAX_BYTES = 2 * 2**30  # of what a .zip holds
@@ -29,7 +29,7 @@ MAX_FILES = 20_000
 MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
 MAX_FOLDERS = 32  # around a file
 MAX_NAME = 1024  # characters of an entry's name, folders included
-ALONE = (".npy", *MESHES, *CLIPS)
+ALONE = Depth.suffixes
 READ = (".png", ".txt", *ALONE)
 BESIDE = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
 BROKEN = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lynx.errors import MediaError
 from lynx.modalities.base import Source
 from lynx.modalities.multi_view import View
+from lynx.modalities.video import Video
 from lynx.types import VIDEO
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Sense:
     takes: str  # the kind of file that it reads
 
 
-PICTURE = Sense(VIDEO, "picture", VIDEO, VIDEO)
+PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)
 """What every model has, before anything is known of its adapters."""
 
 

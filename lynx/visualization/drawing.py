@@ -11,20 +11,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lynx.evidence.attention import Evidence, Index
+from lynx.evidence.attention import TEXT, Evidence, Index
+from lynx.modalities import color_of
+from lynx.modalities.base import Color
 from lynx.types import Frames
-from lynx.visualization.text import Color, legible, lines, write_lines
+from lynx.visualization.text import legible, lines, write_lines
 
-COLORS: dict[str, Color] = {
-    "video": (13, 148, 136),
-    "audio": (217, 119, 6),
-    "depth": (124, 58, 237),
-    "high_fps": (219, 39, 119),
-    "multi_view": (37, 99, 235),
-    "text": (148, 163, 184),
-}
-OTHER_COLORS: tuple[Color, ...] = ((101, 163, 13), (185, 28, 28), (146, 64, 14), (14, 116, 144))
-"""Of senses that are not in the table, chosen by their names."""
+TEXT_COLOR = (148, 163, 184)  # of the conversation's words, beside the senses
 HEAT = ((40, 10, 70), (150, 30, 90), (235, 90, 40), (255, 190, 50), (255, 250, 190))  # from dark to bright
 TRANSPARENT = (0, 0, 0, 0)
 FAINT = (148, 163, 184, 90)
@@ -35,7 +28,7 @@ SMOOTH = 4  # times larger: how a dot is drawn before it is made small, for a sm
 
 def color(sense: str) -> Color:
     """The sense's color, the same in all pictures."""
-    return COLORS.get(sense) or OTHER_COLORS[sum(sense.encode()) % len(OTHER_COLORS)]
+    return TEXT_COLOR if sense == TEXT else color_of(sense)
 
 
 def clock(seconds: float, duration: float) -> str:

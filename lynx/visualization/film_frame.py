@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lynx.modalities.base import Color
 from lynx.visualization.drawing import (
     CURVE_HEIGHT,
     Curve,
@@ -28,7 +29,7 @@ from lynx.visualization.drawing import (
     share_bar,
     split_lanes,
 )
-from lynx.visualization.text import Color, legible, lines, write_lines
+from lynx.visualization.text import legible, lines, write_lines
 
 MAX_WIDTH, MAX_HEIGHT = 960, 720  # pixels; of the picture, which keeps its shape
 MIN_WIDTH, MIN_HEIGHT = 640, 480  # pixels; a smaller picture is enlarged to it, and no film is narrower

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 from PIL import ImageDraw, ImageFont
 
+from lynx.modalities.base import Color
+
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-Color = tuple[int, int, int]
 
 ELSEWHERE = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
 """Fonts with more letters than Pillow's own, where a system has them: found by name, never needed."""

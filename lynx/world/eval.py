@@ -22,6 +22,7 @@ from lynx.evaluation.metrics import Scores, score
 from lynx.media.video import read_frames
 from lynx.types import VIDEO, Prompt, Stream, sample_times
 from lynx.world.answering import answer_stock, answer_together, stock
+from lynx.world.dataset import RENDERERS
 from lynx.world.exam import Task, draw_tasks, split_evenly, take, types_for
 from lynx.world.files import default_cache, sense_path, stream_clips
 from lynx.world.scene.scene import DURATION
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lynx.model import Lynx
 
 SPLIT = "test"
-MEASURED = ("audio", "depth", "high_fps", "multi_view")
+MEASURED = tuple(sense for sense in RENDERERS if sense != VIDEO)
 """The senses that there are files of: a clip's own, or some beside it."""
 SIDE_BY_SIDE = 12
 """Questions that are collected before they are answered."""

@@ -1,6 +1,7 @@
 """Sound as pictures, against an independent spectrogram; sight; and the registry."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from lynx.errors import DataError, MediaError
 from lynx.media.video import write_video
-from lynx.modalities import REGISTRY, get
+from lynx.modalities import OTHER_COLORS, REGISTRY, color_of, get
 from lynx.modalities.audio import Audio, AudioRendering, log_mel
 from lynx.modalities.video import Video
 from lynx.types import Frames, Waveform, sample_times
@@ -276,3 +277,20 @@ def test_the_registry_knows_the_senses_by_their_names():
     assert get("audio") is Audio and get("video") is Video
     with pytest.raises(DataError, match="smell"):
         get("smell")
+
+
+def test_what_is_known_of_a_sense_stands_in_its_class():
+    for name, modality in REGISTRY.items():
+        assert color_of(name) == modality.color and modality.example_questions[0].endswith("?")
+        assert all(suffix.startswith(".") for suffix in modality.suffixes)
+    assert len({modality.color for modality in REGISTRY.values()}) == len(REGISTRY)
+    assert Path(Audio.example_file).suffix in Audio.suffixes and ".npy" in REGISTRY["depth"].suffixes
+
+
+def test_a_sense_that_says_no_more_than_it_must_has_a_color_and_a_question(monkeypatch):
+    class Warmth(Video):
+        name, label, color = "warmth", "warmth", None
+
+    monkeypatch.setitem(REGISTRY, "warmth", Warmth)
+    assert color_of("warmth") == color_of("warmth") in OTHER_COLORS
+    assert color_of("an adapter's name") in OTHER_COLORS and get("warmth").example_questions
