@@ -14,7 +14,7 @@ from typing import Any
 import lynx
 from benchmarks import ROOT, report
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.datasets.base import open_data
+from lynx.datasets.sources import open_data
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
 from lynx.training.tuning import tune

@@ -18,8 +18,9 @@ import lynx
 from benchmarks import ROOT, report
 from benchmarks.early_learning import reference
 from lynx.config import AlignConfig
-from lynx.datasets.base import Example, Turn, open_data
+from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import render_clip
+from lynx.datasets.sources import open_data
 from lynx.modalities import Modality
 from lynx.modalities.depth import Depth, DepthRendering
 from lynx.modalities.multi_view import MultiView

@@ -108,7 +108,7 @@ def run(figures: Figures, source: Path, options: argparse.Namespace) -> None:
     import lynx
     from lynx.backbones.estimate import estimate
     from lynx.config import AlignConfig, GuideConfig, TuneConfig
-    from lynx.datasets.base import open_data
+    from lynx.datasets.sources import open_data
     from lynx.training.alignment import align
     from lynx.training.guidance import guide
     from lynx.training.tuning import tune

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 import lynx
 from benchmarks import report
 from lynx.adapters.format import Adapter
-from lynx.datasets.base import Example, open_data
+from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
 from lynx.datasets.labelled_recordings import groups_of
+from lynx.datasets.sources import open_data
 from lynx.media.audio import read_audio
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx

@@ -22,9 +22,10 @@ import torch
 import lynx
 from benchmarks import ROOT, report
 from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.datasets.base import Example, groups_of, open_data
-from lynx.datasets.labelled_recordings import evaluate
+from lynx.datasets.base import Example
+from lynx.datasets.sources import groups_of, open_data
 from lynx.datasets.variants import with_variants
+from lynx.evaluation.recordings import evaluate
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide

@@ -37,8 +37,8 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     from benchmarks import cpu_seconds
     from lynx.adapters.format import Adapter
     from lynx.config import TuneConfig
-    from lynx.datasets.base import open_data
     from lynx.datasets.clips import content_key
+    from lynx.datasets.sources import open_data
     from lynx.modalities import get
     from lynx.training.stream_cache import StreamCache
     from lynx.training.trainer import Trainer, seed_of

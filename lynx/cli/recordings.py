@@ -27,7 +27,7 @@ def _arguments(parser: Parser) -> None:
 )
 def _eval_recordings(options: Options) -> Result:
     """Ask a chat what the recordings held out are: accuracy, chance, and what is taken for what."""
-    from lynx.datasets.labelled_recordings import evaluate
+    from lynx.evaluation.recordings import evaluate
 
     examples = open_examples(options, split="test")
     model = load_model(options, "sounds")

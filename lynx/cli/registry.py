@@ -121,7 +121,7 @@ def open_examples(
 
     variants: how often each sound file is there, of all sources or of each: see `with_variants`.
     """
-    from lynx.datasets.base import open_data
+    from lynx.datasets.sources import open_data
     from lynx.datasets.variants import with_variants
 
     sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
@@ -162,7 +162,7 @@ def _held_out(sources: Sequence[tuple[str, Path | None]], held_out: Sequence[str
     """For each source what it holds out: of several sources each what it has."""
     if len(sources) < 2 or not held_out:
         return [list(held_out) for _ in sources]
-    from lynx.datasets.base import groups_of
+    from lynx.datasets.sources import groups_of
 
     groups = [groups_of(*source) for source in sources]
     if unknown := sorted(set(held_out).difference(*groups)):

@@ -1,4 +1,4 @@
-"""Real recordings with one label each, read as their authors lay them out, and how well a sense names them.
+"""Real recordings with one label each, read as their authors lay them out.
 
 ESC-10 (K. J. Piczak, 2015): `audio/` and `meta/esc50.csv` of ESC-50, of which its ten classes are taken, or
 a folder a class with files named FOLD-CLIP-TAKE. Free Spoken Digit Dataset: DIGIT_SPEAKER_TAKE, in the folder
@@ -8,18 +8,12 @@ or in its `recordings/`. A recording's *group* is its fold or its speaker: what 
 import csv
 import random
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.errors import DataError
-from lynx.evaluation.metrics import NUMBERS, Scores, score
-
-if TYPE_CHECKING:
-    from lynx.model import Lynx
 
 AUDIO = "audio"
 SPLITS = ("train", "test")
@@ -43,7 +37,7 @@ CLASSES = {
 }
 """The classes of ESC-10 by their names in ESC-50 and in ESC-10, and the word that answers."""
 ANIMALS = ("dog", "rooster")
-DIGITS = NUMBERS[:10]
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 SOUND = (
     "what sound do you hear ?",
@@ -190,7 +184,7 @@ def open_recordings(name: str, path: str | Path | None, wanted: Wanted) -> list[
     kept = [each for each in recordings if (each.group in held) == (wanted.split == "test")]
     if wanted.senses is not None and set(wanted.senses) != {AUDIO}:
         kept = []  # they are heard, and that is all
-    return [_example(name, folder, recording, wanted.seed) for recording in kept]
+    return wanted.draw([_example(name, folder, recording, wanted.seed) for recording in kept])
 
 
 def _folder(name: str, path: str | Path | None) -> Path:
@@ -203,46 +197,3 @@ def _example(name: str, folder: Path, recording: Recording, seed: int) -> Exampl
     place = recording.path.relative_to(folder).as_posix()
     turns = COLLECTIONS[name].ask(recording, random.Random(f"{seed} {place}"))
     return Example(id=place, media={AUDIO: recording.path}, turns=turns)
-
-
-def evaluate(
-    model: "Lynx",
-    examples: Sequence[Example],
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Ask a chat about each recording, one question of every type: its phrasings take turns.
-
-    accuracy, chance, n: of the questions of a recording's first type, which name it. by_type: of every type.
-    confusion: what the recordings of each name were taken for, and how often.
-    """
-    asked: list[tuple[Turn, str]] = []
-    named: list[tuple[Turn, str]] = []
-    for number, example in enumerate(examples):
-        media: dict[str, Any] = dict(example.media)
-        chat = model.chat(**media)
-        for kind in dict.fromkeys(turn.type for turn in example.turns):
-            phrasings = [turn for turn in example.turns if turn.type == kind]
-            turn = phrasings[number % len(phrasings)]
-            chat.clear()
-            asked.append((turn, chat.ask(turn.question)))
-            if kind == example.turns[0].type:
-                named.append(asked[-1])
-        if progress:
-            progress(number + 1, len(examples))
-    by_type = {kind: part.to_dict() for kind, part in _score(asked).by_type.items()}
-    return {**_score(named).overall.to_dict(), "by_type": by_type, "confusion": _confusion(named)}
-
-
-def _score(answered: Sequence[tuple[Turn, str]]) -> Scores:
-    return score(
-        [answer for _, answer in answered],
-        [turn.answer for turn, _ in answered],
-        [turn.type for turn, _ in answered],
-    )
-
-
-def _confusion(answered: Sequence[tuple[Turn, str]]) -> dict[str, dict[str, int]]:
-    table: dict[str, Counter[str]] = {turn.answer: Counter() for turn, _ in answered}
-    for turn, answer in answered:
-        table[turn.answer][answer] += 1
-    return {name: dict(answers.most_common()) for name, answers in table.items()}

@@ -13,16 +13,14 @@ from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
 from lynx.types import Waveform
 
-MAX_SECONDS = 2 * 3600.0  # of sound: 0.5 GB at 16 kHz
-
-
-LAST_PACKET = 1.0  # seconds by which a sound may pass that, as the last packet is filled up
-
-
-MOST_CHANNELS = 64  # that FFmpeg's resampler takes
-
-
-PREROLL = 0.2  # seconds; what a decoder needs of the sound before a moment to give that moment right
+MAX_SECONDS = 2 * 3600.0
+"""Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
+LAST_PACKET = 1.0
+"""Seconds by which a sound may exceed MAX_SECONDS, since encoders pad the last packet."""
+MAX_CHANNELS = 64
+"""Maximum channels of a track; FFmpeg's resampler takes no more."""
+PREROLL = 0.2
+"""Seconds before a moment that a decoder needs to get the sound at that moment right."""
 
 
 def read_audio(
@@ -53,10 +51,10 @@ def hear(
         raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
     if not 0 <= track < count:
         raise MediaError(f"{name!r} has {count} audio tracks (0..{count - 1}), no track {track}.")
-    if info.audio[track].channels > MOST_CHANNELS:
+    if info.audio[track].channels > MAX_CHANNELS:
         raise MediaError(
             f"Track {track} of {name!r} has {info.audio[track].channels} channels; sound of up to "
-            f"{MOST_CHANNELS} is read: mix it down first."
+            f"{MAX_CHANNELS} is read: mix it down first."
         )
     if min(end, info.duration) - start > MAX_SECONDS + LAST_PACKET:
         raise MediaError(

@@ -20,14 +20,12 @@ from lynx.types import AudioTrack, MediaInfo, VideoTrack
 
 logger = logging.getLogger(__name__)
 
-
 FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
-
-
-HEADER_KNOWS_DURATION = ("mov", "matroska")  # elsewhere the duration may be a guess from the bit rate
-
-
-MAX_SIDE = 8192  # pixels
+"""FFmpeg's names of the containers that are opened."""
+HEADER_KNOWS_DURATION = ("mov", "matroska")
+"""Containers whose header states the duration; elsewhere it may be a guess from the bit rate."""
+MAX_SIDE = 8192
+"""Maximum width and height of a picture, in pixels."""
 
 
 @contextmanager

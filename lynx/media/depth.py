@@ -1,4 +1,4 @@
-"""Depth from files: folders of maps in ScanNet form, .npy stacks, depth videos, and what `media3d` sees."""
+"""Depth from files: folders of maps in ScanNet form, .npy stacks, depth videos, and views of meshes."""
 
 import re
 from collections.abc import Sequence
@@ -16,13 +16,15 @@ from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
 from lynx.media.video import read_levels
 from lynx.types import DepthClip, returns
 
-MOST_MAPS = 10_000_000  # of a video: 28 hours at 100 a second
+MAX_MAPS = 10_000_000
+"""Maximum frames of a depth video: 28 hours at 100 a second."""
 BROKEN = (
     *(ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError),
     *(SyntaxError, TokenError),
 )
 """What numpy raises for the headers of .npy files that are damaged."""
-NO_RETURN = 65535  # some sensors say so; ScanNet says 0
+NO_RETURN = 65535
+"""What some sensors store where they measured nothing; ScanNet stores 0."""
 
 
 def open_depth(
@@ -111,7 +113,7 @@ def _read_png(path: Path) -> np.ndarray:
             f"{path.name!r} cannot be read as a PNG: it is damaged or of another kind."
         ) from error
     if values.ndim != 2 or values.dtype.itemsize == 1:
-        raise MediaError(f"{path.name!r} is no depth map but a {image.mode} picture; 16-bit grey is read.")
+        raise MediaError(f"{path.name!r} is no depth map but a {image.mode} picture; 16-bit gray is read.")
     return values
 
 
@@ -217,13 +219,13 @@ def _stack(path: Path, unit: float) -> DepthClip:
 def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
     info = probe(path)
     if info.video is None:
-        raise MediaError(f"{path.name!r} has no picture track; depth is read from a grey video.")
+        raise MediaError(f"{path.name!r} has no picture track; depth is read from a gray video.")
     rate = info.video.fps
     count = max(1, round(info.duration * rate))
-    if count > MOST_MAPS:  # a gap in the timestamps, or a rate that the container made up
+    if count > MAX_MAPS:  # a gap in the timestamps, or a rate that the container made up
         raise MediaError(
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
-            f"depth of up to {MOST_MAPS:,} frames is read: cut it, or encode it anew without gaps."
+            f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
         )
     clip = DepthClip(
         count, partial(_read_video, path, rate, reach), np.arange(count) / rate, info.duration, None, None
@@ -238,7 +240,7 @@ def _read_video(path: Path, rate: float, reach: tuple[float, float], indices: Se
     levels = read_levels(path, [(index + 0.5) / rate for index in indices])
     if levels.ndim == 3:
         return to_metres(levels)
-    if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # grey stays grey to a few levels when encoded
-        raise MediaError(f"{path.name!r} is a coloured video; depth is read from grey ones.")
+    if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
+        raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
     metres = levels[..., 1] / 255 * reach[1]
     return returns(np.where(metres < reach[0], 0, metres))  # near black is what coding leaves of black

@@ -1,4 +1,4 @@
-"""Depth in memory, and meshes and point clouds seen by cameras. The one module that touches trimesh.
+"""Meshes and point clouds seen by cameras, as depth. The one module that uses trimesh.
 
 Distances are metres along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
 the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the world's. Nothing is measured

@@ -2,7 +2,7 @@
 
 Unusual here: every frame is found by its container timestamp, never by an index or a frame rate, and by
 seeking, so that sixteen frames of a ten-minute clip do not decode it all. Time zero is the container's own
-start, as in a player. `writer` writes.
+start, as in a player.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE, decode, open_recording, probe, start_of, video_streams
-from lynx.media.writer import write_video as write_video
 from lynx.types import EPSILON, Frames
 
 
@@ -41,7 +40,7 @@ def show_frames(
 
 
 def read_levels(path: str | Path, times: Tensor | Sequence[float]) -> np.ndarray:
-    """16-bit grey (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
+    """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
     times = torch.as_tensor(times, dtype=torch.float64)
     return np.stack([levels for levels, _ in _displayed(path, times, _levels)])
 
@@ -121,7 +120,7 @@ def _picture(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
 
 
 def _levels(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W) uint16 of a 16-bit grey track, else (H, W, 3) uint8; upright."""
+    """(H, W) uint16 of a 16-bit gray track, else (H, W, 3) uint8; upright."""
     if not frame.format.name.startswith("gray16"):
         return _picture(frame, None)
     return np.rot90(frame.reformat(format="gray16le").to_ndarray(), round(frame.rotation / 90) % 4)

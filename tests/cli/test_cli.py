@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A second of noise without sound."""
-    from lynx.media.video import write_video
+    from lynx.media.writer import write_video
 
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_video(path, torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8), fps=8)

@@ -15,7 +15,8 @@ import torch
 from lynx.errors import MediaError
 from lynx.media.audio import hear, read_audio
 from lynx.media.container import probe
-from lynx.media.video import _Playhead, read_frames, show_frames, write_video
+from lynx.media.video import _Playhead, read_frames, show_frames
+from lynx.media.writer import write_video
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.types import Frames, Waveform, sample_times
 
@@ -23,7 +24,7 @@ REAL = Path(__file__).parents[3] / "shared" / "media" / "sample_demo_1.mp4"
 
 
 def encode(path, times, *, size=(64, 48), gop=250, rotation=0, tone=None, tracks=1):
-    """A video whose frame i is of grey level(i), shown from times[i] on; `tone` (seconds, Hz) as AAC."""
+    """A video whose frame i is of gray level(i), shown from times[i] on; `tone` (seconds, Hz) as AAC."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1000, options={"g": str(gop), "crf": "12"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -367,15 +368,15 @@ def remuxed(source, path):
 
 
 def test_write_video_round_trip(tmp_path):
-    colours = torch.tensor([[220, 30, 30], [30, 200, 30], [30, 30, 220]], dtype=torch.uint8)
-    frames = colours[:, :, None, None].expand(3, 3, 48, 64)
+    colors = torch.tensor([[220, 30, 30], [30, 200, 30], [30, 30, 220]], dtype=torch.uint8)
+    frames = colors[:, :, None, None].expand(3, 3, 48, 64)
     tone = torch.sin(torch.arange(24000) / 16000 * 2 * torch.pi * 500) * 0.5
     write_video(tmp_path / "clip.mp4", frames, 2, Waveform(tone, 16000))
     info = probe(tmp_path / "clip.mp4")
     assert info.video.codec == "h264" and info.audio[0].codec == "aac"
     assert info.duration == pytest.approx(1.5, abs=0.08)
     read = read_frames(tmp_path / "clip.mp4", [0.0, 0.5, 1.0]).pixels.float().mean((2, 3))
-    assert (read - colours).abs().max() < 12
+    assert (read - colors).abs().max() < 12
     sound = read_audio(tmp_path / "clip.mp4", 16000)
     assert torch.fft.rfft(sound.samples[:16000]).abs().argmax().item() == pytest.approx(500, abs=3)
     assert sound.samples[2000:20000].abs().max() == pytest.approx(0.5, abs=0.03)  # two channels, one loudness

@@ -19,7 +19,7 @@ import lynx
 from lynx import BackboneError
 from lynx.adapters.saving import save_adapter
 from lynx.media.audio import read_audio
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.types import DepthClip, sample_times
 from lynx.ui import views

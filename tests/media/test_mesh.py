@@ -45,7 +45,7 @@ def write_maps(folder, count=4, names="{:d}", size=(6, 8), poses=True, times=Non
 
 
 def write_video(path, levels, pix_fmt, codec, fps=8):
-    """levels: (T, H, W), or (T, H, W, 3) in colour."""
+    """levels: (T, H, W), or (T, H, W, 3) in color."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width, stream.pix_fmt = *levels.shape[1:3], pix_fmt
@@ -181,11 +181,11 @@ def test_an_8_bit_video_has_no_unit_which_is_said(tmp_path):
     )
 
 
-def test_a_coloured_video_is_no_depth(tmp_path):
+def test_a_color_video_is_no_depth(tmp_path):
     picture = np.zeros((4, 32, 32, 3), np.uint8)
     picture[..., 0] = 200
     clip = open_depth(write_video(tmp_path / "clip.mp4", picture, "yuv420p", "libx264"))
-    with pytest.raises(MediaError, match="coloured"):
+    with pytest.raises(MediaError, match="color"):
         clip.measure([0])
 
 

@@ -18,7 +18,7 @@ BINARY = POINTS + np.uint32([0, 1, 2]).tobytes()
 PLY = "ply\nformat {}\nelement vertex {}\nproperty float x\nproperty float y\nproperty float z\n"
 CHILD = """
 import resource, sys, trimesh
-from lynx.media3d import load_shape
+from lynx.media.mesh import load_shape
 from lynx.errors import MediaError
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)

@@ -16,7 +16,7 @@ from lynx.types import Waveform
 SIZE = (96, 64)
 
 
-def greys(*levels):
+def grays(*levels):
     for level in levels:
         yield np.full((SIZE[1], SIZE[0], 3), level, np.uint8)
 
@@ -28,7 +28,7 @@ def tone(seconds, rate=16000):
 
 def test_a_stream_is_read_back_as_it_was_written(tmp_path):
     path = tmp_path / "new" / "film.mp4"
-    write_stream(path, greys(20, 120, 220), SIZE, 2, tone(1.5))
+    write_stream(path, grays(20, 120, 220), SIZE, 2, tone(1.5))
     info = probe(path)
     assert (info.video.width, info.video.height, info.video.codec) == (*SIZE, "h264")
     assert info.audio[0].codec == "aac" and info.duration == pytest.approx(1.5, abs=0.1)
@@ -39,7 +39,7 @@ def test_a_stream_is_read_back_as_it_was_written(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_browsers_play_it_from_its_first_bytes_in_its_own_colours(tmp_path):
+def test_browsers_play_it_from_its_first_bytes_in_its_own_colors(tmp_path):
     red = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     red[..., 0] = 220
     write_stream(tmp_path / "film.mp4", [red] * 3, SIZE, 23.98)
@@ -59,20 +59,20 @@ def test_what_goes_wrong_leaves_nothing_and_keeps_what_was_there(tmp_path):
     path.write_bytes(b"precious")
 
     def broken():
-        yield from greys(1, 2)
+        yield from grays(1, 2)
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
         write_stream(path, broken(), SIZE, 2, tone(1.0))
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(MediaError, match="could not be written"):
-        write_stream(path, greys(*[1] * 3), SIZE, 0.0)  # what ffmpeg refuses
+        write_stream(path, grays(*[1] * 3), SIZE, 0.0)  # what ffmpeg refuses
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
 
 
 def test_odd_sides_and_a_missing_package_are_said(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="even sides"):
-        write_stream(tmp_path / "film.mp4", greys(1), (95, 64), 2)
+        write_stream(tmp_path / "film.mp4", grays(1), (95, 64), 2)
     real = builtins.__import__
 
     def without(name, *more):
@@ -82,5 +82,5 @@ def test_odd_sides_and_a_missing_package_are_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MediaError, match=r"lynx\[world\]"):
-        write_stream(tmp_path / "film.mp4", greys(1), SIZE, 2)
+        write_stream(tmp_path / "film.mp4", grays(1), SIZE, 2)
     assert not Path(tmp_path / "film.mp4").exists()

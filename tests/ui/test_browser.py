@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.types import Waveform
 
 pytestmark = [

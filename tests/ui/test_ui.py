@@ -28,7 +28,7 @@ from lynx.config import LoraSettings
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import TEXT
 from lynx.media.depth import open_depth
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.ui import launch, views
 from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence, thumbnails

@@ -14,7 +14,7 @@ import lynx
 from lynx import LynxError, MediaError
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.visualization import film
 from lynx.visualization.drawing import Lane
