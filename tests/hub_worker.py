@@ -20,7 +20,8 @@ from lynx.adapters.saving import describe_backbone
 from lynx.backbones import load_backbone
 from lynx.cli.main import main
 from lynx.errors import LynxError
-from lynx.ui.engine import Engine, Setup
+from lynx.ui.engine import Engine
+from lynx.ui.types import Setup
 
 
 def load(source: str, precision: str = "auto") -> int:
@@ -46,10 +47,10 @@ def app(backbone: str, *adapters: str) -> int:
             return f"error: {error}"
 
     calls = {
-        "forecast": lambda: engine.forecast(setup),
-        "offers": lambda: [vars(offer) for offer in engine.offers(backbone, adapters)],
-        "senses": lambda: list(engine.senses(Setup(backbone, adapters=adapters))),
-        "loaded": lambda: engine.forecast(setup),
+        "forecast": lambda: engine.models.forecast(setup),
+        "offers": lambda: [vars(option) for option in engine.models.options(backbone, adapters)],
+        "senses": lambda: [sense.name for sense in engine.models.senses(Setup(backbone, adapters=adapters))],
+        "loaded": lambda: engine.models.forecast(setup),
     }
     print(json.dumps({name: told(call) for name, call in calls.items()}))
     return 0

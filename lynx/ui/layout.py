@@ -1,12 +1,11 @@
-"""The components of the page and where they stand; what they do is in `lynx.ui.page`."""
+"""The components of the page and where they stand; `lynx.ui.page` says which handlers they call."""
 
 import gradio as gr
 
 from lynx.types import VIDEO
 from lynx.ui import views
-from lynx.ui.examples import Example
-from lynx.ui.state import Chat
-from lynx.ui.values import AUDIO, DEPTH, VIEW, Setup
+from lynx.ui.examples import ExampleClip
+from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
@@ -16,7 +15,7 @@ PICTURE = {"format": "png", "image_mode": "RGBA", "show_label": False, "interact
 class Layout:
     """All components, as attributes. Built inside a `gr.Blocks`."""
 
-    def __init__(self, setup: Setup, backbones: list[str], examples: list[Example]) -> None:
+    def __init__(self, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> None:
         self.setup, self.backbones, self.examples = setup, backbones, examples
         self.chat = gr.State(Chat("", setup))
         gr.HTML(views.HEADER, elem_id="header")
