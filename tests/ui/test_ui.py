@@ -212,21 +212,23 @@ def test_no_list_of_stopped_conversations_grows(engine):
         assert second.is_set() and not first.is_set()
 
 
-def test_a_film_goes_with_its_conversation(setup, desk):
+def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
+    monkeypatch.setattr("lynx.ui.sessions.SESSIONS_KEPT", 2)
+    write_video(desk / "short.mp4", torch.zeros(4, 3, 48, 64, dtype=torch.uint8), 20)
     engine = Engine(max_new_tokens=4)
 
     def film(key):
-        request = request_for(setup, desk, "mute.mp4", ("video",), key=key)
+        request = request_for(setup, desk, "short.mp4", ("video",), key=key)
         *_, reply = engine.answer(request)
         return engine.film(replace(request, history=((request.question, reply.answer),)), None).path
 
-    first = film("0")
+    first = film("1")
     folder = first.parent
-    assert film("0") == first and first.is_file(), "a conversation has one film"
-    others = [film(str(number)) for number in range(1, 6)]
-    assert sorted(folder.iterdir()) == others[-4:], "no more films than sessions"
-    engine.sessions.forget("5")
-    assert sorted(folder.iterdir()) == others[-4:-1]
+    assert film("1") == first and first.is_file(), "a conversation has one film"
+    others = [film(key) for key in "234"]
+    assert sorted(folder.iterdir()) == others[-2:], "no more films than sessions"
+    engine.sessions.forget("4")
+    assert sorted(folder.iterdir()) == others[-2:-1]
     engine.models.get(replace(setup, adapters=()))
     assert not list(folder.iterdir()), "the model before went, and its sessions with it"
 
