@@ -13,7 +13,7 @@ def accept_fewer_inputs(blocks: type[Any]) -> type[Any]:
     an argument, so that nothing here imports Gradio.
     """
 
-    class LenientBlocks(blocks):  # type: ignore[misc]
+    class LenientBlocks(blocks):
         def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
             inputs.extend([None] * (len(block_fn.inputs) - len(inputs)))
             super().validate_inputs(block_fn, inputs)

@@ -19,7 +19,6 @@ from lynx.visualization.text import legible, lines, write_lines
 
 TEXT_COLOR = (148, 163, 184)  # of the conversation's words, beside the senses
 HEAT = ((40, 10, 70), (150, 30, 90), (235, 90, 40), (255, 190, 50), (255, 250, 190))  # from dark to bright
-TRANSPARENT = (0, 0, 0, 0)
 FAINT = (148, 163, 184, 90)
 CURVE_HEIGHT = 96  # pixels
 LABEL_LINES = 3
@@ -167,7 +166,7 @@ def attention_curve(evidence: Evidence, tokens: Index, sense: str) -> Curve:
 
 def draw_curves(curves: Sequence[Curve], axis: TimeAxis, width: int) -> Image.Image:
     """Attention over time, all senses on one scale, drawn at twice the size and shrunk for smooth lines."""
-    sheet = Image.new("RGBA", (width * 2, CURVE_HEIGHT * 2), TRANSPARENT)
+    sheet = Image.new("RGBA", (width * 2, CURVE_HEIGHT * 2))
     draw = ImageDraw.Draw(sheet)
     peak = max((float(curve.values.max()) for curve in curves if curve.values.numel()), default=0.0) or 1.0
     base, rise = (CURVE_HEIGHT - 6) * 2, (CURVE_HEIGHT - 18) * 2
@@ -185,7 +184,7 @@ def draw_curves(curves: Sequence[Curve], axis: TimeAxis, width: int) -> Image.Im
 
 def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -> Image.Image:
     """The shares of the senses, which add up to one, as one bar of their colors."""
-    sheet = Image.new("RGBA", (width, height), TRANSPARENT)
+    sheet = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(sheet)
     total = sum(share.values()) or 1.0
     left = 0.0

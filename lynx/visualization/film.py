@@ -170,9 +170,8 @@ def _window(duration: float, window: tuple[float, float] | None) -> tuple[float,
         return 0.0, DEFAULT_SECONDS, (f"the first {first} of {whole}: ask for a window to film more",)
     start, end = window
     if not 0 <= start < end <= duration + TOLERANCE or start >= duration:
-        raise MediaError(
-            f"the window from {start:g} to {end:g} s does not lie in the clip, which lasts {duration:.2f} s"
-        )
+        asked = f"the window from {start:g} to {end:g} s"
+        raise MediaError(f"{asked} does not lie in the clip, which lasts {duration:.2f} s")
     if end - start > MAX_SECONDS:
         raise MediaError(f"a film lasts at most {MAX_SECONDS:g} s, not {end - start:g} s: shorten the window")
     return start, min(end, duration), ()
@@ -186,8 +185,7 @@ class _ClipReader:
         self.shown: tuple[int, int] | None = None
         self.fps = DEFAULT_FPS
         if isinstance(source, Frames):
-            height, width = source.pixels.shape[-2:]
-            self.shown = picture_size(width, height)
+            self.shown = picture_size(source.pixels.shape[-1], source.pixels.shape[-2])
         elif source is not None:
             track = probe(source).video
             assert track is not None  # the answer looked at it
@@ -226,10 +224,9 @@ class _VideoHeat:
 
 def _sound(session: "Session", start: float, end: float) -> Waveform | None:
     """What is heard in these seconds: of the sense that hears, else of the clip itself."""
-    heard = [
-        source for sense, source in session.media.items() if session.model.modality(sense).takes == AUDIO
-    ]
-    for source in (*heard, session.media.get(VIDEO)):
+    media, modality = session.media, session.model.modality
+    heard = [source for sense, source in media.items() if modality(sense).takes == AUDIO]
+    for source in (*heard, media.get(VIDEO)):
         if isinstance(source, Waveform):
             rate = source.sample_rate
             samples = source.samples[round(start * rate) : round(end * rate)]

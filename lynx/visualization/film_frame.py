@@ -13,22 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lynx.modalities.base import Color
-from lynx.visualization.drawing import (
-    CURVE_HEIGHT,
-    Curve,
-    Lane,
-    TimeAxis,
-    clock,
-    color,
-    draw_curves,
-    draw_dot,
-    draw_label,
-    draw_lane,
-    heat_picture,
-    picture,
-    share_bar,
-    split_lanes,
-)
+from lynx.visualization import drawing
+from lynx.visualization.drawing import Curve, Lane, TimeAxis
 from lynx.visualization.text import legible, lines, write_lines
 
 MAX_WIDTH, MAX_HEIGHT = 960, 720  # pixels; of the picture, which keeps its shape
@@ -84,7 +70,7 @@ class FramePainter:
         self.width = max(MIN_WIDTH, shown[0]) if shown else MAX_WIDTH
         self.margin, self.gutter = self._px(24), self._px(128, 116)
         self.start, self.end = window
-        lanes = split_lanes(lanes)
+        lanes = drawing.split_lanes(lanes)
         longest = max((lane.seconds for lane in lanes), default=0.0)
         self.span = min(self.end - self.start, max(SPAN, MOMENTS * longest))
         self.lane_width = self.width - self.gutter - self.margin
@@ -102,10 +88,10 @@ class FramePainter:
         """The frame (H, W, 3) uint8 of a moment: pixels (3, h, w) uint8 under heat (rows, cols) in [0, 1]."""
         sheet = self._base.copy()
         if pixels is not None and self.shown is not None:
-            shown = picture(pixels).resize(self.shown, Image.Resampling.BICUBIC)
+            shown = drawing.picture(pixels).resize(self.shown, Image.Resampling.BICUBIC)
             if heat is not None:
                 shown = Image.blend(shown, Image.new("RGB", self.shown, GROUND), DIMMED)
-                glow = heat_picture(heat).resize(self.shown, Image.Resampling.BICUBIC)
+                glow = drawing.heat_picture(heat).resize(self.shown, Image.Resampling.BICUBIC)
                 shown.paste(glow, (0, 0), glow)
             sheet.paste(shown, ((self.width - self.shown[0]) // 2, 0))
         left = min(max(time - self.span / 2, self.start), self.end - self.span)
@@ -121,7 +107,7 @@ class FramePainter:
         bottom, top = self.top + self._strip.height - self._axis_height, self.top - self._px(6, 5)
         draw.rectangle((x - 2, self.top, x + 2, bottom), fill=GROUND)
         draw.rectangle((x - 1, top, x + 1, bottom), fill=INK)
-        text, font = legible(clock(time, self.end), self._px(15, 13))
+        text, font = legible(drawing.clock(time, self.end), self._px(15, 13))
         half = font.getlength(text) / 2 + self._px(8)
         middle = min(max(x, self.gutter + half), self.gutter + self.lane_width - half)
         box = (middle - half, top - self._axis_height, middle + half, top)
@@ -154,7 +140,7 @@ class FramePainter:
     def _draw_shares(self, sheet: Image.Image, caption: Caption, top: int) -> int:
         """The shares of the senses as a bar, and in words under it; returns where they end."""
         width, height, draw = self.width - 2 * self.margin, self._px(8, 6), ImageDraw.Draw(sheet)
-        bar = share_bar(caption.share, width, height)
+        bar = drawing.share_bar(caption.share, width, height)
         sheet.paste(bar, (self.margin, top), bar)
         left, size, radius = float(self.margin), self._px(16, 13), self._px(5, 4)
         top += height + self._px(8)
@@ -164,7 +150,7 @@ class FramePainter:
             if left > self.margin and left + length > self.width - self.margin:
                 left, top = float(self.margin), top + round(size * 1.5)
             middle = top + size * 0.65
-            draw_dot(sheet, (left + radius, middle), radius, color(sense))
+            drawing.draw_dot(sheet, (left + radius, middle), radius, drawing.color(sense))
             draw.text((left + length, middle), text, QUIET, font, anchor="rm")
             left += length + self._px(20)
         return top + round(size * 1.3)
@@ -176,7 +162,7 @@ class FramePainter:
     ) -> tuple[Image.Image, Image.Image]:
         """The names, and beside them all lanes, the attention over time and the clock of the whole window."""
         axis, gap = TimeAxis(self.start, self.scale), self._px(8)
-        curve_height = CURVE_HEIGHT if curves else 0
+        curve_height = drawing.CURVE_HEIGHT if curves else 0
         size = (
             max(self.lane_width, round((self.end - self.start) * self.scale)),
             len(lanes) * (height + gap) + curve_height + self._axis_height,
@@ -186,13 +172,13 @@ class FramePainter:
         column, font = (0, names.width - gap), self._px(17, 13)
         for lane in lanes:
             ImageDraw.Draw(strip).rectangle((0, top, strip.width, top + height - 1), fill=RAISED)
-            draw_lane(strip, lane, axis, top, height)
-            draw_label(names, lane.label, lane.sense, (*column, top + height / 2), font, QUIET)
+            drawing.draw_lane(strip, lane, axis, top, height)
+            drawing.draw_label(names, lane.label, lane.sense, (*column, top + height / 2), font, QUIET)
             top += height + gap
         if curves:
-            drawn = draw_curves(curves, axis, strip.width)
+            drawn = drawing.draw_curves(curves, axis, strip.width)
             strip.paste(drawn, (0, top), drawn)
-            draw_label(names, "attention", None, (*column, top + curve_height / 2), font, QUIET)
+            drawing.draw_label(names, "attention", None, (*column, top + curve_height / 2), font, QUIET)
             top += curve_height
         self._draw_clock(strip, axis, top)
         return names, strip
@@ -203,7 +189,7 @@ class FramePainter:
         step = next((step for step in STEPS if step * self.scale >= 5 * size), STEPS[-1])
         for number in range(floor(self.start / step) + 1, floor(self.end / step) + 1):
             time = number * step
-            text, font = legible(clock(time, self.end) if self.end >= 60 else f"{time:g} s", size)
+            text, font = legible(drawing.clock(time, self.end) if self.end >= 60 else f"{time:g} s", size)
             x, half = axis.x(time), font.getlength(text) / 2
             if half <= x <= strip.width - half:
                 draw.text((x, top + self._axis_height / 2), text, QUIET, font, anchor="mm")

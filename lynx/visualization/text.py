@@ -70,10 +70,14 @@ def lines(text: str, marked: tuple[int, int], width: float, font: Font, limit: i
             rows.append([])
         left = right + space if rows[-1] else 0.0
         cuts = (start, *(min(max(cut, start), end) for cut in marked), end)
-        for number, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
-            if first < last:
-                ahead = font.getlength(text[start:first])
-                rows[-1].append(Piece(text[first:last], left + ahead, marked=number == 1))
+        for is_marked, first, last in zip((False, True, False), cuts, cuts[1:], strict=False):
+            if first == last:
+                continue
+            before = rows[-1][-1] if rows[-1] and not space else None
+            if before is not None and before.marked == is_marked:  # parts of one word
+                rows[-1][-1] = replace(before, text=before.text + text[first:last])
+            else:
+                rows[-1].append(Piece(text[first:last], left + font.getlength(text[start:first]), is_marked))
         right = left + length
     return _around(rows, limit, width, font)
 
@@ -130,10 +134,7 @@ def write_lines(
         for piece in row:
             left, top = edge + piece.left, at[1] + number * step
             if piece.marked:
-                right = left + font.getlength(piece.text)
-                draw.rounded_rectangle(
-                    (left - pad, top, right + pad, top + step * 0.94), radius=step * 0.2, fill=ground
-                )
-            draw.text(
-                (left, top + step / 2), piece.text, marked_ink if piece.marked else ink, font, anchor="lm"
-            )
+                box = (left - pad, top, left + font.getlength(piece.text) + pad, top + step * 0.94)
+                draw.rounded_rectangle(box, radius=step * 0.2, fill=ground)
+            fill = marked_ink if piece.marked else ink
+            draw.text((left, top + step / 2), piece.text, fill, font, anchor="lm")

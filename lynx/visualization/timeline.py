@@ -5,18 +5,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from lynx.types import Frames
-from lynx.visualization.drawing import (
-    CURVE_HEIGHT,
-    TRANSPARENT,
-    Curve,
-    Lane,
-    TimeAxis,
-    clock,
-    draw_curves,
-    draw_label,
-    draw_lane,
-    split_lanes,
-)
+from lynx.visualization import drawing
+from lynx.visualization.drawing import Curve, Lane, TimeAxis
 from lynx.visualization.text import legible
 
 INK = (100, 116, 139)  # a gray that reads on white and on black
@@ -35,14 +25,14 @@ def timeline(
     RGBA with a transparent ground; as high as it has to be.
     """
     if not lanes:
-        return Image.new("RGBA", (width, 1), TRANSPARENT)
-    lanes = split_lanes(lanes)
+        return Image.new("RGBA", (width, 1))
+    lanes = drawing.split_lanes(lanes)
     first = lanes[0]
     count = -(-len(first.frames) // per_row)
     length = -(-len(first.frames) // count) * first.seconds  # of a row
     start = float(first.frames.times[0]) - first.seconds / 2
     rows = [_row(lanes, curves, start + i * length, start + (i + 1) * length, width) for i in range(count)]
-    sheet = Image.new("RGBA", (width, sum(row.height + 2 * GAP for row in rows) - 2 * GAP), TRANSPARENT)
+    sheet = Image.new("RGBA", (width, sum(row.height + 2 * GAP for row in rows) - 2 * GAP))
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))
@@ -56,17 +46,18 @@ def _row(lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: floa
     most = MAX_FRAME_HEIGHT if len(lanes) <= MANY else MAX_FRAME_HEIGHT * 2 // 3
     heights = [lane.tile(axis, most * 3 // 4 if lane.fill else most)[1] for lane in lanes]
     rows = [max(height, 3 * FONT_SIZE) + GAP for height in heights]
-    curve_height = CURVE_HEIGHT + GAP if curves else 0
-    sheet = Image.new("RGBA", (width, sum(rows) + curve_height + FONT_SIZE + 6), TRANSPARENT)
-    strip = Image.new("RGBA", (width - GUTTER, sheet.height), TRANSPARENT)  # what runs along: all but names
+    curve_height = drawing.CURVE_HEIGHT + GAP if curves else 0
+    sheet = Image.new("RGBA", (width, sum(rows) + curve_height + FONT_SIZE + 6))
+    strip = Image.new("RGBA", (width - GUTTER, sheet.height))  # what runs along: all but names
     column, top = (0, GUTTER - GAP), 0
     for lane, height, room in zip(lanes, heights, rows, strict=True):
-        draw_lane(strip, lane, axis, top + (room - GAP - height) // 2, height)
-        draw_label(sheet, lane.label, lane.sense, (*column, top + (room - GAP) / 2), FONT_SIZE, INK)
+        drawing.draw_lane(strip, lane, axis, top + (room - GAP - height) // 2, height)
+        drawing.draw_label(sheet, lane.label, lane.sense, (*column, top + (room - GAP) / 2), FONT_SIZE, INK)
         top += room
     if curves:
-        strip.paste(draw_curves(curves, axis, strip.width), (0, top))
-        draw_label(sheet, "attention", None, (*column, top + CURVE_HEIGHT / 2), FONT_SIZE, INK)
+        strip.paste(drawing.draw_curves(curves, axis, strip.width), (0, top))
+        middle = top + drawing.CURVE_HEIGHT / 2
+        drawing.draw_label(sheet, "attention", None, (*column, middle), FONT_SIZE, INK)
         top += curve_height
     sheet.paste(strip, (GUTTER, 0))
     _write_times(sheet, lanes[0].frames, axis, end, top)
@@ -78,5 +69,5 @@ def _write_times(sheet: Image.Image, frames: Frames, axis: TimeAxis, end: float,
     draw = ImageDraw.Draw(sheet)
     for time in frames.times.tolist():
         if axis.start <= time < end:
-            text, font = legible(clock(time, frames.duration), FONT_SIZE - 2)
+            text, font = legible(drawing.clock(time, frames.duration), FONT_SIZE - 2)
             draw.text((GUTTER + axis.x(time), top + 2), text, INK, font, anchor="mt")

@@ -67,6 +67,8 @@ def test_what_is_cut_ends_in_an_ellipsis_within_the_width(font):
 def test_a_name_breaks_at_its_underscores_and_hyphens(font):
     assert text_of(lines("left_cam-two three", (0, 0), 50, font, 9)) == ["left_", "cam-", "two", "three"]
     assert text_of(lines("left_cam", (0, 0), 300, font, 9)) == ["left_cam"]
+    (row,) = lines("a well-known bell", (2, 12), 300, font, 9)
+    assert [piece.text for piece in row] == ["a", "well-known", "bell"] and row[1].marked
 
 
 def test_the_ground_of_a_mark_lies_under_its_word_alone(font):
