@@ -6,14 +6,19 @@ paper; where paper and released code differ, the released code's.
 
 import dataclasses
 import json
+import logging
 import math
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lynx.errors import AdapterError, DataError
+
+logger = logging.getLogger(__name__)
 
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
@@ -287,3 +292,109 @@ def _check_json(content: dict[str, Any], path: Path) -> None:
             raise AdapterError(f"{path}: {place} is {value}, expected a finite number")
         elif isinstance(value, int) and abs(value) >= JSON_MAX_INTEGER:
             raise AdapterError(f"{path}: {place} is {brief(value)}, expected a number below 2^63")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What another installed package brings under a name; with a `problem` it is left out."""
+
+    name: str
+    package: str
+    version: str
+    path: str  # where its code is: "lynx_thermal:Thermal"
+    value: Any = None
+    problem: str = ""
+
+
+class Extensions:
+    """A table of what is built in, by name, and of what other installed packages add to it by entry points.
+
+    Another package is imported only when a name is asked for that is not built in, or when all are listed.
+    The class stands in this module because senses, families and benchmarks all may import it from here.
+
+    group: of the entry points, "lynx.modalities". kind: the base class of what is wanted. attributes: those
+    that each must have; the first is its name.
+    """
+
+    def __init__(
+        self, group: str, built_in: Mapping[str, Any], kind: type, attributes: tuple[str, ...]
+    ) -> None:
+        self.group, self.built_in, self.kind, self.attributes = group, built_in, kind, attributes
+        self._loaded: dict[tuple[str, str, str], Extension] = {}
+
+    @cached_property
+    def _entry_points(self) -> tuple[Any, ...]:
+        from importlib.metadata import entry_points  # takes 20 ms, and most runs need none
+
+        return tuple(entry_points(group=self.group))
+
+    def find(self, name: str) -> Any | None:
+        """What has that name, built in or added; None where nothing has, or what has is left out."""
+        if name in self.built_in:
+            return self.built_in[name]
+        return next((each.value for each in self._named(name) if not each.problem), None)
+
+    def problem(self, name: str) -> str:
+        """A sentence about what would have that name but is left out; "" where there is no such thing."""
+        return next((f"{_said(each)}." for each in self._named(name) if each.problem), "")
+
+    def all(self) -> dict[str, Any]:
+        """Everything by name, what is built in first."""
+        added = {each.name: each.value for each in self.added() if not each.problem}
+        return {**self.built_in, **added}
+
+    def added(self) -> list[Extension]:
+        """What other packages bring, also what is left out."""
+        names = dict.fromkeys(entry.name for entry in self._entry_points)
+        return [each for name in names for each in self._named(name)]
+
+    def _named(self, name: str) -> list[Extension]:
+        """All that has that name. Where several packages bring it, the first by their names is taken."""
+        entries = [entry for entry in self._entry_points if entry.name == name]
+        found: list[Extension] = []
+        for entry in sorted(entries, key=lambda each: (each.dist.name, each.value)):
+            key = (name, entry.dist.name, entry.value)
+            if key not in self._loaded:
+                first = next((each.package for each in found if not each.problem), "")
+                self._loaded[key] = self._load(entry, first)
+            found.append(self._loaded[key])
+        return found
+
+    def _load(self, entry: Any, taken_by: str) -> Extension:
+        """Import what an entry point names and check it. taken_by: the package that has the name already."""
+        extension = Extension(entry.name, entry.dist.name, entry.dist.version, entry.value)
+        if entry.name in self.built_in:
+            problem = f"{entry.name!r} is the name of a built-in one"
+        elif taken_by:
+            problem = f"{taken_by} brings one of the same name"
+        else:
+            try:
+                extension = dataclasses.replace(extension, value=entry.load())
+                problem = self._check(entry.name, extension.value)
+            except Exception as error:  # code of another package can raise anything, and must stop nothing
+                problem = f"{type(error).__name__}: {error}"
+        if problem:
+            extension = dataclasses.replace(extension, value=None, problem=" ".join(problem.split()))
+            logger.warning("%s", _said(extension))
+        return extension
+
+    def _check(self, name: str, value: Any) -> str:
+        """Why a value cannot be used; "" where it can."""
+        is_wanted = isinstance(value, type) and issubclass(value, self.kind)
+        if self.kind is not object and not is_wanted:
+            return f"expected a subclass of {self.kind.__name__}, found {brief(value)}"
+        if missing := [each for each in self.attributes if not hasattr(value, each)]:
+            return f"it does not say its {', '.join(missing)}"
+        if methods := sorted(getattr(value, "__abstractmethods__", ())):
+            return f"it lacks {', '.join(methods)}"
+        own = getattr(value, self.attributes[0])
+        if own != name or not name.isidentifier():
+            return f"its {self.attributes[0]} is {own!r}, expected {name!r} and an identifier"
+        return ""
+
+
+def _said(extension: Extension) -> str:
+    return (
+        f"{extension.name!r} of the package {extension.package} {extension.version} ({extension.path}) is "
+        f"left out: {extension.problem}"
+    )

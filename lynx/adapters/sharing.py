@@ -18,7 +18,7 @@ from lynx.adapters.format import (
 )
 from lynx.adapters.model_card import model_card
 from lynx.backbones import Backbone, parse_source
-from lynx.backbones.loading import read_config
+from lynx.backbones.loading import get_family, read_config
 from lynx.errors import AdapterError, BackboneError
 
 
@@ -107,8 +107,8 @@ def misfit(adapter: Adapter, backbone: Backbone | str) -> str:
     family, wanted = adapter.backbone.get("family"), adapter.backbone.get("fingerprint")
     if family != config.model_type:
         return f"for the family {family!r}, {backbone!r} is of {config.model_type!r}"
-    text = config.get_text_config()
-    sizes = {"text_layers": text.num_hidden_layers, "text_hidden": text.hidden_size}
+    text = get_family(config.model_type).text_sizes(config)
+    sizes = {"text_layers": text.layers, "text_hidden": text.hidden}
     theirs = wanted if isinstance(wanted, dict) else {}
     if any(theirs.get(key) != value for key, value in sizes.items()):
         return f"for {adapter.backbone.get('source')!r}, which is not of the size of {backbone!r}"

@@ -6,6 +6,7 @@ module names) and nothing else. Axis letters: T frames, D width, n tokens, S seq
 """
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -35,12 +36,39 @@ class Preprocessing:
     pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
 
 
+@dataclass(frozen=True)
+class VisionSizes:
+    """What memory and fingerprints need to know of a vision tower."""
+
+    hidden: int  # width of its tokens
+    inner: int  # width inside its feed-forward layers
+    patch: int  # pixels on a side of a patch
+    frames_per_patch: int = 1
+    gated: bool = False  # whether its feed-forward layers have a gate beside up and down
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """What memory and fingerprints need to know of an LLM."""
+
+    layers: int
+    hidden: int
+    inner: int
+    kv_heads: int
+    head_dim: int
+
+
 class Backbone(ABC):
     """A frozen Video LLM of one family."""
 
     family: ClassVar[str]
+    """The `model_type` of its configuration."""
+    relatives: ClassVar[Mapping[str, str]] = {}
+    """What to tell somebody who comes with a model of a similar `model_type`, which is refused."""
     vision_targets: ClassVar[str]
     """A regex of full module names, as `llm_targets` is: a list of suffixes would hit the wrong towers."""
+    output_projection: ClassVar[str]
+    """Name, in a vision attention module, of the linear that mixes the heads at the end."""
     llm_targets: ClassVar[str] = (
         r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
@@ -113,6 +141,31 @@ class Backbone(ABC):
                 shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, int(module.in_features))
                 shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (int(module.out_features), rank)
         return shapes
+
+    @classmethod
+    def vision_sizes(cls, config: Any) -> VisionSizes:
+        """Sizes of the vision tower, from the model's configuration: overridden for other field names."""
+        vision = config.vision_config
+        # InternVL has (height, width) where SigLIP has one number; patches are square in both.
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+        return VisionSizes(vision.hidden_size, vision.intermediate_size, patch)
+
+    @classmethod
+    def text_sizes(cls, config: Any) -> TextSizes:
+        """Sizes of the LLM, from the model's configuration: overridden for other field names."""
+        text = config.get_text_config()
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return TextSizes(
+            text.num_hidden_layers,
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_key_value_heads,
+            head_dim,
+        )
+
+    def frame_pixels(self, size: tuple[int, int] | None) -> int:
+        """How many pixels of one frame the tower takes; size: as in `tokens`."""
+        return math.prod(self.preprocessing.size)
 
     @abstractmethod
     def pixels(self, frames: Tensor) -> Tensor:
@@ -224,7 +277,7 @@ class Backbone(ABC):
 
     def fingerprint(self) -> dict[str, int | str]:
         """What an adapter must find again: sizes, and a digest of the projector, whatever the precision."""
-        vision, text = self.model.config.vision_config, self.model.config.get_text_config()
+        vision, text = self.vision_sizes(self.model.config), self.text_sizes(self.model.config)
         digest = hashlib.sha256()
         for weight in self.interface_weights():
             digest.update(
@@ -232,9 +285,9 @@ class Backbone(ABC):
             )
         return {
             "vision_layers": len(self.vision_attention_modules()),
-            "vision_hidden": vision.hidden_size,
-            "text_layers": text.num_hidden_layers,
-            "text_hidden": text.hidden_size,
+            "vision_hidden": vision.hidden,
+            "text_layers": text.layers,
+            "text_hidden": text.hidden,
             "projector": digest.hexdigest()[:16],
         }
 

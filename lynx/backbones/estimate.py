@@ -167,8 +167,8 @@ class Costs:
 
     def __init__(self, backbone: Backbone, precision: str, kind: torch.dtype, adapted: bool) -> None:
         self.backbone, self.precision, self.kind, self.adapted = backbone, precision, kind, adapted
-        self.text = backbone.model.config.get_text_config()
-        self.width = int(self.text.hidden_size)
+        self.text = backbone.text_sizes(backbone.model.config)
+        self.width = self.text.hidden
         self.lora_bytes = 4 if precision in QUANTISED else kind.itemsize
 
     def weights(self) -> Iterator[int]:
@@ -189,14 +189,12 @@ class Costs:
 
     def kv_cache(self, length: int) -> int:
         """Keys and values of that many tokens in every layer."""
-        heads = self.text.num_attention_heads
-        depth = getattr(self.text, "head_dim", None) or self.width // heads
-        row = 2 * self.text.num_key_value_heads * depth * self.kind.itemsize
-        return int(self.text.num_hidden_layers * row * length)
+        row = 2 * self.text.kv_heads * self.text.head_dim * self.kind.itemsize
+        return self.text.layers * row * length
 
     def prefill(self, length: int) -> int:
         """The most that is alive in a layer of the LLM while it reads the prompt, the embeddings included."""
-        inner = self.text.intermediate_size
+        inner = self.text.inner
         row = (
             self._row(self.width, inner, gated=True, adapted=self.adapted)
             + 2 * self.width * self.kind.itemsize
@@ -206,14 +204,12 @@ class Costs:
 
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
         """The most that is alive in one pass of the tower, with the clip's pixels; size: as in `tokens`."""
-        config: Any = self.backbone.model.config.vision_config
-        hidden, inner = config.hidden_size, config.intermediate_size
-        pixels = self._pixels(size)
-        patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-        depth = getattr(config, "temporal_patch_size", 1)
-        rows = math.ceil(min(frames, self.backbone.frames_per_pass) / depth) * pixels / patch**2
-        layer = self._row(hidden, inner, "gate" in self.backbone.vision_targets, adapted)
-        projector = 2 * (hidden + self.width) * self.kind.itemsize
+        tower = self.backbone.vision_sizes(self.backbone.model.config)
+        pixels = self.backbone.frame_pixels(size)
+        steps = math.ceil(min(frames, self.backbone.frames_per_pass) / tower.frames_per_patch)
+        rows = steps * pixels / tower.patch**2
+        layer = self._row(tower.hidden, tower.inner, tower.gated, adapted)
+        projector = 2 * (tower.hidden + self.width) * self.kind.itemsize
         return int(rows * max(layer, projector) + frames * 3 * pixels * self.kind.itemsize)
 
     def pictures(self, frames: int, size: tuple[int, int] | None, senses: int, seconds: float) -> int:
@@ -235,18 +231,11 @@ class Costs:
         between = (3 if gated else 2) + (1 if adapted else 0)
         return (2 * hidden + between * inner) * self.kind.itemsize
 
-    def _pixels(self, size: tuple[int, int] | None) -> int:
-        """Of one frame as the tower takes it."""
-        if any(self.backbone.preprocessing.size):
-            return math.prod(self.backbone.preprocessing.size)
-        config: Any = self.backbone.model.config.vision_config
-        return int(self.backbone.tokens(1, size) * (config.patch_size * config.spatial_merge_size) ** 2)
-
     def _unpacked(self) -> int:
         """A quantised layer's weights as they are multiplied with."""
         if self.precision not in QUANTISED:
             return 0
-        return int(self.width * self.text.intermediate_size * self.kind.itemsize)
+        return int(self.width * self.text.inner * self.kind.itemsize)
 
 
 def free_bytes(device: torch.device) -> int | None:

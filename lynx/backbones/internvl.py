@@ -22,6 +22,11 @@ class InternVL(Backbone):
     vision_targets = (
         r".*vision_tower\.encoder\.layer\.\d+\.(attention\.([qkv]_proj|projection_layer)|mlp\.fc[12])"
     )
+    output_projection = "projection_layer"
+    relatives = {
+        "internvl_chat": "this is InternVL's original layout, which needs code of its own, and code from the "
+        "Hub is never run: transformers-native repositories end in -hf or -HF"
+    }
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     original_names = {
         f"vision_model.encoder.layers.*.{theirs}": tuple(

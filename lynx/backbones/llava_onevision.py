@@ -21,6 +21,10 @@ class LlavaOnevision(Backbone):
     vision_targets = (
         r".*vision_tower\.(vision_model\.)?encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
     )
+    output_projection = "out_proj"
+    relatives = {
+        "llava": "of LLaVA-OneVision take the transformers-native repositories, llava-hf/llava-onevision-*"
+    }
     unquantised = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     frames_per_pass = 32
 
@@ -58,9 +62,10 @@ class LlavaOnevision(Backbone):
             for part in pixels.split(self.frames_per_pass)
         ]
         tokens = torch.cat([part[:-1] for part in parts[:-1]] + [parts[-1]])
-        return tokens, self._layout(len(pixels))
+        return tokens, self.layout(len(pixels))
 
-    def _layout(self, frames: int) -> TokenLayout:
+    def layout(self, frames: int) -> TokenLayout:
+        """Where the tokens of a clip of that many frames come from, its newline included."""
         layout = TokenLayout.of(frames, self.token_grid)
         newline = torch.tensor([-1])
         return replace(

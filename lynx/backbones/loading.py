@@ -38,6 +38,7 @@ from lynx.backbones.quantization import (
     ready_for_cpu,
 )
 from lynx.backbones.qwen2_5_vl import Qwen25VL
+from lynx.config import Extensions
 from lynx.errors import AdapterError, BackboneError
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,9 @@ FAMILIES: dict[str, type[Backbone]] = {
     family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
 }
 
-_HINTS = {
-    "internvl_chat": "this is InternVL's original layout, which needs code of its own, and code from the Hub "
-    "is never run: transformers-native repositories end in -hf or -HF",
-    "llava": "of LLaVA-OneVision take the transformers-native repositories, llava-hf/llava-onevision-*",
-    "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see docs/backbones.md",
-}
-"""What to say about families that users of the known ones come across."""
-
+extensions = Extensions(
+    "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantised")
+)
 _DESCRIPTION = (
     "config.json",
     "processor_config.json",
@@ -65,8 +61,17 @@ _DESCRIPTION = (
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 
 
+def get_family(kind: str) -> type[Backbone]:
+    """The family of that `model_type`. Raises: BackboneError when there is none."""
+    family: type[Backbone] | None = extensions.find(kind)
+    if family is None:
+        known = f"no family {kind!r}; there are {', '.join(extensions.all())}. {extensions.problem(kind)}"
+        raise BackboneError(known.strip())
+    return family
+
+
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """Where a backbone is: a folder or a Hub id, with what its catalog row adds."""
 
     name: str  # as the user gave it
@@ -76,29 +81,29 @@ class Source:
     note: str = ""
 
 
-def parse_source(source: str | Path) -> Source:
+def parse_source(source: str | Path) -> CheckpointSource:
     """A catalog name or a Hub id, with an optional "@revision"; "lynx-tiny"; a folder that exists.
 
     Raises: BackboneError naming the known models for anything else.
     """
     name = str(source)
     if name == EMBEDDED:
-        return Source(name, str(Path(__file__).parents[1] / "assets" / EMBEDDED))
+        return CheckpointSource(name, str(Path(__file__).parents[1] / "assets" / EMBEDDED))
     repo, _, revision = name.partition("@")
     if repo in CATALOG:
         row = CATALOG[repo]
-        return Source(name, row.source, revision or row.revision, row.default_frames, row.note)
+        return CheckpointSource(name, row.source, revision or row.revision, row.default_frames, row.note)
     if Path(name).is_dir():
-        return Source(name, name)
+        return CheckpointSource(name, name)
     if hub.parse_id(name):
-        return Source(name, repo, revision or None)
+        return CheckpointSource(name, repo, revision or None)
     known = ", ".join([EMBEDDED, *CATALOG])
     raise BackboneError(
         f"no backbone {name!r}: expected one of {known}, a folder of a checkpoint, or a Hub id"
     )
 
 
-def fetch(source: Source, names: Sequence[str] = _DESCRIPTION) -> Source:
+def fetch(source: CheckpointSource, names: Sequence[str] = _DESCRIPTION) -> CheckpointSource:
     """The same source as a folder: of a Hub id those files, at the commit that its revision is now.
 
     names: patterns. Offline, or while the Hub cannot be reached, what the cache holds is used.
@@ -115,7 +120,7 @@ def fetch(source: Source, names: Sequence[str] = _DESCRIPTION) -> Source:
     return replace(source, location=str(found.folder), revision=found.commit)
 
 
-def _read_json(source: Source, filename: str) -> dict[str, Any]:
+def _read_json(source: CheckpointSource, filename: str) -> dict[str, Any]:
     """The content of a file; empty where there is none."""
     path = Path(source.location, filename)
     if not path.is_file():
@@ -127,7 +132,7 @@ def _read_json(source: Source, filename: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read_config(source: Source) -> PreTrainedConfig:
+def read_config(source: CheckpointSource) -> PreTrainedConfig:
     """The checkpoint's configuration, of a family that lynx knows.
 
     Raises: BackboneError: nothing there, unreadable, or an unknown family.
@@ -136,11 +141,13 @@ def read_config(source: Source) -> PreTrainedConfig:
     kind = _read_json(source, "config.json").get("model_type")
     if kind is None:
         raise BackboneError(f"{source.name!r} has no configuration: expected config.json with a model_type")
-    if kind not in FAMILIES:
-        more = [text for text in (_HINTS.get(str(kind)), source.note) if text]
+    if extensions.find(str(kind)) is None:
+        known: dict[str, type[Backbone]] = extensions.all()
+        hints = {other: hint for family in known.values() for other, hint in family.relatives.items()}
+        more = [text for text in (hints.get(str(kind)), source.note, extensions.problem(str(kind))) if text]
         raise BackboneError(
-            f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(FAMILIES)}. "
-            + " ".join(f"{text[:1].upper()}{text[1:]}." for text in more)
+            f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(known)}. "
+            + " ".join(f"{text[:1].upper()}{text[1:].removesuffix('.')}." for text in more)
         )
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
@@ -150,7 +157,7 @@ def read_config(source: Source) -> PreTrainedConfig:
     return config
 
 
-def read_preprocessing(source: Source) -> Preprocessing:
+def read_preprocessing(source: CheckpointSource) -> Preprocessing:
     """Size, mean and standard deviation from the checkpoint's JSON, in the order in which transformers looks.
 
     Raises: BackboneError where no file says them: class defaults are another model's.
@@ -180,7 +187,7 @@ def read_preprocessing(source: Source) -> Preprocessing:
         ) from error
 
 
-def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: CheckpointSource) -> PreTrainedTokenizerBase:
     """The tokenizer, with the chat template of the whole model rather than that of its LLM."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
@@ -200,9 +207,9 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def _read_model(
-    source: Source, config: PreTrainedConfig, precision: str, device: torch.device
+    source: CheckpointSource, config: PreTrainedConfig, precision: str, device: torch.device
 ) -> PreTrainedModel:
-    family, quantised = FAMILIES[config.model_type], precision in QUANTISED
+    family, quantised = get_family(config.model_type), precision in QUANTISED
     dtype = dtype_of(precision, config, device)
     options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
     if quantised and getattr(config, "quantization_config", None) is None:
@@ -231,7 +238,7 @@ def _read_model(
     return model.to(device)  # type: ignore[arg-type]
 
 
-def _check_keys(source: Source, info: dict[str, Any]) -> None:
+def _check_keys(source: CheckpointSource, info: dict[str, Any]) -> None:
     """Whether the weights were all there; what the model has no place for is said."""
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
@@ -266,7 +273,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
     words = extra.get("words")
-    return FAMILIES[config.model_type](
+    return get_family(config.model_type)(
         model,
         tokenizer,
         preprocessing,
@@ -295,7 +302,7 @@ def skeleton(name: str | Path) -> Backbone:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     extra = {} if row is not None else _read_json(where, "lynx_tiny.json")
-    return FAMILIES[config.model_type](
+    return get_family(config.model_type)(
         model,
         None,  # type: ignore[arg-type]  # sizes are all that is asked of it
         preprocessing,

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from lynx.backbones.attention import PACKED
-from lynx.backbones.base import Backbone
+from lynx.backbones.base import Backbone, VisionSizes
 from lynx.types import PLACEMENTS, Stream, TokenLayout
 
 
@@ -23,6 +23,11 @@ class Qwen25VL(Backbone):
 
     family = "qwen2_5_vl"
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
+    output_projection = "proj"
+    relatives = {
+        "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see "
+        "docs/backbones.md",
+    }
     unquantised = ("lm_head", "model.visual")
     placements = PLACEMENTS
     axes = (3,)
@@ -31,6 +36,18 @@ class Qwen25VL(Backbone):
         super().__init__(model, *arguments, **options)
         # Set here: transformers would look for a kernel of this name while it loads the weights.
         self.model.model.visual.config._attn_implementation = PACKED
+
+    @classmethod
+    def vision_sizes(cls, config: Any) -> VisionSizes:
+        """The tower's sizes: a patch covers two frames, and its feed-forward layers are gated."""
+        vision = config.vision_config
+        return VisionSizes(
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.patch_size,
+            frames_per_patch=vision.temporal_patch_size,
+            gated=True,
+        )
 
     @property
     def placeholder(self) -> int:
@@ -60,6 +77,10 @@ class Qwen25VL(Backbone):
         height, width = self._video_size(size) if size is not None else (self.square, self.square)
         steps = math.ceil(frames / self._temporal)
         return steps * (height // self.merged) * (width // self.merged)
+
+    def frame_pixels(self, size: tuple[int, int] | None) -> int:
+        """Those of the video's own shape, or of the pseudo-frames' square."""
+        return math.prod(self._video_size(size)) if size is not None else self.square**2
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, square, square), T' even: the last frame twice where T is odd."""

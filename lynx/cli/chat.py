@@ -21,10 +21,10 @@ from lynx.errors import LynxError
 
 def _media_arguments(parser: Parser) -> None:
     """The options that open a session; `_session` opens it."""
-    from lynx.modalities import REGISTRY
+    from lynx.modalities import extensions
 
     media = parser.add_argument_group("media (each sense takes its own track of the file)")
-    for name, modality in REGISTRY.items():
+    for name, modality in extensions.all().items():
         media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE")
     parser.add_argument(
         "--frames", type=count, metavar="N", help="moments looked at; default: the backbone's own"
@@ -34,9 +34,9 @@ def _media_arguments(parser: Parser) -> None:
 
 
 def _session(options: Options) -> Any:
-    from lynx.modalities import REGISTRY
+    from lynx.modalities import extensions
 
-    media = {name: path for name in REGISTRY if (path := getattr(options, name))}
+    media = {name: path for name in extensions.all() if (path := getattr(options, name))}
     return load_model(options, *media).chat(frames=options.frames, **media)
 
 

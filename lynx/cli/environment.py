@@ -20,7 +20,7 @@ PARTS = {
 
 
 def report() -> dict[str, Any]:
-    """Versions, threads, device, cache folder, ffmpeg, and what each part of the product misses."""
+    """Versions, device, cache folder, ffmpeg, extensions, and what each part of the product misses."""
     import torch
 
     from lynx.hub import CACHE
@@ -29,6 +29,7 @@ def report() -> dict[str, Any]:
         part: [name for name in names if importlib.util.find_spec(name) is None]
         for part, names in PARTS.items()
     }
+    extensions = _extensions() if not missing["library"] else {}  # they are imported by what is missing
     if not (embedded := Path(lynx.__file__).parent / "assets" / "lynx-tiny" / "config.json").is_file():
         missing["library"].append(str(embedded))
     return {
@@ -39,8 +40,30 @@ def report() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "hub_cache": CACHE,
         "ffmpeg": _ffmpeg(),
+        "extensions": extensions,
         "missing": missing,
         "ready": not any(missing[part] for part in ("library", "app")),
+    }
+
+
+def _extensions() -> dict[str, Any]:
+    """What other installed packages bring, group by group: from where, and why something is left out."""
+    from lynx.backbones.loading import extensions as families
+    from lynx.evaluation.benchmarks import extensions as benchmarks
+    from lynx.modalities import extensions as senses
+
+    return {
+        table.group: [
+            {
+                "name": each.name,
+                "package": each.package,
+                "version": each.version,
+                "path": each.path,
+                "left_out": each.problem or None,
+            }
+            for each in table.added()
+        ]
+        for table in (senses, families, benchmarks)
     }
 
 

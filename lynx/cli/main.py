@@ -110,6 +110,11 @@ def _for_people(result: Result, indent: str = "") -> str:
     for name, value in result.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", _for_people(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines.append(f"{indent}{name}:")
+            for row in value:
+                told = (f"{key}: {each}" for key, each in row.items() if each is not None)
+                lines.append(f"{indent}  {', '.join(told)}")
         elif isinstance(value, list | tuple):
             lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '-'}")
         else:

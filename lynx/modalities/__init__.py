@@ -1,5 +1,9 @@
-"""The senses by name. A new one is a file in this folder and a line in REGISTRY."""
+"""The senses by name. A new one is a file in this folder and a line in REGISTRY.
 
+Other installed packages add theirs by entry points of the group `lynx.modalities`: docs/modalities.md.
+"""
+
+from lynx.config import Extensions
 from lynx.errors import DataError
 from lynx.modalities.audio import Audio
 from lynx.modalities.base import Color, Modality
@@ -15,16 +19,21 @@ OTHER_COLORS: tuple[Color, ...] = ((101, 163, 13), (185, 28, 28), (146, 64, 14),
 """For senses that bring no color, and for adapters with a name of their own."""
 
 
+extensions = Extensions("lynx.modalities", REGISTRY, Modality, ("name", "label", "takes", "Rendering"))
+
+
 def find(name: str) -> type[Modality] | None:
     """The modality of that name; None when there is none."""
-    return REGISTRY.get(name)
+    found: type[Modality] | None = extensions.find(name)
+    return found
 
 
 def get(name: str) -> type[Modality]:
     """The modality of that name. Raises DataError when there is none."""
     modality = find(name)
     if modality is None:
-        raise DataError(f"There is no modality {name!r}; known are {', '.join(sorted(REGISTRY))}.")
+        known = f"There is no modality {name!r}; known are {', '.join(sorted(extensions.all()))}."
+        raise DataError(" ".join(filter(None, [known, extensions.problem(name)])))
     return modality
 
 

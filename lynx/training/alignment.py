@@ -79,17 +79,9 @@ class AlignmentLoss:
                 f"layer {layer} sees queries {tuple(query.shape[-2:])}, the guidance has keys "
                 f"{tuple(keys.shape[-2:])}: both must be of one resolution"
             )
-        distance = response_distance(query, output, keys, values, output_projection(module), queries)
+        project = module.get_submodule(self.backbone.output_projection)  # with its LoRA
+        distance = response_distance(query, output, keys, values, project, queries)
         self._sums.setdefault(layer, []).append(distance)
-
-
-def output_projection(attention: nn.Module) -> nn.Module:
-    """The module that mixes the heads, LoRA included, under whichever name its family gives it."""
-    for name in ("out_proj", "proj", "projection_layer", "o_proj"):
-        module = getattr(attention, name, None)
-        if isinstance(module, nn.Module):
-            return module
-    raise AdapterError(f"{type(attention).__name__} has no output projection that is known here")
 
 
 def align(

@@ -65,23 +65,29 @@ class Packer:
         self._answers: dict[str, list[int]] = {}
         self._follow_ups: dict[str, list[int]] = {}
 
-    def ask(self, turn: Turn, with_media: bool = True) -> Asked:
-        """A turn in tokens: the prompt is the one a chat composes, the answer ends as the LLM ends it."""
+    def ask(self, turn: Turn, with_media: bool = True, context: str = "") -> Asked:
+        """A turn in tokens: the prompt is the one a chat composes, the answer ends as the LLM ends it.
+
+        context: text that stands before the question in the same message; it is not remembered.
+        """
         tokenizer, known = self.backbone.tokenizer, (turn.question, with_media)
-        if known not in self._prompts:
-            message = {"role": "user", "content": turn.question}
-            self._prompts[known] = self.backbone.prompt_ids([message], with_media)
+        prompt = self._prompts.get(known) if not context else None
+        if prompt is None:
+            message = {"role": "user", "content": f"{context} {turn.question}" if context else turn.question}
+            prompt = self.backbone.prompt_ids([message], with_media)
+            if not context:
+                self._prompts[known] = prompt
         if turn.answer not in self._answers:
             ids = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
             self._answers[turn.answer] = [*ids, tokenizer.eos_token_id]
-        return Asked(self._prompts[known], self._answers[turn.answer])
+        return Asked(prompt, self._answers[turn.answer])
 
-    def converse(self, turns: Sequence[Turn], with_media: bool = True) -> list[Asked]:
+    def converse(self, turns: Sequence[Turn], with_media: bool = True, context: str = "") -> list[Asked]:
         """The turns as one conversation: a prompt is what the chat template puts behind the answer before.
 
         Some templates write an answer's header otherwise in the history; here it is the one it was given.
         """
-        asked = [self.ask(turn, with_media) for turn in turns]
+        asked = [self.ask(turns[0], with_media, context), *(self.ask(turn, with_media) for turn in turns[1:])]
         later = zip(turns[1:], asked[1:], strict=True)
         return asked[:1] + [Asked(self._follow_up(turn.question), first.answer) for turn, first in later]
 
@@ -101,18 +107,20 @@ class Packer:
         streams: Sequence[Sequence[Stream]],
         turns: Sequence[Sequence[Turn]],
         conversation: bool = False,
+        contexts: Sequence[str] = (),
     ) -> Packed:
         """Clips and their questions -> one batch. streams: for each clip those of its senses.
 
         conversation: a question sees those before it and their answers, instead of the clip alone.
+        contexts: for each clip a text before its questions, which is told in place of media or beside them.
         """
         rows: list[_Row] = []
         number = 0
-        for media, questions in zip(streams, turns, strict=True):
+        for media, questions, context in zip(streams, turns, contexts or [""] * len(turns), strict=True):
             if conversation:
-                asked = self.converse(questions, with_media=bool(media))
+                asked = self.converse(questions, bool(media), context)
             else:
-                asked = [self.ask(turn, with_media=bool(media)) for turn in questions]
+                asked = [self.ask(turn, bool(media), context) for turn in questions]
             rows.append(self._row(asked, media, number, conversation))
             number += len(asked)
         device = self.backbone.device
@@ -128,7 +136,7 @@ class Packer:
         positions = torch.stack(
             [F.pad(p, (0, length - p.shape[-1])) for p in (r.positions for r in rows)], -2
         )
-        embeds = self.backbone.model.get_input_embeddings()(ids.to(device)).detach()
+        embeds = self.backbone.model.get_input_embeddings()(ids.to(device))  # (B, S, D); trained in the world
         for b, row in enumerate(rows):
             for stream in streams[b]:
                 embeds[b, row.spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)

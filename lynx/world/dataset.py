@@ -23,7 +23,7 @@ RENDERER = 4
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
 BLOCK = 400
 """A clip drawn for a type of question is the first of so many scenes of its own that allows it."""
-QUESTIONS, EXAM = 101, 102
+QUESTIONS, EVALUATION = 101, 102
 """Ends of the seeds of questions: what is asked depends neither on what is shown nor on the other use."""
 
 

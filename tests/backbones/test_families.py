@@ -23,7 +23,7 @@ from lynx.config import AlignConfig, GuideConfig, LoraSettings, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.errors import DataError
 from lynx.model import Lynx
-from lynx.training.alignment import AlignmentLoss, align, output_projection
+from lynx.training.alignment import AlignmentLoss, align
 from lynx.training.guidance import guide
 from lynx.training.packing import IGNORE, Packer
 from lynx.training.trainer import checkpointed
@@ -398,7 +398,7 @@ def test_alignment_and_its_gradients_equal_a_slow_reference(model, guidance, sub
             )
             repeat = len(query) // len(guidance.keys[layer])
             keys, values = (m[layer].repeat(repeat, 1, 1, 1) for m in (guidance.keys, guidance.values))
-            project = output_projection(module)
+            project = module.get_submodule(backbone.output_projection)
             difference = project(slow_attention(query, key, value)) - project(
                 slow_attention(query, keys, values)
             )

@@ -1,16 +1,17 @@
 """What a training step of the embedded backbone sees; it follows from the number of the step alone."""
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lynx.backbones import Backbone
 from lynx.datasets.base import Turn
+from lynx.training.packing import Packed, Packer
 from lynx.world.pretraining.dense import dense_targets
 from lynx.world.pretraining.model import FRAMES, IMAGE_SIZE, PATCH_SIZE
-from lynx.world.pretraining.packing import Packed, Packer
 from lynx.world.pretraining.text import SENSES, guess, tell
 from lynx.world.questions.asking import ask
 from lynx.world.scene.picture import draw_frames
@@ -25,13 +26,28 @@ PLACES = ("where", "motion", "moves", "mover", "beside")
 """The types of questions that rest on where things are."""
 
 
-def pixels_of(frames: np.ndarray) -> Tensor:
-    """The backbone's preprocessing of drawn frames `(T, H, W, 3)` uint8: `(T, 3, 64, 64)` in -1..1."""
-    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    small = F.interpolate(
-        tensor, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", align_corners=False, antialias=True
-    )
-    return (small.float() - 127.5) / 127.5
+@dataclass(frozen=True)
+class FrameBatch:
+    """Frames with what every patch of them shows, see `dense_targets`.
+
+    pixels: (T, 3, H, W) preprocessed; classes: (T, N, 2); places: (T, N, 3).
+    """
+
+    pixels: Tensor
+    classes: Tensor
+    places: Tensor
+
+
+def _frame_batch(backbone: Backbone, shown: Sequence[tuple[Scene, np.ndarray]]) -> FrameBatch:
+    """The frames of these numbers of each scene, drawn and preprocessed."""
+    pixels, classes, places = [], [], []
+    for scene, numbers in shown:
+        frames = torch.from_numpy(draw_frames(scene, numbers, DRAWN)).permute(0, 3, 1, 2)
+        pixels.append(backbone.pixels(frames))
+        of_patches = dense_targets(scene, numbers, GRID)
+        classes.append(torch.from_numpy(of_patches[0]))
+        places.append(torch.from_numpy(of_patches[1]))
+    return FrameBatch(torch.cat(pixels), torch.cat(classes), torch.cat(places))
 
 
 def frame_numbers() -> np.ndarray:
@@ -40,30 +56,24 @@ def frame_numbers() -> np.ndarray:
     return np.floor(times * FPS + 1e-6).astype(int)
 
 
-def vision_batch(step: int, frames: int = 96) -> tuple[Tensor, Tensor, Tensor]:
-    """Single frames with dense labels: pixels `(T, 3, 64, 64)`, classes, places."""
-    pixels, classes, places = [], [], []
+def vision_batch(backbone: Backbone, step: int, frames: int = 96) -> FrameBatch:
+    """Single frames, two of a scene."""
+    shown = []
     for index in range(frames // 2):
-        scene = draw_scene("train", SCENES["vision"], step * frames + index)
         numbers = np.random.default_rng([step, index]).integers(0, int(DURATION * FPS), 2)
-        pixels.append(pixels_of(draw_frames(scene, numbers, DRAWN)))
-        one, other = dense_targets(scene, numbers, GRID)
-        classes.append(torch.from_numpy(one))
-        places.append(torch.from_numpy(other))
-    return torch.cat(pixels), torch.cat(classes), torch.cat(places)
+        shown.append((draw_scene("train", SCENES["vision"], step * frames + index), numbers))
+    return _frame_batch(backbone, shown)
 
 
-def text_batch(step: int, packer: Packer, scenes: int = 24, rank: int = 0) -> Packed:
+def text_batch(packer: Packer, step: int, scenes: int = 24, rank: int = 0) -> Packed:
     """Told scenes with questions; every fourth batch as conversations."""
-    prefixes, turns = [], []
+    texts, turns = [], []
     for index in range(scenes):
         rng = np.random.default_rng([step, index, rank])
         text, asked = tell(draw_scene("train", SCENES["text"], (step * 8 + rank) * scenes + index), rng)
-        prefixes.append(
-            packer.tokens("<|im_start|>user") + packer.tokenizer(text, add_special_tokens=False).input_ids
-        )
+        texts.append(text)
         turns.append(_choose(asked, rng, 10))
-    return packer.pack(prefixes, turns, conversation=step % 4 == 3)
+    return packer.pack([()] * scenes, turns, conversation=step % 4 == 3, contexts=texts)
 
 
 def _choose(turns: list[Turn], rng: np.random.Generator, count: int) -> list[Turn]:
@@ -84,20 +94,12 @@ def joint_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 
 
 def joint_batch(
-    step: int, rank: int, processes: int, packer: Packer, clips: int = 16
-) -> tuple[Tensor, Packed, Tensor, Tensor]:
-    """Clips with questions: pixels `(B, T, 3, 64, 64)`, the packed questions, dense targets."""
-    numbers = frame_numbers()
-    pixels, turns, classes, places = [], [], [], []
+    backbone: Backbone, step: int, rank: int, processes: int, clips: int = 16
+) -> tuple[FrameBatch, list[list[Turn]]]:
+    """Clips of FRAMES frames each, one behind the other, and the questions about each."""
+    shown, turns = [], []
     for index in range(clips):
         scene = draw_scene("train", SCENES["joint"], (step * processes + rank) * clips + index)
-        rng = np.random.default_rng([step, rank, index])
-        pixels.append(pixels_of(draw_frames(scene, numbers, DRAWN)))
-        one, other = dense_targets(scene, numbers, GRID)
-        classes.append(torch.from_numpy(one))
-        places.append(torch.from_numpy(other))
-        turns.append(joint_turns(scene, rng))
-    tokens = FRAMES * math.ceil(GRID / 2) ** 2 + 1
-    prefix = packer.tokens("<|im_start|>user") + packer.tokens("<video>") * tokens
-    batch = packer.pack([prefix] * clips, turns, conversation=step % 4 == 3)
-    return torch.stack(pixels), batch, torch.cat(classes), torch.cat(places)
+        shown.append((scene, frame_numbers()))
+        turns.append(joint_turns(scene, np.random.default_rng([step, rank, index])))
+    return _frame_batch(backbone, shown), turns

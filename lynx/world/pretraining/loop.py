@@ -1,4 +1,9 @@
-"""The loop that trains lynx-tiny: an optimiser for matrices, one for the rest, steps that can resume."""
+"""A phase of lynx-tiny's training: an optimizer for matrices and one for the rest, steps that can resume.
+
+Why this is not `lynx.training.trainer.Trainer`: that one trains the LoRAs of a frozen model, counts which of
+them got a gradient, and shuffles a data set. Here every weight is trained, by two optimizers, parts thaw on
+the way, and a step's data is drawn from its number, so that there is nothing to shuffle.
+"""
 
 import json
 import multiprocessing
@@ -12,9 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+LOG_EVERY = 20
+"""Steps between two lines of a phase's log."""
 
-class Muons:
-    """Muon for matrices inside layers, AdamW for everything else, with one schedule for both."""
+
+class MuonAdamW:
+    """Muon for matrices inside layers, AdamW for everything else, with one schedule for both.
+
+    groups: named parameters, and the share of the learning rate that they get.
+    """
 
     def __init__(
         self, groups: list[tuple[list[tuple[str, nn.Parameter]], float]], lr: float, steps: int
@@ -40,35 +51,21 @@ class Muons:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def state(self) -> list[dict[str, Any]]:
-        """State of both optimisers."""
-        return [optimizer.state_dict() for optimizer in self.optimizers]
 
-    def load(self, states: list[dict[str, Any]]) -> None:
-        """Restore what `state` gave."""
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-
-
-class Run:
-    """One phase: its steps with a bar and a log, its checkpoint, and where it left off."""
+class Phase:
+    """The steps of one phase with a bar, a log and a checkpoint, from which it goes on where it left off."""
 
     def __init__(
-        self, name: str, folder: Path, modules: nn.Module, optimizer: Muons, quiet: bool = False
+        self, name: str, folder: Path, modules: nn.Module, optimizer: MuonAdamW, quiet: bool = False
     ) -> None:
-        self.name, self.folder, self.modules, self.optimizer, self.quiet = (
-            name,
-            folder,
-            modules,
-            optimizer,
-            quiet,
-        )
-        self.path = folder / f"{name}.pt"
+        self.name, self.modules, self.optimizer, self.quiet = name, modules, optimizer, quiet
+        self.checkpoint, self.log_file = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.start = 0
-        if self.path.exists():
-            state = torch.load(self.path, weights_only=True)
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True)
             modules.load_state_dict(state["model"])
-            optimizer.load(state["optimizers"])
+            for each, kept in zip(optimizer.optimizers, state["optimizers"], strict=True):
+                each.load_state_dict(kept)
             self.start = state["step"]
 
     def steps(self, every: int = 100) -> Iterator[int]:
@@ -82,19 +79,19 @@ class Run:
                 raise SystemExit(1)
             yield step
             if not self.quiet and ((step + 1) % every == 0 or step + 1 == total):
-                self.save(step + 1)
+                self._save(step + 1)
 
-    def save(self, step: int) -> None:
+    def _save(self, step: int) -> None:
         """Write the checkpoint; a kill in the middle leaves the old one."""
-        half = self.path.with_suffix(".half")
-        state = {"model": self.modules.state_dict(), "optimizers": self.optimizer.state(), "step": step}
-        torch.save(state, half)
-        os.replace(half, self.path)
+        half = self.checkpoint.with_suffix(".half")
+        optimizers: list[dict[str, Any]] = [each.state_dict() for each in self.optimizer.optimizers]
+        torch.save({"model": self.modules.state_dict(), "optimizers": optimizers, "step": step}, half)
+        os.replace(half, self.checkpoint)
 
     def log(self, step: int, **values: Tensor | float) -> None:
-        """Add a line to the phase's log, every twentieth step."""
-        if not self.quiet and step % 20 == 0:
+        """Add a line to the phase's log, now and then."""
+        if not self.quiet and step % LOG_EVERY == 0:
             line = {"time": round(time.time(), 1), "step": step}
             line |= {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
-            with (self.folder / f"{self.name}.jsonl").open("a") as file:
+            with self.log_file.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -12,6 +12,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from lynx.backbones import Preprocessing
+from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.world.pretraining.text import vocabulary
 from lynx.world.pretraining.tokenizer import build_tokenizer
 
@@ -21,6 +23,7 @@ WIDTH = 128
 """Of the vision tower."""
 FRAMES = 8
 """Frames of a clip that the backbone is trained on."""
+MEAN = STD = (0.5, 0.5, 0.5)
 NOTE = (
     "lynx-tiny knows only its miniature world: one to three coloured shapes that move. "
     "Real recordings need a real backbone."
@@ -72,6 +75,15 @@ def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, P
     return model, tokenizer
 
 
+def trainable_backbone(seed: int) -> LlavaOnevision:
+    """The new backbone as lynx sees every other one, but with gradients in all its weights."""
+    model, tokenizer = build_backbone(seed)
+    preprocessing = Preprocessing(MEAN, STD, (IMAGE_SIZE, IMAGE_SIZE))
+    backbone = LlavaOnevision(model, tokenizer, preprocessing, source="lynx-tiny", default_frames=FRAMES)
+    backbone.model.train().requires_grad_(True)
+    return backbone
+
+
 def save_backbone(
     model: LlavaOnevisionForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -89,8 +101,8 @@ def save_backbone(
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
         "resample": 3,
         "rescale_factor": 1 / 255,
         "size": size,

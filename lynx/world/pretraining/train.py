@@ -16,16 +16,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlavaOnevisionForConditionalGeneration
 
+from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.errors import DataError
+from lynx.training.packing import Packer
+from lynx.training.tuning import answer_loss
+from lynx.types import VIDEO, Stream, sample_times
 from lynx.world.pretraining.batches import joint_batch, text_batch, vision_batch
 from lynx.world.pretraining.dense import DenseHeads, accuracy
-from lynx.world.pretraining.loop import Muons, Run
-from lynx.world.pretraining.model import WIDTH, build_backbone, save_backbone
-from lynx.world.pretraining.packing import IGNORE, Packed, Packer
+from lynx.world.pretraining.loop import MuonAdamW, Phase
+from lynx.world.pretraining.model import FRAMES, WIDTH, build_backbone, save_backbone, trainable_backbone
+from lynx.world.scene.scene import DURATION
 
 
 @dataclass(frozen=True)
@@ -88,34 +90,33 @@ def _check_same_run(config: TrainConfig, folder: Path) -> None:
 def train_vision(config: TrainConfig, folder: Path) -> None:
     """Teach the tower what and where things are."""
     torch.set_num_threads(1)
-    model, _ = build_backbone(config.seed)
-    tower = model.model.vision_tower
+    backbone = trainable_backbone(config.seed)
     heads = DenseHeads(WIDTH)
-    modules = nn.ModuleDict({"tower": tower, "heads": heads})
-    optimizer = Muons([(list(modules.named_parameters()), 1.0)], config.lr, config.vision_steps)
-    run = Run("vision", folder, modules, optimizer)
-    for step in run.steps():
-        pixels, classes, places = vision_batch(step)
-        features = patch_features(model, pixels)
-        loss = heads(features, classes, places)
+    modules = nn.ModuleDict({"tower": backbone.model.model.vision_tower, "heads": heads})
+    optimizer = MuonAdamW([(list(modules.named_parameters()), 1.0)], config.lr, config.vision_steps)
+    phase = Phase("vision", folder, modules, optimizer)
+    for step in phase.steps():
+        batch = vision_batch(backbone, step)
+        features = patch_features(backbone, batch.pixels)
+        loss = heads(features, batch.classes, batch.places)
         loss.backward()
         optimizer.step(step)
-        run.log(step, loss=loss, accuracy=accuracy(heads, features, classes))
+        phase.log(step, loss=loss, accuracy=accuracy(heads, features, batch.classes))
 
 
 def train_text(config: TrainConfig, folder: Path) -> None:
     """Teach the language model the world's words and what follows from facts."""
     torch.set_num_threads(1)
-    model, tokenizer = build_backbone(config.seed)
-    packer = Packer(tokenizer)
-    language = nn.ModuleDict({"language": model.model.language_model})
-    optimizer = Muons([(list(language.named_parameters()), 1.0)], config.lr, config.text_steps)
-    run = Run("text", folder, language, optimizer)
-    for step in run.steps():
-        loss = answer_loss(model, text_batch(step, packer), None)
+    backbone = trainable_backbone(config.seed)
+    packer = Packer(backbone)
+    language = nn.ModuleDict({"language": backbone.model.get_decoder()})
+    optimizer = MuonAdamW([(list(language.named_parameters()), 1.0)], config.lr, config.text_steps)
+    phase = Phase("text", folder, language, optimizer)
+    for step in phase.steps():
+        loss, _ = answer_loss(backbone, text_batch(packer, step))
         loss.backward()
         optimizer.step(step)
-        run.log(step, loss=loss)
+        phase.log(step, loss=loss)
 
 
 def train_joint(rank: int, config: TrainConfig, folder: Path, port: int) -> None:
@@ -123,70 +124,59 @@ def train_joint(rank: int, config: TrainConfig, folder: Path, port: int) -> None
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=config.processes)
-    model, tokenizer = build_backbone(config.seed)
-    heads = DenseHeads(WIDTH)
-    modules = nn.ModuleDict({"model": model, "heads": heads})
+    backbone, heads = trainable_backbone(config.seed), DenseHeads(WIDTH)
+    modules = nn.ModuleDict({"model": backbone.model, "heads": heads})
     tower = {n: p for n, p in modules.named_parameters() if "vision_tower" in n or n.startswith("heads")}
     others = [(n, p) for n, p in modules.named_parameters() if n not in tower]
     groups = [(list(tower.items()), config.tower_lr), (others, 1.0)]
     _load_phases(modules, folder)
-    optimizer = Muons(groups, config.joint_lr, config.joint_steps)
-    run = Run("joint", folder, modules, optimizer, quiet=rank > 0)
-    packer = Packer(tokenizer)
-    for step in run.steps():
+    optimizer = MuonAdamW(groups, config.joint_lr, config.joint_steps)
+    phase = Phase("joint", folder, modules, optimizer, quiet=rank > 0)
+    packer = Packer(backbone)
+    for step in phase.steps():
+        # The tower has learned to see already: until the LLM can read it, gradients would only disturb it.
         frozen = step < config.frozen * config.joint_steps
         for parameter in tower.values():
             parameter.requires_grad_(not frozen)
-        losses = _joint_losses(
-            modules, joint_batch(step, rank, config.processes, packer, config.clips), frozen
-        )
+        frames, turns = joint_batch(backbone, step, rank, config.processes, config.clips)
+        with torch.set_grad_enabled(not frozen):
+            features = patch_features(backbone, frames.pixels)
+        clips = video_streams(backbone, features, len(turns))
+        packed = packer.pack([[clip] for clip in clips], turns, conversation=step % 4 == 3)
+        losses = {"answers": answer_loss(backbone, packed)[0]}
+        if not frozen:
+            losses["dense"] = 0.5 * heads(features, frames.classes, frames.places)
         if step % 5 == 4:
-            told = text_batch(config.text_steps + step, packer, config.clips // 2, rank + 1)
-            losses["text"] = 0.5 * answer_loss(model, told, None)
+            told = text_batch(packer, config.text_steps + step, config.clips // 2, rank + 1)
+            losses["text"] = 0.5 * answer_loss(backbone, told)[0]
         sum(losses.values(), torch.zeros(())).backward()
         _average_gradients(modules, config.processes)
         optimizer.step(step)
-        run.log(step, **losses)
+        phase.log(step, **losses)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def patch_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Patch features as the projector gets them, before the last norm: `(T, N, D)`."""
-    features: Tensor = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+def patch_features(backbone: LlavaOnevision, pixels: Tensor) -> Tensor:
+    """Patch features as the projector gets them, before the last norm: (T, 3, H, W) -> (T, N, D)."""
+    tower: Any = backbone.model.model.vision_tower
+    features: Tensor = tower(pixels, output_hidden_states=True).hidden_states[-1]
     return features
 
 
-def answer_loss(
-    model: LlavaOnevisionForConditionalGeneration, batch: Packed, videos: Tensor | None
-) -> Tensor:
-    """Mean cross-entropy of the answers' tokens; `videos` (B, n, D) stand at the video placeholders."""
-    embeds = model.get_input_embeddings()(batch.ids)
-    if videos is not None:
-        places = (batch.ids == model.config.video_token_id)[..., None]
-        embeds = embeds.masked_scatter(places, videos)
-    output = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    )
-    asked = batch.labels != IGNORE
-    return F.cross_entropy(model.lm_head(output.last_hidden_state[asked]), batch.labels[asked])
+def video_streams(backbone: LlavaOnevision, features: Tensor, clips: int) -> list[Stream]:
+    """Patch features (clips * FRAMES, N, D) -> the video stream of each clip, as `encode` makes them.
 
-
-def _joint_losses(
-    modules: nn.ModuleDict, batch: tuple[Tensor, Packed, Tensor, Tensor], frozen: bool
-) -> dict[str, Tensor]:
-    model: Any = modules["model"]
-    pixels, packed, classes, places = batch
-    with torch.set_grad_enabled(not frozen):
-        features = patch_features(model, pixels.flatten(0, 1))
-    pooled = model.model.apply_pooling(model.model.multi_modal_projector(features))
-    clips = pixels.shape[0]
-    newline = model.model.image_newline[None, None].expand(clips, 1, -1)
-    videos = torch.cat([pooled.reshape(clips, -1, pooled.shape[-1]), newline], 1)
-    losses = {"answers": answer_loss(model, packed, videos)}
-    if not frozen:
-        losses["dense"] = 0.5 * modules["heads"](features, classes, places)
-    return losses
+    In one pass over all clips, which is faster than clip by clip, and from features that the dense heads read
+    as well.
+    """
+    model: Any = backbone.model.model
+    pooled = model.apply_pooling(model.multi_modal_projector(features))  # (clips * FRAMES, n, D)
+    tokens = pooled.unflatten(0, (clips, FRAMES)).flatten(1, 2)  # (clips, FRAMES * n, D)
+    tokens = torch.cat([tokens, model.image_newline[None, None].expand(clips, 1, -1)], 1)
+    layout = backbone.layout(FRAMES)
+    times = layout.seconds(sample_times(DURATION, FRAMES))
+    return [Stream(VIDEO, clip, times, layout.cell, layout.grid, None) for clip in tokens]
 
 
 def _load_phases(modules: nn.ModuleDict, folder: Path) -> None:
