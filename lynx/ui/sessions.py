@@ -14,7 +14,6 @@ from lynx.ui.models import ModelCache
 from lynx.ui.types import AUDIO, Clip, Request, Setup
 
 if TYPE_CHECKING:
-    from lynx.model import Lynx
     from lynx.session import Session
     from lynx.types import Frames
 
@@ -44,7 +43,13 @@ class SessionCache:
         key = (request.conversation, request.setup, request.clip)
         session = self._sessions.get(key)
         if session is None or session.model is not model or not set(on) <= set(session.media):
-            session = self._sessions[key] = _start(model, media, on)
+            try:
+                session = model.chat(**media)
+            except MediaError:  # a bad file of a sense that is off is no hindrance
+                if len(on) == len(media):
+                    raise
+                session = model.chat(**{sense: media[sense] for sense in on})
+            self._sessions[key] = session
         self._sessions.move_to_end(key)
         self._drop(list(self._sessions)[:-SESSIONS_KEPT])
         session.senses = {sense: sense in on for sense in session.media}
@@ -57,11 +62,13 @@ class SessionCache:
 
     def media(self, request: Request) -> tuple[dict[str, Source], tuple[str, ...]]:
         """What each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
-        request.clip.check()
+        from lynx.media.container import probe
+
         clip, media, notes = request.clip, {}, []
+        clip.check()
         for sense in self.models.senses(request.setup):
             source = clip.source(sense.takes)
-            if source is not None and sense.takes == AUDIO and _lacks_sound(source):
+            if source is not None and sense.takes == AUDIO and not probe(source).audio:
                 if sense.name in request.senses:
                     notes.append(f"{Path(source).name!r} has no audio track, so there is no {sense.label}.")
             elif source is not None:
@@ -135,20 +142,3 @@ class SessionCache:
     def stopped(self, conversation: str) -> bool:
         """Whether the answer that this conversation is being given was stopped."""
         return (stop := self._stops.get(conversation)) is not None and stop.is_set()
-
-
-def _start(model: "Lynx", media: dict[str, Source], on: list[str]) -> "Session":
-    """A session about these media; a bad file of a sense that is off is no hindrance."""
-    try:
-        return model.chat(**media)
-    except MediaError:
-        if len(on) == len(media):
-            raise
-        return model.chat(**{sense: media[sense] for sense in on})
-
-
-def _lacks_sound(path: str) -> bool:
-    """Whether a video file has no audio track. Raises MediaError when it is not readable."""
-    from lynx.media.container import probe
-
-    return not probe(path).audio

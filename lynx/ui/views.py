@@ -84,7 +84,10 @@ def adapter_options(options: Sequence[AdapterOption]) -> str:
     """Adapters that could be added, with what they add and their revision; grayed with the reason if not."""
     parts, notes = [], []
     for option in options:
-        name = escape(_adapter_name(option.source))
+        # Of a folder the last part, a Hub id as it is; by its letters alone: the page asks no disk.
+        path = Path(option.source)
+        is_folder = path.is_absolute() or path.parts[:1] == ("adapters",)
+        name = escape(path.name if is_folder else option.source)
         if option.reason:
             parts.append(f'<span class="chip off">{name}</span>')
             notes.append(f'<div class="note">{name}: {escape(option.reason)}</div>')
@@ -93,12 +96,6 @@ def adapter_options(options: Sequence[AdapterOption]) -> str:
         told = " · ".join(filter(None, (name, escape(option.modality), commit)))
         parts.append(f'<span class="chip" style="--sense:{_css(option.modality)}">{told}</span>')
     return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
-
-
-def _adapter_name(source: str) -> str:
-    """Of a folder its last part; a Hub id as it is. By its letters alone: the page asks no disk."""
-    path = Path(source)
-    return path.name if path.is_absolute() or path.parts[:1] == ("adapters",) else source
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
@@ -121,13 +118,9 @@ def messages(turns: Sequence[ChatTurn]) -> list[dict]:
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f'<div class="divider">{escape(turn.clip.files)} · {escape(turn.setup.backbone)}</div>'
             shown.append(_message("assistant", line))
+        answer = escape(turn.answer, quote=False) or NO_ANSWER
         shown.append(_message("user", escape(turn.question, quote=False)))
-        shown.append(
-            _message(
-                "assistant",
-                (escape(turn.answer, quote=False) or NO_ANSWER) + (f"\n\n{turn.chips}" if turn.chips else ""),
-            )
-        )
+        shown.append(_message("assistant", f"{answer}\n\n{turn.chips}" if turn.chips else answer))
     return shown
 
 
@@ -174,12 +167,12 @@ def forecast(text: str) -> str:
 
 def shares(evidence: EvidenceView, index: int, labels: Mapping[str, str]) -> str:
     """How much the chosen word rests on each sense and on the conversation's words."""
-    share = evidence.shares[index]
+    labels = {TEXT: "words", **labels}
     rows = "".join(
-        f'<div class="share"><span>{escape(_share_label(sense, labels))}</span>'
+        f'<div class="share"><span>{escape(labels.get(sense, sense))}</span>'
         f'<div class="bar"><i style="width:{100 * value:.1f}%;background:{_css(sense)}"></i></div>'
         f"<b>{100 * value:.0f} %</b></div>"
-        for sense, value in share.items()
+        for sense, value in evidence.shares[index].items()
     )
     return f'<div class="shares">{rows}</div>'
 
@@ -240,20 +233,14 @@ def seen(preview: Preview, senses: Sequence[Sense]) -> Image.Image | None:
 
 def rests_on(evidence: EvidenceView, index: int, senses: Sequence[Sense]) -> Image.Image | None:
     """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
-    used = [sense for sense in senses if sense.name in evidence.frames]
-    maps, curves = evidence.maps[index], evidence.curves[index]
+    frames, maps, curves = evidence.frames, evidence.maps[index], evidence.curves[index]
     lanes = [
-        drawing.Lane(
-            sense.name, sense.label, evidence.frames[sense.name], maps[sense.name], sense.takes == AUDIO
-        )
-        for sense in used
+        drawing.Lane(name, sense.label, frames[name], maps[name], fill=sense.takes == AUDIO)
+        for sense in senses
+        if (name := sense.name) in frames
     ]
-    drawn = [curves[sense.name] for sense in used]
+    drawn = [curves[lane.sense] for lane in lanes]
     return timeline(lanes, drawn, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
-
-
-def _share_label(sense: str, labels: Mapping[str, str]) -> str:
-    return "words" if sense == TEXT else labels.get(sense, sense)
 
 
 def _css(sense: str) -> str:
@@ -269,11 +256,11 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 
-def distances(atlas: "InterfaceMap") -> str:
+def distances(measured: "InterfaceMap") -> str:
     """How far the tokens of each kind lie from others, as a table."""
     head = "".join(f"<th>{title}</th>" for _, title, _ in DISTANCES)
     rows = ""
-    for row in atlas.table():
+    for row in measured.table():
         cells = "".join(
             f"<td>{'–' if row[name] is None else form.format(row[name])}</td>" for name, _, form in DISTANCES
         )

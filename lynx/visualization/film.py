@@ -124,21 +124,23 @@ def write_film(
     lanes = []
     for sense, stream in evidence.streams.items():
         if sense != VIDEO:  # which is the picture itself
-            modality, maps = session.model.modality(sense), evidence.frame_maps(chosen.tokens, sense)
+            modality, heat = session.model.modality(sense), evidence.frame_maps(chosen.tokens, sense)
             seconds = getattr(modality.rendering, "seconds_per_frame", None) or 0.0
             fill = modality.takes == AUDIO
-            lanes.append(Lane(sense, labels[sense], stream.frames, maps, fill, seconds))
+            lanes.append(Lane(sense, labels[sense], stream.frames, heat, fill, seconds))
     curves = [attention_curve(evidence, chosen.tokens, sense) for sense in evidence.spans]
     painter = FramePainter(clip.shown, caption, lanes, curves, (start, end))
     count = max(1, round((end - start) * clip.fps))
     times = start + torch.arange(count, dtype=torch.float64) / clip.fps
-    heat = _VideoHeat(evidence, chosen.tokens) if VIDEO in evidence.spans else None
+    maps = evidence.heatmap(chosen.tokens, VIDEO) if VIDEO in evidence.spans else None  # (T, rows, cols)
+    if maps is not None:
+        maps, moments = maps / full_heat(maps), evidence.curve(chosen.tokens, VIDEO)[0].double().contiguous()
 
     def draw() -> Iterator[np.ndarray]:
         """The frames (H, W, 3) uint8, one after another, so that memory does not grow with the clip."""
         for number, pixels in enumerate(clip.frames(times)):
             time = float(times[number])
-            yield painter.draw(time, pixels, heat.at(time) if heat is not None else None)
+            yield painter.draw(time, pixels, _heat_at(time, moments, maps) if maps is not None else None)
             if progress is not None:
                 progress(number + 1, count)
 
@@ -205,21 +207,12 @@ class _ClipReader:
                 yield torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-class _VideoHeat:
-    """The video's heat maps (T, rows, cols) in [0, 1], at any moment."""
-
-    def __init__(self, evidence: Evidence, tokens: list[int] | None) -> None:
-        self.times = evidence.curve(tokens, VIDEO)[0].double().contiguous()
-        maps = evidence.heatmap(tokens, VIDEO)
-        self.maps = maps / full_heat(maps)
-
-    def at(self, time: float) -> Tensor:
-        """The map (rows, cols) of a moment: between those of the moments before and behind it."""
-        behind = int(torch.searchsorted(self.times, time))
-        first, last = max(0, behind - 1), min(behind, len(self.times) - 1)
-        gap = float(self.times[last] - self.times[first])
-        weight = (time - float(self.times[first])) / gap if gap else 0.0
-        return torch.lerp(self.maps[first], self.maps[last], weight)
+def _heat_at(time: float, times: Tensor, maps: Tensor) -> Tensor:
+    """The heat (rows, cols) of a moment, between the maps (T, rows, cols) of the times around it."""
+    behind = int(torch.searchsorted(times, time))
+    first, last = max(0, behind - 1), min(behind, len(times) - 1)
+    gap = float(times[last] - times[first])
+    return torch.lerp(maps[first], maps[last], (time - float(times[first])) / gap if gap else 0.0)
 
 
 def _sound(session: "Session", start: float, end: float) -> Waveform | None:

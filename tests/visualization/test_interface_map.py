@@ -8,8 +8,8 @@ from checkpoints import clip, random_adapter, sound
 
 import lynx
 from lynx.evaluation.interface import Reference, measure_interface
-from lynx.visualization.interface_chart import draw
 from lynx.visualization.drawing import color
+from lynx.visualization.interface_chart import draw
 
 
 @pytest.fixture
