@@ -16,8 +16,8 @@ def _app(options: Options) -> Result:
     """Serve the app; without --adapter it begins with those of the checkout that fit the backbone."""
     try:
         from lynx.ui import launch
-        from lynx.ui.engine import Setup
         from lynx.ui.examples import find_adapters
+        from lynx.ui.types import Setup
     except ModuleNotFoundError as error:
         raise LynxError(f"the app needs {error.name}: pip install 'lynx[app]'") from error
     adapters = tuple(options.adapter) or find_adapters(options.backbone)

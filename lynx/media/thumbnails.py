@@ -8,18 +8,23 @@ from torch.nn import functional as F
 from lynx.types import Frames
 
 THUMBNAIL_PIXELS = 480 * 270
-"""Of a frame that is kept to be thumbnails: more than a page or a figure draws of it."""
+"""Most pixels of a frame that is kept to be looked at: more than a page or a figure draws of it."""
+LONG = 8
+"""Longest shape, long side to short side, that keeps it: a long spectrogram is made shorter, not lower."""
+AT_ONCE = 16  # frames; bounds the memory of the interpolation
 
 
-def thumbnails(frames: Frames) -> Frames:
-    """The same frames with at most THUMBNAIL_PIXELS pixels each: all that people look at."""
-    height, width = frames.pixels.shape[-2:]
-    scale = math.sqrt(THUMBNAIL_PIXELS / (height * width))
-    if scale >= 1:
+def thumbnails(frames: Frames, pixels: int = THUMBNAIL_PIXELS) -> Frames:
+    """The same frames with at most that many pixels each; those that are small enough stay as they are."""
+    sides = list(frames.pixels.shape[-2:])
+    if math.prod(sides) <= pixels:
         return frames
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    long, short = sorted((0, 1), key=lambda side: -sides[side])
+    sides[long] = min(sides[long], max(LONG * sides[short], pixels // sides[short]))
+    scale = min(1.0, math.sqrt(pixels / math.prod(sides)))
+    size = [max(1, round(side * scale)) for side in sides]
     small = [
         F.interpolate(part, size, mode="bilinear", align_corners=False, antialias=True)
-        for part in frames.pixels.split(16)
+        for part in frames.pixels.split(AT_ONCE)
     ]
     return Frames(torch.cat(small), frames.times, frames.duration, frames.labels, frames.notes)

@@ -9,11 +9,11 @@ from pathlib import Path
 import gradio as gr
 
 from lynx.errors import LynxError
+from lynx.ui.adapter_policy import adapter_policy
 from lynx.ui.engine import Engine
-from lynx.ui.examples import ROOT, Example, find_adapters, find_examples
+from lynx.ui.examples import ROOT, ExampleClip, find_adapters, find_examples
 from lynx.ui.page import build
-from lynx.ui.rule import adapter_rule
-from lynx.ui.values import EMBEDDED, Setup
+from lynx.ui.types import EMBEDDED, Setup
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = 7860,
     setup: Setup | None = None,
-    examples: list[Example] | None = None,
+    examples: list[ExampleClip] | None = None,
     engine: Engine | None = None,
     block: bool = True,
     hosted: bool = False,
@@ -43,10 +43,10 @@ def launch(
     Raises: LynxError: an engine that reads any folder, for a page that strangers can reach.
     """
     setup = setup or Setup(adapters=find_adapters(EMBEDDED))
-    rule = adapter_rule(host, ROOT / "adapters", setup.adapters, hosted)
-    engine = engine or Engine(rule=rule)
-    if rule.below and engine.rule.below is None:
-        raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give it a rule")
+    policy = adapter_policy(host, ROOT / "adapters", setup.adapters, hosted)
+    engine = engine or Engine(policy=policy)
+    if policy.below and engine.models.policy.below is None:
+        raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give a policy")
     examples = find_examples() if examples is None else examples
     blocks = build(engine, setup, BACKBONES, examples)
     blocks.queue(default_concurrency_limit=8)
@@ -62,11 +62,11 @@ def launch(
         footer_links=["api"],
         share=False,
     )
-    setup, left_out = engine.readable(setup)
+    setup, left_out = engine.models.without_broken(setup)
     for reason in left_out:
         logger.warning("%s", reason)
     try:
-        engine.model(setup)  # after the page is up; whoever asks meanwhile waits for it
+        engine.models.get(setup)  # after the page is up; whoever asks meanwhile waits for it
     except LynxError as error:
         logger.warning("%s", error)  # the page says it to each visitor
     if block:
@@ -75,7 +75,7 @@ def launch(
 
 
 def theme() -> gr.themes.Base:
-    """Calm greys, one accent, fonts that are on every machine: the page asks the internet for nothing."""
+    """Calm grays, one accent, fonts that are on every machine: the page asks the internet for nothing."""
     sans = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,

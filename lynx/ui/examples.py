@@ -16,9 +16,8 @@ from lynx.types import VIDEO
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[
-    2
-]  # the checkout; in an installed package there is nothing there, and nothing is offered
+ROOT = Path(__file__).parents[2]
+"""The checkout; in an installed package there is nothing there, and nothing is offered."""
 QUESTIONS_SHOWN = 8
 
 Question = tuple[str, tuple[str, ...]]
@@ -26,7 +25,7 @@ Question = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleClip:
     """A clip of the miniature world: a file or folder for each modality, and questions that they answer."""
 
     media: Mapping[str, Path]
@@ -38,7 +37,7 @@ class Example:
         return self.media[VIDEO]
 
 
-def find_examples(root: Path = ROOT / "examples") -> list[Example]:
+def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
     """Every folder with the qa.json of `lynx world render`; one that cannot be read is said in the log."""
     found = []
     for path in sorted(root.glob("*/qa.json")):
@@ -52,11 +51,11 @@ def find_examples(root: Path = ROOT / "examples") -> list[Example]:
             continue
         if clip.is_file():
             there = {modality: medium for modality, medium in media.items() if medium.exists()}
-            found.append(Example(there, tuple(questions)))
+            found.append(ExampleClip(there, tuple(questions)))
     return found
 
 
-def pick(questions: Sequence[Question], modalities: Collection[str]) -> tuple[str, ...]:
+def suggested_questions(questions: Sequence[Question], modalities: Collection[str]) -> tuple[str, ...]:
     """A few questions that these modalities answer, of each in turn: added ones first, the picture last."""
     by_need: dict[tuple[str, ...], list[str]] = {}
     for question, needs in questions:

@@ -1,22 +1,23 @@
-"""The components of the page and where they stand; what they do is in `lynx.ui.page`."""
+"""The components of the page and where they stand; `lynx.ui.page` says which handlers they call."""
 
 import gradio as gr
 
 from lynx.types import VIDEO
 from lynx.ui import views
-from lynx.ui.examples import Example
-from lynx.ui.state import Chat
-from lynx.ui.values import AUDIO, DEPTH, VIEW, Setup
+from lynx.ui.examples import ExampleClip
+from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
-PICTURE = {"format": "png", "image_mode": "RGBA", "show_label": False, "interactive": False}
+PICTURE = {"format": "png", "image_mode": "RGBA"}
+PICTURE |= {"show_label": False, "interactive": False, "container": False}
+WHOLE = ["fullscreen"]  # the button over a picture
 
 
 class Layout:
     """All components, as attributes. Built inside a `gr.Blocks`."""
 
-    def __init__(self, setup: Setup, backbones: list[str], examples: list[Example]) -> None:
+    def __init__(self, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> None:
         self.setup, self.backbones, self.examples = setup, backbones, examples
         self.chat = gr.State(Chat("", setup))
         gr.HTML(views.HEADER, elem_id="header")
@@ -70,13 +71,7 @@ class Layout:
         )
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
             gr.HTML(views.SEEN_HEADER)
-            self.seen = gr.Image(
-                elem_id="seen-picture",
-                buttons=["fullscreen"],
-                container=False,
-                alt_text=views.SEEN,
-                **PICTURE,
-            )
+            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
             self.budget = gr.HTML(elem_id="budget")
 
     def _further_media(self) -> None:
@@ -132,9 +127,7 @@ class Layout:
         with gr.Column(visible=False, elem_id="evidence") as self.evidence:
             self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
             self.shares = gr.HTML(elem_id="shares")
-            self.rests_on = gr.Image(
-                elem_id="rests-on", buttons=[], container=False, alt_text=views.RESTS_ON, **PICTURE
-            )
+            self.rests_on = gr.Image(elem_id="rests-on", alt_text=views.RESTS_ON, buttons=[], **PICTURE)
             with gr.Row(elem_id="further-evidence"):
                 self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
                 self.make_film = gr.Button("Make a film of it", size="sm", elem_id="make-film", min_width=160)
@@ -148,14 +141,7 @@ class Layout:
     def _interface(self) -> None:
         gr.HTML(views.INTERFACE_HEADER, elem_id="interface-header")
         self.draw_map = gr.Button("Draw the map of this clip", size="sm", elem_id="draw-map", min_width=220)
-        self.map = gr.Image(
-            elem_id="map",
-            visible=False,
-            buttons=["fullscreen"],
-            container=False,
-            alt_text=views.MAP,
-            **PICTURE,
-        )
+        self.map = gr.Image(elem_id="map", visible=False, alt_text=views.MAP, buttons=WHOLE, **PICTURE)
         self.distances = gr.HTML(elem_id="distances")
 
     def _endpoint(self) -> None:

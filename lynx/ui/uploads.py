@@ -35,7 +35,7 @@ BESIDE = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
 BROKEN = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted, or packed in a way it does not know."""
 WANTED = (
-    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a grey video, or one mesh or "
+    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one mesh or "
     f"point cloud ({' '.join(MESHES)})"
 )
 

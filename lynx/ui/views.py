@@ -8,17 +8,27 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from lynx.evidence.attention import TEXT
 from lynx.types import VIDEO
-from lynx.ui.state import Turn
-from lynx.ui.values import AUDIO, EMBEDDED, Findings, Offer, Reply, Sense, Setup, Sight
-from lynx.visualization import timeline as render
+from lynx.ui.types import (
+    AUDIO,
+    EMBEDDED,
+    AdapterOption,
+    ChatTurn,
+    EvidenceView,
+    Preview,
+    Reply,
+    Sense,
+    Setup,
+)
+from lynx.visualization import drawing
+from lynx.visualization.timeline import MANY, timeline
 
 if TYPE_CHECKING:
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
 NO_ANSWER = "<i>no answer</i>"
-WORDS = "text"  # lynx.evidence.attention.TEXT; that module takes seconds to import
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
@@ -27,7 +37,7 @@ HEADER = """
 was recorded, and see what each word of the answer rests on.</p></div>
 """
 HINT = """
-<div class="hint"><b>lynx-tiny knows only its miniature world</b> of coloured shapes and a few sounds. For
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and a few sounds. For
 real recordings load a real backbone below.</div>
 """
 DEPTH = "Depth: maps, video or mesh"
@@ -38,7 +48,7 @@ SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>what sound do you hear ?</i>"
 EVIDENCE_HEADER = """
 <h2>What the answer rests on</h2>
-<p>The model's attention while it said the chosen word. Bars and curve compare the senses; colours show where
+<p>The model's attention while it said the chosen word. Bars and curve compare the senses; colors show where
 it lay within each of them. An indication, not a proof.</p>
 """
 MAP = "Tokens of the clip's senses among words and tokens of other videos"
@@ -70,25 +80,22 @@ def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
     return f"Model and adapters: {setup.backbone}" + (f" + {', '.join(added)}" if added else "")
 
 
-def offers(found: Sequence[Offer]) -> str:
-    """Adapters that could be added, with what they add and their revision; greyed with the reason if not."""
+def adapter_options(options: Sequence[AdapterOption]) -> str:
+    """Adapters that could be added, with what they add and their revision; grayed with the reason if not."""
     parts, notes = [], []
-    for offer in found:
-        name = escape(_adapter_name(offer.source))
-        if offer.reason:
+    for option in options:
+        # Of a folder the last part, a Hub id as it is; by its letters alone: the page asks no disk.
+        path = Path(option.source)
+        is_folder = path.is_absolute() or path.parts[:1] == ("adapters",)
+        name = escape(path.name if is_folder else option.source)
+        if option.reason:
             parts.append(f'<span class="chip off">{name}</span>')
-            notes.append(f'<div class="note">{name}: {escape(offer.reason)}</div>')
+            notes.append(f'<div class="note">{name}: {escape(option.reason)}</div>')
             continue
-        commit = offer.revision.rpartition("@")[2][:COMMIT_SHOWN]
-        told = " · ".join(filter(None, (name, escape(offer.modality), commit)))
-        parts.append(f'<span class="chip" style="--sense:{_css(offer.modality)}">{told}</span>')
+        commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
+        told = " · ".join(filter(None, (name, escape(option.modality), commit)))
+        parts.append(f'<span class="chip" style="--sense:{_css(option.modality)}">{told}</span>')
     return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
-
-
-def _adapter_name(source: str) -> str:
-    """Of a folder its last part; a Hub id as it is. By its letters alone: the page asks no disk."""
-    path = Path(source)
-    return path.name if path.is_absolute() or path.parts[:1] == ("adapters",) else source
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
@@ -104,20 +111,16 @@ def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
     return f'<div class="chips">{"".join(parts)}</div>{_notes(reply.notes)}'
 
 
-def messages(turns: Sequence[Turn]) -> list[dict]:
+def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     """The conversation for the chat window; a line says where another clip or another model begins."""
     shown: list[dict] = []
     for before, turn in zip((None, *turns), turns, strict=False):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f'<div class="divider">{escape(turn.clip.files)} · {escape(turn.setup.backbone)}</div>'
             shown.append(_message("assistant", line))
+        answer = escape(turn.answer, quote=False) or NO_ANSWER
         shown.append(_message("user", escape(turn.question, quote=False)))
-        shown.append(
-            _message(
-                "assistant",
-                (escape(turn.answer, quote=False) or NO_ANSWER) + (f"\n\n{turn.chips}" if turn.chips else ""),
-            )
-        )
+        shown.append(_message("assistant", f"{answer}\n\n{turn.chips}" if turn.chips else answer))
     return shown
 
 
@@ -131,25 +134,25 @@ def leave_out(senses: Sequence[Sense]) -> str:
     return "Leave out each sense" if len(added) > 1 else f"With / without {(added or ['sound'])[0]}"
 
 
-def budget(view: Sight, labels: Mapping[str, str]) -> str:
+def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     """How much of the model's context the clip takes, as a bar and in words."""
-    notes = _notes(view.notes)
-    if not view.frames:
+    notes = _notes(preview.notes)
+    if not preview.frames:
         return f'<div class="budget">{notes}</div>' if notes else ""
-    used = sum(view.tokens.values())
+    used = sum(preview.tokens.values())
     bars = "".join(
-        f'<i style="width:{100 * count / view.context:.2f}%;background:{_css(sense)}"></i>'
-        for sense, count in view.tokens.items()
+        f'<i style="width:{100 * count / preview.context:.2f}%;background:{_css(sense)}"></i>'
+        for sense, count in preview.tokens.items()
     )
     parts = "".join(
         f'<span><i style="background:{_css(sense)}"></i>{escape(labels.get(sense, sense))} '
-        f"{len(view.frames[sense])} frames, {count:,} tokens</span>"
-        for sense, count in view.tokens.items()
+        f"{len(preview.frames[sense])} frames, {count:,} tokens</span>"
+        for sense, count in preview.tokens.items()
     )
-    length = _seconds(next(iter(view.frames.values())).duration)
+    length = _seconds(next(iter(preview.frames.values())).duration)
     return (
         f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
-        f"<div>{length} · {used:,} of {view.context:,} tokens</div>{notes}</div>"
+        f"<div>{length} · {used:,} of {preview.context:,} tokens</div>{notes}</div>"
     )
 
 
@@ -162,14 +165,14 @@ def forecast(text: str) -> str:
     return f'<div class="budget"><div>{escape(_capital(text))}.</div></div>'
 
 
-def shares(findings: Findings, index: int, labels: Mapping[str, str]) -> str:
+def shares(evidence: EvidenceView, index: int, labels: Mapping[str, str]) -> str:
     """How much the chosen word rests on each sense and on the conversation's words."""
-    share = findings.shares[index]
+    labels = {TEXT: "words", **labels}
     rows = "".join(
-        f'<div class="share"><span>{escape(_share_label(sense, labels))}</span>'
+        f'<div class="share"><span>{escape(labels.get(sense, sense))}</span>'
         f'<div class="bar"><i style="width:{100 * value:.1f}%;background:{_css(sense)}"></i></div>'
         f"<b>{100 * value:.0f} %</b></div>"
-        for sense, value in share.items()
+        for sense, value in evidence.shares[index].items()
     )
     return f'<div class="shares">{rows}</div>'
 
@@ -197,11 +200,11 @@ def notice(text: str) -> str:
     return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
 
 
-def word_choices(findings: Findings | None) -> list[tuple[str, int]]:
+def word_choices(evidence: EvidenceView | None) -> list[tuple[str, int]]:
     """The answer's words to choose from; 0 is all of them together."""
-    if findings is None:
+    if evidence is None:
         return []
-    words = [(word, i) for i, word in enumerate(findings.words, start=1)]
+    words = [(word, i) for i, word in enumerate(evidence.words, start=1)]
     return words if len(words) == 1 else [("whole answer", 0), *words]
 
 
@@ -218,40 +221,34 @@ def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
     return f'<div class="hidden-check">{escape(" ".join(parts))}</div>' if parts else ""
 
 
-def seen(view: Sight, senses: Sequence[Sense]) -> Image.Image | None:
+def seen(preview: Preview, senses: Sequence[Sense]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
     lanes = [
-        render.Lane(sense.name, sense.label, view.frames[sense.name], strip=sense.takes == AUDIO)
+        drawing.Lane(sense.name, sense.label, preview.frames[sense.name], fill=sense.takes == AUDIO)
         for sense in senses
-        if sense.name in view.frames
+        if sense.name in preview.frames
     ]
-    return render.timeline(lanes, width=SEEN_WIDTH) if lanes else None
+    return timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
-def rests_on(findings: Findings, index: int, senses: Sequence[Sense]) -> Image.Image | None:
+def rests_on(evidence: EvidenceView, index: int, senses: Sequence[Sense]) -> Image.Image | None:
     """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
-    used = [sense for sense in senses if sense.name in findings.frames]
-    maps, curves = findings.maps[index], findings.curves[index]
+    frames, maps, curves = evidence.frames, evidence.maps[index], evidence.curves[index]
     lanes = [
-        render.Lane(
-            sense.name, sense.label, findings.frames[sense.name], maps[sense.name], sense.takes == AUDIO
-        )
-        for sense in used
+        drawing.Lane(name, sense.label, frames[name], maps[name], fill=sense.takes == AUDIO)
+        for sense in senses
+        if (name := sense.name) in frames
     ]
-    drawn = [render.Curve(sense.name, *curves[sense.name]) for sense in used]
-    return render.timeline(lanes, drawn, per_row=8 if len(lanes) <= render.MANY else 16) if lanes else None
-
-
-def _share_label(sense: str, labels: Mapping[str, str]) -> str:
-    return "words" if sense == WORDS else labels.get(sense, sense)
+    drawn = [curves[lane.sense] for lane in lanes]
+    return timeline(lanes, drawn, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
 
 
 def _css(sense: str) -> str:
-    return "rgb({},{},{})".format(*render.colour(sense))
+    return "rgb({},{},{})".format(*drawing.color(sense))
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else render.clock(seconds, seconds) + " min"
+    return f"{seconds:.1f} s" if seconds < 60 else drawing.clock(seconds, seconds) + " min"
 
 
 def _capital(text: str) -> str:
@@ -259,11 +256,11 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 
-def distances(atlas: "InterfaceMap") -> str:
+def distances(measured: "InterfaceMap") -> str:
     """How far the tokens of each kind lie from others, as a table."""
     head = "".join(f"<th>{title}</th>" for _, title, _ in DISTANCES)
     rows = ""
-    for row in atlas.table():
+    for row in measured.table():
         cells = "".join(
             f"<td>{'–' if row[name] is None else form.format(row[name])}</td>" for name, _, form in DISTANCES
         )

@@ -12,8 +12,8 @@ from PIL import Image
 
 from lynx.errors import LynxError
 from lynx.types import VIDEO
+from lynx.visualization.drawing import color as color_of
 from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Group, InterfaceMap
-from lynx.visualization.timeline import colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def require_matplotlib() -> None:
         raise LynxError("drawing the map needs matplotlib: pip install 'lynx[plots]'") from error
 
 
-def draw(atlas: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:
+def draw(found: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:
     """The map with its legend: RGB on white, of that many pixels; higher where many groups need it.
 
     Raises: LynxError: matplotlib is not installed.
@@ -47,8 +47,8 @@ def draw(atlas: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Ima
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    note = textwrap.wrap(_note(atlas), LETTERS)
-    height = max(height, 3 * MARGIN + ENTRY * len(atlas.groups) + LINE * len(note))
+    note = textwrap.wrap(_note(found), LETTERS)
+    height = max(height, 3 * MARGIN + ENTRY * len(found.groups) + LINE * len(note))
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     # Both in fractions of the figure: (left, bottom, width, height). Below and beside the map stand the
@@ -57,16 +57,16 @@ def draw(atlas: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Ima
     axes = figure.add_axes(
         ((MARGIN + LINE) / width, (MARGIN + LINE) / height, inner[0] / width, inner[1] / height)
     )
-    _draw_map(axes, atlas)
+    _draw_map(axes, found)
     side = figure.add_axes(((width - LEGEND - MARGIN) / width, 0, (LEGEND + MARGIN) / width, 1))
     side.set(xlim=(0, LEGEND + MARGIN), ylim=(height, 0))  # pixels, from the top down
-    _draw_legend(side, atlas)
+    _draw_legend(side, found)
     side.text(0, height - MARGIN, "\n".join(note), color=QUIET, size=13 * PX, va="bottom", linespacing=1.5)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _draw_map(axes: "Axes", atlas: InterfaceMap) -> None:
+def _draw_map(axes: "Axes", found: InterfaceMap) -> None:
     """Every group's points, small groups on large ones, and what alignment did to the middle of a sense."""
     from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
@@ -74,13 +74,13 @@ def _draw_map(axes: "Axes", atlas: InterfaceMap) -> None:
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.margins(0.04)
     axes.spines[:].set_color(FRAME)
-    first, second = (f"{100 * share:.0f} % of the variance" for share in atlas.explained)
+    first, second = (f"{100 * share:.0f} % of the variance" for share in found.explained)
     axes.set_xlabel(first, color=QUIET, size=13 * PX)
     axes.set_ylabel(second, color=QUIET, size=13 * PX)
-    for group in sorted(atlas.groups, key=_order):
+    for group in sorted(found.groups, key=_order):
         axes.scatter(*group.points.T.numpy(), **_mark(group, ALPHA.get(group.sense, 0.75)))
-    for before in atlas.groups:
-        after = next((one for one in atlas.groups if one.aligned and one.sense == before.sense), None)
+    for before in found.groups:
+        after = next((one for one in found.groups if one.aligned and one.sense == before.sense), None)
         if before.aligned or after is None:
             continue
         dark = tuple(0.35 * np.array(_color(after)) + 0.65 * np.array(to_rgb(INK)))
@@ -95,10 +95,10 @@ def _draw_map(axes: "Axes", atlas: InterfaceMap) -> None:
             arrow.arrow_patch.set(path_effects=[withStroke(linewidth=7 * PX, foreground="white")])
 
 
-def _draw_legend(side: "Axes", atlas: InterfaceMap) -> None:
+def _draw_legend(side: "Axes", found: InterfaceMap) -> None:
     """The groups, each with its number of tokens and its gap to the reference. side: axes in pixels."""
     side.set_axis_off()
-    for number, group in enumerate(atlas.groups):
+    for number, group in enumerate(found.groups):
         top = MARGIN + number * ENTRY
         side.scatter(7, top + 11, **(_mark(group) | {"s": (12 * PX) ** 2}))
         label = group.label[:1].upper() + group.label[1:]
@@ -116,7 +116,7 @@ def _order(group: Group) -> int:
 
 
 def _color(group: Group) -> Color:
-    red, green, blue = GRAYS.get(group.sense) or colour(group.sense)
+    red, green, blue = GRAYS.get(group.sense) or color_of(group.sense)
     return red / 255, green / 255, blue / 255
 
 
@@ -128,11 +128,11 @@ def _mark(group: Group, alpha: float = 1.0) -> dict[str, Any]:
     return {"s": size, "facecolors": [(1, 1, 1, alpha)], "edgecolors": [color], "linewidths": 1.5 * PX}
 
 
-def _note(atlas: InterfaceMap) -> str:
+def _note(found: InterfaceMap) -> str:
     """What the picture shows, in sentences."""
     note = "A dot is the direction of one token."
-    if atlas.reference is not None:
-        note += f" Gap: cosine distance to {atlas.reference} beyond what both spread themselves."
-    if any(not group.aligned for group in atlas.groups):
+    if found.reference is not None:
+        note += f" Gap: cosine distance to {found.reference} beyond what both spread themselves."
+    if any(not group.aligned for group in found.groups):
         note += " Arrow: what alignment did."
     return note

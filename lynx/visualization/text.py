@@ -1,15 +1,16 @@
-"""Letters in pictures: a font that has them, text cut to a width, and a sentence with one word marked."""
+"""Letters in pictures: a font that has them, lines of a width, and a sentence with one word marked."""
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from PIL import ImageDraw, ImageFont
 
+from lynx.modalities.base import Color
+
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-Colour = tuple[int, int, int]
 
 ELSEWHERE = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
 """Fonts with more letters than Pillow's own, where a system has them: found by name, never needed."""
@@ -46,15 +47,6 @@ def legible(text: str, size: int) -> tuple[str, Font]:
     return text, _named(name, size) or ImageFont.load_default(size)
 
 
-def shortened(text: str, width: float, font: Font) -> str:
-    """The text, or as much of its beginning as fits into `width` pixels, with an ellipsis."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + ELLIPSIS) > width:
-        text = text[:-1]
-    return text.rstrip() + ELLIPSIS
-
-
 @dataclass(frozen=True)
 class Piece:
     """Part of a line: its text, how far right it begins (pixels), and whether it is marked."""
@@ -70,24 +62,32 @@ def lines(text: str, marked: tuple[int, int], width: float, font: Font, limit: i
     marked: the first letter that is, and the first one behind. A cut is said with an ellipsis.
     """
     rows: list[list[Piece]] = [[]]
-    right, space = 0.0, font.getlength(" ")
+    right = 0.0
     for start, end in _words(text, width, font):
         length = font.getlength(text[start:end])
+        space = font.getlength(" ") if text[start - 1 : start].isspace() else 0.0
         if rows[-1] and right + space + length > width:
             rows.append([])
         left = right + space if rows[-1] else 0.0
         cuts = (start, *(min(max(cut, start), end) for cut in marked), end)
-        for number, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
-            if first < last:
-                ahead = font.getlength(text[start:first])
-                rows[-1].append(Piece(text[first:last], left + ahead, marked=number == 1))
+        for is_marked, first, last in zip((False, True, False), cuts, cuts[1:], strict=False):
+            if first == last:
+                continue
+            before = rows[-1][-1] if rows[-1] and not space else None
+            if before is not None and before.marked == is_marked:  # parts of one word
+                rows[-1][-1] = replace(before, text=before.text + text[first:last])
+            else:
+                rows[-1].append(Piece(text[first:last], left + font.getlength(text[start:first]), is_marked))
         right = left + length
     return _around(rows, limit, width, font)
 
 
 def _words(text: str, width: float, font: Font) -> Iterator[tuple[int, int]]:
-    """Where each word begins and ends; one that is wider than a line is cut, as in scripts without spaces."""
-    for word in re.finditer(r"\S+", text):
+    """Where each word, or part of one up to a hyphen or an underscore, begins and ends.
+
+    One that is wider than a line is cut, as in scripts without spaces.
+    """
+    for word in re.finditer(r"[^\s_-]+[_-]*|[_-]+", text):
         start, end = word.span()
         while font.getlength(text[start:end]) > width:
             cut = start + 1
@@ -107,15 +107,15 @@ def _around(rows: list[list[Piece]], limit: int, width: float, font: Font) -> li
     shown = rows[start : start + limit]
     dots = font.getlength(ELLIPSIS)
     if start:
-        shown[0] = [Piece(ELLIPSIS, 0.0, False), *(_moved(piece, dots) for piece in shown[0])]
+        moved = [replace(piece, left=piece.left + dots) for piece in shown[0]]
+        shown[0] = [Piece(ELLIPSIS, 0.0, False), *moved]
     if start + limit < len(rows):
-        end = shown[-1][-1].left + font.getlength(shown[-1][-1].text)
-        shown[-1] = [*shown[-1], Piece(ELLIPSIS, min(end, width), False)]
+        *before, last = shown[-1]
+        while last.text and last.left + font.getlength(last.text) + dots > width:
+            last = replace(last, text=last.text[:-1])
+        end = last.left + font.getlength(last.text)
+        shown[-1] = [*before, last, Piece(ELLIPSIS, end, False)]
     return shown
-
-
-def _moved(piece: Piece, by: float) -> Piece:
-    return Piece(piece.text, piece.left + by, piece.marked)
 
 
 def write_lines(
@@ -124,7 +124,7 @@ def write_lines(
     at: tuple[float, float],
     font: Font,
     step: float,
-    inks: tuple[Colour, Colour, Colour],
+    inks: tuple[Color, Color, Color],
 ) -> None:
     """Write lines from the corner `at` down, `step` pixels each. inks: of text, marked text, its ground."""
     ink, marked_ink, ground = inks
@@ -134,10 +134,7 @@ def write_lines(
         for piece in row:
             left, top = edge + piece.left, at[1] + number * step
             if piece.marked:
-                right = left + font.getlength(piece.text)
-                draw.rounded_rectangle(
-                    (left - pad, top, right + pad, top + step * 0.94), radius=step * 0.2, fill=ground
-                )
-            draw.text(
-                (left, top + step / 2), piece.text, marked_ink if piece.marked else ink, font, anchor="lm"
-            )
+                box = (left - pad, top, left + font.getlength(piece.text) + pad, top + step * 0.94)
+                draw.rounded_rectangle(box, radius=step * 0.2, fill=ground)
+            fill = marked_ink if piece.marked else ink
+            draw.text((left, top + step / 2), piece.text, fill, font, anchor="lm")

@@ -19,9 +19,10 @@ from lynx.backbones.estimate import describe, estimate
 from lynx.cli.main import main
 from lynx.config import LoraSettings
 from lynx.ui import BACKBONES
-from lynx.ui.engine import EMBEDDED, Engine, Setup
+from lynx.ui.engine import Engine
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page
+from lynx.ui.types import EMBEDDED, Setup
 
 SIZE = (50, 70)
 LLM = {
@@ -165,9 +166,9 @@ def test_the_app_says_it_before_anything_is_loaded():
     with gr.Blocks() as blocks:
         page = Page(Layout(setup, ["lynx-tiny"], []), engine, blocks)
     expected = estimate("internvl3-8b", senses=["audio"], precision="int8")
-    shown = page.on_plan("internvl3-8b ", "int8", ["adapters/audio"])
+    shown = page.model.on_plan("internvl3-8b ", "int8", ["adapters/audio"])
     about = expected.sentence.partition(" GB of ")[0]  # what is free changes from moment to moment
     assert about[1:] in shown and "video, audio" in shown
-    assert "No backbone" in page.on_plan("no such thing", "auto", [])
-    assert not engine._models
+    assert "No backbone" in page.model.on_plan("no such thing", "auto", [])
+    assert not engine.models._models
     assert set(BACKBONES) <= {EMBEDDED, *CATALOG}

@@ -24,7 +24,8 @@ from lynx.modalities.audio import Audio, AudioRendering
 from lynx.types import DepthClip, sample_times
 from lynx.ui import views
 from lynx.ui.engine import Engine
-from lynx.ui.values import Clip, Request, Setup
+from lynx.ui.models import ModelCache
+from lynx.ui.types import Clip, Request, Setup
 
 QUESTION = "what is it ?"
 
@@ -244,11 +245,11 @@ def test_the_app_says_that_the_memory_ran_out(folder, model, tmp_path):
     write_video(tmp_path / "clip.mp4", clip().pixels[:, :, :48, :64], 2, sound())
     request = Request("k", setup, Clip(str(tmp_path / "clip.mp4")), ("video", "audio"), (), QUESTION)
     engine = Engine(max_new_tokens=4)
-    with gpu_that_holds(engine.model(setup), 320):
+    with gpu_that_holds(engine.models.get(setup), 320):
         *_, reply = engine.answer(request)
         assert reply.used["video"][0] == reply.used["audio"][0] == 8
         assert "8 frames instead of 16: the memory ran out" in views.chips(reply, {}, stopped=False)
-    with gpu_that_holds(engine.model(setup), 20), pytest.raises(BackboneError, match="out of memory"):
+    with gpu_that_holds(engine.models.get(setup), 20), pytest.raises(BackboneError, match="out of memory"):
         list(engine.answer(replace(request, conversation="another")))
     *_, reply = engine.answer(replace(request, conversation="a third"))
     assert reply.used["video"][0] == 16 and reply.answer is not None
@@ -260,7 +261,7 @@ def test_memory_that_runs_out_while_loading_is_said(folder, monkeypatch, fails):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(*fails, allocate)
-    for load in (lynx.load, lambda source: Engine().model(Setup(str(source)))):
+    for load in (lynx.load, lambda source: ModelCache().get(Setup(str(source)))):
         with pytest.raises(BackboneError, match=r"ran out of memory.*int8 or nf4.*smaller backbone"):
             load(folder)
 

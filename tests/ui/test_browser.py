@@ -99,8 +99,8 @@ def nonsense(tmp_path_factory, files):
     from lynx.config import LoraSettings
     from lynx.ui import launch
     from lynx.ui.engine import Engine
-    from lynx.ui.examples import Example
-    from lynx.ui.values import Setup
+    from lynx.ui.examples import ExampleClip
+    from lynx.ui.types import Setup
 
     folder = tmp_path_factory.mktemp("nonsense")
     model = lynx.load(checkpoints.llava_onevision(folder / "backbone"))
@@ -117,7 +117,7 @@ def nonsense(tmp_path_factory, files):
         ("what is near ?", ("depth",)),
         ("what flashes ?", ("high_fps",)),
     )
-    examples = [Example({sense: files / name for sense, name in media.items()}, asked)]
+    examples = [ExampleClip({sense: files / name for sense, name in media.items()}, asked)]
     blocks = launch(
         port=None, setup=setup, examples=examples, engine=Engine(max_new_tokens=1000), block=False
     )

@@ -8,6 +8,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from time import sleep
 from zipfile import ZipFile
 
@@ -26,20 +27,19 @@ from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
 from lynx.errors import LynxError, MediaError
-from lynx.evidence.attention import TEXT
 from lynx.media.depth import open_depth
+from lynx.media.thumbnails import thumbnails
 from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.ui import launch, views
-from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence, thumbnails
-from lynx.ui.examples import Example, find_adapters, find_examples, pick
+from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
+from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare, sentence
+from lynx.ui.examples import ExampleClip, find_adapters, find_examples, suggested_questions
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
-from lynx.ui.rule import AdapterRule, adapter_rule
-from lynx.ui.state import Chat, Turn
+from lynx.ui.types import PICTURE, AdapterOption, Chat, ChatTurn, Clip, Reply, Request, Sense, Setup
 from lynx.ui.uploads import Uploads, further_views
-from lynx.ui.values import PICTURE, Clip, Offer, Reply, Request, Sense, Setup, check
-from lynx.visualization import timeline as render
+from lynx.visualization.drawing import color
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
@@ -112,7 +112,7 @@ def test_an_answer_comes_in_pieces_then_whole_with_what_it_rests_on(engine, setu
     *pieces, reply = engine.answer(request_for(setup, desk))
     assert "".join(pieces).strip() == reply.answer
     assert reply.used == {"video": (16, 4.0), "audio": (16, pytest.approx(4.0, abs=0.1))}
-    found = reply.findings
+    found = reply.evidence
     assert len(found.shares) == len(found.words) + 1 == len(found.curves) == len(found.maps)
     assert all(sum(share.values()) == pytest.approx(1, abs=1e-4) for share in found.shares)
     assert found.maps[0]["audio"].shape[0] == len(found.frames["audio"]) == 16
@@ -122,7 +122,7 @@ def test_everything_that_crosses_processes_can_be_pickled(engine, setup, desk):
     request = request_for(setup, desk)
     *_, reply = engine.answer(pickle.loads(pickle.dumps(request)))
     copy = pickle.loads(pickle.dumps(reply))
-    assert copy.answer == reply.answer and copy.findings.words == reply.findings.words
+    assert copy.answer == reply.answer and copy.evidence.words == reply.evidence.words
     assert len(pickle.dumps(reply)) < 20e6
 
 
@@ -149,13 +149,13 @@ def test_a_conversation_goes_on_where_no_state_came_back(setup, desk):
 
 def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
     *_, reply = engine.answer(request_for(setup, desk, senses=("video",)))
-    assert set(reply.used) == {"video"} and set(reply.findings.frames) == {"video"}
+    assert set(reply.used) == {"video"} and set(reply.evidence.frames) == {"video"}
 
 
 def test_with_all_senses_off_words_alone_answer(engine, setup, desk):
     *_, reply = engine.answer(request_for(setup, desk, senses=()))
-    assert reply.used == {} and views.rests_on(reply.findings, 0, SENSES) is None
-    assert reply.findings.shares[0] == {"text": pytest.approx(1)}
+    assert reply.used == {} and views.rests_on(reply.evidence, 0, SENSES) is None
+    assert reply.evidence.shares[0] == {"text": pytest.approx(1)}
 
 
 def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
@@ -175,28 +175,62 @@ def test_sound_from_another_file_and_sound_alone(engine, setup, desk):
 
 
 def test_what_is_seen_is_shown_with_its_budget(engine, setup, desk):
-    view = engine.look(request_for(setup, desk), encode=True)
-    raw = engine.look(request_for(setup, desk), encode=False)
+    view = engine.preview(request_for(setup, desk), encode=True)
+    raw = engine.preview(request_for(setup, desk), encode=False)
     assert set(view.frames) == {"video", "audio"} and sum(view.tokens.values()) < view.context
     assert torch.equal(view.frames["audio"].pixels, raw.frames["audio"].pixels)
     line = views.budget(view, LABELS)
     assert f"of {view.context:,} tokens" in line and "16 frames" in line
     assert views.seen(view, SENSES).width == views.SEEN_WIDTH
-    assert set(engine.look(request_for(setup, desk, senses=("video",)), True).frames) == {"video"}
+    assert set(engine.preview(request_for(setup, desk, senses=("video",)), True).frames) == {"video"}
 
 
 def test_stop_ends_the_answer_and_keeps_what_was_said(setup, desk):
     engine = Engine(max_new_tokens=800)
     request = request_for(setup, desk, key="stop me")
-    engine.start("stop me")
-    with ThreadPoolExecutor() as pool:
+    with engine.sessions.answering("stop me") as stop, ThreadPoolExecutor() as pool:
         answering = pool.submit(lambda: list(engine.answer(request)))
-        while not any(session.busy for session in list(engine._sessions.values())):
+        while not any(session.busy for session in list(engine.sessions._sessions.values())):
             sleep(0.01)
-        engine.stop("stop me")
+        engine.sessions.stop("stop me")
         *pieces, reply = answering.result(timeout=60)
+        assert stop.is_set() and engine.sessions.stopped("stop me")
     assert reply.answer == "".join(pieces).strip() and len(reply.answer) < 700
-    assert engine.stopped("stop me")
+
+
+def test_no_list_of_stopped_conversations_grows(engine):
+    sessions = engine.sessions
+    for number in range(1000):
+        with sessions.answering(str(number)):
+            sessions.stop(str(number))
+            assert sessions.stopped(str(number))
+        sessions.stop(f"never answered {number}")
+        assert not sessions.stopped(str(number)), "a Stop is for one answer"
+    assert not sessions._stops
+    with sessions.answering("again") as first, sessions.answering("again") as second:
+        sessions.stop("again")
+        assert second.is_set() and not first.is_set()
+
+
+def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
+    monkeypatch.setattr("lynx.ui.sessions.SESSIONS_KEPT", 2)
+    write_video(desk / "short.mp4", torch.zeros(4, 3, 48, 64, dtype=torch.uint8), 20)
+    engine = Engine(max_new_tokens=4)
+
+    def film(key):
+        request = request_for(setup, desk, "short.mp4", ("video",), key=key)
+        *_, reply = engine.answer(request)
+        return engine.film(replace(request, history=((request.question, reply.answer),)), None).path
+
+    first = film("1")
+    folder = first.parent
+    assert film("1") == first and first.is_file(), "a conversation has one film"
+    others = [film(key) for key in "234"]
+    assert sorted(folder.iterdir()) == others[-2:], "no more films than sessions"
+    engine.sessions.forget("4")
+    assert sorted(folder.iterdir()) == others[-2:-1]
+    engine.models.get(replace(setup, adapters=()))
+    assert not list(folder.iterdir()), "the model before went, and its sessions with it"
 
 
 def test_compare_gives_two_answers_and_leaves_the_history(engine, setup, desk):
@@ -231,7 +265,7 @@ def test_hiding_a_sense_is_measured(engine, setup, desk):
 )
 def test_clips_that_cannot_be_used_are_one_sentence(desk, clip, message):
     with pytest.raises(MediaError, match=message) as error:
-        check(Clip(*(str(desk / name) if name else None for name in clip)))
+        Clip(*(str(desk / name) if name else None for name in clip)).check()
     assert sentence(error.value).count("\n") == 0 and sentence(error.value).endswith(".")
 
 
@@ -266,21 +300,21 @@ def everything(full, desk, key="all", **changed):
 
 
 def test_all_senses_answer_together_and_are_shown(engine, full, desk):
-    senses, request = tuple(engine.senses(full).values()), everything(full, desk)
+    senses, request = engine.models.senses(full), everything(full, desk)
     *_, reply = engine.answer(request)
     moments = reply.used["video"][0]  # less than usual: more do not fit this model
     assert set(reply.used) == {"video", *ADDED} and reply.used["multi_view"][0] == 2 * moments
     assert any(note.startswith("other does not record at") for note in reply.notes)
-    view = engine.look(request, encode=True)
+    view = engine.preview(request, encode=True)
     assert view.tokens["depth"] == view.tokens["high_fps"] < view.tokens["multi_view"] / 1.9
     assert view.frames["multi_view"].labels[:2] == ("other", "fast")
-    drawn = engine.look(request, encode=False).frames
+    drawn = engine.preview(request, encode=False).frames
     assert all(torch.equal(view.frames[sense].pixels, drawn[sense].pixels) for sense in ("video", *ADDED))
-    found = reply.findings
-    times, values = found.curves[0]["multi_view"]
-    assert torch.equal(times, found.curves[0]["video"][0]) and len(values) == moments
+    found = reply.evidence
+    curve = found.curves[0]["multi_view"]
+    assert torch.equal(curve.times, found.curves[0]["video"].times) and len(curve.values) == moments
     assert views.seen(view, senses).height < 1200 and views.rests_on(found, 0, senses).height < 800
-    assert len({render.colour(sense.name) for sense in senses}) == 5
+    assert len({color(sense.name) for sense in senses}) == 5
 
 
 def test_each_added_sense_is_left_out_in_turn(engine, full, desk):
@@ -309,12 +343,12 @@ def test_what_the_video_does_not_hold_is_a_note_and_a_bad_file_an_error(engine, 
 
 def test_a_file_for_a_sense_that_is_off_is_said_and_need_not_be_readable(engine, full, desk):
     request = replace(everything(full, desk, "off", depth="text.mp4"), senses=("video",))
-    view = engine.look(request, encode=True)
+    view = engine.preview(request, encode=True)
     assert set(view.frames) == {"video"}
     assert "depth is switched off, though a file was given for it" in view.notes
     assert not any("sound" in note for note in view.notes), "it reads the video"
     with pytest.raises(MediaError, match="cannot be read"):
-        engine.look(replace(request, senses=("video", "depth")), encode=True)
+        engine.preview(replace(request, senses=("video", "depth")), encode=True)
     *_, reply = engine.answer(request)
     assert set(reply.used) == {"video"}
 
@@ -339,10 +373,12 @@ def test_a_sense_that_somebody_adds_gets_its_place_and_its_word(full, desk, monk
     model.add_lora("warmth", "llm", LoraSettings(2, 2.0, 0.0))
     save_adapter(model, "warmth", desk / "warmth")
     engine, setup = Engine(2), replace(full, adapters=(str(desk / "warmth"), full.adapters[1]))
-    senses = engine.senses(setup)
-    assert [sense.label for sense in senses.values()] == ["picture", "depth (warmth)", "depth (depth)"]
-    assert Chat("w", setup, tuple(senses.values())).places == {"video", "depth"}
-    *_, reply = engine.answer(replace(everything(setup, desk), senses=tuple(senses)))
+    senses = engine.models.senses(setup)
+    assert [sense.label for sense in senses] == ["picture", "depth (warmth)", "depth (depth)"]
+    assert engine.models.expected_senses(setup) == senses, "they can be told before the model is loaded"
+    assert Chat("w", setup, senses).places == {"video", "depth"}
+    names = tuple(sense.name for sense in senses)
+    *_, reply = engine.answer(replace(everything(setup, desk), senses=names))
     assert set(reply.used) == {"video", "warmth", "depth"}
 
 
@@ -424,12 +460,62 @@ def test_old_sessions_and_models_make_room(setup, desk):
     engine = Engine(2)
     for number in range(6):
         list(engine.answer(request_for(setup, desk, key=str(number))))
-    assert len(engine._sessions) == 4
+    assert len(engine.sessions._sessions) == 4
     bare = replace(setup, adapters=())
-    assert list(engine.senses(bare)) == ["video"]
-    assert list(engine._models) == [bare] and not engine._sessions
+    assert engine.models.senses(bare) == (PICTURE,)
+    assert list(engine.models._models) == [bare] and not engine.sessions._sessions
     with pytest.raises(LynxError):
-        engine.model(replace(setup, backbone=str(desk / "nothing here")))
+        engine.models.get(replace(setup, backbone=str(desk / "nothing here")))
+
+
+@pytest.fixture
+def slow_load(setup, monkeypatch):
+    """An engine that has one model, and is loading another one for as long as the test lasts."""
+    engine, begun, go_on = Engine(2), Event(), Event()
+    engine.models.get(setup)
+    real = lynx.load
+
+    def load(*args, **options):
+        begun.set()
+        assert go_on.wait(60)
+        return real(*args, **options)
+
+    monkeypatch.setattr(lynx, "load", load)
+    monkeypatch.setattr("lynx.ui.models.EMBEDDED", setup.backbone)  # of which several are kept
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(engine.models.get, replace(setup, adapters=()))
+        assert begun.wait(60)
+        yield engine
+        assert not loading.done()
+        go_on.set()
+        assert loading.result(timeout=60)
+
+
+def test_what_needs_no_other_model_does_not_wait_for_its_load(slow_load, setup, full, desk):
+    engine = slow_load
+    with gr.Blocks() as blocks:
+        page = Page(Layout(setup, [], []), engine, blocks)
+    page.ui.examples = [ExampleClip({"video": desk / "clip.mp4", "depth": desk / "depth"})]
+    new, unloaded = Chat("k", setup, SENSES), Chat("", full)
+    calls = {
+        "an example, for who has a model": lambda: page.media.on_example(0, new)[page.ui.depth] is None,
+        "an example, for who has just come": lambda: bool(page.media.on_example(0, unloaded)[page.ui.depth]),
+        "which adapters fit": lambda: bool(page.model.on_choose(setup.backbone, list(setup.adapters))),
+        "what a model needs": lambda: isinstance(page.model.on_plan(setup.backbone, "auto", []), str),
+        "a model that is there": lambda: engine.models.senses(setup) == SENSES,
+        "an answer of it": lambda: bool(list(engine.answer(request_for(setup, desk)))),
+        "a stop": lambda: page.chat.on_stop(new) is None,
+    }
+    with ThreadPoolExecutor() as pool:
+        for name, call in calls.items():
+            assert pool.submit(call).result(timeout=30), name
+
+
+def test_what_needs_no_model_is_not_queued_behind_those_that_do(page):
+    light = {"on_choose", "on_plan", "on_views", "on_word", "on_stop", "on_clear"}
+    queues = {block.name: block.concurrency_id for block in page.blocks.fns.values()}
+    assert light <= set(queues) and all(queues[name] != "model" for name in light)
+    assert queues["on_ask"] == queues["on_setup"] == queues["on_media"] == "model"
 
 
 def test_the_gpu_is_asked_for_a_short_time(setup, desk):
@@ -438,21 +524,21 @@ def test_the_gpu_is_asked_for_a_short_time(setup, desk):
 
 def test_long_spectrograms_become_small_and_keep_their_rows():
     frames = Frames(torch.zeros(2, 3, 64, 5000, dtype=torch.uint8), torch.tensor([1.0, 2.0]), 3.0)
-    assert thumbnails(frames).pixels.shape == (2, 3, 64, 320)
+    assert thumbnails(frames, THUMBNAIL_PIXELS).pixels.shape == (2, 3, 64, 900)
     big = Frames(torch.zeros(1, 3, 720, 1280, dtype=torch.uint8), torch.tensor([1.0]), 3.0)
-    assert thumbnails(big).pixels.shape == (1, 3, 180, 320)
+    assert thumbnails(big, THUMBNAIL_PIXELS).pixels.shape == (1, 3, 180, 320)
 
 
 def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_not(setup, desk, tmp_path):
     engine, adapter = Engine(2), str(desk / "adapter")
     other = checkpoints.llava_onevision(tmp_path / "other", hidden=64)
     same_shape = checkpoints.llava_onevision(tmp_path / "same", seed=5)
-    fits, gone = engine.offers(setup.backbone, [adapter, str(tmp_path / "gone")])
+    fits, gone = engine.models.options(setup.backbone, [adapter, str(tmp_path / "gone")])
     assert (fits.reason, fits.modality) == ("", "audio") and "expected" in gone.reason
-    assert "not of the size" in engine.offers(str(other), [adapter])[0].reason
-    assert engine.offers(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
-    engine.senses(Setup(str(same_shape)))
-    assert "projector" in engine.offers(str(same_shape), [adapter])[0].reason
+    assert "not of the size" in engine.models.options(str(other), [adapter])[0].reason
+    assert engine.models.options(str(same_shape), [adapter])[0].reason == "", "its weights are not read yet"
+    engine.models.senses(Setup(str(same_shape)))
+    assert "projector" in engine.models.options(str(same_shape), [adapter])[0].reason
 
 
 @pytest.fixture
@@ -464,8 +550,8 @@ def public(setup, desk, tmp_path, monkeypatch):
         shutil.copytree(desk / "adapter", tmp_path / private)
     (tmp_path / "adapters" / "link").symlink_to(tmp_path / "private")
     (tmp_path / "adapters" / "up").symlink_to(tmp_path)
-    rule = adapter_rule("0.0.0.0", tmp_path / "adapters", setup.adapters)
-    return Engine(2, rule)
+    policy = adapter_policy("0.0.0.0", tmp_path / "adapters", setup.adapters)
+    return Engine(2, policy)
 
 
 NOT_OFFERED = (
@@ -480,68 +566,68 @@ NOT_OFFERED = (
 @pytest.mark.parametrize("typed", NOT_OFFERED)
 def test_strangers_can_name_no_folder_but_those_in_adapters(public, setup, tmp_path, typed):
     source = typed.format(tmp_path)
-    (offer,) = public.offers(setup.backbone, [source])
+    (offer,) = public.models.options(setup.backbone, [source])
     assert "cannot be given here: expected a folder in adapters/, or a Hub id" in offer.reason
     assert repr(source)[:50] in offer.reason and len(sentence(LynxError(offer.reason))) < 300
     told = offer.reason.replace(repr(source), "")
     assert str(tmp_path) not in told and "lynx_config" not in told and not offer.modality
     with pytest.raises(LynxError, match="cannot be given here") as error:
-        public.senses(replace(setup, adapters=(source,)))
-    assert str(error.value) == offer.reason and not public._models
+        public.models.senses(replace(setup, adapters=(source,)))
+    assert str(error.value) == offer.reason and not public.models._models
     with gr.Blocks() as blocks:
         page = Page(Layout(setup, [], []), public, blocks)
-    update = page.on_setup(setup.backbone, "auto", [source], Chat("k", setup))
+    update = page.model.on_setup(setup.backbone, "auto", [source], Chat("k", setup))
     assert "annot be given here" in update[page.ui.notice] and update[page.ui.chat].setup == setup
 
 
 @pytest.mark.parametrize("name", ["private", "nowhere"])
 def test_a_refusal_is_the_same_whether_the_folder_is_there_or_not(public, setup, tmp_path, name):
     path = str(tmp_path / name)
-    (offer,) = public.offers(setup.backbone, [path])
+    (offer,) = public.models.options(setup.backbone, [path])
     assert offer.reason.replace(path, "X") == (
         "'X' cannot be given here: "
         "expected a folder in adapters/, or a Hub id (owner/name, owner/name@revision)"
     )
-    shown = views.offers([Offer(each, reason="no") for each in ("owner/name", "owner/none")])
+    shown = views.adapter_options([AdapterOption(each, reason="no") for each in ("owner/name", "owner/none")])
     assert ">owner/name<" in shown and ">owner/none<" in shown, "only one of them is a folder here"
 
 
 def test_strangers_can_have_what_is_offered_and_what_the_owner_gave(public, setup, tmp_path):
     offered = ["adapters/audio", str(tmp_path / "adapters" / "audio"), *setup.adapters]
-    assert [offer.reason for offer in public.offers(setup.backbone, offered)] == ["", "", ""]
-    assert list(public.senses(replace(setup, adapters=("adapters/audio",)))) == ["video", "audio"]
-    assert list(public.senses(setup)) == ["video", "audio"]
+    assert [offer.reason for offer in public.models.options(setup.backbone, offered)] == ["", "", ""]
+    assert public.models.senses(replace(setup, adapters=("adapters/audio",))) == SENSES
+    assert public.models.senses(setup) == SENSES
 
 
 def test_a_hub_id_is_one_even_where_a_folder_has_its_name(public, setup):
     """The tests run offline, so the Hub cannot give it; what counts is that it was asked."""
     for source in ("owner/name", "owner/name@main"):
-        (offer,) = public.offers(setup.backbone, [source])
+        (offer,) = public.models.options(setup.backbone, [source])
         assert "the Hub could not give 'owner/name'" in offer.reason
         with pytest.raises(LynxError, match="the Hub could not give 'owner/name'"):
-            public.model(replace(setup, adapters=(source,)))
-    (local,) = Engine(2).offers(setup.backbone, ["owner/name"])
+            public.models.get(replace(setup, adapters=(source,)))
+    (local,) = Engine(2).models.options(setup.backbone, ["owner/name"])
     assert local.reason == "" and local.modality == "audio"
 
 
 def test_a_refused_adapter_costs_nobody_their_model(public, setup):
-    model = public.model(setup)
+    model = public.models.get(setup)
     with pytest.raises(LynxError, match="cannot be given"):
-        public.model(replace(setup, adapters=("/root",)))
-    assert public.model(setup) is model
+        public.models.get(replace(setup, adapters=("/root",)))
+    assert public.models.get(setup) is model
 
 
 def test_the_host_decides_who_can_name_a_folder(tmp_path):
     for host in ("127.0.0.1", "localhost", "::1"):
-        assert adapter_rule(host, tmp_path, ()) == AdapterRule()
-        assert adapter_rule(host, tmp_path, (), hosted=True).below == tmp_path
+        assert adapter_policy(host, tmp_path, ()) == AdapterPolicy()
+        assert adapter_policy(host, tmp_path, (), hosted=True).below == tmp_path
     for host in ("0.0.0.0", "", "::", None, "192.168.0.2", "lynx.example", "127.0.0.1.example"):
-        assert adapter_rule(host, tmp_path, ("a",)) == AdapterRule(tmp_path, ("a",))
+        assert adapter_policy(host, tmp_path, ("a",)) == AdapterPolicy(tmp_path, ("a",))
 
 
 def test_an_engine_for_this_machine_is_not_served_to_others(setup):
     for more in ({"host": "0.0.0.0"}, {"hosted": True}):
-        with pytest.raises(LynxError, match="give it a rule"):
+        with pytest.raises(LynxError, match="give a policy"):
             launch(port=None, setup=setup, examples=[], engine=Engine(2), block=False, **more)
 
 
@@ -556,8 +642,8 @@ def test_a_space_is_hosted(env, monkeypatch):
     told = {}
     monkeypatch.setattr("lynx.ui.launch", lambda **options: told.update(options))
     runpy.run_path(str(Path(lynx.__file__).parents[1] / "app.py"), run_name="__main__")
-    rule = adapter_rule(told["host"], Path("adapters"), (), told["hosted"])
-    assert (rule.below is None) == (not env)
+    policy = adapter_policy(told["host"], Path("adapters"), (), told["hosted"])
+    assert (policy.below is None) == (not env)
 
 
 @pytest.mark.parametrize("case", JSON_DAMAGES)
@@ -568,12 +654,12 @@ def test_a_broken_folder_is_listed_with_the_reason_and_the_app_goes_on(setup, de
     shutil.copytree(desk / "adapter", tmp_path / "sound")
     found = find_adapters("backbone", tmp_path)
     assert found and set(found) <= {broken, str(tmp_path / "sound")}
-    bad, good = engine.offers(setup.backbone, [broken, *setup.adapters])
+    bad, good = engine.models.options(setup.backbone, [broken, *setup.adapters])
     assert re.search(message, bad.reason) and good.reason == ""
     both = replace(setup, adapters=(broken, *setup.adapters))
-    kept, (reason,) = engine.readable(both)
+    kept, (reason,) = engine.models.without_broken(both)
     assert kept == setup and re.search(message, reason)
-    assert engine.readable(setup) == (setup, ())
+    assert engine.models.without_broken(setup) == (setup, ())
 
 
 def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, desk, tmp_path):
@@ -582,7 +668,7 @@ def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, des
     both = replace(setup, adapters=(broken, *setup.adapters))
     with gr.Blocks() as blocks:
         page = Page(Layout(both, [], []), Engine(2), blocks)
-    update = page.on_load(Chat("", both))
+    update = page.model.on_load(Chat("", both))
     chat = update[page.ui.chat]
     assert chat.setup == setup and [sense.name for sense in chat.senses] == ["video", "audio"]
     assert "was left out" in update[page.ui.notice] and "r is inf" in update[page.ui.notice]
@@ -591,12 +677,13 @@ def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, des
 
 def test_offers_are_chips_and_notes():
     found = (
-        Offer("owner/ears", "audio", "owner/ears@0123456789abcdef0123456789abcdef01234567"),
-        Offer("owner/<b>eyes", reason="for the family 'qwen2_5_vl' & no other"),
+        AdapterOption("owner/ears", "audio", "owner/ears@0123456789abcdef0123456789abcdef01234567"),
+        AdapterOption("owner/<b>eyes", reason="for the family 'qwen2_5_vl' & no other"),
     )
-    shown = views.offers(found)
+    shown = views.adapter_options(found)
     assert "owner/ears · audio · 0123456<" in shown and shown.count('class="chip off"') == 1
-    assert "&#x27;qwen2_5_vl&#x27; &amp; no other" in shown and "<b>" not in shown and views.offers(()) == ""
+    assert "&#x27;qwen2_5_vl&#x27; &amp; no other" in shown and "<b>" not in shown
+    assert views.adapter_options(()) == ""
 
 
 # --- views ---------------------------------------------------------------------------------------
@@ -604,7 +691,7 @@ def test_offers_are_chips_and_notes():
 
 def test_text_of_models_and_users_is_escaped(setup):
     evil = "<img src=x onerror=alert(1)>"
-    turn = Turn(evil, evil, setup, Clip("a.mp4"))
+    turn = ChatTurn(evil, evil, setup, Clip("a.mp4"))
     shown = str(views.messages((turn, replace(turn, clip=Clip(f"{evil}.mp4")))))
     pieces = [shown, views.notice(evil), views.comparison(evil, evil, {evil: "x"}, {evil: evil})]
     pieces.append(views.chips(Reply(evil, {evil: (1, 2.0)}, (evil,)), {"video": evil}, False))
@@ -619,7 +706,8 @@ def test_chips_say_which_senses_were_used(setup):
 
 def test_a_new_clip_draws_a_line_and_starts_a_new_history(setup):
     old, new = Clip("a.mp4"), Clip("b.mp4")
-    turns = (Turn("1", "one", setup, old), Turn("2", "two", setup, new), Turn("3", "three", setup, new))
+    asked = (("1", "one", old), ("2", "two", new), ("3", "three", new))
+    turns = tuple(ChatTurn(question, answer, setup, clip) for question, answer, clip in asked)
     assert [m["role"] for m in views.messages(turns)] == ["user", "assistant", "assistant"] + [
         "user",
         "assistant",
@@ -629,7 +717,7 @@ def test_a_new_clip_draws_a_line_and_starts_a_new_history(setup):
 
 
 def test_words_to_choose_from():
-    assert views.word_choices(None) == [] and views.WORDS == TEXT
+    assert views.word_choices(None) == []
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -663,13 +751,14 @@ def test_of_two_adapters_that_hear_the_same_recording_one_is_on_at_first(tmp_pat
 
 def test_questions_offered_are_of_every_sense_that_is_there():
     questions = [(f"{'+'.join(need)}{i}", need) for need in NEEDS for i in range(3)]
-    assert pick(questions, ("video", "audio")) == (
+    assert suggested_questions(questions, ("video", "audio")) == (
         *("audio0", "audio1", "audio+video0", "audio+video1", "video0", "video1"),
     )
-    every = pick(questions, ("video", "audio", "depth", "high_fps", "multi_view"))
+    every = suggested_questions(questions, ("video", "audio", "depth", "high_fps", "multi_view"))
     assert len(every) == 8 and every[0] == "audio0" and every[-1] == "video0"
     assert all(any(question.startswith("+".join(need)) for question in every) for need in NEEDS)
-    assert pick(questions, ("video",)) == ("video0", "video1") and pick(questions, ()) == ()
+    assert suggested_questions(questions, ("video",)) == ("video0", "video1")
+    assert suggested_questions(questions, ()) == ()
 
 
 # --- the page and its endpoint -------------------------------------------------------------------
@@ -681,8 +770,9 @@ def page(engine, setup):
     made = []
     original = Page.__init__
 
-    def keep(self, *args):
-        original(self, *args)
+    def keep(self, ui, engine, blocks):
+        original(self, ui, engine, blocks)
+        self.blocks = blocks
         made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -696,9 +786,9 @@ def media(desk, name, chat, senses=("video", "audio")):
 
 
 def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
-    chat = Chat("e", setup, turns=(Turn("q", "a", setup, Clip()),))
+    chat = Chat("e", setup, turns=(ChatTurn("q", "a", setup, Clip()),))
     for name, question in (("text.mp4", "what ?"), (None, "what ?"), ("clip.mp4", "  ")):
-        *_, last = page.on_ask(question, *media(desk, name, chat))
+        *_, last = page.chat.on_ask(question, *media(desk, name, chat))
         assert "notice" in last[page.ui.notice] and last[page.ui.question] == question
         assert page.ui.chat not in last and len(last[page.ui.window]) == 2
         assert last[page.ui.send]["visible"] and not last[page.ui.halt]["visible"]
@@ -706,40 +796,40 @@ def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
 
 def test_ask_retry_and_clear(page, setup, desk):
     ui, chat = page.ui, Chat("r", setup, SENSES)
-    *_, last = page.on_ask("what ?", *media(desk, "clip.mp4", chat))
+    *_, last = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
     told = last[ui.chat]
     assert len(told.turns) == 1 and "chips" in told.turns[0].chips and last[ui.evidence]["visible"]
     assert last[ui.rests_on].width == 1200
-    *_, last = page.on_retry(*media(desk, "clip.mp4", told, ("video",)))
+    *_, last = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
     again = last[ui.chat]
     assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
-    *_, failed = page.on_retry(*media(desk, "text.mp4", again))
+    *_, failed = page.chat.on_retry(*media(desk, "text.mp4", again))
     assert failed[ui.notice] and len(failed[ui.window]) == 2
-    cleared = page.on_clear(again)
+    cleared = page.chat.on_clear(again)
     assert cleared[ui.window] == [] and cleared[ui.chat].turns == ()
     assert cleared[ui.send]["visible"] and not cleared[ui.halt]["visible"]
-    *_, nothing = page.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
+    *_, nothing = page.chat.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
 
 
 def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(page, setup, desk):
     chat = Chat("m", setup)
-    update = page.on_setup("no/such-model-here", "auto", [], chat)
+    update = page.model.on_setup("no/such-model-here", "auto", [], chat)
     assert update[page.ui.chat] == chat and "notice" in update[page.ui.notice]
-    then = page.on_loaded(*media(desk, None, chat))  # the page shows the clip anew after every load
+    then = page.media.on_loaded(*media(desk, None, chat))  # the page shows the clip anew after every load
     assert page.ui.notice not in then and not then[page.ui.seen_box]["visible"]
-    assert "notice" in page.on_loaded(*media(desk, "text.mp4", chat))[page.ui.notice]
-    update = page.on_setup(setup.backbone, "auto", [], chat)
-    assert update[page.ui.chat].words == {"video": "picture"}
+    assert "notice" in page.media.on_loaded(*media(desk, "text.mp4", chat))[page.ui.notice]
+    update = page.model.on_setup(setup.backbone, "auto", [], chat)
+    assert update[page.ui.chat].labels == {"video": "picture"}
     assert not update[page.ui.versus]["interactive"]
 
 
 def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
     other = str(checkpoints.llava_onevision(tmp_path / "other", hidden=64))
     adapter = str(desk / "adapter")
-    update = page.on_choose(setup.backbone, [adapter])
+    update = page.model.on_choose(setup.backbone, [adapter])
     assert update[page.ui.adapters]["value"] == [adapter] and ">adapter · audio<" in update[page.ui.offers]
-    update = page.on_choose(other, [adapter])
+    update = page.model.on_choose(other, [adapter])
     assert update[page.ui.adapters]["value"] == [] and adapter not in update[page.ui.adapters]["choices"]
     assert (
         'class="chip off">adapter<' in update[page.ui.offers] and "not of the size" in update[page.ui.offers]
@@ -748,41 +838,42 @@ def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
 
 def test_compare_needs_an_added_sense(page, setup, desk):
     chat = Chat("c", setup, SENSES)
-    off = page.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
+    off = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
     assert "switch one on" in off[page.ui.notice]
-    on = page.on_compare("what ?", *media(desk, "clip.mp4", chat))
+    on = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat))
     assert "with sound" in on[page.ui.versus_view] and "without sound" in on[page.ui.versus_view]
 
 
 def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup, desk):
-    ui, study = page.ui, page.study
+    ui, panel = page.ui, page.evidence
     given = media(desk, "clip.mp4", Chat("study", setup, SENSES))
-    drawn = study.on_map(*given)
+    drawn = panel.on_map(*given)
     assert drawn[ui.map]["visible"] and "<th>sound, not aligned</th>" in drawn[ui.distances]
-    assert "no answer about this clip" in study.on_film(None, *given)[ui.notice]
-    *_, told = page.on_ask("what ?", *given)
+    assert "no answer about this clip" in panel.on_film(None, *given)[ui.notice]
+    *_, told = page.chat.on_ask("what ?", *given)
     given = media(desk, "clip.mp4", told[ui.chat])
-    film = study.on_film(told[ui.word]["value"], *given)
+    film = panel.on_film(told[ui.word]["value"], *given)
     with av.open(film[ui.film]["value"]) as opened:
         assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
-    *begun, _ = page.on_ask("and now ?", *given)
+    *begun, _ = page.chat.on_ask("and now ?", *given)
     assert begun[0][ui.film] == {"value": None, "visible": False, "__type__": "update"}
-    assert not page.on_media(*given)[ui.map]["visible"]
-    nothing = study.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
+    assert not page.media.on_media(*given)[ui.map]["visible"]
+    nothing = panel.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
     assert not nothing[ui.map]["visible"] and "alert" in nothing[ui.distances]
 
 
 def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, full, desk):
     ui, questions = page.ui, tuple((f"{'+'.join(need)} ?", need) for need in NEEDS)
     names = {"video": "fast.mp4", "audio": "fast.mp4", "depth": "depth", "multi_view": "other.mp4"}
-    ui.examples = [Example({sense: desk / name for sense, name in names.items()}, questions)]
-    filled = page.on_example(0, Chat("x", full))
+    ui.examples = [ExampleClip({sense: desk / name for sense, name in names.items()}, questions)]
+    filled = page.media.on_example(0, Chat("x", full, page.engine.models.senses(full)))
     assert filled[ui.views] == [str(desk / "other.mp4")] and filled[ui.sound] == "the video"
-    assert open_depth(page.uploads.depth(filled[ui.depth])).count == 4
+    assert open_depth(page.media.uploads.depth(filled[ui.depth])).count == 4
     assert [sample[0] for sample in filled[ui.suggestions]["samples"]] == [
         *("audio ?", "depth ?", "high_fps ?", "multi_view ?", "audio+video ?", "video ?"),
     ]
-    fewer = page.on_example(0, Chat("x", setup))
+    assert page.media.on_example(0, Chat("", full)) == filled, "the model may still be loading"
+    fewer = page.media.on_example(0, Chat("x", setup, SENSES))
     assert fewer[ui.depth] is None and fewer[ui.views] is None
     assert [sample[0] for sample in fewer[ui.suggestions]["samples"]] == [
         "audio ?",
@@ -793,11 +884,11 @@ def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, f
 
 def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engine, full, desk):
     ui = page.ui
-    update = page.on_setup(full.backbone, "auto", list(full.adapters), Chat("p", full))
+    update = page.model.on_setup(full.backbone, "auto", list(full.adapters), Chat("p", full))
     chat = update[ui.chat]
     assert [update[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True] * 3
     assert update[ui.versus]["value"] == "Leave out each sense"
-    fewer = page.on_setup(full.backbone, "auto", list(full.adapters[:1]), chat)
+    fewer = page.model.on_setup(full.backbone, "auto", list(full.adapters[:1]), chat)
     assert [fewer[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True, False, False]
     assert fewer[ui.versus]["value"] == "With / without sound"
 
@@ -806,7 +897,7 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
         return (clip, "the video", None, depth, further, offsets, list(senses), chat)
 
     further = (str(desk / "other.mp4"),)
-    seen = page.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
+    seen = page.media.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
     assert seen[ui.seen_box]["visible"] and "second view 16 frames" in seen[ui.budget]
     for place, message in (
         (((str(desk / "text.mp4"),), ()), "cannot be read"),
@@ -814,11 +905,11 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
         (((), (str(desk / "text.mp4"),)), "cannot be read"),
         (((), further, "soon"), "one number of seconds"),
     ):
-        *_, asked = page.on_ask("what ?", *desk_with(*place))
-        for shown in (page.on_media(*desk_with(*place))[ui.notice], asked[ui.notice]):
+        *_, asked = page.chat.on_ask("what ?", *desk_with(*place))
+        for shown in (page.media.on_media(*desk_with(*place))[ui.notice], asked[ui.notice]):
             assert message in shown and "Traceback" not in shown
         assert asked[ui.question] == "what ?" and ui.chat not in asked
-        off = page.on_media(*desk_with(*place, senses=("video",)))
+        off = page.media.on_media(*desk_with(*place, senses=("video",)))
         assert off[ui.notice] == "" and off[ui.seen_box]["visible"], "no sense that is on reads it"
 
 

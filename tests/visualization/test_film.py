@@ -17,8 +17,9 @@ from lynx.media.container import probe
 from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.visualization import film
-from lynx.visualization.film import choose, write_film
-from lynx.visualization.film_frame import DIMMED, GROUND, MARK, Screen, Track, Words, picture_size
+from lynx.visualization.drawing import Lane
+from lynx.visualization.film import find_word, write_film
+from lynx.visualization.film_frame import DIMMED, GROUND, MARK, Caption, FramePainter, picture_size
 
 SECONDS, MOMENTS = 2.0, 4
 HOT = (0, 3)  # the row and the column of the video that the word rests on, at the third moment
@@ -28,7 +29,7 @@ LEVEL = 90
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-    """Grey pictures, the second half lighter, with a tone from 1.0 to 1.5 s: eight frames a second."""
+    """Gray pictures, the second half lighter, with a tone from 1.0 to 1.5 s: eight frames a second."""
     folder = tmp_path_factory.mktemp("media")
     levels = torch.tensor([LEVEL] * 8 + [LEVEL + 60] * 8, dtype=torch.uint8)
     pixels = levels[:, None, None, None].expand(-1, 3, 48, 64)
@@ -161,10 +162,10 @@ def test_a_window_outside_of_the_clip_is_refused(session, tmp_path, window):
 
 
 def test_of_a_long_clip_the_first_part_is_shown_and_that_is_said(session, tmp_path, monkeypatch):
-    monkeypatch.setattr(film, "LIMIT", 0.5)
+    monkeypatch.setattr(film, "DEFAULT_SECONDS", 0.5)
     made = write_film(session, tmp_path / "film.mp4")
     assert made.end == 0.5 and "of 2.00 s: ask for a window" in made.notes[0]
-    monkeypatch.setattr(film, "LONGEST", 1.0)
+    monkeypatch.setattr(film, "MAX_SECONDS", 1.0)
     with pytest.raises(MediaError, match="at most 1 s"):
         write_film(session, tmp_path / "film.mp4", window=(0.0, 1.5))
 
@@ -237,7 +238,7 @@ def test_words_alone_are_no_film(model, tmp_path):
     "word, text, letters", [(0, "a", "a"), ("LOUD", "loud", "loud"), (2, "siren", "siren"), (3, ".", ".")]
 )
 def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, letters):
-    choice = choose(session.evidence, word)
+    choice = find_word(session.evidence, word)
     start, end = choice.letters
     assert choice.text == text and "".join(ANSWER)[start:end] == letters
     assert "".join(ANSWER[i] for i in choice.tokens).strip() == text
@@ -246,7 +247,7 @@ def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, lette
 @pytest.mark.parametrize("word", [-1, 4, "sir", ""])
 def test_a_word_that_is_not_there_is_refused(session, word):
     with pytest.raises(LynxError, match="no such word"):
-        choose(session.evidence, word)
+        find_word(session.evidence, word)
 
 
 @pytest.mark.parametrize(
@@ -271,14 +272,14 @@ def test_pictures_keep_their_shape_and_have_even_sides(size, shown):
 def test_the_rate_is_the_clips_own_where_it_can_be(monkeypatch, rate, fps):
     info = SimpleNamespace(video=SimpleNamespace(width=64, height=48, fps=rate))
     monkeypatch.setattr(film, "probe", lambda path: info)
-    assert film._Clip("clip.mp4").fps == pytest.approx(fps)
+    assert film._ClipReader("clip.mp4").fps == pytest.approx(fps)
 
 
 def test_a_long_film_scrolls_under_the_playhead():
     frames = Frames(torch.zeros(60, 3, 8, 8, dtype=torch.uint8), torch.arange(60).double() + 0.5, 60.0)
-    words = Words("what ?", "this", (0, 0), {"audio": 1.0}, {"audio": "sound"})
-    track = Track("audio", "sound", frames, None, 1.0, True)
-    screen = Screen(None, words, [track], [], (0.0, 60.0))
+    caption = Caption("what ?", "this", (0, 0), {"audio": 1.0}, {"audio": "sound"})
+    lane = Lane("audio", "sound", frames, fill=True, seconds=1.0)
+    screen = FramePainter(None, caption, [lane], [], (0.0, 60.0))
     assert screen.span == 12 and screen.scale == pytest.approx(screen.lane_width / 12)
 
     def playhead(time):

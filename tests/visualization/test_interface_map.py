@@ -13,8 +13,8 @@ import lynx
 from lynx import LynxError
 from lynx.cli.main import main
 from lynx.evaluation.interface import Reference, measure_interface
+from lynx.visualization.drawing import color
 from lynx.visualization.interface_chart import draw
-from lynx.visualization.timeline import colour
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_the_picture_shows_every_group_and_what_alignment_did(model):
     assert image.mode == "RGB" and image.size == (1040, 640) and image.getpixel((5, 5)) == (255, 255, 255)
     plot, legend = image.crop((0, 0, 716, 640)), image.crop((716, 0, 1040, 640))
     for part in (plot, legend):
-        assert tinted(part, colour("video")) > 20 and tinted(part, colour("audio")) > 20
+        assert tinted(part, color("video")) > 20 and tinted(part, color("audio")) > 20
     arrow = tuple(
-        round(0.35 * of + 0.65 * ink) for of, ink in zip(colour("audio"), (30, 41, 59), strict=True)
+        round(0.35 * of + 0.65 * ink) for of, ink in zip(color("audio"), (30, 41, 59), strict=True)
     )
     assert tinted(plot, arrow) > 20
     aligned = [group for group in found.groups if group.aligned]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from lynx.visualization import text as lettering
-from lynx.visualization.text import ELLIPSIS, legible, lines, shortened, write_lines
+from lynx.visualization.text import ELLIPSIS, legible, lines, write_lines
 
 
 @pytest.fixture
@@ -59,10 +59,16 @@ def test_the_lines_around_the_mark_are_kept(font, marked, place):
     assert (text_of(rows)[-1][-1] == ELLIPSIS) == (place < 2)
 
 
-def test_a_long_name_is_shortened(font):
-    assert shortened("sound", 200, font) == "sound"
-    cut = shortened("a camera with a long name", 80, font)
-    assert cut.endswith(ELLIPSIS) and font.getlength(cut) <= 80
+def test_what_is_cut_ends_in_an_ellipsis_within_the_width(font):
+    (row,) = lines("acameraw ithalong nameindeed", (0, 0), 80, font, 1)
+    assert row[-1].text == ELLIPSIS and row[-1].left + font.getlength(ELLIPSIS) <= 80
+
+
+def test_a_name_breaks_at_its_underscores_and_hyphens(font):
+    assert text_of(lines("left_cam-two three", (0, 0), 50, font, 9)) == ["left_", "cam-", "two", "three"]
+    assert text_of(lines("left_cam", (0, 0), 300, font, 9)) == ["left_cam"]
+    (row,) = lines("a well-known bell", (2, 12), 300, font, 9)
+    assert [piece.text for piece in row] == ["a", "well-known", "bell"] and row[1].marked
 
 
 def test_the_ground_of_a_mark_lies_under_its_word_alone(font):

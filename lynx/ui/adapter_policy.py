@@ -12,7 +12,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class AdapterRule:
+class AdapterPolicy:
     """What a visitor may type as an adapter. below: the folder whose folders are offered; None: any folder.
 
     given: sources that the app's owner named at the start, which are taken as they are.
@@ -53,10 +53,12 @@ class AdapterRule:
         return Path(os.path.realpath(str(self.below))) in Path(real).parents and os.path.isdir(real)
 
 
-ANY_FOLDER = AdapterRule()
+ANY_FOLDER = AdapterPolicy()
 """For the users of this machine, who can read its disk anyway."""
 
 
-def adapter_rule(host: str | None, below: Path, given: tuple[str, ...], hosted: bool = False) -> AdapterRule:
-    """The rule for an app that listens on `host`; hosted: strangers reach it whatever the host."""
-    return ANY_FOLDER if host in LOCAL_HOSTS and not hosted else AdapterRule(below, given)
+def adapter_policy(
+    host: str | None, below: Path, given: tuple[str, ...], hosted: bool = False
+) -> AdapterPolicy:
+    """The policy of an app that listens on `host`; hosted: strangers reach it whatever the host."""
+    return ANY_FOLDER if host in LOCAL_HOSTS and not hosted else AdapterPolicy(below, given)

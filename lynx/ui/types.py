@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lynx.types import Frames
+    from lynx.visualization.drawing import Curve
 
 EMBEDDED = "lynx-tiny"
 AUDIO, DEPTH, VIEW = "audio", "depth", "view"
@@ -34,13 +35,23 @@ class Sense:
     """What a loaded model can sense."""
 
     name: str  # its adapter's
-    label: str  # to people
+    label: str  # for people
     modality: str
     takes: str  # the kind of file that it reads
 
 
 PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)
 """What every model has, before anything is known of its adapters."""
+
+
+@dataclass(frozen=True)
+class AdapterOption:
+    """An adapter that could be added, and why it cannot: an empty reason means that it fits."""
+
+    source: str
+    modality: str = ""
+    revision: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,30 @@ class Clip:
             return named_views(self.views) or None
         return {VIDEO: self.video, AUDIO: self.audio or self.video, DEPTH: self.depth}.get(takes)
 
+    def check(self) -> None:
+        """Raises MediaError when a file cannot be used for what it was given for."""
+        from lynx.media.container import probe
+
+        if not self.paths:
+            raise MediaError("Give a video or another recording first, or pick an example.")
+        if self.video and probe(self.video).video is None:
+            name = Path(self.video).name
+            raise MediaError(f"{name!r} has no picture track; give it as a sound file instead.")
+        if self.audio and not probe(self.audio).audio:
+            raise MediaError(f"{Path(self.audio).name!r} has no audio track; give another sound file.")
+
+
+def named_views(views: Sequence[tuple[str, float]]) -> dict[str, View]:
+    """Further clips by the names of their files; where two are called the same they are counted."""
+    named: dict[str, View] = {}
+    for path, offset in views:
+        name, count = Path(path).stem, 1
+        while name in named:
+            count += 1
+            name = f"{Path(path).stem} {count}"
+        named[name] = View(path, offset)
+    return named
+
 
 @dataclass(frozen=True)
 class Request:
@@ -88,7 +123,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Preview:
     """What the model looks at: the (pseudo-)frames of each sense, small, and what they cost."""
 
     frames: "Mapping[str, Frames]" = field(default_factory=dict)
@@ -98,12 +133,12 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvidenceView:
     """What each word of an answer rests on. Index 0 is the whole answer, then word by word."""
 
     words: tuple[str, ...]
     shares: tuple[Mapping[str, float], ...]
-    curves: "tuple[Mapping[str, tuple[Tensor, Tensor]], ...]"
+    curves: "tuple[Mapping[str, Curve], ...]"
     maps: "tuple[Mapping[str, Tensor], ...]"
     frames: "Mapping[str, Frames]"
 
@@ -115,38 +150,48 @@ class Reply:
     answer: str
     used: Mapping[str, tuple[int, float]]
     notes: tuple[str, ...] = ()
-    findings: Findings | None = None
+    evidence: EvidenceView | None = None
 
 
 @dataclass(frozen=True)
-class Offer:
-    """An adapter that could be added, and why it cannot: an empty reason means that it fits."""
+class ChatTurn:
+    """A question and its answer as shown, with the model and the clip they were about."""
 
-    source: str
-    modality: str = ""
-    revision: str = ""
-    reason: str = ""
-
-
-def named_views(views: Sequence[tuple[str, float]]) -> dict[str, View]:
-    """Further clips by the names of their files; where two are called the same they are counted."""
-    named: dict[str, View] = {}
-    for path, offset in views:
-        name, count = Path(path).stem, 1
-        while name in named:
-            count += 1
-            name = f"{Path(path).stem} {count}"
-        named[name] = View(path, offset)
-    return named
+    question: str
+    answer: str
+    setup: Setup
+    clip: Clip
+    chips: str = ""
 
 
-def check(clip: Clip) -> None:
-    """Raises MediaError when a file of the clip cannot be used for what it was given for."""
-    from lynx.media.container import probe
+@dataclass(frozen=True)
+class Chat:
+    """What a visitor's page remembers between clicks: one conversation.
 
-    if not clip.paths:
-        raise MediaError("Give a video or another recording first, or pick an example.")
-    if clip.video and probe(clip.video).video is None:
-        raise MediaError(f"{Path(clip.video).name!r} has no picture track; give it as a sound file instead.")
-    if clip.audio and not probe(clip.audio).audio:
-        raise MediaError(f"{Path(clip.audio).name!r} has no audio track; give another sound file.")
+    key: names it to the engine; empty until the page has loaded. evidence: that of the last answer.
+    """
+
+    key: str
+    setup: Setup
+    senses: tuple[Sense, ...] = (PICTURE,)
+    turns: tuple[ChatTurn, ...] = ()
+    evidence: EvidenceView | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The senses by name, each with its word for people."""
+        return {sense.name: sense.label for sense in self.senses}
+
+    @property
+    def places(self) -> set[str]:
+        """The kinds of files that its senses take."""
+        return {sense.takes for sense in self.senses}
+
+    def about(self, clip: Clip) -> tuple[tuple[str, str], ...]:
+        """The questions and answers at the end that were about this clip, with this model."""
+        kept: list[tuple[str, str]] = []
+        for turn in reversed(self.turns):
+            if (turn.setup, turn.clip) != (self.setup, clip):
+                break
+            kept.append((turn.question, turn.answer))
+        return tuple(reversed(kept))

@@ -1,0 +1,124 @@
+"""The conversation: handlers that ask, ask again, stop, clear, and compare with less."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import spaces
+
+from lynx.errors import LynxError
+from lynx.ui import views
+from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence
+from lynx.ui.evidence_panel import no_film, on_word
+from lynx.ui.layout import Layout
+from lynx.ui.media_panel import MediaPanel
+from lynx.ui.types import Chat, ChatTurn, Reply, Request
+
+Update = dict[Any, Any]
+
+
+class ChatPanel:
+    """Its handlers. What they are given behind a question are the values of `MediaPanel.inputs`.
+
+    state_comes_back: whether answers are made in this process; on ZeroGPU another one makes them.
+    """
+
+    def __init__(self, ui: Layout, engine: Engine, media: MediaPanel, state_comes_back: bool) -> None:
+        self.ui, self.engine, self.media = ui, engine, media
+        self.state_comes_back = state_comes_back
+        self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
+        self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
+
+    def on_ask(self, question: str, *media: Any) -> Iterator[Update]:
+        """Stream an answer into the conversation; an error leaves all as it was, the question included."""
+        ui, chat = self.ui, media[-1]
+        try:
+            if not question.strip():
+                raise LynxError("Type a question first.")
+            request = self.media.request(question, *media)
+            request.clip.check()
+            turn = ChatTurn(request.question, "", chat.setup, request.clip)
+            yield {
+                ui.window: views.messages((*chat.turns, replace(turn, answer="…"))),
+                **{ui.question: "", ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+                **no_film(ui),
+                **self._answering(True),
+            }
+            yield from self._stream(request, turn, chat)
+        except LynxError as error:
+            yield {
+                ui.window: views.messages(chat.turns),
+                **{ui.question: question, ui.notice: views.notice(sentence(error))},
+                **self._answering(False),
+            }
+
+    def _stream(self, request: Request, turn: ChatTurn, chat: Chat) -> Iterator[Update]:
+        """The pieces of an answer as they come, then the answer with its chips and its evidence."""
+        with self.engine.sessions.answering(chat.key) as stop:
+            pieces = self.generate(request)
+            for piece in pieces:
+                if isinstance(piece, Reply):
+                    yield self._complete(chat, turn, piece, stop.is_set())
+                    return
+                turn = replace(turn, answer=turn.answer + piece)
+                yield {self.ui.window: views.messages((*chat.turns, turn))}
+                if stop.is_set() and not self.state_comes_back:
+                    pieces.close()  # the other process cannot hear `stop`
+                    yield self._complete(chat, turn, Reply(turn.answer, {}), True)
+                    return
+
+    def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
+        """Everything that changes when an answer is complete."""
+        ui = self.ui
+        turn = replace(turn, answer=reply.answer, chips=views.chips(reply, chat.labels, stopped))
+        chat = replace(chat, turns=(*chat.turns, turn), evidence=reply.evidence)
+        choices = views.word_choices(reply.evidence)
+        index = choices[0][1] if choices else None
+        return {
+            ui.chat: chat,
+            ui.window: views.messages(chat.turns),
+            ui.evidence: gr.update(visible=bool(choices)),
+            ui.word: gr.update(choices=choices, value=index),
+            **on_word(ui, index, chat),
+            **self._answering(False),
+        }
+
+    def _answering(self, busy: bool) -> Update:
+        return {self.ui.send: gr.update(visible=not busy), self.ui.halt: gr.update(visible=busy)}
+
+    def on_retry(self, *media: Any) -> Iterator[Update]:
+        """Ask the last question again, with the senses that are on now; when that fails its answer stays."""
+        ui, chat = self.ui, media[-1]
+        if not chat.turns:
+            yield {ui.notice: views.notice("There is no question to ask again yet.")}
+            return
+        for update in self.on_ask(chat.turns[-1].question, *media[:-1], replace(chat, turns=chat.turns[:-1])):
+            if update.get(ui.notice):
+                update |= {ui.window: views.messages(chat.turns), ui.question: ""}
+            yield update
+
+    def on_stop(self, chat: Chat) -> None:
+        """End the answer; what was said stays."""
+        self.engine.sessions.stop(chat.key)
+
+    def on_clear(self, chat: Chat) -> Update:
+        """Forget the conversation, an answer that is being given included; the clip stays."""
+        ui = self.ui
+        return {
+            ui.chat: replace(chat, turns=(), evidence=None),
+            **{ui.window: [], ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+            **no_film(ui),
+            ui.evidence: gr.update(visible=False),
+            **self._answering(False),
+        }
+
+    def on_compare(self, question: str, *media: Any) -> Update:
+        """The question in the box, or the last one, answered again without each added sense."""
+        ui, chat = self.ui, media[-1]
+        try:
+            result = self.compare(self.media.request(question, *media))
+        except LynxError as error:
+            return {ui.versus_view: "", ui.notice: views.notice(sentence(error))}
+        shown = views.comparison(result.question, result.answer, result.without, chat.labels)
+        return {ui.versus_view: shown, ui.notice: ""}

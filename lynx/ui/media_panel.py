@@ -1,0 +1,113 @@
+"""The clip and what belongs to it: handlers of uploads, examples and the preview of what the model sees."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from lynx.errors import LynxError, MediaError
+from lynx.ui import views
+from lynx.ui.engine import Engine, sentence
+from lynx.ui.evidence_panel import no_map
+from lynx.ui.examples import suggested_questions
+from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
+from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Clip, Request
+from lynx.ui.uploads import Uploads, further_views
+
+Given = TypeVar("Given")
+Update = dict[Any, Any]
+
+
+class MediaPanel:
+    """Its handlers.
+
+    encode: whether a preview makes the tokens ready for the first question, see `Engine.preview`.
+    """
+
+    def __init__(self, ui: Layout, engine: Engine, encode: bool) -> None:
+        self.ui, self.engine, self.encode = ui, engine, encode
+        self.uploads = Uploads()
+        self.inputs = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
+        self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
+
+    def on_example(self, index: int, chat: Chat) -> Update:
+        """Put what belongs to an example's clip where the model has senses for it."""
+        ui, example = self.ui, self.ui.examples[index]
+        # Nothing here waits for a model: as long as none is there, its adapters say what it will sense.
+        senses = chat.senses if chat.key else self.engine.models.expected_senses(chat.setup)
+        found: dict[str, list[Path]] = {}
+        for sense in senses:
+            if sense.modality in example.media:
+                found.setdefault(sense.takes, []).append(example.media[sense.modality])
+        sound, *_ = found.get(AUDIO, [example.clip])
+        questions = suggested_questions(example.questions, {sense.modality for sense in senses})
+        return {
+            ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
+            ui.audio: None if sound == example.clip else str(sound),
+            ui.depth: [self.uploads.packed(found[DEPTH][0])] if DEPTH in found else None,
+            ui.views: list(dict.fromkeys(map(str, found[VIEW]))) if VIEW in found else None,
+            ui.offsets: "",
+            ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
+        }
+
+    def on_views(self, files: list[str] | None) -> Update:
+        """Ask when further views begin, as soon as there are any."""
+        ui, files = self.ui, files or []
+        offsets = gr.update(visible=True) if files else gr.update(visible=False, value="")
+        return {ui.view_files: tuple(map(str, files)), ui.offsets: offsets}
+
+    def on_media(self, *media: Any) -> Update:
+        """Show what the model will see of the clip."""
+        ui, chat = self.ui, media[-1]
+        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **no_map(ui)}
+        try:
+            request = self.request("", *media)
+            if not request.clip.paths:
+                return hidden | {ui.notice: ""}
+            preview = self.engine.preview(request, self.encode)
+        except LynxError as error:
+            return hidden | {ui.notice: views.notice(sentence(error))}
+        return {
+            ui.seen_box: gr.update(visible=bool(preview.frames or preview.notes)),
+            ui.seen: views.seen(preview, chat.senses),
+            ui.budget: views.budget(preview, chat.labels),
+            ui.notice: "",
+            **no_map(ui),
+        }
+
+    def on_loaded(self, *media: Any) -> Update:
+        """Show the clip as the model sees it now; what loading it said stays where this says nothing."""
+        update = self.on_media(*media)
+        return {part: value for part, value in update.items() if part is not self.ui.notice or value}
+
+    def request(
+        self,
+        question: str,
+        video: str | None,
+        sound: str,
+        audio: str | None,
+        depth: tuple[str, ...],
+        further: tuple[str, ...],
+        offsets: str,
+        senses: list[str],
+        chat: Chat,
+    ) -> Request:
+        """What is asked, about what lies in the places that are shown. Raises MediaError for bad uploads."""
+        on = {sense.takes for sense in chat.senses if sense.name in senses}
+
+        def given(kind: str, gather: Callable[[], Given], nothing: Given) -> Given:
+            try:
+                return gather() if kind in chat.places else nothing
+            except MediaError:
+                if kind in on:
+                    raise
+                return nothing  # what no sense that is on reads is no hindrance
+
+        clip = Clip(
+            video,
+            given(AUDIO, lambda: audio if sound == OTHER_FILE else None, None),
+            given(DEPTH, lambda: self.uploads.depth(depth), None),
+            given(VIEW, lambda: further_views(further, offsets), ()),
+        )
+        return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())

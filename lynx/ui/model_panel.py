@@ -1,0 +1,85 @@
+"""Which model: handlers of the panel that chooses a backbone and its adapters, and loads them."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+
+from lynx.errors import LynxError
+from lynx.ui import views
+from lynx.ui.engine import Engine, sentence
+from lynx.ui.examples import adapter_folders
+from lynx.ui.layout import Layout
+from lynx.ui.types import Chat, Setup
+
+Update = dict[Any, Any]
+"""New values of components."""
+
+
+class ModelPanel:
+    """Its handlers."""
+
+    def __init__(self, ui: Layout, engine: Engine) -> None:
+        self.ui, self.models, self.local = ui, engine.models, adapter_folders()
+
+    def on_load(self, chat: Chat) -> Update:
+        """A visitor arrives: give the conversation a key, and say what the model can sense."""
+        setup, left_out = self.models.without_broken(self.ui.setup)
+        update = self._set_up(replace(chat, key=chat.key or uuid4().hex), setup)
+        if left_out and not update[self.ui.notice]:
+            told = " ".join(sentence(LynxError(reason)) for reason in left_out)
+            update[self.ui.notice] = views.notice(told)
+        return update
+
+    def on_setup(
+        self, backbone: str | None, precision: str, adapters: list[str] | None, chat: Chat
+    ) -> Update:
+        """Load another model; when that fails the one before stays."""
+        update = self._set_up(chat, chosen_setup(backbone, precision, adapters))
+        if update[self.ui.chat] != chat:
+            update[self.ui.suggestions] = gr.update(visible=False)  # they were about the senses before
+        return update
+
+    def _set_up(self, chat: Chat, setup: Setup) -> Update:
+        ui = self.ui
+        try:
+            senses = self.models.senses(setup)
+        except LynxError as error:
+            offered = self.on_choose(setup.backbone, list(setup.adapters))
+            return {ui.chat: chat, ui.notice: views.notice(sentence(error)), **offered}
+        chat = replace(chat, setup=setup, senses=senses)
+        choices = [(sense.label, sense.name) for sense in senses]
+        places = {place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()}
+        return {
+            ui.chat: chat,
+            ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
+            ui.versus: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
+            ui.notice: "",
+            ui.hint: views.hint(setup),
+            ui.model: gr.update(label=views.model_line(setup, senses)),
+            **places,
+            **self.on_choose(setup.backbone, list(setup.adapters)),
+        }
+
+    def on_choose(self, backbone: str | None, adapters: list[str] | None) -> Update:
+        """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen."""
+        ui, chosen = self.ui, adapters or []
+        options = self.models.options((backbone or "").strip(), (*chosen, *self.local))
+        fitting = [option.source for option in options if not option.reason]
+        return {
+            ui.adapters: gr.update(choices=fitting, value=[name for name in chosen if name in fitting]),
+            ui.offers: views.adapter_options(options),
+        }
+
+    def on_plan(self, backbone: str | None, precision: str, adapters: list[str] | None) -> str:
+        """Say what a model would need of this machine before it is loaded."""
+        try:
+            return views.forecast(self.models.forecast(chosen_setup(backbone, precision, adapters)))
+        except LynxError as error:
+            return views.notice(sentence(error))
+
+
+def chosen_setup(backbone: str | None, precision: str, adapters: list[str] | None) -> Setup:
+    """The setup that the components' values stand for."""
+    return Setup((backbone or "").strip(), precision, tuple(adapters or ()))

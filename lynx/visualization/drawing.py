@@ -1,0 +1,228 @@
+"""What every picture is drawn with: colors, heat, and lanes and curves on one time axis. No model.
+
+A lane is a sense from left to right, like a staff of a score: a picture, the sound under it and the curve
+below stand at the same second. Grounds are transparent, so that a picture fits a light page and a dark film.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lynx.evidence.attention import TEXT, Evidence, Index
+from lynx.modalities import color_of
+from lynx.modalities.base import Color
+from lynx.types import Frames
+from lynx.visualization.text import legible, lines, write_lines
+
+TEXT_COLOR = (148, 163, 184)  # of the conversation's words, beside the senses
+HEAT = ((40, 10, 70), (150, 30, 90), (235, 90, 40), (255, 190, 50), (255, 250, 190))  # from dark to bright
+FAINT = (148, 163, 184, 90)
+CURVE_HEIGHT = 96  # pixels
+LABEL_LINES = 3
+SMOOTH = 4  # times larger: how a dot is drawn before it is made small, for a smooth edge
+
+
+def color(sense: str) -> Color:
+    """The sense's color, the same in all pictures."""
+    return TEXT_COLOR if sense == TEXT else color_of(sense)
+
+
+def clock(seconds: float, duration: float) -> str:
+    """A moment as a player writes it: 2.25 s in short clips, 12.3 s in longer ones, 1:07 in long ones."""
+    if duration < 60:
+        return f"{seconds:.{2 if duration < 10 else 1}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def picture(frame: Tensor) -> Image.Image:
+    """frame: (3, H, W) uint8 -> RGB picture."""
+    return Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def heat_picture(values: Tensor) -> Image.Image:
+    """values: (rows, cols) in [0, 1] -> RGBA picture, one pixel a cell; cold cells are transparent."""
+    values = values.clamp(0, 1).float().cpu()
+    stops = torch.tensor(HEAT, dtype=torch.float32)
+    position = values * (len(stops) - 1)
+    low = position.floor().long().clamp(max=len(stops) - 2)
+    rgb = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])  # (rows, cols, 3)
+    alpha = 175 * values.sqrt()
+    return Image.fromarray(torch.cat([rgb, alpha[..., None]], -1).round().to(torch.uint8).numpy())
+
+
+def full_heat(maps: Tensor) -> float:
+    """The attention drawn brightest: that of the hottest 2 % of cells, so that one outlier hides nothing."""
+    hot = float(maps.float().quantile(0.98)) if maps.numel() else 0.0
+    return hot or float(maps.max()) or 1.0
+
+
+def overlay_heatmap(frame: Tensor, heat: Tensor, size: tuple[int, int] | None = None) -> Image.Image:
+    """A frame (3, H, W) uint8, half grayed, under a heat map (rows, cols) in [0, 1]; size: width, height."""
+    base = picture(frame)
+    base = base.resize(size, Image.Resampling.BICUBIC) if size else base
+    base = Image.blend(base, base.convert("L").convert("RGB"), 0.6)  # gray, so that heat is the color in it
+    glow = heat_picture(heat).resize(base.size, Image.Resampling.BICUBIC)
+    return Image.alpha_composite(base.convert("RGBA"), glow)
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """Where moments stand: `start` seconds at the left edge, `scale` pixels a second."""
+
+    start: float
+    scale: float
+
+    def x(self, time: float) -> float:
+        """The pixel column of a moment."""
+        return (time - self.start) * self.scale
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One sense on the time axis: its (pseudo-)frames, each for `seconds`, and where attention lay on them.
+
+    maps: (T, rows, cols) >= 0 on one scale, or None. fill: pictures are stretched over their seconds, as
+    spectrograms are; others keep their shape, centered at their moment. seconds: the spacing of the frames
+    where it is not given.
+    """
+
+    sense: str
+    label: str
+    frames: Frames
+    maps: Tensor | None = None
+    fill: bool = False
+    seconds: float = 0.0
+
+    def tile(self, axis: TimeAxis, height: int) -> tuple[int, int]:
+        """The size (width, height) at which a frame is drawn in a lane of that height."""
+        cell = self.seconds * axis.scale
+        if self.fill:
+            return max(1, round(cell)), height
+        rows, columns = self.frames.pixels.shape[-2:]
+        fit = min(cell * 0.94 / columns, height / rows)  # a gap between pictures
+        return max(1, round(columns * fit)), max(1, round(rows * fit))
+
+
+def split_lanes(lanes: Sequence[Lane]) -> list[Lane]:
+    """A lane for each kind of picture that a sense has of a moment, with its `seconds`, and heat in [0, 1].
+
+    The kinds are told apart by `Frames.labels`; heat is on the scale of all pictures of the sense.
+    """
+    parts = []
+    for lane in lanes:
+        frames = lane.frames
+        maps = lane.maps / full_heat(lane.maps) if lane.maps is not None else None
+        kinds = list(dict.fromkeys(frames.labels))
+        if len(kinds) < 2:
+            split = [replace(lane, maps=maps)]
+        else:
+            split = []
+            for kind in kinds:
+                there = torch.tensor([label == kind for label in frames.labels])  # (T,) bool
+                shown = Frames(frames.pixels[there], frames.times[there], frames.duration)
+                heat = maps[there] if maps is not None else None
+                split.append(replace(lane, label=kind, frames=shown, maps=heat))
+        for part in split:
+            times = part.frames.times
+            spacing = float(times.diff().median()) if len(times) > 1 else part.frames.duration
+            parts.append(replace(part, seconds=part.seconds or max(spacing, 1e-3)))
+    return parts
+
+
+def draw_lane(sheet: Image.Image, lane: Lane, axis: TimeAxis, top: int, height: int) -> None:
+    """Paste the frames of a lane, its heat in [0, 1] over them, each at its moment; `height` pixels high."""
+    width, high = lane.tile(axis, height)
+    for i, time in enumerate(lane.frames.times.tolist()):
+        left, right = round(axis.x(time - lane.seconds / 2)), round(axis.x(time + lane.seconds / 2))
+        if right <= 0 or left >= sheet.width:
+            continue
+        size = (max(1, right - left), high) if lane.fill else (width, high)  # spectrograms have no seams
+        if lane.maps is None:
+            tile = picture(lane.frames.pixels[i]).resize(size, Image.Resampling.BICUBIC)
+        else:
+            tile = overlay_heatmap(lane.frames.pixels[i], lane.maps[i], size)
+        sheet.paste(tile, (left + (right - left - size[0]) // 2, top + (height - high) // 2))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Attention on a sense over time: times (n,) seconds, values (n,) >= 0."""
+
+    sense: str
+    times: Tensor
+    values: Tensor
+
+
+def attention_curve(evidence: Evidence, tokens: Index, sense: str) -> Curve:
+    """Attention of these answer tokens on a sense over time; that on several pictures of a moment adds up."""
+    times, values = evidence.curve(tokens, sense)
+    moments, index = times.unique(return_inverse=True)
+    return Curve(sense, moments, torch.zeros(len(moments)).index_add(0, index, values.float().cpu()))
+
+
+def draw_curves(curves: Sequence[Curve], axis: TimeAxis, width: int) -> Image.Image:
+    """Attention over time, all senses on one scale, drawn at twice the size and shrunk for smooth lines."""
+    sheet = Image.new("RGBA", (width * 2, CURVE_HEIGHT * 2))
+    draw = ImageDraw.Draw(sheet)
+    peak = max((float(curve.values.max()) for curve in curves if curve.values.numel()), default=0.0) or 1.0
+    base, rise = (CURVE_HEIGHT - 6) * 2, (CURVE_HEIGHT - 18) * 2
+    draw.line((0, base, width * 2, base), fill=FAINT, width=2)
+    for curve in curves:
+        points = [
+            (axis.x(time) * 2, base - value / peak * rise)
+            for time, value in zip(curve.times.tolist(), curve.values.tolist(), strict=True)
+        ]
+        draw.line(points, fill=color(curve.sense), width=6, joint="curve")
+        for x, y in points:
+            draw.ellipse((x - 9, y - 9, x + 9, y + 9), fill=color(curve.sense))
+    return sheet.resize((width, CURVE_HEIGHT), Image.Resampling.LANCZOS)
+
+
+def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -> Image.Image:
+    """The shares of the senses, which add up to one, as one bar of their colors."""
+    sheet = Image.new("RGBA", (width, height))
+    draw = ImageDraw.Draw(sheet)
+    total = sum(share.values()) or 1.0
+    left = 0.0
+    for sense, value in share.items():
+        right = left + value / total * width
+        if right - left >= 1:
+            draw.rectangle((round(left), 0, round(right) - 2, height), fill=color(sense))
+        left = right
+    return sheet
+
+
+def draw_dot(sheet: Image.Image, center: tuple[float, float], radius: int, fill: Color) -> None:
+    """A disc with a smooth edge."""
+    side = (2 * radius + 1) * SMOOTH
+    mask = Image.new("L", (side, side))
+    ImageDraw.Draw(mask).ellipse((0, 0, side - 1, side - 1), fill=255)
+    disc = Image.new("RGBA", (2 * radius + 1, 2 * radius + 1), fill)
+    disc.putalpha(mask.resize(disc.size, Image.Resampling.BOX))
+    left, top = round(center[0]) - radius, round(center[1]) - radius
+    ground = sheet.crop((left, top, left + disc.width, top + disc.height)).convert("RGBA")
+    sheet.paste(Image.alpha_composite(ground, disc), (left, top))
+
+
+def draw_label(
+    sheet: Image.Image, label: str, sense: str | None, box: tuple[float, float, float], size: int, ink: Color
+) -> None:
+    """A lane's name in a column, behind a dot of the sense's color.
+
+    box: where the column begins, where it ends, and how far down the middle of the lane is. A name that is
+    too long is broken, and cut after LABEL_LINES lines.
+    """
+    left, right, middle = box
+    radius = round(size * 0.28)
+    if sense is not None:
+        draw_dot(sheet, (left + radius, middle), radius, color(sense))
+    left += 2 * radius + round(size * 0.4)  # names stand under one another, with or without a dot
+    text, font = legible(label, size)
+    step = size * 1.15
+    rows = lines(text, (0, 0), right - left, font, LABEL_LINES)
+    top = middle - len(rows) * step / 2
+    write_lines(ImageDraw.Draw(sheet), rows, (left, top), font, step, (ink, ink, ink))
