@@ -13,8 +13,8 @@ from typing import Any
 
 import lynx
 from benchmarks import ROOT, report
-from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.datasets.base import open_data
+from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
+from lynx.datasets.sources import open_data
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
 from lynx.training.tuning import tune
@@ -22,7 +22,8 @@ from lynx.training.tuning import tune
 FOLDER = ROOT / "runs" / "early_learning"
 WINDOW = 20
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=120, lr=5e-4, save_every=0)
-TUNE = TuneConfig(rank=16, alpha=16, dropout=0.0, batch_size=12, lr=4e-3, replay=0.4, questions=12)
+TUNE = TuneConfig(rank=16, alpha=16, dropout=0.0, batch_size=12, lr=4e-3)
+SAMPLING = Sampling(replay=0.4, questions=12)
 DATA_SEED = 900
 """The clips of this study are not those that the shipped adapters were trained on."""
 
@@ -47,8 +48,10 @@ def run(arm: str, seed: int, modality: str, steps: int, folder: Path) -> dict[st
         config = replace(ALIGN, seed=seed, steps=ALIGN.steps if arm == "aligned" else 0)
         aligned = align(model, modality, unpaired, reference(folder), config, out)
         clips = open_data("world", seed=DATA_SEED, n=steps * TUNE.batch_size, senses=("video", modality))
-        settings = replace(TUNE, seed=seed, steps=steps, cache=str(folder / "streams"), save_every=0)
-        tuned = tune(model, modality, clips, settings, out)
+        settings = replace(TUNE, seed=seed, steps=steps, save_every=0)
+        tuned = tune(
+            model, modality, clips, settings, out, sampling=SAMPLING, cache=folder / "streams"
+        )
         log = [json.loads(line) for line in (out / "training" / "tune" / "log.jsonl").open()]
         result.write_text(json.dumps({"align": aligned["last"], "tune": tuned["last"], "log": log}))
     return dict(json.loads(result.read_text()))
@@ -61,7 +64,7 @@ def curve(log: list[dict[str, float]], name: str) -> list[float]:
 
 
 def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
-    """One line a seed, one colour an arm."""
+    """One line a seed, one color an arm."""
     import matplotlib
 
     matplotlib.use("Agg")

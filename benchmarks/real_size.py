@@ -107,8 +107,8 @@ def run(figures: Figures, source: Path, options: argparse.Namespace) -> None:
     """Every stage once."""
     import lynx
     from lynx.backbones.estimate import estimate
-    from lynx.config import AlignConfig, GuideConfig, TuneConfig
-    from lynx.datasets.base import open_data
+    from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
+    from lynx.datasets.sources import open_data
     from lynx.training.alignment import align
     from lynx.training.guidance import guide
     from lynx.training.tuning import tune
@@ -126,7 +126,8 @@ def run(figures: Figures, source: Path, options: argparse.Namespace) -> None:
         align(model, "audio", clips["audio",], guidance, config, out, progress=False)
     with figures.stage("tuning_step"):
         both = open_data("world", n=1, senses=("video", "audio"))
-        tune(model, "audio", both, TuneConfig(batch_size=1, questions=4, **short), out, progress=False)
+        few = Sampling(questions=4)
+        tune(model, "audio", both, TuneConfig(batch_size=1, **short), out, sampling=few, progress=False)
     example = both[0]
     chat = model.chat(frames=frames, **example.media)
     with figures.stage("first_answer"):

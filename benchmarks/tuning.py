@@ -36,13 +36,13 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     import lynx
     from benchmarks import cpu_seconds
     from lynx.adapters.format import Adapter
-    from lynx.config import TuneConfig
-    from lynx.datasets.base import open_data
+    from lynx.config import Sampling, TuneConfig
     from lynx.datasets.clips import content_key
+    from lynx.datasets.sources import open_data
     from lynx.modalities import get
     from lynx.training.stream_cache import StreamCache
     from lynx.training.trainer import Trainer, seed_of
-    from lynx.training.tuning import TuningLoss, answer_loss, lesson_of
+    from lynx.training.tuning import TuningLoss, answer_loss, training_clip
     from lynx.world.pretraining.model import build_backbone, save_backbone
 
     save_backbone(*build_backbone(0), folder / "backbone", {})
@@ -56,13 +56,14 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     keys = [content_key(example) for example in examples]
     cache = StreamCache(folder / "streams", model, {"video": "video", "audio": "audio"}, 8)
     encoding = cpu_seconds(lambda: cache.prepare(examples, keys, progress=False))
-    lessons = [lesson for e, k in zip(examples, keys, strict=True) if (lesson := lesson_of(e, "audio", k))]
-    loss = TuningLoss(model, "audio", lessons, cache, config)
-    trainer = Trainer(weights, len(lessons), loss, config, folder / "run", progress=False)
+    found = [training_clip(e, ["audio"], k) for e, k in zip(examples, keys, strict=True)]
+    kept = [clip for clip in found if clip]
+    loss = TuningLoss(model, ["audio"], kept, cache, Sampling())
+    trainer = Trainer(weights, len(kept), loss, config, folder / "run", progress=False)
     batches = []
     for step in range(trainer.steps):
         torch.manual_seed(seed_of(config.seed, "step", step))
-        batches.append(loss.batch(trainer.order.batch(step)).packed)
+        batches.append(loss.packer.pack(*loss.choose(trainer.order.batch(step))))
     optimizer = torch.optim.AdamW(list(weights.values()), lr=config.lr, weight_decay=0.0, fused=True)
 
     def plain() -> None:

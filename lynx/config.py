@@ -81,12 +81,6 @@ class TrainConfig(Config):
     batch_size: int = option(8, "examples in one forward pass of one process")
     accumulate: int = option(1, "forward passes whose gradients make one step")
     warmup: float = option(0.03, "share of the steps in which lr rises linearly, to fall as a cosine")
-    final_lr: float = option(0.0, "share of lr that the cosine falls to")
-    average: float = option(
-        0.0,
-        "decay of a moving average of the weights, at step k at most (1 + k) / (10 + k), kept in place of "
-        "the last ones; 0 keeps the last",
-    )
     weight_decay: float = option(0.0, "weight decay of AdamW")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them as they are")
     rank: int = option(64, "rank of the LoRA that is trained")
@@ -109,7 +103,7 @@ class TrainConfig(Config):
             self._range(name, 1)
         for name in ("lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha", "save_every"):
             self._range(name, 0)
-        for name in ("warmup", "final_lr", "average", "dropout"):
+        for name in ("warmup", "dropout"):
             self._range(name, 0, 1)
 
     @property
@@ -148,8 +142,9 @@ class TuneConfig(TrainConfig):
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
         "none",
-        "modality tokens the LLM gets: all, their mean over space, one a pseudo-frame, of every cell the "
-        "means over the earlier and the later half of the moments, or the same of every row of cells",
+        "modality tokens the LLM gets: all (none), their mean over space, one a pseudo-frame (space), of every "
+        "grid cell the means over the earlier and the later half of the clip (halves), or the same of every "
+        "row of cells (bands)",
     )
     placement: Placement = option(
         "continue",
@@ -161,15 +156,15 @@ class TuneConfig(TrainConfig):
         "learn a vector for each sense that is added to its tokens, by which the LLM tells whose they are; a "
         "warm start goes on from the one that is there",
     )
-    noise: float = option(
-        0.0, "noise added to the modality's tokens in training, as a share of their size (after NEFTune)"
+    warm_start: bool = option(
+        False, "go on from the adapter's own LLM LoRA (of several adapters: their sum), not from a fresh one"
     )
-    mixup: float = option(
-        0.0,
-        "mix the tokens of two clips of a batch that can be asked the same, and the weights of their "
-        "answers, in shares drawn from Beta(mixup, mixup); 0 mixes none. It wants large batches and "
-        "`questions` 1; conversations are not mixed",
-    )
+
+
+@dataclass(frozen=True)
+class Sampling(Config):
+    """Stage 3: which senses of a clip a step shows, and which of its questions it asks."""
+
     replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
     questions: int | None = option(None, "most questions of a clip in one step; all if not given")
     drop_modality: float = option(0.0, "share of the clips shown without the modality")
@@ -182,26 +177,12 @@ class TuneConfig(TrainConfig):
     conversation: float = option(
         0.25, "share of the batches in which a clip's questions follow one another, as in a chat"
     )
-    warm_start: bool = option(
-        False, "go on from the adapter's own LLM LoRA (of several adapters: their sum), not from a fresh one"
-    )
-    cache: str | None = option(None, "folder of the encoded streams; one in the output folder if not given")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._range("noise", 0)
-        self._range("mixup", 0)
-        self._range("replay", 0, 1)
         self._range("questions", 1)
-        self._range("drop_modality", 0, 1)
-        self._range("drop_video", 0, 1)
-        self._range("together", 0, 1)
-        self._range("conversation", 0, 1)
-        if self.mixup and (self.batch_size == 1 or self.conversation == 1):
-            raise DataError(
-                f"mixup is {self.mixup}, but with batch_size {self.batch_size} and conversation "
-                f"{self.conversation} no clip could be mixed: give a larger batch, fewer conversations"
-            )
+        for name in ("replay", "drop_modality", "drop_video", "together", "conversation"):
+            self._range(name, 0, 1)
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:

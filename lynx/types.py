@@ -97,6 +97,11 @@ def sample_times(duration: float, n: int) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) + 0.5) * (duration / n)
 
 
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any precision, row by row: what digests are made of."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 Measure = Callable[[Sequence[int]], np.ndarray]
 
 

@@ -16,7 +16,7 @@ import lynx
 from lynx import BackboneError
 from lynx.adapters.saving import save_adapter
 from lynx.config import AlignConfig, TuneConfig
-from lynx.datasets.base import open_data
+from lynx.datasets.sources import open_data
 from lynx.training.alignment import align
 from lynx.training.tuning import tune
 

@@ -28,7 +28,7 @@ from lynx.types import PLACEMENTS
 if TYPE_CHECKING:
     pass
 
-FORMAT = 2  # since type embeddings
+FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
 PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("vision", "llm")
@@ -58,6 +58,7 @@ class Adapter:
     rendering: Mapping[str, Any] = field(default_factory=dict)
     token_pooling: str = "none"  # one of POOLINGS, see `TuneConfig`
     placement: str = "continue"  # in families with positions in time and space: see PLACEMENTS
+    frames: int | None = None  # moments of a clip in training, where that is known
     backbone: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -71,6 +72,8 @@ class Adapter:
             )
         if self.placement not in PLACEMENTS:
             raise AdapterError(f"placement {brief(self.placement)}: expected one of {', '.join(PLACEMENTS)}")
+        if self.frames is not None and (type(self.frames) is not int or self.frames < 1):
+            raise AdapterError(f"frames is {brief(self.frames)}: expected how many moments, 1 or more")
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,9 @@ def read_adapter_config(folder: str | Path) -> Adapter:
             f"known: {', '.join(sorted(hints))}"
         )
     for key, value in content.items():
-        expected = str if hints[key] is str else dict
+        kinds: dict[Any, tuple[type, str]] = {str: (str, "a text"), int | None: (int, "a number")}
+        expected, kind = kinds.get(hints[key], (dict, "an object"))
         if not isinstance(value, expected):
-            kind = "a text" if expected is str else "an object"
             raise AdapterError(f"{folder}/{CONFIG}: {key} is {brief(value)}, expected {kind}")
     try:
         adapter = Adapter(**content)

@@ -4,6 +4,7 @@ At rest every LoRA is off and frozen, and the model computes exactly what it did
 own switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from lynx.backbones.loading import skeleton
 from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings
+from lynx.types import tensor_bytes
 
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
@@ -69,6 +71,7 @@ class LoraBank:
         self._layers: dict[str, LoraLayer] = {}
         self._on: tuple[str, ...] = ()
         self._trained: tuple[str, ...] = ()
+        self._digests: dict[str, bytes] = {}  # of weights, until they change
 
     def __contains__(self, name: str) -> bool:
         return name in self.settings
@@ -101,6 +104,7 @@ class LoraBank:
                 parent, _, child = path.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
         del self.settings[name]
+        self._digests.pop(name, None)
         if self._injector is not None:
             del self._injector.peft_config[name]
         if not self.settings:
@@ -121,8 +125,25 @@ class LoraBank:
         mine = self.tensors(name)
         if mine.keys() != tensors.keys():
             raise ValueError(f"the LoRA {name!r} has other tensors than these")
+        self._digests.pop(name, None)
         for key, weight in mine.items():
             weight.data.copy_(tensors[key])
+
+    def digest(self, name: str) -> bytes:
+        """A digest of a LoRA's scale and of all its weights, which are read once until they change.
+
+        They change in `fill` and while it is trained; who writes to `tensors(name)` otherwise, calls `fill`.
+        """
+        weights = self._digests.get(name)
+        if weights is None:
+            hashed = hashlib.blake2b(digest_size=16)
+            for key, tensor in sorted(self.tensors(name).items()):
+                hashed.update(key.encode() + tensor_bytes(tensor))
+            weights = hashed.digest()
+            if name not in self._trained:
+                self._digests[name] = weights
+        scale = self.settings[name].alpha / self.settings[name].rank
+        return hashlib.blake2b(repr(scale).encode() + weights, digest_size=16).digest()
 
     def equal(self, name: str, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a LoRA is of this size and holds these weights, in its own precision."""
@@ -163,6 +184,8 @@ class LoraBank:
             dropout.train(name in train)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
+        for name in (*train, *self._trained):  # what was remembered is, or may soon be, no longer so
+            self._digests.pop(name, None)
         concerned = {*names, *self._on}
         for layer in self._layers.values():
             # switching is on the way of every answer: leave the layers alone for which nothing changes

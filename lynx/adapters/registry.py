@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -31,6 +32,11 @@ class AdaptedBackbone:
         self.type_embeddings: dict[str, Tensor] = {}
         self._loras: dict[tuple[str, str], str] = {}
         self.lock = threading.RLock()
+
+    @cached_property
+    def fingerprint(self) -> dict[str, int | str]:
+        """The backbone's; it is frozen, so that it is hashed once."""
+        return self.backbone.fingerprint()
 
     def load_adapter(self, source: str | Path) -> Adapter:
         """Add a trained adapter from a folder or a Hub id; it stays off until it is used.
@@ -153,6 +159,10 @@ class AdaptedBackbone:
         """The LoRAs that are on in the LLM while these senses are used."""
         names = (self.adapter(sense).name for sense in senses if sense != VIDEO)
         return tuple(dict.fromkeys(self._loras[n, "llm"] for n in names if (n, "llm") in self._loras))
+
+    def llm_identity(self, *senses: str) -> tuple[bytes, ...]:
+        """What the LLM is while these senses are used, by the weights of its LoRAs and not by their names."""
+        return tuple(self.lora.digest(lora) for lora in self.llm_loras(*senses))
 
     @contextmanager
     def sensing(self, sense: str, train: bool = False) -> Iterator[None]:

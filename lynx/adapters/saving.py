@@ -58,7 +58,7 @@ def save_adapter(
         values["training"] = dict(training)
     if metrics is not None:
         values["metrics"] = dict(metrics)
-    values = {key: _finite(value) for key, value in values.items()}
+    values = {key: _finite(value) for key, value in values.items() if value is not None}
     _write(folder / "README.md", model_card(Adapter(**values), f"adapters/{adapter.name}"))
     _write(folder / CONFIG, json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
     return folder

@@ -134,14 +134,14 @@ def _map_arguments(parser: Parser) -> None:
 @command("map", _map_arguments, "lynx map --video clip.mp4 --audio clip.mp4 --out map.png")
 def _map(options: Options) -> Result:
     """Say where a clip's tokens lie among words and other videos, before and after alignment, and draw it."""
+    from lynx.evaluation.interface import measure_interface
     from lynx.training.guidance import Guidance
     from lynx.visualization.interface_chart import draw
-    from lynx.visualization.interface_map import atlas
 
     if options.out and options.out.suffix.lower() != ".png":
         raise LynxError(f"the map is a PNG: give a name that ends in .png, not {options.out.name!r}")
     guidance = Guidance.load(options.guidance) if options.guidance else None
-    found = atlas(_session(options), guidance=guidance)
+    found = measure_interface(_session(options), guidance=guidance)
     if options.out:
         draw(found).save(options.out)
     rows = found.table()

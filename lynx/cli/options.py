@@ -7,14 +7,17 @@ The annotation gives the option's type (`int`, `float`, `str` or `bool`, each wi
 import argparse
 import dataclasses
 import types
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, cls: type, title: str = "settings of the stage"
+) -> None:
     """One option for every field of the dataclass `cls`, in a group of its own."""
-    group = parser.add_argument_group("settings of the stage")
+    group = parser.add_argument_group(title)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         group.add_argument("--" + field.name.replace("_", "-"), **_argument(field, hints[field.name]))
@@ -38,3 +41,14 @@ def _argument(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if kind is bool:
         return keywords | {"action": argparse.BooleanOptionalAction}
     return keywords | {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+
+
+def add_moved_options(parser: argparse.ArgumentParser, names: Iterable[str], where: str) -> None:
+    """Options that a command no longer has: whoever gives one is told where it went (wrong usage)."""
+
+    class Moved(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+            parser.error(f"{given[2]} is no longer an option of {parser.prog}: {where}")
+
+    for name in names:
+        parser.add_argument(name, action=Moved, nargs="*", help=argparse.SUPPRESS, default=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""`lynx eval recordings`: real recordings, which a sense names."""
+"""`lynx eval recordings`: recordings with a label each, which a sense names."""
 
 from lynx.cli.registry import (
     Options,
@@ -23,13 +23,14 @@ def _arguments(parser: Parser) -> None:
 @command(
     "eval recordings",
     _arguments,
-    "lynx eval recordings --data esc10 ESC-50-master --held-out 5 --adapter adapters/sounds --json",
+    "lynx eval recordings --data labelled ESC-50-master --held-out 5 --adapter adapters/sounds --json",
 )
 def _eval_recordings(options: Options) -> Result:
-    """Ask a chat what the recordings held out are: accuracy, chance, and what is taken for what."""
-    from lynx.datasets.labelled_recordings import evaluate
+    """Ask a chat what the recordings held out, or all, are: accuracy, chance, what is taken for what."""
+    from lynx.evaluation.recordings import evaluate
 
-    examples = open_examples(options, split="test")
+    # without --held-out all of the folder, which then should have had no part in training
+    examples = open_examples(options, split="test" if options.held_out else "train")
     model = load_model(options, "sounds")
     with progress("recordings") as tell:
         return {"held_out": options.held_out, **evaluate(model, examples, tell)}

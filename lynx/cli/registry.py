@@ -87,16 +87,16 @@ def data_arguments(parser: Parser, default: str | None = "world") -> None:
         action="append",
         required=default is None,
         metavar=("NAME", "PATH"),
-        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; esc10 or digits with the "
-        f"folder of those recordings; repeatable{shown}",
+        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of sound "
+        f"recordings, a folder a class or as ESC-50 is; repeatable{shown}",
     )
     group.add_argument("--data-path", type=Path, metavar="PATH", help="the path, where --data names none")
     group.add_argument(
         "--held-out",
         nargs="+",
         default=[],
-        metavar="GROUP",
-        help="folds of esc10 and speakers of digits that are left out of training, and evaluated",
+        metavar="FOLD",
+        help="folds of labelled recordings that are left out of training, and evaluated",
     )
     group.add_argument(
         "--n",
@@ -115,21 +115,11 @@ def open_examples(
     focus: Sequence[str] = (),
     types: Sequence[str] = (),
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
-    variants: Sequence[int] = (1,),
 ) -> Any:
-    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name.
-
-    variants: how often each sound file is there, of all sources or of each: see `with_variants`.
-    """
-    from lynx.datasets.base import open_data
-    from lynx.datasets.variants import with_variants
+    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name."""
+    from lynx.datasets.sources import open_data
 
     sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
-    if len(variants) not in (1, len(sources)):
-        raise DataError(
-            f"--variants has {len(variants)} numbers for {len(sources)} sources: give one, or one for each"
-        )
-    counts = variants if len(variants) > 1 else [*variants] * len(sources)
     parts = [
         open_data(
             name,
@@ -143,10 +133,6 @@ def open_examples(
             held_out=held_out,
         )
         for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)
-    ]
-    parts = [
-        with_variants(part, times, options.data_seed) if times > 1 else part
-        for part, times in zip(parts, counts, strict=True)
     ]
     return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
 
@@ -162,7 +148,7 @@ def _held_out(sources: Sequence[tuple[str, Path | None]], held_out: Sequence[str
     """For each source what it holds out: of several sources each what it has."""
     if len(sources) < 2 or not held_out:
         return [list(held_out) for _ in sources]
-    from lynx.datasets.base import groups_of
+    from lynx.datasets.sources import groups_of
 
     groups = [groups_of(*source) for source in sources]
     if unknown := sorted(set(held_out).difference(*groups)):

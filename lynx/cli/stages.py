@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from lynx.cli.options import add_options, read_options
+from lynx.cli.options import add_moved_options, add_options, read_options
 from lynx.cli.registry import (
     Options,
     Parser,
     Result,
     adapter_argument,
     command,
-    count,
     data_arguments,
     load_model,
     model_arguments,
@@ -35,16 +34,8 @@ def _stage_arguments(parser: Parser, modality: bool = True, several: bool = Fals
     model_arguments(parser)
 
 
-def _variants_argument(parser: Parser) -> None:
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        type=count,
-        default=[1],
-        metavar="N",
-        help="each sound file so often, but for once faster or slower, shifted and noisier; one number, or "
-        "one for each --data (default: 1)",
-    )
+RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
+"""Where options went that served that one adapter."""
 
 
 def _guide_arguments(parser: Parser) -> None:
@@ -78,8 +69,8 @@ def _align_arguments(parser: Parser) -> None:
     _stage_arguments(parser)
     parser.add_argument("--name", help="what the adapter is called (default: as the sense)")
     rendering_argument(parser, "how its pseudo-frames are drawn, where that is not lynx's default")
-    _variants_argument(parser)
     add_options(parser, AlignConfig)
+    add_moved_options(parser, ["--variants", "--final-lr", "--average"], RECIPE)
 
 
 @command(
@@ -97,13 +88,13 @@ def _align(options: Options) -> Result:
     config = read_options(options, AlignConfig)
     guidance = Guidance.load(options.guidance)
     sense = modalities.get(options.modality).from_dict(options.rendering)
-    examples = open_examples(options, senses=lambda name: (options.modality,), variants=options.variants)
+    examples = open_examples(options, senses=lambda name: (options.modality,))
     model = load_model(options)
     return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
 
 
 def _tune_arguments(parser: Parser) -> None:
-    from lynx.config import TuneConfig
+    from lynx.config import Sampling, TuneConfig
 
     _stage_arguments(parser, several=True)
     parser.add_argument(
@@ -120,18 +111,26 @@ def _tune_arguments(parser: Parser) -> None:
         metavar="TYPE",
         help="only questions of these types, so that what is hard is asked more often",
     )
-    _variants_argument(parser)
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="PATH",
+        help="folder of the encoded streams, which several runs may share (default: one in --out)",
+    )
     adapter_argument(parser)
     add_options(parser, TuneConfig)
+    add_options(parser, Sampling, "what a step shows and asks")
+    moved = ["--variants", "--final-lr", "--average", "--noise", "--mixup"]
+    add_moved_options(parser, moved, RECIPE)
 
 
 @command("tune", _tune_arguments, "lynx tune --modality audio --out runs/audio")
 def _tune(options: Options) -> Result:
     """Stage 3: train the LLM LoRA on clips with the sense, questions and answers."""
-    from lynx.config import TuneConfig
+    from lynx.config import Sampling, TuneConfig
     from lynx.training.tuning import tune
 
-    config = read_options(options, TuneConfig)
+    config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)
     # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
     drawn = ("video", *options.modality)
     examples = open_examples(
@@ -139,8 +138,8 @@ def _tune(options: Options) -> Result:
         senses=lambda name: drawn if name == "world" else None,
         focus=options.focus,
         types=options.types,
-        variants=options.variants,
     )
     (modality, *more) = options.modality
     trained = options.modality if more else modality
-    return dict(tune(load_model(options), trained, examples, config, options.out))
+    model = load_model(options)
+    return dict(tune(model, trained, examples, config, options.out, sampling=sampling, cache=options.cache))

@@ -56,17 +56,17 @@ def _eval_world(options: Options) -> Result:
     """Measure a sense in the miniature world: accuracy with it, without it, by chance, and on video alone."""
     import torch
 
-    from lynx.world.eval import MEASURED, evaluate, evaluate_backbone
-    from lynx.world.together import evaluate_together
+    from lynx.world.combinations import evaluate_combinations
+    from lynx.world.evaluation import MEASURED, evaluate, evaluate_backbone
 
     torch.set_num_threads(1)  # beside two drawing processes, more threads cost more than they bring
     sense = options.modality
     model = load_model(options, *(MEASURED if sense == "all" else [sense] if sense else []))
     with progress("clips") as tell:
         if sense is None:
-            return evaluate_backbone(model.backbone, options.n, options.seed, tell, options.cache)
+            return evaluate_backbone(model, options.n, options.seed, tell, options.cache)
         if sense == "all":
-            return evaluate_together(model, options.n, options.seed, tell, options.cache)
+            return evaluate_combinations(model, options.n, options.seed, tell, options.cache)
         return evaluate(model, sense, options.n, options.seed, tell, options.cache)
 
 

@@ -1,1 +1,1 @@
-"""Examples to train and measure on, from files and from the miniature world."""
+"""Examples to train and measure on: what they are, and the sources they are read from."""

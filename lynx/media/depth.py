@@ -22,6 +22,10 @@ BROKEN = (
     *(SyntaxError, TokenError),
 )
 """What numpy raises for the headers of .npy files that are damaged."""
+TIMES = "times.txt"
+"""Beside maps: the second at which each was measured."""
+INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
+"""Beside maps or a mesh: the camera's matrix; the first one that is there is read."""
 NO_RETURN = 65535  # some sensors say so; ScanNet says 0
 
 
@@ -46,8 +50,9 @@ def open_depth(
             f"There is no file {str(path)!r}; give depth maps, a mesh, a point cloud or a video."
         )
     if path.is_dir():
-        if (path / "depth").is_dir() or _numbered(path, "png"):
-            return _folder(path, unit, fps)
+        root, maps = _maps(path)
+        if maps or (path / "depth").is_dir():
+            return _folder(root, maps, unit, fps)
         return _posed_mesh(path, size)
     if path.suffix.lower() == ".npy":
         return _stack(path, unit)
@@ -55,6 +60,30 @@ def open_depth(
         up = np.eye(3)[1 if path.suffix.lower() == ".glb" else 2]
         return orbit_clip(load_shape(path), views, size, reach, up)
     return _video(path, reach)
+
+
+def depth_files(path: Path) -> list[Path]:
+    """Every file that `open_depth` reads of a path: maps or a mesh, and times, intrinsics and poses."""
+    if path.is_dir():
+        root, files = _maps(path)
+        if not files:
+            root, files = path, _meshes(path)
+        return [*files, *_beside(root), *_numbered(root / "pose", "txt")]
+    return [path, *_beside(path.parent)] if path.suffix.lower() == ".npy" else [path]
+
+
+def _maps(folder: Path) -> tuple[Path, list[Path]]:
+    """The maps in a folder, or in its folder depth/; and the folder that their times and cameras lie in."""
+    maps = folder / "depth" if (folder / "depth").is_dir() else folder
+    return maps.parent if maps.name == "depth" else maps, _numbered(maps, "png")
+
+
+def _meshes(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in MESHES]
+
+
+def _beside(root: Path) -> list[Path]:
+    return [root / name for name in (TIMES, *INTRINSICS) if (root / name).is_file()]
 
 
 def to_metres(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
@@ -78,12 +107,9 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
     return sorted(folder.glob(f"*.{ending}"), key=key)
 
 
-def _folder(path: Path, unit: float, fps: float | None) -> DepthClip:
-    maps = path / "depth" if (path / "depth").is_dir() else path
-    root = maps.parent if maps.name == "depth" else maps
-    files = _numbered(maps, "png")
+def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
     if not files:
-        raise MediaError(f"{str(maps)!r} holds no depth maps; 16-bit PNGs in millimetres are read.")
+        raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimetres are read.")
     times, notes = _clock(root, files, fps)
     poses, lost = _poses(root, [file.stem for file in files])
     if lost:
@@ -117,8 +143,8 @@ def _read_png(path: Path) -> np.ndarray:
 
 def _clock(root: Path, files: Sequence[Path], fps: float | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """When each map was measured: `times.txt`, else the numbers in the names at `fps`, else unknown."""
-    if (root / "times.txt").is_file():
-        times = _numbers(root / "times.txt").reshape(-1)
+    if (root / TIMES).is_file():
+        times = _numbers(root / TIMES).reshape(-1)
     elif fps:
         found = [re.findall(r"\d+", file.stem) for file in files]
         if not all(found):
@@ -146,7 +172,7 @@ def _numbers(path: Path) -> np.ndarray:
 
 
 def _intrinsics(root: Path) -> np.ndarray | None:
-    for name in ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt"):
+    for name in INTRINSICS:
         if (root / name).is_file():
             matrix = _numbers(root / name)
             if matrix.shape not in ((3, 3), (4, 4)) or not (matrix[[0, 1], [0, 1]] > 0).all():
@@ -170,7 +196,7 @@ def _poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, int]:
 
 def _posed_mesh(path: Path, size: int) -> DepthClip:
     """A folder with one mesh and `pose/*.txt`, its unit metres."""
-    meshes = [file for file in sorted(path.iterdir()) if file.suffix.lower() in MESHES]
+    meshes = _meshes(path)
     stems = [file.stem for file in _numbered(path / "pose", "txt")]
     poses, _ = _poses(path, stems)
     if len(meshes) != 1 or poses is None or not stems:
@@ -200,7 +226,7 @@ def _stack(path: Path, unit: float) -> DepthClip:
     if stack.dtype.kind == "f" and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
         scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimetres",)
     times = None
-    if (path.parent / "times.txt").is_file():
+    if (path.parent / TIMES).is_file():
         times, _ = _clock(path.parent, [path] * len(stack), None)
     else:
         notes = (*notes, f"{len(stack)} depth maps have no times (times.txt): they are spread over the clip")

@@ -55,6 +55,14 @@ class Modality(ABC):
         """The rendering parameters as JSON-ready values."""
         return asdict(self.rendering)
 
+    @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """Every file that decides what is drawn of `path`; a cached stream is named by their bytes.
+
+        A sense that reads more than the file it is given, or less than all of a folder, lists that here.
+        """
+        return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
     def pictures(self, source: Source) -> int:
         """How many pseudo-frames there are of each moment. Raises MediaError when it cannot be this sense."""
         return 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media.depth import open_depth
+from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, pinhole, resized
 from lynx.modalities.base import Modality, Source
 from lynx.types import DepthClip, Frames
@@ -215,6 +215,11 @@ class Depth(Modality):
     label = "depth"
     takes = "depth"
     Rendering = DepthRendering
+
+    @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """The maps or the mesh, and the times, intrinsics and poses beside them."""
+        return depth_files(path)
 
     def pictures(self, source: Source) -> int:
         """Two where both are shown, else one."""

@@ -58,8 +58,12 @@ def views_of(source: Source | View) -> dict[str, View]:
     return views
 
 
+def _is_clip(path: Path) -> bool:
+    return path.suffix.lower() in CLIPS
+
+
 def _folder(folder: Path) -> dict[str, View]:
-    clips = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in CLIPS}
+    clips = {path.stem: path for path in sorted(folder.iterdir()) if _is_clip(path)}
     offsets: dict[str, float] = {}
     if (folder / OFFSETS).is_file():
         try:
@@ -82,6 +86,13 @@ class MultiView(Modality):
     label = "second view"
     takes = "view"
     Rendering = MultiViewRendering
+
+    @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """The clip; of a folder the clips in it and their offsets."""
+        if not path.is_dir():
+            return [path]
+        return [file for file in sorted(path.iterdir()) if _is_clip(file) or file.name == OFFSETS]
 
     def pictures(self, source: Source) -> int:
         """As many as there are views."""

@@ -27,6 +27,11 @@ class StreamEncoder(AdaptedBackbone):
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
         return self._stream(sense, frames, *self._tokens(sense, frames.pixels))
 
+    def stream_key(self, sense: str, source: Any, times: Tensor) -> str:
+        """The name of the stream of a source as it would be now: see `lynx.streams.key`."""
+        with self.lock:
+            return stream_key(self, sense, source, times)
+
     def stream(self, sense: str, source: Any, times: Tensor) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
@@ -34,7 +39,7 @@ class StreamEncoder(AdaptedBackbone):
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:
-            key = stream_key(self, sense, source, times)
+            key = self.stream_key(sense, source, times)
             stream = self.streams.get(key)
             if stream is None:
                 stream = self._sense(sense, source, times)

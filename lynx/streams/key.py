@@ -1,76 +1,82 @@
-"""What a cached stream is named by: everything that decides its tokens.
+"""What a stream is named by: everything that decides its tokens. The one place where that is decided.
 
-A stream is named by all that decides it (backbone, precision, rendering, vision LoRA, pooling, moments, and
-the content of the media), so one that is found is the one that would be encoded. Files are known by their
-bytes: one that was written anew is another one.
+| part | where it is hashed |
+|---|---|
+| media: the bytes of every file that the sense reads (`Modality.files`), or what is in memory | `media_key` |
+| backbone, precision, rendering, pooling, weights of the vision LoRA | `sense_digest` |
+| moments, placement, type embedding | `stream_key` |
+
+The cache on disk holds tokens before they are placed and marked: it names its folders by `sense_digest` and
+the clips in them by `media_key`. LoRAs are named by their weights: two of one name are told apart.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lynx.modalities.base import Source
+from lynx import modalities
+from lynx.errors import DataError
+from lynx.modalities.base import Modality, Source
 from lynx.modalities.multi_view import views_of
-from lynx.types import VIDEO, DepthClip, Frames, Waveform
+from lynx.types import VIDEO, DepthClip, Frames, Waveform, tensor_bytes
 
 if TYPE_CHECKING:
     from lynx.adapters.registry import AdaptedBackbone
 
+FILE_DIGESTS = 1024
+"""Number of files whose digests are remembered while they stay unchanged."""
+SETTLED = 2.0
+"""Seconds since its last change after which a file's digest is remembered: a second change within one step of
+the file system's clock would not be noticed."""
 
-def stream_key(model: "AdaptedBackbone", sense: str, source: Any, times: Tensor) -> bytes:
+
+def stream_key(model: "AdaptedBackbone", sense: str, source: Source, times: Tensor) -> str:
     """The name of the stream of a source at `times` (T,) seconds, as `model` would encode it now."""
     digest = sense_digest(model, sense, sense=sense, placement=model.placement(sense), times=times.tolist())
-    digest.update(media_key({sense: source}).encode())
+    _feed(digest, model.modality(sense).files, source)
     if (embedding := model.type_embedding(sense)) is not None:
-        digest.update(_bytes(embedding))
-    return digest.digest()
+        digest.update(tensor_bytes(embedding))
+    return digest.hexdigest()
 
 
 def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashlib.blake2b":
     """A digest of all that decides what the tokens of a sense are, beside the media; `more`: JSON values."""
     settings: Mapping[str, Any] = {
-        "backbone": model.backbone.fingerprint(),
+        "backbone": model.fingerprint,
         "precision": str(model.backbone.dtype),
         "rendering": model.modality(sense).to_dict(),
         **more,
     }
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     if sense != VIDEO:
         adapter = model.adapter(sense)
         digest.update(adapter.token_pooling.encode())
         if "vision" in model.parts(adapter.name):
-            digest.update(lora_digest(model, model.lora_name(adapter.name, "vision")))
+            digest.update(model.lora.digest(model.lora_name(adapter.name, "vision")))
     return digest
-
-
-def lora_digest(model: "AdaptedBackbone", lora: str) -> bytes:
-    """A digest of a LoRA: its scale and every one of its tensors."""
-    settings = model.lora.settings[lora]
-    digest = hashlib.blake2b(repr(settings.alpha / settings.rank).encode(), digest_size=16)
-    for name, tensor in sorted(model.lora.tensors(lora).items()):
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
-    return digest.digest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def media_key(media: Mapping[str, Source], known: str = "") -> str:
     """What the media of a clip are, in 32 hex digits: `known` where given, else a digest of the bytes."""
     digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
     for sense in sorted(media) if not known else ():
-        _feed(digest, media[sense])
+        try:
+            files = modalities.get(sense).files
+        except DataError:  # a medium that no sense here reads
+            files = Modality.files
+        _feed(digest, files, media[sense])
     return digest.hexdigest()
 
 
-def _feed(digest: "hashlib.blake2b", source: Source) -> None:
+def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source: Source) -> None:
     if isinstance(source, Frames):
         _feed_tensor(digest, source.pixels)
         _feed_tensor(digest, source.times)
@@ -81,25 +87,35 @@ def _feed(digest: "hashlib.blake2b", source: Source) -> None:
     elif isinstance(source, DepthClip):
         for array in (source.times, source.intrinsics, source.poses):
             _feed_tensor(digest, torch.as_tensor(array) if array is not None else torch.empty(0))
+        digest.update(repr((source.duration, source.background)).encode())
         for index in range(source.count):
             _feed_tensor(digest, torch.from_numpy(source.measure([index])))
     elif isinstance(source, Mapping):
         for name, view in views_of(source).items():
             digest.update(repr((name, view.offset)).encode())
-            _feed(digest, view.clip)
+            _feed(digest, files, view.clip)
     else:
-        _feed_files(digest, Path(source))
-
-
-def _feed_files(digest: "hashlib.blake2b", path: Path) -> None:
-    """A file's bytes; of a folder those of all its files, with their names."""
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "blake2b").digest())
+        for file in files(path := Path(source)):
+            # where it lies, seen from the source: a folder that was moved or renamed is the same media
+            digest.update(os.path.relpath(file, path).encode() + _file_digest(file))
 
 
 def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:
     digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(tensor_bytes(tensor))
+
+
+def _file_digest(path: Path) -> bytes:
+    """A digest of a file's bytes; b"" where there is none."""
+    if not path.is_file():
+        return b""
+    state = path.stat()
+    if time.time() - max(state.st_mtime, state.st_ctime) < SETTLED:
+        return _remembered_digest.__wrapped__(path, ())
+    return _remembered_digest(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+
+
+@lru_cache(FILE_DIGESTS)
+def _remembered_digest(path: Path, state: tuple[int, ...]) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

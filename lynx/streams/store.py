@@ -13,7 +13,7 @@ class StreamStore:
 
     def __init__(self, limit: int = BYTES_KEPT) -> None:
         self.limit = limit
-        self._kept: OrderedDict[bytes, Stream] = OrderedDict()
+        self._kept: OrderedDict[str, Stream] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -23,13 +23,13 @@ class StreamStore:
         """Of everything that is kept."""
         return sum(map(size_of, self._kept.values()))
 
-    def get(self, key: bytes) -> Stream | None:
+    def get(self, key: str) -> Stream | None:
         """The stream of that key, which becomes the last to go."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def put(self, key: bytes, stream: Stream) -> None:
+    def put(self, key: str, stream: Stream) -> None:
         """Keep a stream; those that were asked for least recently make room."""
         self._kept[key] = stream
         self._kept.move_to_end(key)

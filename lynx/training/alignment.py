@@ -7,6 +7,7 @@ weighs the same however the encoder splits them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,11 @@ def align(
     config = config or AlignConfig()
     sense = modalities.get(modality)() if isinstance(modality, str) else modality
     adapter = Adapter(
-        name or sense.name, sense.name, sense.to_dict(), backbone=describe_backbone(model.backbone)
+        name or sense.name,
+        sense.name,
+        sense.to_dict(),
+        frames=config.frames or model.backbone.default_frames,
+        backbone=describe_backbone(model.backbone),
     )
     loss = AlignmentLoss(model.backbone, guidance, config)
     with model.lock, ExitStack() as undo:
@@ -125,19 +130,25 @@ def align(
             lora = model.add_lora(adapter.name, "vision", config.lora)
         of = {
             "sense": sense.name,
+            "adapter": adapter.name,
             "rendering": sense.to_dict(),
             "guidance": digest_of(guidance.token_mean.tolist()),
             "clips": [examples[0].id, examples[-1].id],  # the others may have to be drawn
         }
         trainer = _trainer(model, lora, sense, examples, loss, Path(out_dir), progress, of)
+        if (finished := trainer.finished("align", Path(out_dir))) is not None:
+            undo.close()
+            model.load_adapter(out_dir)
+            return finished
         with loss.listening(), checkpointed(model.backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
                 report = {"stage": "align", "examples": len(examples), **trainer.run()}
         if report["without_gradient"] and config.beta and config.attention_weight:
             raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
-        report |= {"guidance_frames": guidance.frames, "config": config.to_dict()}
+        report |= {"guidance_frames": guidance.frames, "config": config.to_dict(), "run": trainer.id}
+        model.adapters[adapter.name] = replace(adapter, training={"align": report})
         if trainer.accelerator.is_main_process:
-            save_adapter(model, adapter.name, out_dir, training={"align": report})
+            save_adapter(model, adapter.name, out_dir)
         trainer.finish()
         undo.pop_all()
     return report

@@ -2,15 +2,17 @@
 
 One folder for everything that decides what a stream is (backbone, precision, sense, rendering, vision LoRA,
 pooling, number of frames), named by its digest; in it safetensors shards whose tensors are named by the
-content of the media. Shards are memory-mapped; a run that is killed loses one shard at most.
+content of the media. Shards are memory-mapped; a run that is killed loses one shard at most. Several
+processes, of one run or of several, may write into a folder at once.
 """
 
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,10 +28,10 @@ from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
 
-CLIPS_A_SHARD = 256
+CLIPS_PER_SHARD = 256
 FORMAT = 2
 PARTS = ("", "/times", "/cells")
-"""What a stream is kept as: its tokens under the clip's key, and the second and the cell of each."""
+"""What a stream is kept as: tokens (N, D) under the clip's key, the second (N,) and the cell (N, 2) of each."""
 
 
 class StreamCache:
@@ -61,12 +63,16 @@ class StreamCache:
             DataError: the disk has no room for them.
         """
         first = {key: i for i, key in reversed(list(enumerate(keys)))}  # clips may repeat
-        missing = [i for i in sorted(first.values()) if self._lacks(examples[i], keys[i])]
+        missing = [
+            i
+            for i in sorted(first.values())
+            if any((sense, keys[i]) not in self._index for sense in self._senses_of(examples[i]))
+        ]
         self._check_space(len(missing))
         mine = missing[part[0] :: part[1]]
         bar = tqdm(mine, desc="encode", unit="clip", disable=None if progress else True)
-        for start in range(0, len(mine), CLIPS_A_SHARD):
-            self._write_shards(examples, keys, mine[start : start + CLIPS_A_SHARD], bar)
+        for start in range(0, len(mine), CLIPS_PER_SHARD):
+            self._write_shards(examples, keys, mine[start : start + CLIPS_PER_SHARD], bar)
         bar.close()
         return len(mine)
 
@@ -105,10 +111,7 @@ class StreamCache:
                 "give `cache` a folder on a larger disk, or use fewer clips, fewer frames or pooled tokens"
             )
 
-    def _lacks(self, example: Example, key: str) -> bool:
-        return any((sense, key) not in self._index for sense in self._there(example))
-
-    def _there(self, example: Example) -> list[str]:
+    def _senses_of(self, example: Example) -> list[str]:
         there = set(example.media)  # `in` would make a lazy mapping render
         return [sense for sense in self.senses if sense in there]
 
@@ -117,23 +120,23 @@ class StreamCache:
     ) -> None:
         shards: dict[str, dict[str, Tensor]] = {sense: {} for sense in self.senses}
         for i in indices:
-            for sense, stream in self._encode(examples[i]):
+            senses = self._senses_of(examples[i])
+            modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
+            clips = render_clip(modalities, examples[i], self.frames)
+            for sense in senses:
+                stream = self.model.encode(self.senses[sense], clips[sense])
                 for part, tensor in zip(PARTS, (stream.tokens, stream.times, stream.cells), strict=True):
                     shards[sense][keys[i] + part] = tensor.cpu().contiguous()
             bar.update()
         for sense, tensors in shards.items():
+            if not tensors:  # no clip of this share has the sense
+                continue
             name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
-            partial = self.folders[sense] / f"{name}.part"
+            # Another run may encode the same clips now: each writes a file of its own, then swaps it in.
+            partial = self.folders[sense] / f"{name}-{uuid4().hex}.part"
             save_file(tensors, partial)
-            partial.replace(partial.with_suffix(".safetensors"))
+            partial.replace(self.folders[sense] / f"{name}.safetensors")
         self._open_shards()
-
-    def _encode(self, example: Example) -> Iterator[tuple[str, Stream]]:
-        senses = self._there(example)
-        modalities = {sense: self.model.modality(self.senses[sense]) for sense in senses}
-        clips = render_clip(modalities, example, self.frames)
-        for sense in senses:
-            yield sense, self.model.encode(self.senses[sense], clips[sense])
 
     def _open_shards(self) -> None:
         for sense, folder in self.folders.items():

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from lynx.adapters.format import CONFIG, read_adapter_config
 from lynx.config import Checkpointing, TrainConfig
 from lynx.errors import AdapterError, DataError
 
@@ -35,18 +36,25 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 """Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
 
 VECTOR_RATE = 10.0
-"""A vector's share of the learning rate: AdamW moves a number of it as far as one of a LoRA's, of which a
-sum of products is felt."""
+"""How much faster a vector (a type embedding) is trained than a LoRA: AdamW moves every number by the learning
+rate, and a LoRA acts through sums of many products of its numbers, a vector by each number alone."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+FREE = frozenset({"save_every", "resume", "epochs"})
+"""Settings that do not decide what a run trains (`epochs` does through the number of steps)."""
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine to `final_lr`."""
-    rise = math.ceil(config.warmup * steps)
+def warmup_cosine(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
+    """The learning rate of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine
+    from `peak` to `floor * peak`.
+
+    Closed form, since a resumed run has to get the very number of its step: torch's CosineAnnealingLR goes
+    from one step's number to the next one's, and transformers' schedule begins with a step at 0.
+    """
+    rise = math.ceil(warmup * steps)
     if step < rise:
-        return config.lr * (step + 1) / rise
+        return peak * (step + 1) / rise
     fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-    return config.lr * (config.final_lr + (1 - config.final_lr) * fall)
+    return peak * (floor + (1 - floor) * fall)
 
 
 class Order:
@@ -87,6 +95,9 @@ class Trainer:
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
     of: JSON values that say what is trained on what; with others a checkpoint is that of another run.
+
+    A recipe overrides `learning_rate` and `step`, and `state` and `load_state` where it keeps tensors of its
+    own over the steps.
     """
 
     def __init__(
@@ -125,14 +136,33 @@ class Trainer:
         self.steps = (
             config.steps if config.steps is not None else math.ceil(config.epochs * examples / a_step)
         )
-        self.silent = {name for name in self.weights if ".lora_B." in name}
-        self.averages = {n: w.detach().clone() for n, w in self.weights.items()} if config.average else {}
+        self.without_gradient = {name for name in self.weights if ".lora_B." in name}
         self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
     @property
     def checkpoint(self) -> Path:
         """The file from which a killed run goes on."""
         return self.folder / CHECKPOINT
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that are the same for a run of the same settings on the same data."""
+        return digest_of(sorted((key, value) for key, value in self._settings().items() if key not in FREE))
+
+    def finished(self, stage: str, *adapters: Path) -> dict[str, Any] | None:
+        """The report of this very run, where it has ended and all its adapters hold what it trained.
+
+        stage: the key of its report among those that an adapter keeps. None without `config.resume`.
+        """
+        reports = [
+            dict(read_adapter_config(folder).training.get(stage, {}))
+            for folder in adapters
+            if self.config.resume and (folder / CONFIG).is_file()
+        ]
+        if len(reports) < len(adapters) or any(report.get("run") != self.id for report in reports):
+            return None
+        logger.warning("%s finished already; --no-resume starts anew", " and ".join(map(str, adapters)))
+        return reports[0]
 
     def run(self) -> dict[str, Any]:
         """Train to the last step; returns the report.
@@ -152,9 +182,9 @@ class Trainer:
             desc=self.folder.name,
             disable=None if self.progress and self.accelerator.is_main_process else True,
         )
-        with _own_randomness(), (self.folder / LOG).open("a", encoding="utf-8") as log:
+        with _random_state_kept(), (self.folder / LOG).open("a", encoding="utf-8") as log:
             for step in bar:
-                row = self._step(step)
+                row = self.step(step)
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
@@ -163,8 +193,6 @@ class Trainer:
                     log.flush()
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
-        for name, average in self.averages.items():
-            self.weights[name].data.copy_(average)
         return self._report(history)
 
     def finish(self) -> None:
@@ -173,7 +201,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.checkpoint.unlink(missing_ok=True)
 
-    def _step(self, step: int) -> dict[str, Any]:
+    def learning_rate(self, step: int) -> float:
+        """That of step 0..steps-1."""
+        return warmup_cosine(step, self.steps, self.config.lr, self.config.warmup)
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One update of the weights; returns its row of the log: means over its forward passes."""
         accelerator, config = self.accelerator, self.config
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, list[float]] = {}
@@ -187,18 +220,15 @@ class Trainer:
         row = {name: sum(values) / len(values) for name, values in sums.items()}
         if not math.isfinite(row["loss"]):
             raise AdapterError(f"the loss is {row['loss']} at step {step}: lower lr, or look at the data")
-        norm = self._gradients()
-        lr = learning_rate(step, self.steps, config)
+        norm = self._average_and_clip_gradients()
+        lr = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
         self.optimizer.step()
-        decay = min(config.average, (1 + step) / (10 + step))  # the first weights are soon forgotten
-        for name, average in self.averages.items():
-            average.lerp_(self.weights[name].detach(), 1 - decay)
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
-    def _gradients(self) -> float:
-        """Average gradients over processes, note which `lora_B` have one, clip; returns the norm before."""
+    def _average_and_clip_gradients(self) -> float:
+        """Average over processes, note which `lora_B` have a gradient, clip; returns the norm before."""
         missing = [name for name, weight in self.weights.items() if weight.grad is None]
         if lost := [name for name in missing if _is_lora(name)]:
             raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
@@ -208,7 +238,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             for gradient in gradients.values():
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
-        self.silent -= {name for name in self.silent if bool(gradients[name].any())}
+        self.without_gradient -= {name for name in self.without_gradient if bool(gradients[name].any())}
         limit = self.config.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
 
@@ -219,22 +249,46 @@ class Trainer:
         return {
             "modules": sum(".lora_B." in name for name in self.weights),
             "parameters": sum(weight.numel() for weight in self.weights.values()),
-            "without_gradient": sorted(self.silent) if self.steps else [],
+            "without_gradient": sorted(self.without_gradient) if self.steps else [],
             "steps": self.steps,
             "batch": self.order.size * self.config.accumulate * self.accelerator.num_processes,
             "seconds": history[-1]["seconds"] if history else 0.0,
-            "last": {name: _mean([row[name] for row in last if name in row]) for name in sorted(names)},
+            "last": {
+                name: sum(values) / len(values)
+                for name in sorted(names)
+                if (values := [row[name] for row in last if name in row])
+            },
         }
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next step needs of those before it: the weights, and the optimizer's own tensors."""
+        tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "weight":
+                self.weights[rest].data.copy_(tensor)
+            elif kind == "optimizer":
+                index, _, key = rest.partition("/")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
-            tensors |= {f"average/{name}": average for name, average in self.averages.items()}
-            for index, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
-            metadata = {"step": str(step), "silent": json.dumps(sorted(self.silent)), "run": self._run_id()}
+            metadata = {
+                "step": str(step),
+                "silent": json.dumps(sorted(self.without_gradient)),
+                "run": json.dumps(self._identity, sort_keys=True),
+            }
             partial = self.checkpoint.with_suffix(".part")
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial, metadata=metadata)
+            save_file({name: tensor.cpu() for name, tensor in self.state().items()}, partial, metadata)
             partial.replace(self.checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -244,33 +298,22 @@ class Trainer:
             return 0
         with safe_open(self.checkpoint, "pt") as file:
             metadata = file.metadata()
-            self._check_same_run(metadata["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition("/")
-            if kind == "weight":
-                self.weights[rest].data.copy_(tensor)
-            elif kind == "average":
-                self.averages[rest].copy_(tensor)
-            else:
-                index, _, key = rest.partition("/")
-                state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.silent = set(json.loads(metadata["silent"]))
+            self._check_same_run(json.loads(metadata["run"]))
+            self.load_state({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        self.without_gradient = set(json.loads(metadata["silent"]))
         logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
         return int(metadata["step"])
 
-    def _run_id(self) -> str:
-        return json.dumps(self._identity, sort_keys=True)
+    def _settings(self, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All settings of a run (this one's, or those that a checkpoint names) side by side, as JSON values."""
+        values = json.loads(json.dumps(identity or self._identity))
+        return {**values.pop("config"), **values}
 
-    def _check_same_run(self, saved: str) -> None:
-        was, now = json.loads(saved), json.loads(self._run_id())
-        was, now = ({**run.pop("config"), **run} for run in (was, now))
-        free = {"save_every", "resume", "cache", "steps", "epochs"}
+    def _check_same_run(self, identity: Mapping[str, Any]) -> None:
+        was, now = self._settings(identity), self._settings()
         if was["steps"] != now["steps"]:
             logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
+        free = {*FREE, "steps"}  # a run can be made longer
         changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
         if changed:
             raise DataError(
@@ -292,12 +335,8 @@ def _is_lora(name: str) -> bool:
     return ".lora_" in name
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 @contextmanager
-def _own_randomness() -> Iterator[None]:
+def _random_state_kept() -> Iterator[None]:
     """Seeds set inside do not change what the caller draws afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield
@@ -306,7 +345,7 @@ def _own_randomness() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """What is drawn inside depends on `seed` alone, and nothing outside depends on it."""
-    with _own_randomness():
+    with _random_state_kept():
         torch.manual_seed(seed_of(seed, "weights"))
         yield
 

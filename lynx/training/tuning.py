@@ -1,19 +1,20 @@
 """Stage 3, instruction tuning: train the LLM LoRA of a sense on questions and answers about clips.
 
-Everything else is frozen, so the streams are encoded once and read from disk (`cache.py`), and all questions
-of a clip share them in one pass of the LLM (`packing.py`). Beside the questions that need the sense, a share
-of a clip's questions is replayed that need only what the model could do before.
+A step: choose what each clip shows and which questions it is asked, pack them (`packing.py`: all questions of
+a clip share its tokens in one pass), run the LLM, take the cross-entropy of the answers' tokens. Everything
+but the LLM LoRA is frozen, so streams are encoded once and read from disk (`stream_cache.py`). Beside the
+questions that need the sense, some are replayed that need only what the model could do before.
 
 Several senses may be tuned together. They then share one LLM LoRA, which each of their adapters carries, and
-which is on once whichever of them are used: what was tuned side by side does not add up.
+which is on once whichever of them are used: LoRAs that were tuned side by side do not add up.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,12 +25,11 @@ from lynx.adapters.format import CONFIG, TYPE_EMBEDDING
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
-from lynx.config import TuneConfig
+from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
-from lynx.training.mixup import Shown, mixed
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.stream_cache import StreamCache
 from lynx.training.trainer import Trainer, checkpointed, digest_of, seeded
@@ -37,75 +37,76 @@ from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What one clip teaches: its senses, and questions that can be answered from them."""
+class TrainingClip:
+    """A clip to train on: its content key, its senses, and the questions that can be answered from them."""
 
     key: str
     senses: tuple[str, ...]
     turns: tuple[Turn, ...]
 
 
-def lesson_of(example: Example, modalities: Sequence[str], key: str) -> Lesson | None:
-    """What an example teaches about these senses; None where nothing can be answered from its media."""
+def training_clip(example: Example, modalities: Sequence[str], key: str) -> TrainingClip | None:
+    """An example as a clip to train these senses on; None where its media answer none of its questions."""
     there = set(example.media)  # `in` would make a lazy mapping render
     senses = tuple(sense for sense in (VIDEO, *modalities) if sense in there)
     turns = tuple(turn for turn in example.turns if set(turn.senses) <= set(senses))
-    return Lesson(key, senses, turns) if turns else None
+    return TrainingClip(key, senses, turns) if turns else None
 
 
-def is_new(turn: Turn, modalities: Sequence[str]) -> bool:
-    """Whether a question needs what is being taught; one whose senses are not known does."""
+def needs_new_sense(turn: Turn, modalities: Sequence[str]) -> bool:
+    """Whether a question needs a sense that is being trained; one that does not say what it needs does."""
     return not turn.senses or not set(modalities).isdisjoint(turn.senses)
 
 
-def choose(
-    lesson: Lesson, modalities: Sequence[str], config: TuneConfig, count: int = 1
-) -> tuple[tuple[str, ...], list[Turn]]:
-    """The senses shown, `count` of the new ones, and the turns asked, drawn by torch's generator.
+def sample_sense_count(modalities: Sequence[str], sampling: Sampling) -> int:
+    """How many of the new senses the clips of a batch show: one, or in `sampling.together` two or more.
 
-    `config.replay` of the turns are replayed ones, as far as there are as many; at most `config.questions`.
+    The same for all clips of a batch, so that their rows are about as long and little is padding.
     """
-    shown = _shuffled([sense for sense in lesson.senses if sense in modalities])[:count]
-    blind = bool(shown) and float(torch.rand(())) < config.drop_video
-    turns = [turn for turn in _shuffled(lesson.turns) if set(turn.senses) <= {VIDEO, *shown}]
-    if blind and (alone := [turn for turn in turns if VIDEO not in turn.senses]):
-        return tuple(sense for sense in lesson.senses if sense in shown), alone[: config.questions]
-    needed = [turn for turn in turns if is_new(turn, modalities)]
-    replayed = [turn for turn in turns if not is_new(turn, modalities)]
-    if replayed and VIDEO in lesson.senses and float(torch.rand(())) < config.drop_modality:
-        shown, needed = [], []
-    most = config.questions or len(needed) + len(replayed)
-    if needed:
-        share = config.replay
-        wanted = len(replayed) if share == 1 else round(len(needed) * share / (1 - share))
-        replayed = replayed[: min(wanted, round(most * share))]
-        needed = [] if share == 1 else needed[: most - len(replayed)]
-    senses = tuple(sense for sense in lesson.senses if sense not in modalities or sense in shown)
-    return senses, [*needed, *replayed[:most]]
-
-
-def how_many(modalities: Sequence[str], config: TuneConfig) -> int:
-    """How many of the new senses the clips of a batch show: one, or in `config.together` two or more.
-
-    The same for all of them, so that their rows are about as long.
-    """
-    several = float(torch.rand(())) < config.together
+    several = float(torch.rand(())) < sampling.together
     return int(torch.randint(2, len(modalities) + 1, ())) if several and len(modalities) > 1 else 1
 
 
-def _shuffled(things: Sequence[Thing]) -> list[Thing]:
-    return [things[i] for i in torch.randperm(len(things)).tolist()]
+def sample_questions(
+    clip: TrainingClip, modalities: Sequence[str], sampling: Sampling, sense_count: int = 1
+) -> tuple[tuple[str, ...], list[Turn]]:
+    """The senses that a clip shows, `sense_count` of the new ones, and the questions it is asked.
+
+    Drawn by torch's generator. `sampling.replay` of the questions need no new sense, as far as there are as
+    many; in all they are at most `sampling.questions`.
+    """
+    shown = _shuffled([sense for sense in clip.senses if sense in modalities])[:sense_count]
+    without_video = bool(shown) and float(torch.rand(())) < sampling.drop_video
+    turns = [turn for turn in _shuffled(clip.turns) if set(turn.senses) <= {VIDEO, *shown}]
+    if without_video and (alone := [turn for turn in turns if VIDEO not in turn.senses]):
+        return tuple(sense for sense in clip.senses if sense in shown), alone[: sampling.questions]
+    new = [turn for turn in turns if needs_new_sense(turn, modalities)]
+    old = [turn for turn in turns if not needs_new_sense(turn, modalities)]
+    if old and VIDEO in clip.senses and float(torch.rand(())) < sampling.drop_modality:
+        shown, new = [], []
+    most = sampling.questions or len(new) + len(old)
+    if new:
+        share = sampling.replay
+        # old / (old + new) = share; where a clip has fewer old questions, the new ones do not wait for them
+        wanted = len(old) if share == 1 else round(len(new) * share / (1 - share))
+        old = old[: min(wanted, round(most * share))]
+        new = [] if share == 1 else new[: most - len(old)]
+    senses = tuple(sense for sense in clip.senses if sense not in modalities or sense in shown)
+    return senses, [*new, *old[:most]]
+
+
+def _shuffled(items: Sequence[Item]) -> list[Item]:
+    return [items[i] for i in torch.randperm(len(items)).tolist()]
 
 
 def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy over answer tokens, and which questions (Q,) would be answered right, token by token.
 
-    weights: (Q,) of the questions in the mean over tokens; 1 each if not given. Logits are computed where an
-    answer is predicted, and nowhere else.
+    weights: (Q,) of the questions in the mean over tokens; 1 each if not given.
     """
     hidden = backbone.model.get_decoder()(
         inputs_embeds=packed.embeds,
@@ -113,96 +114,61 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
         position_ids=packed.positions,
         use_cache=False,
     ).last_hidden_state  # (B, S, D)
-    answered = packed.labels != IGNORE
-    labels = packed.labels[answered]  # (answer tokens,)
-    logits = backbone.model.get_output_embeddings()(hidden[answered]).float()
-    questions = packed.questions[answered] - 1
-    right = torch.ones(int(questions.max()) + 1, device=labels.device)
-    wrong = (logits.argmax(-1) != labels).nonzero()[:, 0]
-    right[questions[wrong]] = 0
+    answered = packed.labels != IGNORE  # (B, S)
+    labels = packed.labels[answered]  # (A,), A answer tokens of the batch
+    # Logits of A positions in place of B * S: most tokens are the media's, and the vocabulary is large.
+    logits = backbone.model.get_output_embeddings()(hidden[answered]).float()  # (A, V)
+    questions = packed.questions[answered] - 1  # (A,), which of the Q questions an answer token belongs to
+    right = torch.ones(int(questions.max()) + 1, device=labels.device)  # (Q,)
+    right[questions[logits.argmax(-1) != labels]] = 0  # one wrong token makes a wrong answer
     if weights is None:
         return F.cross_entropy(logits, labels), right
-    shares = weights.to(logits)[questions]
+    shares = weights.to(logits)[questions]  # (A,)
     return (shares * F.cross_entropy(logits, labels, reduction="none")).sum() / shares.sum(), right
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Clips packed for the LLM.
+class Batch(NamedTuple):
+    """What a step shows and asks, clip by clip; `conversation`: its questions follow one another."""
 
-    needs, weights: of its questions (Q,), whether each needs a new sense, and its weight in the loss.
-    mixed: share of the clips that were mixed with another.
-    """
-
-    packed: Packed
-    needs: Tensor
-    weights: Tensor
-    mixed: float
+    streams: list[list[Stream]]
+    turns: list[list[Turn]]
+    conversation: bool
 
 
 class TuningLoss:
-    """The loss of stage 3 over indices of lessons: answers alone count."""
+    """The loss of stage 3 over indices of clips. A recipe that shows or asks otherwise overrides a method."""
 
     def __init__(
         self,
         model: Lynx,
         modalities: Sequence[str],
-        lessons: Sequence[Lesson],
+        clips: Sequence[TrainingClip],
         cache: StreamCache,
-        config: TuneConfig,
+        sampling: Sampling,
     ) -> None:
-        self.model, self.modalities, self.lessons = model, modalities, lessons
-        self.cache, self.config = cache, config
+        self.model, self.modalities, self.clips = model, modalities, clips
+        self.cache, self.sampling = cache, sampling
         self.packer = Packer(model.backbone)
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1.
+        """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1."""
+        batch = self.choose(indices)
+        packed = self.packer.pack(*batch)  # embeds (B, S, D)
+        loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
+        new = torch.tensor([needs_new_sense(t, self.modalities) for turns in batch.turns for t in turns])
+        kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
+        return {"loss": loss} | {name: each.mean() for name, each in kinds.items() if len(each)}
 
-        With mixup also mixed, the share of clips that were; an answer that is right counts by its weight.
-        """
-        batch = self.batch(indices)
-        weights = batch.weights.to(self.model.backbone.device)
-        loss, right = answer_loss(self.model.backbone, batch.packed, weights if self.config.mixup else None)
-        parts = {"loss": loss}
-        if self.config.mixup:
-            parts["mixed"] = torch.tensor(batch.mixed)
-        for name, kind in (("accuracy", batch.needs), ("replay_accuracy", ~batch.needs)):
-            if kind.any():
-                parts[name] = (weights * right)[kind].sum() / weights[kind].sum()
-        return parts
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """What these lessons show and ask in one step, by torch's generator."""
-        conversation = float(torch.rand(())) < self.config.conversation
-        count = how_many(self.modalities, self.config)
-        lessons = [self.lessons[index] for index in indices]
-        clips = []
-        for lesson in lessons:
-            senses, asked = choose(lesson, self.modalities, self.config, count)
-            streams = [self.cache.stream(sense, lesson.key) for sense in senses]
-            clips.append(Shown(streams, asked, [1.0] * len(asked)))
-        share = 0.0
-        if self.config.mixup and not conversation:  # where the first answer would be seen before the second
-            clips, share = mixed(clips, [lesson.turns for lesson in lessons], self.config.mixup)
-        media = [[self._noisy(stream) for stream in clip.streams] for clip in clips]
-        turns = [turn for clip in clips for turn in clip.turns]
-        return Batch(
-            self.packer.pack(media, [clip.turns for clip in clips], conversation),
-            needs=torch.tensor([is_new(turn, self.modalities) for turn in turns]),
-            weights=torch.tensor([weight for clip in clips for weight in clip.weights]),
-            mixed=share,
-        )
-
-    def _noisy(self, stream: Stream) -> Stream:
-        """A stream, which of a new sense is noisy: of every token `config.noise` times its length in norm.
-
-        After NEFTune (arXiv 2310.05914), whose noise is uniform and as large on every token.
-        """
-        if stream.sense not in self.modalities or not self.config.noise:
-            return stream
-        size = stream.tokens.square().mean(dim=-1, keepdim=True).sqrt()
-        noise = self.config.noise * size * torch.randn_like(stream.tokens)
-        return replace(stream, tokens=stream.tokens + noise)
+    def choose(self, indices: Sequence[int]) -> Batch:
+        """What these clips show and are asked in one step, by torch's generator."""
+        conversation = float(torch.rand(())) < self.sampling.conversation
+        sense_count = sample_sense_count(self.modalities, self.sampling)
+        batch = Batch([], [], conversation)
+        for clip in (self.clips[index] for index in indices):
+            senses, turns = sample_questions(clip, self.modalities, self.sampling, sense_count)
+            batch.streams.append([self.cache.stream(sense, clip.key) for sense in senses])
+            batch.turns.append(turns)
+        return batch
 
 
 def tune(
@@ -212,21 +178,89 @@ def tune(
     config: TuneConfig | None = None,
     out_dir: str | Path = "adapter",
     *,
+    sampling: Sampling | None = None,
+    cache: str | Path | None = None,
+    loss: Callable[..., TuningLoss] = TuningLoss,
+    trainer: Callable[..., Trainer] = Trainer,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
 
-    The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced. It
-    stays loaded. With several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all
-    of them get one LLM LoRA, trained on clips with any of the senses.
+    The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced when
+    training has ended, and stays, in the model and on disk, when it fails. The adapter stays loaded. With
+    several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all of them get one
+    LLM LoRA, trained on clips with any of the senses.
+
+    A run that has ended is not repeated where `config.resume` is set: its adapter stays as it is.
+
+    cache: folder of the encoded streams; one in `out_dir` if not given.
+    loss, trainer: subclasses (or partials of them) by which a recipe changes a step or the loop.
 
     Raises:
         AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
     """
-    config, out_dir = config or TuneConfig(), Path(out_dir)
+    config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
+    _load_missing(model, folders)
+    named = {model.adapter(sense).name: folder for sense, folder in folders.items()}
+    senses = {model.adapter(name).modality: name for name in named}
+    clips, kept = _training_clips(examples, tuple(senses), progress)
+    training = out_dir / "training" / "tune"
+    frames = config.frames or model.backbone.default_frames
+    with model.lock, ExitStack() as undo:
+        before = _Before(model, list(named))
+        undo.callback(before.restore)
+        lora = _start_lora(model, list(named), config, frames)
+        embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
+        streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
+        run = trainer(
+            model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
+            len(clips),
+            loss(model, tuple(senses), clips, streams, sampling),
+            config,
+            training,
+            of={
+                "senses": list(senses),
+                "clips": digest_of(*(clip.key for clip in clips)),
+                # digests of the vision LoRAs among others: an adapter aligned anew is to be tuned anew
+                "streams": {sense: place.name for sense, place in streams.folders.items()},
+                **sampling.to_dict(),
+            },
+            progress=progress,
+        )
+        if (report := run.finished("tune", *named.values())) is not None:
+            undo.close()
+            _load_tuned(model, named, run.id)
+            return report
+        for name in [] if config.warm_start else [name for users in before.users.values() for name in users]:
+            logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
+        run.accelerator.wait_for_everyone()  # all know what is missing before the first writes some of it
+        share = run.accelerator.process_index, run.accelerator.num_processes
+        encoded = streams.prepare([examples[i] for i in kept], [c.key for c in clips], share, progress)
+        run.accelerator.wait_for_everyone()
+        streams.refresh()  # sees what other processes have encoded
+        with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
+            report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **run.run()}
+        if report["without_gradient"]:
+            raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
+        report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
+        report |= {"modalities": list(senses), "run": run.id}
+        for embedding in embeddings.values():
+            embedding.requires_grad_(False)
+        for name in named:
+            adapter = model.adapter(name)
+            model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
+            if run.accelerator.is_main_process:
+                save_adapter(model, name, named[name])
+        run.finish()
+        undo.pop_all()
+    return report
+
+
+def _load_missing(model: Lynx, folders: Mapping[str, Path]) -> None:
+    """Load the adapters that are not loaded, from the folders that the result will be written to."""
     for sense, folder in folders.items():
-        if any(sense in (a.name, a.modality) for a in model.adapters.values()):
+        if any(sense in (adapter.name, adapter.modality) for adapter in model.adapters.values()):
             continue
         if not (folder / CONFIG).is_file():
             raise AdapterError(
@@ -234,54 +268,56 @@ def tune(
                 "(with --steps 0 it makes an adapter that is not aligned)"
             )
         model.load_adapter(folder)
-    named = {model.adapter(sense).name: folder for sense, folder in folders.items()}
-    with model.lock, ExitStack() as undo:
-        lora = _fresh_lora(model, list(named), config)
-        for name in named:
-            undo.callback(model.remove_lora, name, "llm")
-            undo.callback(model.type_embeddings.pop, name, None)
-        report = _train(model, named, lora, examples, config, out_dir, progress)
-        undo.pop_all()
-    return report
 
 
-def _fresh_lora(model: Lynx, names: Sequence[str], config: TuneConfig) -> str:
-    """An LLM LoRA that the adapters share, and the pooling and placement that the config asks for."""
-    shaped = {
-        name: replace(model.adapter(name), token_pooling=config.token_pooling, placement=config.placement)
-        for name in names
-    }
-    for adapter in shaped.values():
+def _training_clips(
+    examples: Sequence[Example], modalities: Sequence[str], progress: bool
+) -> tuple[list[TrainingClip], list[int]]:
+    """The clips that have something to ask, and the indices of their examples."""
+    clips, kept = [], []
+    for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
+        example = examples[i]
+        clip = training_clip(example, modalities, content_key(example))
+        if clip is not None:
+            clips.append(clip)
+            kept.append(i)
+    if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
+        raise DataError(
+            f"none of the {len(examples)} examples has a question that needs "
+            f"{' or '.join(map(repr, modalities))} and its media"
+        )
+    return clips, kept
+
+
+def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: int) -> str:
+    """Give the adapters one LLM LoRA to train, and say in them how their tokens are made; returns its name.
+
+    Its weights are those of a warm start, else fresh; so are the type embeddings.
+    """
+    made = {"token_pooling": config.token_pooling, "placement": config.placement, "frames": frames}
+    described = {name: replace(model.adapter(name), **made) for name in names}
+    for adapter in described.values():
         model.check_placement(adapter)
-    begin = _beginning(model, names, config) if config.warm_start else None
-    if begin is None:
-        for name in (name for name in names if "llm" in model.parts(name)):
-            logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
+    weights = _warm_start_weights(model, names, config) if config.warm_start else None
+    width = model.backbone.model.config.get_text_config().hidden_size
     for name in names:
         model.remove_lora(name, "llm")
-    model.adapters |= shaped
-    _fresh_type_embeddings(model, names, config)
+        old = model.type_embeddings.pop(name, None)  # (D,)
+        if old is not None and config.warm_start:
+            model.type_embeddings[name] = old.clone().requires_grad_()
+        elif config.type_embedding:
+            model.type_embeddings[name] = torch.zeros(width, device=model.backbone.device, requires_grad=True)
+    model.adapters |= described
     with seeded(config.seed):
         lora = model.add_lora(names[0], "llm", config.lora)
-    if begin is not None:
-        model.lora.fill(lora, begin)
+    if weights is not None:
+        model.lora.fill(lora, weights)
     model.share_llm(names[0], names[1:])
     return lora
 
 
-def _fresh_type_embeddings(model: Lynx, names: Sequence[str], config: TuneConfig) -> None:
-    """Those that a warm start goes on from, zeros where the config asks for new ones, none otherwise."""
-    width = model.backbone.model.config.get_text_config().hidden_size
-    for name in names:
-        before = model.type_embeddings.pop(name, None)
-        if before is not None and config.warm_start:
-            model.type_embeddings[name] = before.clone().requires_grad_()
-        elif config.type_embedding:
-            model.type_embeddings[name] = torch.zeros(width, device=model.backbone.device, requires_grad=True)
-
-
-def _beginning(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[str, Tensor]:
-    """The weights that a warm start goes on from: of several adapters the sum of the LLM LoRAs they have."""
+def _warm_start_weights(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[str, Tensor]:
+    """The weights that a warm start begins with: of several adapters the sum of the LLM LoRAs they have."""
     loras = model.llm_loras(*names)
     if not loras:
         raise AdapterError(f"{' and '.join(names)} has no LLM LoRA to go on from: tune it afresh")
@@ -294,56 +330,41 @@ def _beginning(model: Lynx, names: Sequence[str], config: TuneConfig) -> dict[st
         raise AdapterError(f"cannot go on from {', '.join(names)}: {error}") from error
 
 
-def _train(
-    model: Lynx,
-    named: Mapping[str, Path],
-    lora: str,
-    examples: Sequence[Example],
-    config: TuneConfig,
-    out_dir: Path,
-    progress: bool,
-) -> dict[str, Any]:
-    folder = out_dir / "training" / "tune"
-    frames = config.frames or model.backbone.default_frames
-    senses = {model.adapter(name).modality: name for name in named}
-    cache = StreamCache(config.cache or folder / "streams", model, {VIDEO: VIDEO, **senses}, frames)
-    lessons, kept = _lessons(examples, tuple(senses), progress)
-    loss = TuningLoss(model, tuple(senses), lessons, cache, config)
-    embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
-    weights = model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()}
-    of = {"senses": list(senses), "clips": digest_of(*(lesson.key for lesson in lessons))}
-    trainer = Trainer(weights, len(lessons), loss, config, folder, of=of, progress=progress)
-    share = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    encoded = cache.prepare([examples[i] for i in kept], [lesson.key for lesson in lessons], share, progress)
-    trainer.accelerator.wait_for_everyone()
-    cache.refresh()
-    with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
-        report = {"stage": "tune", "examples": len(lessons), "encoded": encoded, **trainer.run()}
-    if report["without_gradient"]:
-        raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
-    report |= {"config": config.to_dict(), "modalities": list(senses)}
-    for embedding in embeddings.values():
-        embedding.requires_grad_(False)
-    for name, place in named.items() if trainer.accelerator.is_main_process else ():
-        save_adapter(model, name, place, training={**model.adapter(name).training, "tune": report})
-    trainer.finish()
-    return report
+class _Before:
+    """The LLM side of some adapters as it was: LoRAs, who shares them, type embeddings, descriptions."""
+
+    def __init__(self, model: Lynx, names: Sequence[str]) -> None:
+        self.model, self.names = model, names
+        self.adapters = {name: model.adapters[name] for name in names}
+        self.embeddings = {n: model.type_embeddings[n] for n in names if n in model.type_embeddings}
+        self.users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
+        for name in names:
+            for lora in model.llm_loras(name):
+                self.users.setdefault(lora, []).append(name)
+        # These tensors outlive the removal of their LoRA from the model; nothing writes to them.
+        self.loras = {lora: (model.lora.settings[lora], model.lora.tensors(lora)) for lora in self.users}
+
+    def restore(self) -> None:
+        """Make it so again."""
+        model = self.model
+        others = [name for name in model.adapters if name not in self.names]
+        for name in self.names:
+            model.remove_lora(name, "llm")
+            model.type_embeddings.pop(name, None)
+        model.adapters |= self.adapters
+        model.type_embeddings |= self.embeddings
+        for lora, users in self.users.items():
+            keeper = next((name for name in others if lora in model.llm_loras(name)), None)
+            if keeper is None:  # nobody else used it, so it went
+                keeper, (settings, tensors) = users[0], self.loras[lora]
+                with seeded(0):  # the caller's random numbers stay as they are
+                    model.lora.fill(model.add_lora(keeper, "llm", settings), tensors)
+            model.share_llm(keeper, users)
 
 
-def _lessons(
-    examples: Sequence[Example], modalities: Sequence[str], progress: bool
-) -> tuple[list[Lesson], list[int]]:
-    """The lessons, and the indices of their examples."""
-    lessons, kept = [], []
-    for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
-        example = examples[i]
-        lesson = lesson_of(example, modalities, content_key(example))
-        if lesson is not None:
-            lessons.append(lesson)
-            kept.append(i)
-    if not any(is_new(turn, modalities) for lesson in lessons for turn in lesson.turns):
-        raise DataError(
-            f"none of the {len(examples)} examples has a question that needs "
-            f"{' or '.join(map(repr, modalities))} and its media"
-        )
-    return lessons, kept
+def _load_tuned(model: Lynx, named: Mapping[str, Path], run_id: str) -> None:
+    """Load the adapters that a finished run has written, where others of these names are loaded."""
+    for name, folder in named.items():
+        if model.adapter(name).training.get("tune", {}).get("run") != run_id:
+            model.unload_adapter(name)
+            model.load_adapter(folder)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lynx.session import Comparison, Session
     from lynx.types import Frames
     from lynx.visualization.film import Film
-    from lynx.visualization.interface_map import Atlas
+    from lynx.visualization.interface_map import InterfaceMap
 
 Result = TypeVar("Result")
 
@@ -216,13 +216,13 @@ class Engine:
             raise LynxError("There is no answer about this clip to check yet.")
         return self._guarded(lambda: {sense: session.occlusion(sense) for sense in session.used})
 
-    def atlas(self, request: Request) -> "Atlas":
+    def atlas(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
-        from lynx.visualization.interface_map import atlas
+        from lynx.evaluation.interface import measure_interface
 
         session, _ = self._session(request)
         self._frames(session, request)
-        return self._guarded(lambda: atlas(session))
+        return self._guarded(lambda: measure_interface(session))
 
     def film(self, request: Request, word: int | None, path: Path) -> "Film":
         """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""

@@ -15,7 +15,7 @@ from lynx.visualization import timeline as render
 
 if TYPE_CHECKING:
     from lynx.visualization.film import Film
-    from lynx.visualization.interface_map import Atlas
+    from lynx.visualization.interface_map import InterfaceMap
 
 NO_ANSWER = "<i>no answer</i>"
 WORDS = "text"  # lynx.evidence.attention.TEXT; that module takes seconds to import
@@ -259,7 +259,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 
-def distances(atlas: "Atlas") -> str:
+def distances(atlas: "InterfaceMap") -> str:
     """How far the tokens of each kind lie from others, as a table."""
     head = "".join(f"<th>{title}</th>" for _, title, _ in DISTANCES)
     rows = ""

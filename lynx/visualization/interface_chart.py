@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lynx.types import VIDEO
-from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Atlas, Group
+from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Group, InterfaceMap
 from lynx.visualization.text import legible, lines, write_lines
 from lynx.visualization.timeline import colour
 
@@ -23,7 +23,7 @@ ENTRY, LINE, NOTE_LINES = 52, 20, 9
 ALPHA = {VOCABULARY: 150, REFERENCE: 110}
 
 
-def draw(atlas: Atlas, width: int = 1040, height: int = 640) -> Image.Image:
+def draw(atlas: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:
     """The map of the tokens' directions with its legend: RGB on white; higher where many groups need it."""
     text, font = legible(_note(atlas), 14)
     note = lines(text, (0, 0), LEGEND, font, NOTE_LINES)
@@ -54,7 +54,7 @@ def _order(group: Group) -> int:
     return next((i for i, found in enumerate(kinds) if found), len(kinds))
 
 
-def _placement(atlas: Atlas, box: tuple[int, int, int, int]) -> Callable[[Point], Point]:
+def _placement(atlas: InterfaceMap, box: tuple[int, int, int, int]) -> Callable[[Point], Point]:
     """From the axes to pixels, one scale for both: all points lie within the box, up is up."""
     points = torch.cat([group.points for group in atlas.groups])
     low, high = points.min(0).values, points.max(0).values
@@ -101,7 +101,7 @@ def _arrow(pen: ImageDraw.ImageDraw, start: Point, end: Point, sense: Colour) ->
         pen.line((*head[0], *end, *head[1]), fill=ink, width=width * SMOOTH, joint="curve")
 
 
-def _legend(sheet: Image.Image, atlas: Atlas, left: int) -> None:
+def _legend(sheet: Image.Image, atlas: InterfaceMap, left: int) -> None:
     """The groups, each with its gap to the reference."""
     pen, top = ImageDraw.Draw(sheet), MARGIN
     for group in atlas.groups:
@@ -117,7 +117,7 @@ def _legend(sheet: Image.Image, atlas: Atlas, left: int) -> None:
         top += ENTRY
 
 
-def _note(atlas: Atlas) -> str:
+def _note(atlas: InterfaceMap) -> str:
     """What the picture shows, in sentences."""
     shares = " and ".join(f"{100 * share:.0f} %" for share in atlas.explained)
     note = f"A dot is the direction of one token. The axes show {shares} of the variance."

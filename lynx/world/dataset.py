@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 
-from lynx.datasets.base import Example, Source
+from lynx.datasets.base import Example, Wanted
 from lynx.errors import DataError
+from lynx.modalities.base import Source
 from lynx.types import DepthClip, Frames, Waveform, sample_times
 from lynx.world.questions.asking import QUESTION_TYPES, ask
 from lynx.world.scene.animation import draw_clip
@@ -21,7 +23,7 @@ RENDERER = 4
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
 BLOCK = 400
 """A clip drawn for a type of question is the first of so many scenes of its own that allows it."""
-QUESTIONS, EXAM = 101, 102
+QUESTIONS, EVALUATION = 101, 102
 """Ends of the seeds of questions: what is asked depends neither on what is shown nor on the other use."""
 
 
@@ -164,3 +166,12 @@ class WorldDataset(Sequence[Example]):
         block = (draw_scene(self.split, self.seed, index * BLOCK + i) for i in range(BLOCK))
         fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
         return next(fitting, None) or draw_scene(self.split, self.seed, index * BLOCK)
+
+
+def open_world(name: str, path: str | Path | None, wanted: Wanted) -> WorldDataset:
+    """The world as a source of examples (`lynx.datasets.sources`): 1000 clips if no number is wanted."""
+    if path is not None:
+        raise DataError(f"the {name} is drawn, not read: it takes no path (given: {path})")
+    more: dict[str, Any] = {"senses": wanted.senses} if wanted.senses is not None else {}
+    n, types = wanted.n if wanted.n is not None else 1000, wanted.types or None
+    return WorldDataset(wanted.split, wanted.seed, n, types=types, per_type=3, focus=wanted.focus, **more)

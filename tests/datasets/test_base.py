@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lynx.datasets.base import SOURCES, open_data
+from lynx.datasets.sources import SOURCES, open_data
 from lynx.errors import DataError
 
 TURN = {"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}

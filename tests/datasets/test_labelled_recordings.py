@@ -6,16 +6,17 @@ from shutil import which
 
 import pytest
 import torch
-from stages import small_adapter, small_model
-
 from benchmarks.voices import commands, timbres
 from benchmarks.voices import main as voices
-from lynx.cli.main import main
-from lynx.datasets.base import groups_of, open_data
-from lynx.datasets.clips import content_key
-from lynx.datasets.labelled_recordings import CLASSES, DIGIT, SOUND, evaluate
 from lynx.datasets.variants import vary, with_variants
+from stages import small_adapter, small_model
+
+from lynx.cli.main import main
+from lynx.datasets.clips import content_key
+from lynx.datasets.labelled_recordings import CLASSES, DIGIT, SOUND
+from lynx.datasets.sources import groups_of, open_data
 from lynx.errors import DataError
+from lynx.evaluation.recordings import evaluate
 from lynx.media.audio import read_audio
 from lynx.world.pretraining.text import REAL_SOUNDS, vocabulary
 

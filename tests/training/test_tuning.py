@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import stages
 import torch
+from lynx.training.mixup import Shown, mixed
 from torch.nn import functional as F
 
 from lynx.config import AlignConfig, TuneConfig
@@ -15,7 +16,6 @@ from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training.alignment import align
-from lynx.training.mixup import Shown, mixed
 from lynx.training.packing import IGNORE, Packer, see, shared_length
 from lynx.training.stream_cache import StreamCache
 from lynx.training.tuning import Lesson, TuningLoss, answer_loss, choose, how_many, is_new, lesson_of, tune
@@ -284,7 +284,8 @@ def test_what_decides_a_stream_decides_its_folder(folder, model, tmp_path):
     assert pooled.folders["video"] == base.folders["video"]
     assert pooled.folders["audio"] != base.folders["audio"]
     model.adapters["audio"] = replace(model.adapters["audio"], token_pooling="none")
-    next(iter(model.lora.tensors("audio_vision").values())).data.add_(1e-3)
+    weights = model.lora.tensors("audio_vision")
+    model.lora.fill("audio_vision", {key: weight + 1e-3 for key, weight in weights.items()})
     changed = open_cache(tmp_path, model)
     assert changed.folders["video"] == base.folders["video"]
     assert changed.folders["audio"] != base.folders["audio"]

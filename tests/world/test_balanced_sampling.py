@@ -6,20 +6,27 @@ import pytest
 
 from lynx.errors import DataError
 from lynx.evaluation.metrics import chance_level
-from lynx.world.exam import PER_CLIP, Task, draw_tasks, split_evenly, take, types_for
+from lynx.world.balanced_sampling import (
+    PER_CLIP,
+    Question,
+    sample_questions,
+    split_evenly,
+    subsample,
+    types_for,
+)
 from lynx.world.questions.asking import QUESTION_TYPES
 from lynx.world.scene.scene import SOUNDS, draw_scene
 
 COUNTS = split_evenly(220, types_for(("video", "audio"), ("audio",)))
-TASKS = draw_tasks(COUNTS, "test", 7)
+TASKS = sample_questions(COUNTS, "test", 7)
 
 
-def answer_counts(tasks: list[Task], name: str) -> Counter[str]:
-    return Counter(task.turn.answer for task in tasks if task.turn.type == name)
+def answer_counts(questions: list[Question], name: str) -> Counter[str]:
+    return Counter(question.turn.answer for question in questions if question.turn.type == name)
 
 
 def test_every_type_and_every_answer_is_asked_for_equally_often() -> None:
-    assert Counter(task.turn.type for task in TASKS) == COUNTS
+    assert Counter(question.turn.type for question in TASKS) == COUNTS
     for name in COUNTS:
         counts = answer_counts(TASKS, name)
         assert set(counts) == set(QUESTION_TYPES[name].answers)
@@ -27,14 +34,15 @@ def test_every_type_and_every_answer_is_asked_for_equally_often() -> None:
 
 
 def test_chance_is_one_in_as_many_as_there_are_answers() -> None:
-    answers = [task.turn.answer for task in TASKS if task.turn.type == "heard"]
+    answers = [question.turn.answer for question in TASKS if question.turn.type == "heard"]
     assert chance_level(answers) == 0.5
 
 
 def test_who_sees_the_picture_guesses_one_of_its_shapes() -> None:
-    tasks = draw_tasks({"nearest": 24, "nearest_color": 24, "nearest_and_sound": 6, "heard": 2}, "test", 7)
-    for task in tasks:
-        items = draw_scene("test", 7, task.index).items
+    counts = {"nearest": 24, "nearest_color": 24, "nearest_and_sound": 6, "heard": 2}
+    questions = sample_questions(counts, "test", 7)
+    for question in questions:
+        items = draw_scene("test", 7, question.index).items
         colors = Counter(item.color for item in items)
         same = max(colors.values()) / len(items)
         expected = {
@@ -43,21 +51,21 @@ def test_who_sees_the_picture_guesses_one_of_its_shapes() -> None:
             "nearest_and_sound": same / len(SOUNDS),
             "heard": None,
         }
-        assert task.guess == pytest.approx(expected[task.turn.type])
+        assert question.guess == pytest.approx(expected[question.turn.type])
 
 
 def test_no_clip_is_asked_more_than_twice_for_one_type() -> None:
-    assert max(Counter((task.index, task.turn.type) for task in TASKS).values()) <= PER_CLIP
+    assert max(Counter((question.index, question.turn.type) for question in TASKS).values()) <= PER_CLIP
 
 
 def test_the_same_seed_gives_the_same_tasks_and_another_one_others() -> None:
-    assert TASKS == draw_tasks(COUNTS, "test", 7)
-    assert TASKS != draw_tasks(COUNTS, "test", 8)
+    assert TASKS == sample_questions(COUNTS, "test", 7)
+    assert TASKS != sample_questions(COUNTS, "test", 8)
 
 
 def test_a_smaller_examination_is_balanced_too() -> None:
-    smaller = take(TASKS, {"heard": 10, "sound_time": 7})
-    assert Counter(task.turn.type for task in smaller) == {"heard": 10, "sound_time": 7}
+    smaller = subsample(TASKS, {"heard": 10, "sound_time": 7})
+    assert Counter(question.turn.type for question in smaller) == {"heard": 10, "sound_time": 7}
     assert answer_counts(smaller, "heard") == {"yes": 5, "no": 5}
     assert set(smaller) <= set(TASKS)
 
@@ -69,7 +77,7 @@ def test_types_by_the_senses_they_need() -> None:
 
 
 def test_captions_have_no_fixed_answers_and_are_drawn_all_the_same() -> None:
-    assert len(draw_tasks({"caption": 6}, "validation", 0)) == 6
+    assert len(sample_questions({"caption": 6}, "validation", 0)) == 6
 
 
 @pytest.mark.parametrize(
@@ -77,4 +85,4 @@ def test_captions_have_no_fixed_answers_and_are_drawn_all_the_same() -> None:
 )
 def test_what_does_not_exist_is_said(wrong: tuple) -> None:
     with pytest.raises(DataError):
-        draw_tasks(*wrong)
+        sample_questions(*wrong)

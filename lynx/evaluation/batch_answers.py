@@ -1,27 +1,25 @@
 """Greedy answers to many questions about clips.
 
-`answer_together` computes what the prompts about a clip share once and writes all answers side by side.
-`answer_stock` asks transformers' own `generate`, pixels in and text out, with nothing of ours between.
+`answer_batch` computes what the prompts about a clip share once and writes all answers side by side.
+`answer_alone` asks transformers' own `generate`, one prompt at a time: what a chat does.
 """
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 
-from lynx.backbones import Backbone, parse_source
-from lynx.types import Frames, Prompt
+from lynx.backbones import Backbone
+from lynx.backbones.decoding import generate
+from lynx.types import Prompt
 
-LIMIT = 20
+MAX_NEW_TOKENS = 20
 """New tokens of an answer, at most; the longest of the world's answers has 11 words."""
 
 
 @torch.no_grad()
-def answer_together(
-    backbone: Backbone, prompts: Sequence[Prompt], clips: Sequence[int] = (), limit: int = LIMIT
+def answer_batch(
+    backbone: Backbone, prompts: Sequence[Prompt], clips: Sequence[int] = (), limit: int = MAX_NEW_TOKENS
 ) -> list[str]:
     """The greedy answer to each prompt, as if asked alone; under the adapters that are on.
 
@@ -91,30 +89,6 @@ def _text(backbone: Backbone, ids: Tensor) -> str:
     return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def stock(backbone: Backbone) -> Backbone:
-    """The same backbone on a model that transformers alone has loaded: its own attention, no LoRA layers."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        parse_source(backbone.source).location, revision=backbone.revision, dtype=backbone.dtype
-    )
-    twin = copy.copy(backbone)
-    twin.model = model.to(backbone.device).eval().requires_grad_(False)
-    return twin
-
-
-@torch.no_grad()
-def answer_stock(backbone: Backbone, frames: Frames, question: str, limit: int = LIMIT) -> str:
-    """The greedy answer of a `stock` backbone about a video alone."""
-    pixels = backbone.video_pixels(frames.pixels)
-    ids = backbone.prompt_ids([{"role": "user", "content": question}], with_media=True)
-    place = ids.index(backbone.placeholder)
-    ids[place : place + 1] = [backbone.placeholder] * backbone.tokens(len(pixels))
-    input_ids = torch.tensor([ids], device=backbone.device)
-    output = backbone.model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        pixel_values_videos=pixels[None],
-        do_sample=False,
-        max_new_tokens=limit,
-        pad_token_id=backbone.pad_id,
-    )
-    return _text(backbone, output[0, len(ids) :])
+def answer_alone(backbone: Backbone, prompt: Prompt, limit: int = MAX_NEW_TOKENS) -> str:
+    """The answer of transformers' own `generate` to one prompt, greedy, under the adapters that are on."""
+    return _text(backbone, generate(backbone, prompt, max_new_tokens=limit)[0])

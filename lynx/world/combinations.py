@@ -3,32 +3,30 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lynx.errors import DataError
+from lynx.model import Lynx
 from lynx.types import VIDEO
-from lynx.world.eval import (
+from lynx.world.balanced_sampling import Question, sample_questions, split_evenly, subsample
+from lynx.world.evaluation import (
     MEASURED,
     SPLIT,
+    AllAnswers,
     Answers,
     Cells,
-    Given,
     Progress,
-    Sheet,
-    answer,
+    Senses,
     by_type,
-    score_tasks,
-    summarise,
+    collect_answers,
+    score_questions,
+    summarize,
 )
-from lynx.world.exam import Task, draw_tasks, split_evenly, take
 from lynx.world.questions.asking import QUESTION_TYPES
 
-if TYPE_CHECKING:
-    from lynx.model import Lynx
 
-
-def evaluate_together(
-    model: "Lynx",
+def evaluate_combinations(
+    model: Lynx,
     n: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -56,9 +54,10 @@ def evaluate_together(
     counts = dict(three)
     for name, count in (pair for cell in cells.values() for pair in cell.together.items()):
         counts[name] = max(count, counts.get(name, 0))
-    tasks = {task: _given(task, senses) for task in draw_tasks(counts, SPLIT, seed)}
-    sheet = answer(model, senses, tasks, seed, progress, cache)
-    return {"modality": "all", "n": n, "seed": seed, **_summarise(senses, cells, three, list(tasks), sheet)}
+    conditions = {question: _given(question, senses) for question in sample_questions(counts, SPLIT, seed)}
+    answers = collect_answers(model, senses, conditions, seed, progress, cache)
+    figures = _summarize(senses, cells, three, list(conditions), answers)
+    return {"modality": "all", "n": n, "seed": seed, **figures}
 
 
 def _is_three(name: str, senses: Sequence[str]) -> bool:
@@ -66,29 +65,29 @@ def _is_three(name: str, senses: Sequence[str]) -> bool:
     return len(needs) == 3 and set(needs) <= {VIDEO, *senses}
 
 
-def _given(task: Task, senses: Sequence[str]) -> list[Given]:
+def _given(question: Question, senses: Sequence[str]) -> list[Senses]:
     """Under which senses a question is asked."""
-    everything, added = (VIDEO, *senses), [s for s in task.turn.senses if s != VIDEO]
+    everything, added = (VIDEO, *senses), [s for s in question.turn.senses if s != VIDEO]
     if not added:
         return [(VIDEO,), *((VIDEO, sense) for sense in senses), everything]
     if len(added) == 2:
         return [(VIDEO,), (VIDEO, added[0]), (VIDEO, added[1]), (VIDEO, *added), everything]
     others = [sense for sense in senses if sense != added[0]]
-    beside = {added[0], others[task.index % len(others)]}
+    beside = {added[0], others[question.index % len(others)]}
     pair = tuple(sense for sense in senses if sense in beside)
     return [(VIDEO,), (VIDEO, added[0]), *([(VIDEO, *pair)] if len(senses) > 2 else []), everything]
 
 
-def _summarise(
+def _summarize(
     senses: Sequence[str],
     cells: Mapping[str, Cells],
     three: Mapping[str, int],
-    tasks: Sequence[Task],
-    sheet: Sheet,
+    questions: Sequence[Question],
+    answers: AllAnswers,
 ) -> dict[str, Any]:
     everything = (VIDEO, *senses)
-    asked = {sense: take(tasks, cells[sense].needed) for sense in senses}
-    alone = {sense: summarise(sense, cells[sense], tasks, sheet) for sense in senses}
+    asked = {sense: subsample(questions, cells[sense].needed) for sense in senses}
+    alone = {sense: summarize(sense, cells[sense], questions, answers) for sense in senses}
     for figures in alone.values():
         del figures["by_type"]
     company: dict[str, dict[str, float]] = {}
@@ -97,27 +96,27 @@ def _summarise(
         name = "all" if given == everything else " + ".join(given[1:])
         company[name] = {}
         for sense in given[1:]:
-            if mine := [task for task in asked[sense] if task in sheet.given[given]]:
-                before, after = (_accuracy(mine, sheet.given[g]) for g in ((VIDEO, sense), given))
+            if mine := [question for question in asked[sense] if question in answers.given[given]]:
+                before, after = (_accuracy(mine, answers.given[g]) for g in ((VIDEO, sense), given))
                 company[name][sense] = after
                 lost[sense] = max(lost[sense], before - after)
-    seen = take(tasks, next(iter(cells.values())).seen)
-    columns = {"all": sheet.given[everything], "without": sheet.given[VIDEO,]}
-    columns |= {f"with {sense}": sheet.given[VIDEO, sense] for sense in senses}
-    columns["withheld"] = {task: said for sense in senses for task, said in sheet.withheld[sense].items()}
+    seen = subsample(questions, next(iter(cells.values())).seen)
+    columns = {"all": answers.given[everything], "without": answers.given[VIDEO,]}
+    columns |= {f"with {sense}": answers.given[VIDEO, sense] for sense in senses}
+    columns["withheld"] = {q: said for sense in senses for q, said in answers.withheld[sense].items()}
     return {
         "alone": alone,
         "together": company,
         "lost": lost,
-        "video_only_all": _accuracy(seen, sheet.given[everything]),
-        "three_senses": _three(take(tasks, three), sheet, everything) if three else None,
-        "by_type": by_type(tasks, columns),
+        "video_only_all": _accuracy(seen, answers.given[everything]),
+        "three_senses": _three(subsample(questions, three), answers, everything) if three else None,
+        "by_type": by_type(questions, columns),
     }
 
 
-def _three(tasks: Sequence[Task], sheet: Sheet, everything: Given) -> dict[str, float]:
+def _three(questions: Sequence[Question], answers: AllAnswers, everything: Senses) -> dict[str, float]:
     """Of questions that need three senses: with exactly these, with all, and with each missing."""
-    one, other = (sense for sense in tasks[0].turn.senses if sense != VIDEO)
+    one, other = (sense for sense in questions[0].turn.senses if sense != VIDEO)
     columns = {
         "with": (VIDEO, one, other),
         "all": everything,
@@ -125,10 +124,10 @@ def _three(tasks: Sequence[Task], sheet: Sheet, everything: Given) -> dict[str, 
         f"without {other}": (VIDEO, one),
         "video alone": (VIDEO,),
     }
-    chance = score_tasks(tasks, sheet.given[everything]).overall.chance
-    scores = {name: _accuracy(tasks, sheet.given[given]) for name, given in columns.items()}
-    return {"n": len(tasks), "chance": chance, **scores}
+    chance = score_questions(questions, answers.given[everything]).overall.chance
+    scores = {name: _accuracy(questions, answers.given[given]) for name, given in columns.items()}
+    return {"n": len(questions), "chance": chance, **scores}
 
 
-def _accuracy(tasks: Sequence[Task], answers: Answers) -> float:
-    return score_tasks(tasks, answers).overall.accuracy
+def _accuracy(questions: Sequence[Question], answers: Answers) -> float:
+    return score_questions(questions, answers).overall.accuracy

@@ -1,14 +1,10 @@
-"""Real recordings cross-validated, stages 1 to 3 anew in every round: `python -m benchmarks.recordings`.
-
-    python -m benchmarks.voices runs/voices
-    python -m benchmarks.recordings --esc10 DIR --digits DIR --voices runs/voices
+"""The recipe's stages 1 to 3, and its cross-validation: all of them anew in every round.
 
 Round i holds out fold i of ESC-10 and speaker i of the digits; nothing of them is in alignment or tuning. The
-voices are further speakers of the digits, in training alone. What is trained is what `adapters/sounds` was
-trained with, on all recordings. A round that is done is kept.
+voices are further speakers of the digits, in training alone. `adapters/sounds` was trained so on all
+recordings. A round that is done is kept.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,20 +13,19 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import lynx
-from benchmarks import ROOT, report
-from lynx.config import AlignConfig, GuideConfig, TuneConfig
-from lynx.datasets.base import Example, groups_of, open_data
-from lynx.datasets.labelled_recordings import evaluate
-from lynx.datasets.variants import with_variants
+from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
+from lynx.datasets.base import Example
+from lynx.datasets.sources import open_data
+from lynx.evaluation.recordings import evaluate
 from lynx.modalities.audio import Audio, AudioRendering
+from lynx.model import Lynx
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
-from lynx.training.tuning import tune
+from recipes.real_sounds.data import folds_of, open_recordings
+from recipes.real_sounds.training import Regularization, tune_regularized
+from recipes.real_sounds.variants import with_variants
 
-FOLDER = ROOT / "runs" / "recordings"
 RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0, show="slopes")
 VARIANTS = {"esc10": (20, 10), "digits": (3, 3), "voices": (2, 2)}
 """Of each recording, itself included, in either phase: there are nine times as many digits as sounds."""
@@ -42,17 +37,14 @@ TUNE = TuneConfig(
     batch_size=64,
     steps=2400,
     lr=2.5e-3,
-    final_lr=0.4,
-    average=0.997,
-    noise=0.15,
-    mixup=0.4,
-    questions=1,
-    conversation=0.0,
     token_pooling="bands",
     type_embedding=True,
 )
-SETTLE = replace(TUNE, warm_start=True, steps=1000, lr=1.5e-3, final_lr=0.1, seed=1, save_every=0)
+SAMPLING = Sampling(questions=1, conversation=0.0)
+REGULARIZATION = Regularization(noise=0.15, mixup=0.4, final_lr=0.4, average=0.997)
+SETTLE = replace(TUNE, warm_start=True, steps=1000, lr=1.5e-3, seed=1, save_every=0)
 """The second phase of stage 3, with a larger share of digits; a round that is killed in it is made anew."""
+SETTLE_REGULARIZATION = replace(REGULARIZATION, final_lr=0.1)
 Confusion = Mapping[str, Mapping[str, int]]
 
 
@@ -66,33 +58,49 @@ def reference(folder: Path) -> Guidance:
     return Guidance.load(path)
 
 
-def held_out(source: str, path: Path, group: str | None) -> tuple[Sequence[Example], Sequence[Example]]:
-    """What a round trains on, and what it is asked about."""
-    held = (group,) if group else ()
-    kind = "digits" if source == "voices" else source
-    asked = open_data(kind, path, held_out=held, split="test") if held else ()
-    return open_data(kind, path, held_out=held), asked
+def train(
+    recordings: Mapping[str, Sequence[Example]], guidance: Guidance, out: Path, cache: Path
+) -> tuple[Lynx, dict[str, Any]]:
+    """Stages 2 and 3 on these recordings, by collection; the model with the adapter, and the last report."""
+    first, second = (
+        [e for name, known in recordings.items() for e in with_variants(known, VARIANTS[name][phase])]
+        for phase in range(2)
+    )
+    model = lynx.load()
+    alone = [replace(example, turns=()) for example in first]  # sounds, and not what they are
+    align(model, Audio(RENDERING), alone, guidance, ALIGN, out, name="sounds")
+    tune_regularized(model, "sounds", first, TUNE, out, REGULARIZATION, sampling=SAMPLING, cache=cache)
+    report = tune_regularized(
+        model, "sounds", second, SETTLE, out, SETTLE_REGULARIZATION, sampling=SAMPLING, cache=cache
+    )
+    return model, report
 
 
 def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """One round: what was found about the groups held out, by source."""
+    """One round: what was found about the groups held out, by collection."""
     out = folder / "-".join(group or "none" for group in groups.values())
     result = out / "result.json"
     if not result.exists():
-        parts = {source: held_out(source, path, groups.get(source)) for source, path in paths.items()}
-        first, second = (
-            [e for source, (known, _) in parts.items() for e in with_variants(known, VARIANTS[source][phase])]
-            for phase in range(2)
-        )
-        model = lynx.load()
-        alone = [replace(example, turns=()) for example in first]  # sounds, and not what they are
-        align(model, Audio(RENDERING), alone, reference(folder), ALIGN, out, name="sounds")
-        cache = str(folder / "streams")
-        tune(model, "sounds", first, replace(TUNE, cache=cache), out)
-        tuned = tune(model, "sounds", second, replace(SETTLE, cache=cache), out)
-        found = {source: evaluate(model, asked) for source, (_, asked) in parts.items() if asked}
+        held = {name: [group] if (group := groups.get(name)) else [] for name in paths}
+        known = {name: open_recordings(name, path, held_out=held[name]) for name, path in paths.items()}
+        model, tuned = train(known, reference(folder), out, folder / "streams")
+        found = {
+            name: evaluate(model, open_recordings(name, path, held_out=held[name], split="test"))
+            for name, path in paths.items()
+            if held[name]
+        }
         result.write_text(json.dumps({"tune": tuned["last"], "groups": groups, "found": found}))
     return dict(json.loads(result.read_text()))
+
+
+def cross_validate(
+    asked: Mapping[str, Path], voices: Path | None, folder: Path, rounds: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Run the rounds that have no result yet: how many there are, and what was found by collection."""
+    paths = {**asked, **({"voices": voices} if voices else {})}
+    groups = list(zip_longest(*(folds_of(*item) for item in asked.items())))[:rounds]
+    found = [run(dict(zip(asked, each, strict=True)), paths, folder) for each in groups]
+    return len(found), {name: total(found, name) for name in asked}
 
 
 def total(rounds: Sequence[Mapping[str, Any]], source: str) -> dict[str, Any]:
@@ -153,33 +161,3 @@ def _shares(confusion: Confusion, names: Sequence[str]) -> Any:
             counts[row, names.index(answer) if answer in names else -1] += count
     counts = counts if counts[:, -1].any() else counts[:, :-1]
     return 100 * counts / counts.sum(1, keepdims=True)
-
-
-def main() -> None:
-    """Run the rounds that have no result yet, then print and draw them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--esc10", type=Path, help="folder of ESC-10 or ESC-50")
-    parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
-    parser.add_argument("--voices", type=Path, help="folder of further speakers, see benchmarks.voices")
-    parser.add_argument("--rounds", type=int, help="only the first ones")
-    parser.add_argument("--plot", type=Path, help="where the confusion matrices are drawn, a PNG")
-    options = parser.parse_args()
-    asked = {name: path for name, path in (("esc10", options.esc10), ("digits", options.digits)) if path}
-    if not asked:
-        parser.error("give --esc10 or --digits, or both")
-    paths = {**asked, **({"voices": options.voices} if options.voices else {})}
-    torch.set_num_threads(1)
-    rounds = [
-        run(dict(zip(asked, groups, strict=True)), paths, FOLDER)
-        for groups in list(zip_longest(*(groups_of(*item) for item in asked.items())))[: options.rounds]
-    ]
-    totals = {source: total(rounds, source) for source in asked}
-    if options.plot:
-        draw(totals, options.plot)
-    report("recordings", rounds=len(rounds), **totals)
-
-
-if __name__ == "__main__":
-    main()

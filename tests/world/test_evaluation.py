@@ -2,21 +2,32 @@
 
 from pathlib import Path
 
+import checkpoints
 import pytest
 import torch
+from checkpoints import clip, random_adapter, sound
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import lynx
 from lynx.adapters.format import Adapter
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError, DataError
+from lynx.evaluation.batch_answers import MAX_NEW_TOKENS, answer_alone, answer_batch
 from lynx.model import Lynx
-from lynx.world.answering import LIMIT, answer_stock, answer_together, stock
-from lynx.world.eval import MEASURED, Cells, Sheet, answer, evaluate, evaluate_backbone, summarise
-from lynx.world.exam import draw_tasks
+from lynx.world.balanced_sampling import sample_questions
+from lynx.world.combinations import evaluate_combinations
+from lynx.world.evaluation import (
+    MEASURED,
+    AllAnswers,
+    Cells,
+    collect_answers,
+    evaluate,
+    evaluate_backbone,
+    summarize,
+)
 from lynx.world.files import render_clips, sense_path
 from lynx.world.pretraining.model import build_backbone, save_backbone
 from lynx.world.questions.asking import QUESTION_TYPES
-from lynx.world.together import evaluate_together
 
 QUESTIONS = (
     "what do you see ?",
@@ -60,46 +71,77 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_answers_side_by_side_are_those_of_a_chat(model: Lynx, cache: Path) -> None:
-    clip = render_clips("test", 7, [0], cache)[0]
-    for media in ({"video": clip}, {"video": clip, "audio": clip}):
+    path = render_clips("test", 7, [0], cache)[0]
+    for media in ({"video": path}, {"video": path, "audio": path}):
         session = model.chat(**media)
         streams = list(session.encode().values())
         with model.using(*media):
             prompts = [model.backbone.compose([{"role": "user", "content": q}], streams) for q in QUESTIONS]
-            together = answer_together(model.backbone, prompts)
+            together = answer_batch(model.backbone, prompts)
         alone = []
         for question in QUESTIONS:
             session.clear()
-            alone.append(session.ask(question, max_new_tokens=LIMIT))
+            alone.append(session.ask(question, max_new_tokens=MAX_NEW_TOKENS))
         assert together == alone
         assert len(set(together)) > 1  # else the comparison would show nothing
 
 
 def test_questions_about_several_clips_keep_to_their_own(model: Lynx, cache: Path) -> None:
     prompts, clips, alone = [], [], []
-    for number, clip in render_clips("test", 7, [0, 1], cache).items():
-        session = model.chat(video=clip, audio=clip)
+    for number, path in render_clips("test", 7, [0, 1], cache).items():
+        session = model.chat(video=path, audio=path)
         streams = list(session.encode().values())
         for question in QUESTIONS[: 2 + number]:
             prompts.append(model.backbone.compose([{"role": "user", "content": question}], streams))
             clips.append(number)
             session.clear()
-            alone.append(session.ask(question, max_new_tokens=LIMIT))
+            alone.append(session.ask(question, max_new_tokens=MAX_NEW_TOKENS))
     order = [3, 0, 4, 1, 2]
     with model.using("audio"):
-        together = answer_together(model.backbone, [prompts[i] for i in order], [clips[i] for i in order])
+        together = answer_batch(model.backbone, [prompts[i] for i in order], [clips[i] for i in order])
     assert together == [alone[i] for i in order]
     assert alone[:2] != alone[2:4]  # the clips tell
 
 
-def test_stock_transformers_gives_the_answers_without_adapters(model: Lynx, cache: Path) -> None:
-    session = model.chat(video=render_clips("test", 7, [0], cache)[0])
-    plain = stock(model.backbone)
-    assert not any("lora" in name for name, _ in plain.model.named_modules())
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_adapters_off_answers_are_those_of_a_stock_model_in_every_family(family: str, tmp_path: Path) -> None:
+    model = lynx.load(checkpoints.FAMILIES[family](tmp_path))
+    random_adapter(model, "audio")
+    session = model.chat(video=clip(4), audio=sound(), frames=4)
+    video = session.encode()["video"]
+    prompts = [
+        model.backbone.compose([{"role": "user", "content": question}], [video]) for question in QUESTIONS
+    ]
+    with model.using():
+        alone = [answer_alone(model.backbone, prompt) for prompt in prompts]
+        together = answer_batch(model.backbone, prompts)
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    expected = []
     for question in QUESTIONS:
-        session.clear()
-        frames = session.encode()["video"].frames
-        assert answer_stock(plain, frames, question) == session.ask(question, max_new_tokens=LIMIT)
+        message = {"role": "user", "content": question}
+        inputs = checkpoints.stock_inputs(model.backbone, clip(4), [message])
+        ids = stock.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, pad_token_id=0)
+        new = ids[0, inputs["input_ids"].shape[1] :]
+        expected.append(model.backbone.tokenizer.decode(new, skip_special_tokens=True).strip())
+    assert alone == together == expected
+    with model.using("audio"):
+        assert answer_batch(model.backbone, prompts) != expected  # else the adapter changes nothing
+
+
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_every_family_is_measured_without_a_second_copy_of_the_model(
+    family: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lynx.load(checkpoints.FAMILIES[family](tmp_path))
+    random_adapter(model, "audio")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a second model is loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", refuse)
+    result = evaluate(model, "audio", n=2, seed=7, cache=cache)
+    assert list(result) == KEYS and result["video_only_off"] == result["video_only_stock"]
+    assert evaluate_backbone(model, n=2, seed=7, cache=cache)["n"] == 2
 
 
 def test_evaluation_has_exactly_its_keys_and_off_is_stock(model: Lynx, cache: Path) -> None:
@@ -127,7 +169,7 @@ def test_every_sense_is_measured_through_its_files(model: Lynx, cache: Path, sen
 
 
 def test_all_senses_are_measured_alone_together_and_where_three_are_needed(model: Lynx, cache: Path) -> None:
-    result = evaluate_together(model, n=4, seed=7, cache=cache)
+    result = evaluate_combinations(model, n=4, seed=7, cache=cache)
     assert list(result["alone"]) == list(MEASURED) and len(result["together"]) == 6 + 1
     assert list(result["together"]["all"]) == list(MEASURED)
     for sense, figures in result["alone"].items():
@@ -139,38 +181,41 @@ def test_all_senses_are_measured_alone_together_and_where_three_are_needed(model
 
 
 def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cache: Path) -> None:
-    (task,) = draw_tasks({"nearest_and_sound": 1}, "test", 7)
+    (question,) = sample_questions({"nearest_and_sound": 1}, "test", 7)
     given = [("video",), ("video", "audio"), ("video", "audio", "depth")]
-    sheet = answer(model, MEASURED, {task: given}, 7, cache=cache)
-    clip = render_clips("test", 7, [task.index], cache)[task.index]
+    answers = collect_answers(model, MEASURED, {question: given}, 7, cache=cache)
+    path = render_clips("test", 7, [question.index], cache)[question.index]
     for senses in given:
-        session = model.chat(**{sense: sense_path(clip, sense) for sense in senses})
-        assert sheet.given[senses] == {task: session.ask(task.turn.question, max_new_tokens=LIMIT)}
-    assert not sheet.stock and not sheet.withheld
+        session = model.chat(**{sense: sense_path(path, sense) for sense in senses})
+        said = session.ask(question.turn.question, max_new_tokens=MAX_NEW_TOKENS)
+        assert answers.given[senses] == {question: said}
+    assert not answers.stock and not answers.withheld
 
 
 def test_a_withheld_sense_leaves_its_adapter_on(model: Lynx, cache: Path) -> None:
-    tasks = draw_tasks({"heard": 6}, "test", 7)
-    sheet = answer(model, ("audio",), {task: [("video",)] for task in tasks}, 7, cache=cache)
-    assert set(sheet.withheld) == {"audio"}
-    for task in tasks:
-        clip = render_clips("test", 7, [task.index], cache)[task.index]
-        streams = list(model.chat(video=clip).encode().values())
-        prompt = model.backbone.compose([{"role": "user", "content": task.turn.question}], streams)
+    questions = sample_questions({"heard": 6}, "test", 7)
+    conditions = dict.fromkeys(questions, [("video",)])
+    answers = collect_answers(model, ("audio",), conditions, 7, cache=cache)
+    assert set(answers.withheld) == {"audio"}
+    for question in questions:
+        path = render_clips("test", 7, [question.index], cache)[question.index]
+        streams = list(model.chat(video=path).encode().values())
+        prompt = model.backbone.compose([{"role": "user", "content": question.turn.question}], streams)
         with model.using("audio"):
-            assert [sheet.withheld["audio"][task]] == answer_together(model.backbone, [prompt])
-    assert sheet.withheld["audio"] != sheet.given["video",]  # else the adapter was off
+            assert [answers.withheld["audio"][question]] == answer_batch(model.backbone, [prompt])
+    assert answers.withheld["audio"] != answers.given["video",]  # else the adapter was off
 
 
 def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
     cells = Cells.of("audio", 60)
-    tasks = draw_tasks(cells.together, "test", 3)
-    right = {task: task.turn.answer for task in tasks}
-    constant = {task: (QUESTION_TYPES[task.turn.type].answers or ("nothing",))[0] for task in tasks}
-    seen = {task: answer for task, answer in constant.items() if task.turn.senses == ("video",)}
-    heard = {task: answer for task, answer in constant.items() if task not in seen}
-    sheet = Sheet({("video", "audio"): right, ("video",): constant}, {"audio": heard}, seen)
-    result = summarise("audio", cells, tasks, sheet)
+    questions = sample_questions(cells.together, "test", 3)
+    right = {question: question.turn.answer for question in questions}
+    kinds = {question: QUESTION_TYPES[question.turn.type] for question in questions}
+    constant = {question: (kind.answers or ("nothing",))[0] for question, kind in kinds.items()}
+    seen = {question: answer for question, answer in constant.items() if question.turn.senses == ("video",)}
+    heard = {question: answer for question, answer in constant.items() if question not in seen}
+    answers = AllAnswers({("video", "audio"): right, ("video",): constant}, {"audio": heard}, seen)
+    result = summarize("audio", cells, questions, answers)
     assert result["with"] == result["both_senses"] == result["video_only_on"] == 1
     assert result["without"] == result["withheld"] == pytest.approx(result["chance"])
     assert 0.25 < result["chance"] < 0.45
@@ -179,7 +224,7 @@ def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
 
 
 def test_backbone_is_measured_evenly_over_its_types(folder: Path, cache: Path) -> None:
-    result = evaluate_backbone(folder, n=11, seed=7, cache=cache)
+    result = evaluate_backbone(lynx.load(folder), n=11, seed=7, cache=cache)
     assert result["n"] == 11 and {row["n"] for row in result["by_type"].values()} == {1}
     assert 0 <= result["accuracy"] <= 1
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lynx.datasets.base import Example, Source
+from lynx.datasets.base import Example
 from lynx.datasets.clips import content_key
 from lynx.errors import DataError
 from lynx.media.audio import read_audio
 from lynx.modalities.audio import AudioRendering
+from lynx.modalities.base import Source
 from lynx.types import Waveform
 
 AUDIO = "audio"

@@ -1,14 +1,11 @@
-"""What the tower hears of real recordings: a linear probe on its tokens, `python -m benchmarks.real_sounds`.
-
-    python -m benchmarks.real_sounds --esc10 DIR --digits DIR [--adapter adapters/audio] [--takes 10]
+"""What the vision encoder hears of real recordings: a linear probe on its tokens.
 
 Ridge regression on one-hot labels, each fold or speaker held out in turn. `pooled`: mean and deviation over
 the moments of every place in the picture; `placed`: every token as it is; `pixels`: the pictures themselves,
 pooled, without the tower.
 """
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import lynx
-from benchmarks import report
 from lynx.adapters.format import Adapter
-from lynx.datasets.base import Example, open_data
+from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
-from lynx.datasets.labelled_recordings import groups_of
 from lynx.media.audio import read_audio
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx
+from recipes.real_sounds.data import folds_of, open_recordings
 
 LEVELLED = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
 RENDERINGS: dict[str, AudioRendering] = {
@@ -54,8 +50,8 @@ class Data:
     def read(cls, source: str, path: Path, takes: int | None, rate: int) -> "Data":
         """All recordings of a source, or of every name and group the first `takes`."""
         clips, names, groups, seen = [], [], [], {}
-        for group in groups_of(source, path):
-            for example in open_data(source, path, split="test", held_out=(group,)):
+        for group in folds_of(source, path):
+            for example in open_recordings(source, path, split="test", held_out=(group,)):
                 name = example.turns[0].answer
                 seen[name, group] = seen.get((name, group), 0) + 1
                 if takes is None or seen[name, group] <= takes:
@@ -128,35 +124,21 @@ def measure(
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--esc10", type=Path, help="folder of ESC-10 or ESC-50")
-    parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
-    parser.add_argument(
-        "--adapter", type=Path, help="encode through its vision LoRA instead of the bare tower"
-    )
-    parser.add_argument("--renderings", nargs="+", choices=list(RENDERINGS), default=list(RENDERINGS))
-    parser.add_argument("--moments", type=int, default=8)
-    parser.add_argument("--takes", type=int, help="recordings of every name and group, at most")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    model = lynx.load("lynx-tiny", adapters=[options.adapter] if options.adapter else [])
+def compare(
+    paths: Mapping[str, Path],
+    adapter: Path | None = None,
+    renderings: Sequence[str] = tuple(RENDERINGS),
+    moments: int = 8,
+    takes: int | None = None,
+) -> dict[str, dict[str, object]]:
+    """The accuracies on each rendering of each collection, through an adapter's vision LoRA or none."""
+    model = lynx.load("lynx-tiny", adapters=[adapter] if adapter else [])
     sense = next(iter(model.adapters), "bare")
-    if not options.adapter:
+    if not adapter:
         model.add_adapter(Adapter("bare", "audio"))
-    given = {"esc10": options.esc10, "digits": options.digits}
     table: dict[str, dict[str, object]] = {}
-    for source, path in ((source, path) for source, path in given.items() if path):
-        data = Data.read(source, path, options.takes, AudioRendering().sample_rate)
-        for name in options.renderings:
-            table.setdefault(name, {})[source] = measure(
-                model, sense, data, RENDERINGS[name], options.moments
-            )
-    report("real_sounds", adapter=str(options.adapter), moments=options.moments, accuracy=table)
-
-
-if __name__ == "__main__":
-    main()
+    for source, path in paths.items():
+        data = Data.read(source, path, takes, AudioRendering().sample_rate)
+        for name in renderings:
+            table.setdefault(name, {})[source] = measure(model, sense, data, RENDERINGS[name], moments)
+    return table

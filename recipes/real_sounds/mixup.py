@@ -15,8 +15,8 @@ from lynx.types import Stream
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A clip in a batch: what is seen and heard of it, and the questions, each with its weight in the loss.
+class WeightedClip:
+    """A clip in a batch: its streams, and its questions, each with its weight in the loss.
 
     A question that has two answers stands there twice.
     """
@@ -27,11 +27,13 @@ class Shown:
 
     @property
     def kind(self) -> list[tuple[Any, ...]]:
-        """What two clips must have in common for their tokens to be of the same places."""
+        """What two clips must have in common for their tokens to stand for the same places."""
         return [(stream.sense, stream.grid, stream.tokens.shape) for stream in self.streams]
 
 
-def mixed(batch: Sequence[Shown], known: Sequence[Sequence[Turn]], alpha: float) -> tuple[list[Shown], float]:
+def mixed(
+    batch: Sequence[WeightedClip], known: Sequence[Sequence[Turn]], alpha: float
+) -> tuple[list[WeightedClip], float]:
     """Every clip with another of the batch, in shares drawn from Beta(alpha, alpha) by torch's generator.
 
     known: all that can be asked of each clip. A clip stays as it is where no other has answers, from what is
@@ -56,7 +58,7 @@ def mixed(batch: Sequence[Shown], known: Sequence[Sequence[Turn]], alpha: float)
     return found, count / len(batch)
 
 
-def _mix(one: Shown, other: Shown, answers: Mapping[str, Turn], share: float) -> Shown:
+def _mix(one: WeightedClip, other: WeightedClip, answers: Mapping[str, Turn], share: float) -> WeightedClip:
     streams = [
         replace(mine, tokens=share * mine.tokens + (1 - share) * theirs.tokens)
         for mine, theirs in zip(one.streams, other.streams, strict=True)
@@ -67,4 +69,4 @@ def _mix(one: Shown, other: Shown, answers: Mapping[str, Turn], share: float) ->
         same = theirs.answer == turn.answer
         turns += [turn] if same else [turn, theirs]
         weights += [weight] if same else [share * weight, (1 - share) * weight]
-    return Shown(streams, turns, weights)
+    return WeightedClip(streams, turns, weights)

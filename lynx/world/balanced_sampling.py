@@ -12,20 +12,20 @@ import numpy as np
 
 from lynx.datasets.base import Turn
 from lynx.errors import DataError
-from lynx.world.dataset import EXAM, check_key, question_rng
+from lynx.world.dataset import EVALUATION, check_key, question_rng
 from lynx.world.questions.asking import QUESTION_TYPES, QuestionType, phrase
 from lynx.world.scene.scene import Scene, draw_scene
 
 PER_CLIP = 2
 """Questions of one type about one clip, at most."""
-PATIENCE = 400
+MAX_SCENES = 400
 """Scenes looked at for one question, at most."""
 Quota = dict[tuple[str, str], int]
 """How many questions are wanted of each type and answer; free answers count as ``."""
 
 
 @dataclass(frozen=True)
-class Task:
+class Question:
     """One question about the clip `index` of the examination's split and seed; `guess` as a type's."""
 
     index: int
@@ -43,7 +43,7 @@ def split_evenly(n: int, names: Sequence[str]) -> dict[str, int]:
     return {name: n // len(names) + (place < n % len(names)) for place, name in enumerate(names)}
 
 
-def draw_tasks(counts: Mapping[str, int], split: str, seed: int) -> list[Task]:
+def sample_questions(counts: Mapping[str, int], split: str, seed: int) -> list[Question]:
     """Draw `counts[type]` questions of each type, from as few clips of the split as it takes, in order.
 
     Raises: DataError for an unknown split or type, or if the world does not hold that many.
@@ -52,29 +52,30 @@ def draw_tasks(counts: Mapping[str, int], split: str, seed: int) -> list[Task]:
     if unknown := [name for name in counts if name not in QUESTION_TYPES]:
         raise DataError(f"no question type {unknown[0]!r}; there are {', '.join(QUESTION_TYPES)}")
     left = _quota(counts)
-    tasks: list[Task] = []
-    for index in range(PATIENCE * (1 + sum(left.values()))):
+    questions: list[Question] = []
+    for index in range(MAX_SCENES * (1 + sum(left.values()))):
         kinds = [QUESTION_TYPES[name] for name in counts if any(left[key] for key in left if key[0] == name)]
         if not kinds:
-            return tasks
+            return questions
         scene = draw_scene(split, seed, index)
-        rng = question_rng(scene, EXAM)
+        rng = question_rng(scene, EVALUATION)
         for kind in kinds:
-            tasks += [Task(index, turn, kind.guess(scene)) for turn in _draw_turns(kind, scene, rng, left)]
+            turns = _draw_turns(kind, scene, rng, left)
+            questions += [Question(index, turn, kind.guess(scene)) for turn in turns]
     raise DataError(
         f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
     )
 
 
-def take(tasks: Sequence[Task], counts: Mapping[str, int]) -> list[Task]:
-    """The first tasks that make a smaller examination, as fair as the whole."""
+def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[Question]:
+    """The first questions that make a smaller examination, as fair as the whole."""
     left = _quota(counts)
     taken = []
-    for task in tasks:
-        key = _key(QUESTION_TYPES[task.turn.type], task.turn.answer)
+    for question in questions:
+        key = _key(QUESTION_TYPES[question.turn.type], question.turn.answer)
         if left.get(key, 0):
             left[key] -= 1
-            taken.append(task)
+            taken.append(question)
     return taken
 
 

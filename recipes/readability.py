@@ -1,4 +1,4 @@
-"""How much alignment is good? What the frozen model reads: `python -m benchmarks.readability`.
+"""How much alignment is good? What the frozen model reads: `python -m recipes.readability`.
 
 A depth map or a second view is a picture. Sent through the encoder as if it were the video, it can be asked
 about with no tuning at all: what shape the yellow one is (near is yellow), what color the circle is (its
@@ -18,14 +18,16 @@ import lynx
 from benchmarks import ROOT, report
 from benchmarks.early_learning import reference
 from lynx.config import AlignConfig
-from lynx.datasets.base import Example, Turn, open_data
+from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import render_clip
+from lynx.datasets.sources import open_data
 from lynx.modalities import Modality
 from lynx.modalities.depth import Depth, DepthRendering
 from lynx.modalities.multi_view import MultiView
 from lynx.model import Lynx
 from lynx.training.alignment import align
-from lynx.training.tuning import Packer, answer_loss
+from lynx.training.packing import Packer
+from lynx.training.tuning import answer_loss
 
 FOLDER = ROOT / "runs" / "readability"
 SENSES: dict[str, tuple[Modality, str]] = {
@@ -75,7 +77,7 @@ def run(name: str, steps: int, lr: float, clips: int, folder: Path) -> dict[str,
 
 
 def draw(curves: dict[str, dict[float, list[dict[str, Any]]]], path: Path) -> None:
-    """Share read over steps of alignment: a colour a sense, dashed for the second learning rate."""
+    """Share read over steps of alignment: a color a sense, dashed for the second learning rate."""
     import matplotlib
 
     matplotlib.use("Agg")

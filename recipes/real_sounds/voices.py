@@ -1,14 +1,10 @@
-"""More speakers of the digits, synthesised: `python -m benchmarks.voices OUT`; needs espeak-ng.
-
-    apt-get install espeak-ng
-    python -m benchmarks.voices runs/voices
+"""More speakers of the digits, synthesized by espeak-ng (apt-get install espeak-ng).
 
 A few speakers teach their own voices along with the numbers. This writes "zero" to "nine" by hundreds of
 others, of different accents, timbres, pitches and speeds, in the layout of the Free Spoken Digit Dataset
-(DIGIT_SPEAKER_TAKE.wav, one take each), which `--data digits` reads. The same seed gives the same files.
+(DIGIT_SPEAKER_TAKE.wav, one take each). The same seed gives the same files.
 """
 
-import argparse
 import random
 import re
 import subprocess
@@ -19,6 +15,7 @@ from shutil import which
 
 from tqdm import tqdm
 
+from lynx.errors import DataError
 from lynx.evaluation.metrics import NUMBERS
 
 ACCENTS = (
@@ -61,24 +58,14 @@ def commands(out: Path, voices: int, seed: int, names: Sequence[str]) -> list[li
     return runs
 
 
-def main() -> None:
-    """Write the recordings."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="the folder they are written to")
-    parser.add_argument("--voices", type=int, default=125, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: %(default)s)")
-    options = parser.parse_args()
+def speak(out: Path, voices: int = 125, seed: int = 0) -> int:
+    """Write the recordings; returns how many. Raises: DataError: espeak-ng is not installed."""
     if not which("espeak-ng"):
-        parser.error("espeak-ng is not installed: apt-get install espeak-ng")
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = commands(options.out, options.voices, options.seed, timbres())
+        raise DataError("espeak-ng is not installed: apt-get install espeak-ng")
+    out.mkdir(parents=True, exist_ok=True)
+    runs = commands(out, voices, seed, timbres())
     with ThreadPoolExecutor(2) as pool:
-        speak = pool.map(lambda run: subprocess.run(run, check=True, capture_output=True), runs)
-        for _ in tqdm(speak, total=len(runs), desc="speak", unit="number"):
+        spoken = pool.map(lambda run: subprocess.run(run, check=True, capture_output=True), runs)
+        for _ in tqdm(spoken, total=len(runs), desc="speak", unit="number"):
             pass
-
-
-if __name__ == "__main__":
-    main()
+    return len(runs)

@@ -1,0 +1,87 @@
+"""Where examples come from: a table of sources, each one function, named by an import string.
+
+Named, not imported: what draws examples (the miniature world) may stand above this room, and what nobody asks
+for is not loaded. A new source is one function and one row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+from lynx.datasets.base import Example, Wanted
+from lynx.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How a source is read.
+
+    open: "module:function" of `(name, path, wanted) -> examples`; it heeds all of `wanted`.
+    groups: "module:function" of `(name, path) -> names`, where its examples belong to folds that can be
+    held out; "" where they do not.
+    """
+
+    open: str
+    groups: str = ""
+
+
+SOURCES = {
+    "jsonl": DataSource("lynx.datasets.jsonl:open_jsonl"),
+    "world": DataSource("lynx.world.dataset:open_world"),
+    "labelled": DataSource(
+        "lynx.datasets.labelled_recordings:open_recordings", "lynx.datasets.labelled_recordings:groups_of"
+    ),
+}
+MOVED = ("esc10", "digits")
+"""Sources with questions of their own that are part of the recipe of adapters/sounds now."""
+
+
+def open_data(
+    name: str,
+    path: str | Path | None = None,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    n: int | None = None,
+    senses: Sequence[str] | None = None,
+    focus: Sequence[str] = (),
+    types: Sequence[str] = (),
+    held_out: Sequence[str] = (),
+) -> Sequence[Example]:
+    """The examples of the source `name` ("jsonl" and "labelled" with a path, "world" without).
+
+    At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
+    `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.
+    With `types` no questions of other types.
+    held_out: folds of "labelled" recordings: the split "train" is all others, "test" is these.
+
+    Raises:
+        DataError: unknown source, unreadable file, no such fold, or nothing left.
+    """
+    if name in MOVED:
+        raise DataError(
+            f"{name!r} is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md; any folder "
+            "of recordings with a label each is read as 'labelled'"
+        )
+    if name not in SOURCES:
+        raise DataError(f"there is no data source {name!r}; known are {', '.join(sorted(SOURCES))}")
+    if held_out and not SOURCES[name].groups:
+        grouped = [other for other, source in SOURCES.items() if source.groups]
+        raise DataError(f"{name!r} has no folds to hold out; {' and '.join(grouped)} have")
+    chosen = tuple(senses) if senses is not None else None
+    wanted = Wanted(split, seed, n, chosen, tuple(focus), tuple(types), tuple(held_out))
+    opener: Callable[[str, str | Path | None, Wanted], Sequence[Example]] = resolve_name(SOURCES[name].open)
+    examples = opener(name, path, wanted)
+    if not len(examples):
+        needed = f" with {' and '.join(senses)}" if senses else ""
+        raise DataError(f"the source {name!r} has no {split} examples{needed}; check the path and the senses")
+    return examples
+
+
+def groups_of(name: str, path: str | Path | None) -> list[str]:
+    """The folds of a source that can be held out; a source that knows no such groups has none."""
+    if name not in SOURCES or not SOURCES[name].groups:
+        return []
+    found: list[str] = resolve_name(SOURCES[name].groups)(name, path)
+    return found

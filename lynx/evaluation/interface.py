@@ -1,0 +1,210 @@
+"""Where the tokens of a clip lie: among the vocabulary, and among tokens of ordinary videos.
+
+The paper's claim is that a Video LLM's tokens fill a region of their own in its embedding space, far from
+its words, and that an aligned sense lies there too. Here are the figures of one clip, with its senses as they
+are and with their vision LoRAs off ("not aligned"), and the directions of the tokens on a map of two axes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lynx.backbones import Backbone
+from lynx.datasets.sources import open_data
+from lynx.session import Session
+from lynx.streams.encoder import StreamEncoder, join, pool
+from lynx.training.guidance import Guidance
+from lynx.training.losses import statistics_loss
+from lynx.types import VIDEO, Frames, Stream, sample_times
+from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Figures, Group, InterfaceMap
+
+POINTS = 256
+"""Tokens of a group that are drawn and that the axes are found with: the same number of each counts alike."""
+ROWS = 4096
+"""Tokens that are looked at together: bounds the memory that a large vocabulary takes."""
+WORLD_CLIPS = 16
+"""Clips of the miniature world that are the reference of the backbone that lives in it."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Interface tokens (n, D) of ordinary videos, and what they are of."""
+
+    tokens: Tensor
+    label: str
+
+
+class _Tokens:
+    """Tokens (n, D) that become a `Group`, with their mean direction and their mean length."""
+
+    def __init__(self, sense: str, label: str, tokens: Tensor, aligned: bool = True) -> None:
+        self.sense, self.label, self.aligned, self.tokens = sense, label, aligned, tokens
+        self.mean, self.norm = torch.zeros(tokens.shape[1], dtype=torch.float64), 0.0
+        for rows in tokens.split(ROWS):
+            part = rows.float()
+            self.norm += float(part.norm(dim=1).double().sum()) / len(tokens)
+            self.mean += F.normalize(part, dim=1).double().sum(0).cpu() / len(tokens)
+
+    def distance(self, other: "_Tokens") -> float:
+        """Mean cosine distance over all pairs: 1 - the product of the mean directions, without any pair.
+
+        To itself: over the pairs of two different tokens.
+        """
+        distance = float(1 - self.mean @ other.mean)
+        n = len(self.tokens)
+        return distance * n / max(1, n - 1) if self is other else distance
+
+    def sample(self) -> Tensor:
+        """Up to POINTS of them, evenly chosen, as directions: (m, D) float64 on the CPU."""
+        index = torch.linspace(0, len(self.tokens) - 1, min(len(self.tokens), POINTS)).round().long()
+        return F.normalize(self.tokens[index.to(self.tokens.device)].cpu().double(), dim=1)
+
+
+def measure_interface(
+    session: Session, reference: Reference | None = None, guidance: Guidance | None = None
+) -> InterfaceMap:
+    """Compare the tokens of a session's senses, aligned and not, with each other and with the vocabulary.
+
+    reference: by default clips of the miniature world for the backbone that lives in it, else the clip's own
+    video. guidance: takes the reference's place in L_stat, whose mean and variance are what was aligned to.
+    The clip is encoded if it is not yet, and read once more for each sense that was aligned.
+    Raises: LynxError: media that cannot be read, a guidance of another backbone.
+    """
+    model = session.model
+    if guidance is not None:
+        guidance.check(model.backbone)
+    if reference is None and model.backbone.words is not None:
+        reference = world_reference(model)
+    kinds = _kinds(session, reference)
+    named = {kind.sense: kind for kind in kinds if kind.aligned}
+    video = named.get(VIDEO)
+    near = named.get(REFERENCE, video)
+    goal = None
+    if guidance is not None:
+        goal = guidance.token_mean, guidance.token_var
+    elif near is not None:
+        tokens = near.tokens.float().cpu()
+        goal = tokens.mean(0), tokens.var(0, correction=0)
+    points, explained = principal_axes([kind.sample() for kind in kinds])
+    groups = tuple(
+        Group(
+            kind.sense,
+            kind.label,
+            kind.aligned,
+            where,
+            _figures(kind, near, named[VOCABULARY], video, goal),
+        )
+        for kind, where in zip(kinds, points, strict=True)
+    )
+    label = reference.label if reference is not None else "this clip's own video" if video else None
+    return InterfaceMap(groups, label, explained)
+
+
+def _figures(
+    kind: _Tokens,
+    near: _Tokens | None,
+    words: _Tokens,
+    video: _Tokens | None,
+    goal: tuple[Tensor, Tensor] | None,
+) -> Figures:
+    """near: the reference; goal: mean and variance (D,) that L_stat is taken to."""
+    spread = kind.distance(kind)
+    statistics = None
+    if goal is not None and kind is not words:  # which were never meant to have them
+        statistics = float(statistics_loss(kind.tokens.cpu(), *goal))
+    return Figures(
+        tokens=len(kind.tokens),
+        norm=kind.norm,
+        to_reference=kind.distance(near) if near else None,
+        to_vocabulary=kind.distance(words),
+        to_video=kind.distance(video) if video else None,
+        to_itself=spread,
+        gap=kind.distance(near) - (spread + near.distance(near)) / 2 if near else None,
+        statistics=statistics,
+    )
+
+
+def world_reference(model: StreamEncoder) -> Reference:
+    """Clips of the miniature world, drawn in memory; the model keeps their tokens as it does a clip's."""
+    frames = _world_frames()
+    stream = model.stream(VIDEO, frames, frames.times)
+    return Reference(_on_frames(stream), f"{WORLD_CLIPS} other videos")
+
+
+@lru_cache(maxsize=1)
+def _world_frames() -> Frames:
+    """The frames of all clips, one behind the other."""
+    clips = open_data("world", split="validation", n=WORLD_CLIPS, senses=(VIDEO,))
+    videos = [media for clip in clips if isinstance(media := clip.media[VIDEO], Frames)]
+    pixels = torch.cat([frames.pixels for frames in videos])
+    duration = sum(frames.duration for frames in videos)
+    return Frames(pixels, sample_times(duration, len(pixels)), duration)
+
+
+def _kinds(session: Session, reference: Reference | None) -> list[_Tokens]:
+    """The vocabulary, the reference, then each sense, before its alignment and after it."""
+    model, backbone = session.model, session.model.backbone
+    kinds = [_Tokens(VOCABULARY, "words", vocabulary(backbone))]
+    if reference is not None:
+        kinds.append(_Tokens(REFERENCE, reference.label, reference.tokens))
+    for sense, stream in session.encode().items():
+        if not session.senses[sense]:
+            continue
+        modality = model.modality(sense)
+        label = modality.label if sense == modality.name else f"{modality.label} ({sense})"
+        if sense != VIDEO and "vision" in model.parts(model.adapter(sense).name):
+            plain = unaligned(model, sense, session.media[sense], session.plan.times)
+            kinds.append(_Tokens(sense, f"{label}, not aligned", _on_frames(plain), aligned=False))
+        kinds.append(_Tokens(sense, label, _on_frames(stream)))
+    return kinds
+
+
+def vocabulary(backbone: Backbone) -> Tensor:
+    """The input embeddings (n, D) of all that the tokenizer knows, or of the words the backbone was taught.
+
+    What was never taught all points one way: it would pass for a vocabulary that is compact.
+    """
+    embeddings: Tensor = backbone.model.get_input_embeddings().weight.detach()
+    if backbone.words is None:
+        return embeddings[: len(backbone.tokenizer)]
+    ids = backbone.tokenizer(sorted(backbone.words), add_special_tokens=False)["input_ids"]
+    return embeddings[sorted({token for word in ids for token in word})]
+
+
+@torch.no_grad()
+def unaligned(model: StreamEncoder, sense: str, source: Any, times: Tensor) -> Stream:
+    """The stream that a sense would have at `times` (T,) seconds without its vision LoRA."""
+    backbone, size = model.backbone, model.backbone.frames_per_pass
+    frames = model.modality(sense).render(source, times)
+    with model.sensing(VIDEO):
+        parts = [backbone.encode(backbone.pixels(part)) for part in frames.pixels.split(size)]
+    tokens, layout = join(parts, size)
+    stream = Stream(sense, tokens, layout.seconds(frames.times), layout.cell, layout.grid, frames)
+    return pool(stream, model.adapter(sense).token_pooling)
+
+
+def _on_frames(stream: Stream) -> Tensor:
+    """The tokens (n, D) of a stream without its newlines."""
+    return stream.tokens[~stream.times.isnan().to(stream.tokens.device)]
+
+
+def principal_axes(groups: Sequence[Tensor]) -> tuple[list[Tensor], tuple[float, float]]:
+    """The two axes along which all groups' points (m, D) together vary most: each group's (m, 2), shares.
+
+    The sign of an axis is such that the first group's point farthest out on it is on the negative side.
+    """
+    points = torch.cat(list(groups))
+    points = points - points.mean(0)
+    values, vectors = torch.linalg.eigh(points @ points.T)  # as many rows as points: D may be thousands
+    values, vectors = values.clamp(min=0).flip(0), vectors.flip(1)
+    flat = vectors[:, :2] * values[:2].sqrt()  # (all points, 2)
+    first = flat[: len(groups[0])]
+    far = first.gather(0, first.abs().argmax(0, keepdim=True))
+    flat = torch.where(far > 0, -flat, flat)
+    shares = values[:2] / values.sum().clamp(min=1e-12)
+    return list(flat.split([len(group) for group in groups])), (float(shares[0]), float(shares[1]))

@@ -1,0 +1,213 @@
+"""Measures a sense, or a backbone alone, on clips never seen in training: H.264 and AAC, read as a user's are."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lynx.errors import DataError
+from lynx.evaluation.batch_answers import answer_alone, answer_batch
+from lynx.evaluation.metrics import Scores, score
+from lynx.model import Lynx
+from lynx.types import VIDEO, Prompt
+from lynx.world.balanced_sampling import Question, sample_questions, split_evenly, subsample, types_for
+from lynx.world.files import default_cache, sense_path, stream_clips
+
+SPLIT = "test"
+MEASURED = ("audio", "depth", "high_fps", "multi_view")
+"""The senses that there are files of: a clip's own, or some beside it."""
+BATCH = 12
+"""Questions that are collected before they are answered side by side."""
+Progress = Callable[[int, int], None]
+"""Called with how many clips are done, and of how many."""
+Senses = tuple[str, ...]
+Answers = dict[Question, str]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How many questions of each type each cell of the results rests on.
+
+    needed: they need the sense, alone or with video; both: they need the sense and video; seen: they need
+    video alone.
+    """
+
+    needed: Mapping[str, int]
+    both: Mapping[str, int]
+    seen: Mapping[str, int]
+
+    @classmethod
+    def of(cls, modality: str, n: int) -> "Cells":
+        """`n` questions a cell, shared evenly among its types."""
+        senses = (VIDEO, modality)
+        wanted = ((senses, (modality,)), (senses, senses), ((VIDEO,), (VIDEO,)))
+        needed, both, seen = (split_evenly(n, types_for(has, needs)) for has, needs in wanted)
+        return cls(needed, both, seen)
+
+    @property
+    def together(self) -> dict[str, int]:
+        """Questions of each type that all cells can be taken from."""
+        cells = (self.needed, self.both, self.seen)
+        return {
+            name: max(cell.get(name, 0) for cell in cells)
+            for name in {**self.needed, **self.both, **self.seen}
+        }
+
+
+@dataclass(frozen=True)
+class AllAnswers:
+    """The answers under each condition.
+
+    given: by the senses that were given, their adapters on. withheld: by a sense whose adapter was on while
+    only the video was given. stock: about video alone, one question at a time through transformers' own
+    `generate`, all adapters off, which makes the model the stock one bit for bit.
+    """
+
+    given: dict[Senses, Answers] = field(default_factory=lambda: defaultdict(dict))
+    withheld: dict[str, Answers] = field(default_factory=lambda: defaultdict(dict))
+    stock: Answers = field(default_factory=dict)
+
+
+def evaluate(
+    model: Lynx,
+    modality: str,
+    n: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a modality: `n` questions in every cell, accuracies 0..1, answers balanced within each type.
+
+    `with`: questions that need the modality (some need video too), video and modality given, adapter on;
+    `without`: the same on video alone, adapters off; `withheld`: on video alone, adapter on, so that the
+    words are known and the sense is missing; `both_senses`: questions that need video and modality, in a cell
+    of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
+    `video_only_stock`: the same one by one, see `AllAnswers.stock`; `chance`: the best guess of who sees the
+    picture alone (`balanced_sampling.py`).
+
+    Raises: DataError if the world asks nothing about the modality; AdapterError if the model has none for it.
+    """
+    cells = Cells.of(modality, n)
+    if not cells.needed or modality not in MEASURED:
+        raise DataError(f"the world's clips are evaluated for {', '.join(MEASURED)}, not for {modality!r}")
+    model.adapter(modality)
+    questions = sample_questions(cells.together, SPLIT, seed)
+    both = ((VIDEO, modality), (VIDEO,))
+    conditions = dict.fromkeys(questions, both)
+    answers = collect_answers(model, (modality,), conditions, seed, progress, cache)
+    return {"modality": modality, "n": n, "seed": seed, **summarize(modality, cells, questions, answers)}
+
+
+def evaluate_backbone(
+    model: Lynx, n: int = 5000, seed: int = 0, progress: Progress | None = None, cache: Path | None = None
+) -> dict[str, Any]:
+    """Measure a backbone on video alone, adapters off: `n` questions, evenly of every type."""
+    questions = sample_questions(split_evenly(n, types_for((VIDEO,), (VIDEO,))), SPLIT, seed)
+    conditions = dict.fromkeys(questions, [(VIDEO,)])
+    answers = collect_answers(model, (), conditions, seed, progress, cache, stock=False)
+    scores = score_questions(questions, answers.given[VIDEO,])
+    return {"backbone": str(model.backbone.source), "seed": seed, **scores.to_dict()}
+
+
+def collect_answers(
+    model: Lynx,
+    senses: Sequence[str],
+    conditions: Mapping[Question, Collection[Senses]],
+    seed: int,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    stock: bool = True,
+) -> AllAnswers:
+    """Ask each question under each of its sets of senses, with the adapters of these alone; and one that needs
+    a single new sense also without it, its adapter on.
+
+    stock: ask about video through stock `generate` too. Each clip is read and encoded once; questions under
+    the same condition are answered side by side.
+    """
+    answers = AllAnswers()
+    waiting: dict[tuple[Senses, Senses], dict[Question, Prompt]] = defaultdict(dict)  # by senses and adapters
+
+    def fill(given: Senses, on: Senses) -> None:
+        prompts = waiting.pop((given, on))
+        with model.using(*on):
+            clips = [question.index for question in prompts]
+            said = answer_batch(model.backbone, list(prompts.values()), clips)
+        column = answers.given[given] if given == on else answers.withheld[on[-1]]
+        column.update(zip(prompts, said, strict=True))
+
+    for clip, asked in _clips(conditions, seed, cache, progress, senses):
+        media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
+        streams = model.chat(**media).encode()
+        for question in asked:
+            message = {"role": "user", "content": question.turn.question}
+            added = [sense for sense in question.turn.senses if sense != VIDEO]
+            withheld = [((VIDEO,), (VIDEO, *added))] if len(added) == 1 else []
+            for given, on in [*((given, given) for given in conditions[question]), *withheld]:
+                used = [streams[sense] for sense in given]
+                waiting[given, on][question] = model.backbone.compose([message], used)
+            if stock and not added:
+                with model.using():
+                    prompt = model.backbone.compose([message], [streams[VIDEO]])
+                    answers.stock[question] = answer_alone(model.backbone, prompt)
+        for key in [key for key, prompts in waiting.items() if len(prompts) >= BATCH]:
+            fill(*key)
+    for key in list(waiting):
+        fill(*key)
+    return answers
+
+
+def _clips(
+    questions: Iterable[Question],
+    seed: int,
+    cache: Path | None,
+    progress: Progress | None,
+    senses: Sequence[str],
+) -> Iterator[tuple[Path, list[Question]]]:
+    """The clips and what is asked about each; the next ones are drawn while one is being asked about."""
+    groups: dict[int, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.index].append(question)
+    clips = stream_clips(SPLIT, seed, groups, cache or default_cache(), senses=senses)
+    for number, (index, clip) in enumerate(clips, 1):
+        yield clip, groups[index]
+        if progress:
+            progress(number, len(groups))
+
+
+def summarize(modality: str, cells: Cells, questions: Sequence[Question], answers: AllAnswers) -> dict[str, Any]:
+    """The figures of `evaluate` from all questions and their answers."""
+    on, off = answers.given[VIDEO, modality], answers.given[VIDEO,]
+    needed, both, seen = (subsample(questions, cell) for cell in (cells.needed, cells.both, cells.seen))
+    heard = score_questions(needed, on)
+    columns = {"with": on, "without": off, "withheld": answers.withheld[modality], "stock": answers.stock}
+    return {
+        "with": heard.overall.accuracy,
+        "without": score_questions(needed, off).overall.accuracy,
+        "withheld": score_questions(needed, answers.withheld[modality]).overall.accuracy,
+        "chance": heard.overall.chance,
+        "both_senses": score_questions(both, on).overall.accuracy if both else None,
+        "video_only_on": score_questions(seen, on).overall.accuracy,
+        "video_only_off": score_questions(seen, off).overall.accuracy,
+        "video_only_stock": score_questions(seen, answers.stock).overall.accuracy,
+        "by_type": by_type(questions, columns),
+    }
+
+
+def score_questions(questions: Sequence[Question], answers: Answers) -> Scores:
+    """The scores of answers to all of the questions."""
+    turns = [question.turn for question in questions]
+    given = [answers[question] for question in questions]
+    guesses = [question.guess for question in questions]
+    return score(given, [turn.answer for turn in turns], [turn.type for turn in turns], guesses)
+
+
+def by_type(questions: Sequence[Question], columns: Mapping[str, Answers]) -> dict[str, dict[str, Any]]:
+    """Every type: its senses, questions and chance, and the accuracy in each column that answered it."""
+    table: dict[str, dict[str, Any]] = {}
+    for question in questions:
+        table.setdefault(question.turn.type, {"senses": list(question.turn.senses)})
+    for name, answers in columns.items():
+        for kind, mine in score_questions([question for question in questions if question in answers], answers).by_type.items():
+            table[kind] |= {"n": mine.n, "chance": mine.chance, name: mine.accuracy}
+    return table

@@ -1,0 +1,2 @@
+"""How `adapters/sounds` was made: real sounds and spoken digits, heard by an embedded backbone of 9 million
+parameters. `README.md` has the commands; `python -m recipes.real_sounds --help` lists them."""
