@@ -7,9 +7,9 @@ import lynx
 
 HERE = Path(__file__).parent
 QUESTIONS = (
-    "what do you see ?",
-    "what sound do you hear ?",
-    "where is the red circle when the bell rings ?",
+    "What do you see?",
+    "What sound do you hear?",
+    "Where is the red circle when the bell rings?",
 )
 
 

@@ -1,6 +1,7 @@
-"""What the README and the packaging files promise is run or compared here."""
+"""What the README, the docs and the packaging files promise is run or compared here."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,13 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md")
+}
+"""What a user reads, by its path in the checkout."""
+PLACEHOLDER = re.compile(r"NAME|^adapters/(lynx-audio|audio-ov)$")
+"""Paths that stand for the reader's own."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -18,12 +26,21 @@ def requirements(lines: list[str]) -> set[str]:
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
-def commands() -> list[list[str]]:
-    """The words of every `lynx ...` line of the README."""
-    import shlex
+def commands() -> list[tuple[str, str]]:
+    """Every `lynx ...` command line of a code block, and every one between backticks that has options."""
+    found = []
+    for page, text in PAGES.items():
+        blocks = re.sub(r"\\\n +", "", text)
+        found += [(page, line) for line in re.findall(r"^    (lynx .*)$", blocks, flags=re.MULTILINE)]
+        inline = re.findall(r"`(lynx [^`\n]* --[^`\n]*)`", text)
+        found += [(page, line) for line in inline if "..." not in line and "<" not in line]
+    return found
 
-    lines = re.findall(r"^    (lynx .*)$", README, flags=re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
+
+def slugs(page: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_quick_start_runs():
@@ -36,21 +53,55 @@ def test_the_quick_start_runs():
     assert result.stdout.split()[0] == "bell", "the first answer names the sound of the example"
 
 
-@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words[1:3]))
-def test_the_command_lines_are_understood(words):
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_the_command_lines_are_understood(page, line):
     from lynx.cli.main import _parser
     from lynx.cli.registry import COMMANDS
 
+    words = shlex.split(line, comments=True)
     name = " ".join(words[1:3]) if " ".join(words[1:3]) in COMMANDS else words[1]
-    _parser(COMMANDS[name]).parse_args(words[1 + len(name.split()) :])
+    try:
+        _parser(COMMANDS[name]).parse_args(words[1 + len(name.split()) :])
+    except SystemExit:
+        pytest.fail(f"{page} has a command that lynx does not understand: {line}")
 
 
-def test_the_files_that_the_readme_names_are_there():
-    assert len(commands()) >= 4
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    files = re.findall(r"(?:examples|adapters|docs)/[\w./-]+\w", README)
-    missing = [name for name in {*links, *files} if not (ROOT / name).exists()]
+def test_every_page_has_commands():
+    assert sum(page == "README.md" for page, _ in commands()) >= 4
+    assert len(commands()) >= 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_and_modules_that_a_page_names_are_there(page):
+    rooms = r"(?:lynx|tests|docs|dev|recipes|benchmarks|examples|adapters)"
+    named = re.findall(rf"(?<![\w/.~-]){rooms}/[\w./-]*", PAGES[page])
+    modules = re.findall(r"python -m ((?:lynx|benchmarks|recipes)[\w.]*)", PAGES[page])
+    paths = {name.rstrip(".") for name in named if not PLACEHOLDER.search(name)}
+    missing = [name for name in sorted(paths) if not (ROOT / name).exists()]
+    places = {name: ROOT.joinpath(*name.split(".")) for name in modules}
+    missing += [name for name, at in places.items() if not at.with_suffix(".py").exists() and not at.is_dir()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, "dev/LOG.md"])
+def test_the_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    broken = []
+    for link in (link for link in links if "://" not in link):
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        if not target.exists() or (anchor and anchor not in slugs(str(target.relative_to(ROOT)))):
+            broken.append(link)
+    assert not broken
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 700
+    figures = README.split("## Figures")[1].split("\n## ")[0]
+    rows = [line for line in figures.splitlines() if line.startswith("|")]
+    assert len(rows) - 2 <= 8, "a heading, a rule and at most eight rows"
+    sources = [row.split("|")[3] for row in rows[2:]]
+    assert all("`" in source or "the same" in source for source in sources), "each with its command"
 
 
 def test_the_front_matter_is_what_a_space_needs():
