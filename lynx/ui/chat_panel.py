@@ -40,15 +40,15 @@ class ChatPanel:
             request.clip.check()
             turn = ChatTurn(request.question, "", chat.setup, request.clip)
             yield {
-                ui.window: views.messages((*chat.turns, replace(turn, answer="…"))),
-                **{ui.question: "", ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+                ui.chatbot: views.messages((*chat.turns, replace(turn, answer="…"))),
+                **{ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""},
                 **no_film(ui),
                 **self._answering(True),
             }
             yield from self._stream(request, turn, chat)
         except LynxError as error:
             yield {
-                ui.window: views.messages(chat.turns),
+                ui.chatbot: views.messages(chat.turns),
                 **{ui.question: question, ui.notice: views.notice(sentence(error))},
                 **self._answering(False),
             }
@@ -62,7 +62,7 @@ class ChatPanel:
                     yield self._complete(chat, turn, piece, stop.is_set())
                     return
                 turn = replace(turn, answer=turn.answer + piece)
-                yield {self.ui.window: views.messages((*chat.turns, turn))}
+                yield {self.ui.chatbot: views.messages((*chat.turns, turn))}
                 if stop.is_set() and not self.state_comes_back:
                     pieces.close()  # the other process cannot hear `stop`
                     yield self._complete(chat, turn, Reply(turn.answer, {}), True)
@@ -77,7 +77,7 @@ class ChatPanel:
         index = choices[0][1] if choices else None
         return {
             ui.chat: chat,
-            ui.window: views.messages(chat.turns),
+            ui.chatbot: views.messages(chat.turns),
             ui.evidence: gr.update(visible=bool(choices)),
             ui.word: gr.update(choices=choices, value=index),
             **on_word(ui, index, chat),
@@ -85,7 +85,7 @@ class ChatPanel:
         }
 
     def _answering(self, busy: bool) -> Update:
-        return {self.ui.send: gr.update(visible=not busy), self.ui.halt: gr.update(visible=busy)}
+        return {self.ui.send: gr.update(visible=not busy), self.ui.stop: gr.update(visible=busy)}
 
     def on_retry(self, *media: Any) -> Iterator[Update]:
         """Ask the last question again, with the senses that are on now; when that fails its answer stays."""
@@ -95,7 +95,7 @@ class ChatPanel:
             return
         for update in self.on_ask(chat.turns[-1].question, *media[:-1], replace(chat, turns=chat.turns[:-1])):
             if update.get(ui.notice):
-                update |= {ui.window: views.messages(chat.turns), ui.question: ""}
+                update |= {ui.chatbot: views.messages(chat.turns), ui.question: ""}
             yield update
 
     def on_stop(self, chat: Chat) -> None:
@@ -107,7 +107,7 @@ class ChatPanel:
         ui = self.ui
         return {
             ui.chat: replace(chat, turns=(), evidence=None),
-            **{ui.window: [], ui.notice: "", ui.versus_view: "", ui.hidden: ""},
+            **{ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""},
             **no_film(ui),
             ui.evidence: gr.update(visible=False),
             **self._answering(False),
@@ -119,6 +119,6 @@ class ChatPanel:
         try:
             result = self.compare(self.media.request(question, *media))
         except LynxError as error:
-            return {ui.versus_view: "", ui.notice: views.notice(sentence(error))}
+            return {ui.comparison: "", ui.notice: views.notice(sentence(error))}
         shown = views.comparison(result.question, result.answer, result.without, chat.labels)
-        return {ui.versus_view: shown, ui.notice: ""}
+        return {ui.comparison: shown, ui.notice: ""}

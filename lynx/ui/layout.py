@@ -58,7 +58,7 @@ class Layout:
 
     def _media(self) -> None:
         if self.examples:
-            self.shelf = gr.Dataset(
+            self.gallery = gr.Dataset(
                 components=[gr.Video(visible=False, render=False)],
                 samples=[[str(example.clip)] for example in self.examples],
                 type="index", label="Examples from the miniature world", samples_per_page=6,
@@ -98,7 +98,7 @@ class Layout:
         self.depth_files, self.view_files = gr.State(()), gr.State(())
 
     def _conversation(self) -> None:
-        self.window = gr.Chatbot(
+        self.chatbot = gr.Chatbot(
             label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
         )  # fmt: skip
@@ -109,7 +109,7 @@ class Layout:
                 min_width=180, elem_id="question",
             )  # fmt: skip
             self.send = gr.Button("Ask", variant="primary", scale=1, min_width=84, elem_id="send")
-            self.halt = gr.Button(
+            self.stop = gr.Button(
                 "Stop", variant="stop", scale=1, min_width=84, visible=False, elem_id="stop"
             )
         self.suggestions = gr.Dataset(
@@ -117,10 +117,10 @@ class Layout:
             label="Questions to try", elem_id="suggestions",
         )  # fmt: skip
         with gr.Row(elem_id="actions"):
-            self.again = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
+            self.retry = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
             self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
-            self.versus = gr.Button(views.leave_out(()), size="sm", min_width=170, elem_id="compare")
-        self.versus_view = gr.HTML(elem_id="comparison")
+            self.compare = gr.Button(views.leave_out(()), size="sm", min_width=170, elem_id="compare")
+        self.comparison = gr.HTML(elem_id="comparison")
 
     def _evidence(self) -> None:
         gr.HTML(views.EVIDENCE_HEADER, elem_id="evidence-header")

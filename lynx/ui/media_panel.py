@@ -45,7 +45,7 @@ class MediaPanel:
         return {
             ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
             ui.audio: None if sound == example.clip else str(sound),
-            ui.depth: [self.uploads.packed(found[DEPTH][0])] if DEPTH in found else None,
+            ui.depth: [self.uploads.as_one_file(found[DEPTH][0])] if DEPTH in found else None,
             ui.views: list(dict.fromkeys(map(str, found[VIEW]))) if VIEW in found else None,
             ui.offsets: "",
             ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),

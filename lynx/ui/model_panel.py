@@ -54,7 +54,7 @@ class ModelPanel:
         return {
             ui.chat: chat,
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
-            ui.versus: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
+            ui.compare: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
             ui.notice: "",
             ui.hint: views.hint(setup),
             ui.model: gr.update(label=views.model_line(setup, senses)),

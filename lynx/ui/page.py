@@ -52,7 +52,7 @@ class Page:
     def _wire_media(self, blocks: gr.Blocks) -> None:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
-        loaded = [ui.chat, ui.senses, ui.versus, ui.notice, ui.hint, ui.model, *options]
+        loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
         loaded += [ui.suggestions, *ui.places.values()]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
@@ -76,24 +76,24 @@ class Page:
         ui.views.change(media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
             beside = [ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.suggestions, ui.notice]
-            ui.shelf.click(lambda index: str(ui.examples[index].clip), ui.shelf, ui.video, **LIGHT)
-            ui.shelf.click(media.on_example, [ui.shelf, ui.chat], beside, **LIGHT)
+            ui.gallery.click(lambda index: str(ui.examples[index].clip), ui.gallery, ui.video, **LIGHT)
+            ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **LIGHT)
 
     def _wire_conversation(self) -> None:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs
         asking = [ui.question, *media]
-        answered = [ui.chat, ui.window, ui.question, ui.send, ui.halt, ui.notice, ui.versus_view]
+        answered = [ui.chat, ui.chatbot, ui.question, ui.send, ui.stop, ui.notice, ui.comparison]
         answered += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden, ui.film, ui.film_notes]
         quiet = MODEL | {"show_progress": "hidden"}
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
-        again = ui.again.click(chat.on_retry, media, answered, **quiet)
-        ui.halt.click(chat.on_stop, ui.chat, None, **LIGHT)
+        again = ui.retry.click(chat.on_retry, media, answered, **quiet)
+        ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
         # first the answer is left, then the page is cleared: else a piece on its way would be put back
-        left = gr.on([ui.clear.click, ui.window.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
+        left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
-        ui.versus.click(chat.on_compare, asking, [ui.versus_view, ui.notice], **MODEL)
+        ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **MODEL)
 
         ui.word.input(evidence.on_word, [ui.word, ui.chat], [ui.shares, ui.rests_on], **LIGHT)
         ui.hide.click(evidence.on_hide, media, [ui.hidden, ui.notice], **MODEL)

@@ -29,12 +29,14 @@ MAX_FILES = 20_000
 MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
 MAX_FOLDERS = 32  # around a file
 MAX_NAME = 1024  # characters of an entry's name, folders included
-ALONE = Depth.suffixes
-READ = (".png", ".txt", *ALONE)
-BESIDE = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
-BROKEN = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+SINGLE_FILES = Depth.suffixes
+"""Endings of files that are a recording by themselves."""
+KNOWN_SUFFIXES = (".png", ".txt", *SINGLE_FILES)
+SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
+"""Texts that belong to a folder of maps as a whole."""
+ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted, or packed in a way it does not know."""
-WANTED = (
+EXPECTED = (
     "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one mesh or "
     f"point cloud ({' '.join(MESHES)})"
 )
@@ -48,10 +50,10 @@ class Uploads:
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
-        self._shelf, self._drafts = Path(self._temporary.name, "shelf"), Path(self._temporary.name, "drafts")
-        self._shelf.mkdir()
+        self._kept, self._drafts = Path(self._temporary.name, "kept"), Path(self._temporary.name, "drafts")
+        self._kept.mkdir()
         self._drafts.mkdir()
-        self._lock = Lock()  # guards the shelf alone: folders are filled in drafts, without it
+        self._lock = Lock()  # guards what is kept alone: folders are filled in drafts, without it
 
     def depth(self, files: Sequence[str]) -> str | None:
         """The file or folder that `lynx.media.depth` reads for these uploads; None where there are none.
@@ -64,21 +66,21 @@ class Uploads:
         if gone := [path.name for path in paths if not path.is_file()]:
             raise MediaError(f"{gone[0]!r} is no longer here: upload it again.")
         kinds = {path.suffix.lower() for path in paths}
-        if unknown := sorted(kinds - {*READ, ".zip"}):
-            raise MediaError(f"{unknown[0] or 'A file without an ending'} is no depth: {WANTED}.")
+        if unknown := sorted(kinds - {*KNOWN_SUFFIXES, ".zip"}):
+            raise MediaError(f"{unknown[0] or 'A file without an ending'} is no depth: {EXPECTED}.")
         if len(paths) > 1 and ".zip" in kinds:
             raise MediaError("A .zip is a whole recording: upload it without other files.")
-        if len(paths) == 1 and kinds <= {*ALONE}:
+        if len(paths) == 1 and kinds <= {*SINGLE_FILES}:
             return str(paths[0])
         name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
-        return self._shelve(paths, name, _unzip if kinds == {".zip"} else _sort)
+        return self._keep(paths, name, _unzip if kinds == {".zip"} else _gather)
 
-    def packed(self, recording: Path) -> str:
+    def as_one_file(self, recording: Path) -> str:
         """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder."""
         if recording.is_file():
             return str(recording)
         folder = recording.parent if recording.name == "depth" else recording
-        target = self._shelf / folder.name / f"{folder.name}_depth.zip"
+        target = self._kept / folder.name / f"{folder.name}_depth.zip"
         if target.is_file():
             return str(target)
         with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
@@ -91,11 +93,11 @@ class Uploads:
                 Path(draft, target.name).replace(target)
         return str(target)
 
-    def _shelve(self, files: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
+    def _keep(self, files: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
         """The recording in a folder of that name, which is filled unless the same files were here before."""
-        place = self._shelf / _digest(files)
+        place = self._kept / _digest(files)
         with self._lock:
-            for other in self._shelf.iterdir():
+            for other in self._kept.iterdir():
                 if time.time() - other.stat().st_mtime > KEPT_SECONDS:
                     shutil.rmtree(other, ignore_errors=True)
             if place.is_dir():
@@ -138,7 +140,7 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _sort(files: Sequence[Path], folder: Path) -> None:
+def _gather(files: Sequence[Path], folder: Path) -> None:
     """Raises MediaError for two files of one name, and for a text that belongs to none of the others."""
     maps = {path.stem for path in files if path.suffix.lower() == ".png"}
     contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
@@ -146,10 +148,10 @@ def _sort(files: Sequence[Path], folder: Path) -> None:
         name = PurePosixPath(path.name)
         if name in contents:
             raise MediaError(f"Two files are called {path.name!r}: upload a .zip of their folder instead.")
-        if name.suffix.lower() == ".txt" and name.stem not in maps and path.name not in BESIDE:
+        if name.suffix.lower() == ".txt" and name.stem not in maps and path.name not in SIDE_FILES:
             raise MediaError(
                 f"{path.name!r} belongs to no depth map: a pose is called like its map, and of other texts "
-                f"{', '.join(BESIDE)} are read."
+                f"{', '.join(SIDE_FILES)} are read."
             )
         contents[name] = partial(path.open, "rb")
     _fill(contents, folder)
@@ -175,7 +177,7 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
     try:
         with _Archive(files[0]) as opened, ZipFile(opened) as archive:
             _fill(_inside(_members(archive, name)), folder)
-    except BROKEN as error:
+    except ZIP_ERRORS as error:
         raise MediaError(f"{name!r} cannot be unpacked: it is damaged, encrypted or no .zip.") from error
 
 
@@ -196,7 +198,7 @@ def _members(archive: ZipFile, name: str) -> Contents:
             raise MediaError(
                 f"{name!r} holds {member.filename!r}, which leads out of it: zip a plain folder."
             )
-        if member.is_dir() or path.suffix.lower() not in READ or path.parts[0] == "__MACOSX":
+        if member.is_dir() or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
             continue
         # zipfile bounds what it unpacks at a time for these two alone: 64 kB of bzip2 may be a gigabyte
         if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
@@ -246,7 +248,7 @@ def _recording(folder: Path) -> Path:
     """The folder, or the file in it that is a recording by itself. Raises MediaError where there is none."""
     if any(folder.glob("depth/*.png")):
         return folder
-    alone = [path for path in folder.iterdir() if path.suffix in ALONE]
+    alone = [path for path in folder.iterdir() if path.suffix in SINGLE_FILES]
     if len(alone) != 1:
-        raise MediaError(f"{folder.name!r} is not one recording of depth: {WANTED}.")
+        raise MediaError(f"{folder.name!r} is not one recording of depth: {EXPECTED}.")
     return folder if alone[0].suffix in MESHES and (folder / "pose").is_dir() else alone[0]

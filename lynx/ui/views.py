@@ -167,7 +167,7 @@ def forecast(text: str) -> str:
 
 def shares(evidence: EvidenceView, index: int, labels: Mapping[str, str]) -> str:
     """How much the chosen word rests on each sense and on the conversation's words."""
-    labels = {TEXT: "words", **labels}
+    labels = {**labels, TEXT: "words"}
     rows = "".join(
         f'<div class="share"><span>{escape(labels.get(sense, sense))}</span>'
         f'<div class="bar"><i style="width:{100 * value:.1f}%;background:{_css(sense)}"></i></div>'

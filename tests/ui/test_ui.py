@@ -405,7 +405,7 @@ def test_loose_files_and_zips_are_the_same_recording(full, desk, tmp_path):
         clip = open_depth(recording)
         assert clip.count == 4 and clip.poses is not None and clip.intrinsics is not None
         assert clip.times.tolist() == [0, 1, 2, 3] and clip.measure([1])[0, 0, 0] == pytest.approx(1.5)
-    assert uploads.depth([uploads.packed(desk / "depth")]) and uploads.depth([]) is None
+    assert uploads.depth([uploads.as_one_file(desk / "depth")]) and uploads.depth([]) is None
     np.save(tmp_path / "stack.npy", np.ones((3, 4, 5)))
     assert uploads.depth([str(tmp_path / "stack.npy")]) == str(tmp_path / "stack.npy")
     alone = uploads.depth([zipped(tmp_path / "stack.zip", {"x/stack.npy": tmp_path / "stack.npy"})])
@@ -790,8 +790,8 @@ def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
     for name, question in (("text.mp4", "what ?"), (None, "what ?"), ("clip.mp4", "  ")):
         *_, last = page.chat.on_ask(question, *media(desk, name, chat))
         assert "notice" in last[page.ui.notice] and last[page.ui.question] == question
-        assert page.ui.chat not in last and len(last[page.ui.window]) == 2
-        assert last[page.ui.send]["visible"] and not last[page.ui.halt]["visible"]
+        assert page.ui.chat not in last and len(last[page.ui.chatbot]) == 2
+        assert last[page.ui.send]["visible"] and not last[page.ui.stop]["visible"]
 
 
 def test_ask_retry_and_clear(page, setup, desk):
@@ -804,10 +804,10 @@ def test_ask_retry_and_clear(page, setup, desk):
     again = last[ui.chat]
     assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
     *_, failed = page.chat.on_retry(*media(desk, "text.mp4", again))
-    assert failed[ui.notice] and len(failed[ui.window]) == 2
+    assert failed[ui.notice] and len(failed[ui.chatbot]) == 2
     cleared = page.chat.on_clear(again)
-    assert cleared[ui.window] == [] and cleared[ui.chat].turns == ()
-    assert cleared[ui.send]["visible"] and not cleared[ui.halt]["visible"]
+    assert cleared[ui.chatbot] == [] and cleared[ui.chat].turns == ()
+    assert cleared[ui.send]["visible"] and not cleared[ui.stop]["visible"]
     *_, nothing = page.chat.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
 
@@ -821,7 +821,7 @@ def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(
     assert "notice" in page.media.on_loaded(*media(desk, "text.mp4", chat))[page.ui.notice]
     update = page.model.on_setup(setup.backbone, "auto", [], chat)
     assert update[page.ui.chat].labels == {"video": "picture"}
-    assert not update[page.ui.versus]["interactive"]
+    assert not update[page.ui.compare]["interactive"]
 
 
 def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
@@ -841,7 +841,7 @@ def test_compare_needs_an_added_sense(page, setup, desk):
     off = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
     assert "switch one on" in off[page.ui.notice]
     on = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat))
-    assert "with sound" in on[page.ui.versus_view] and "without sound" in on[page.ui.versus_view]
+    assert "with sound" in on[page.ui.comparison] and "without sound" in on[page.ui.comparison]
 
 
 def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup, desk):
@@ -887,10 +887,10 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
     update = page.model.on_setup(full.backbone, "auto", list(full.adapters), Chat("p", full))
     chat = update[ui.chat]
     assert [update[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True] * 3
-    assert update[ui.versus]["value"] == "Leave out each sense"
+    assert update[ui.compare]["value"] == "Leave out each sense"
     fewer = page.model.on_setup(full.backbone, "auto", list(full.adapters[:1]), chat)
     assert [fewer[ui.places[kind]]["visible"] for kind in ("audio", "depth", "view")] == [True, False, False]
-    assert fewer[ui.versus]["value"] == "With / without sound"
+    assert fewer[ui.compare]["value"] == "With / without sound"
 
     def desk_with(depth=(), further=(), offsets="", senses=("video", *ADDED), chat=chat):
         clip = str(desk / "fast.mp4")
