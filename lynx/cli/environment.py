@@ -15,7 +15,7 @@ PARTS = {
     "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
     "app": ("gradio", "spaces"),
     "world": ("moviepy",),
-    "quantisation": ("bitsandbytes",),
+    "quantization": ("bitsandbytes",),
 }
 
 
