@@ -63,11 +63,17 @@ class LlavaOnevision(Backbone):
         ]
         # Stock ends every call with a newline token. A clip has one, so all parts but the last lose theirs.
         tokens = torch.cat([part[:-1] for part in parts[:-1]] + [parts[-1]])
-        layout = TokenLayout.of(len(pixels), self.token_grid)
+        return tokens, self.layout(len(pixels))
+
+    def layout(self, frames: int) -> TokenLayout:
+        """Where the tokens of a clip of that many frames come from, its newline included."""
+        layout = TokenLayout.of(frames, self.token_grid)
         newline = torch.tensor([-1])  # of no frame, in no cell
-        frame = torch.cat([layout.frame, newline])  # (n,)
-        cell = torch.cat([layout.cell, newline.expand(1, 2)])  # (n, 2)
-        return tokens, replace(layout, frame=frame, cell=cell)
+        return replace(
+            layout,
+            frame=torch.cat([layout.frame, newline]),
+            cell=torch.cat([layout.cell, newline.expand(1, 2)]),
+        )
 
     def vision_attention_modules(self) -> list[nn.Module]:
         """SigLIP's attention modules, first layer first."""
