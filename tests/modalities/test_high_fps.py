@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lynx.errors import DataError, MediaError
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.modalities.high_fps import HighFps, HighFpsRendering, fast_times, find_repeats, tile_frames
 from lynx.types import Frames, Waveform, sample_times
 

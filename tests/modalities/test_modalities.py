@@ -9,7 +9,7 @@ import scipy.signal
 import torch
 
 from lynx.errors import DataError, MediaError
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.modalities import OTHER_COLORS, REGISTRY, color_of, get
 from lynx.modalities.audio import Audio, AudioRendering, log_mel
 from lynx.modalities.video import Video

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lynx.errors import DataError, MediaError
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 from lynx.modalities.multi_view import MultiView, MultiViewRendering, View, views_of
 from lynx.types import Frames, Waveform, sample_times
 
