@@ -12,7 +12,7 @@ from checkpoints import clip, random_adapter
 
 import lynx
 from lynx.adapters.saving import save_adapter
-from lynx.media.video import write_video
+from lynx.media.writer import write_video
 
 ROOT = Path(__file__).parents[1]
 THERMAL = '''

@@ -158,7 +158,7 @@ def describe(name: str) -> dict[str, Any]:
         "hub_id": row.source,
         "revision": row.revision or "the newest",
         "family": row.family,
-        "licence": row.license,
+        "license": row.license,
         "tokens_a_frame": (backbone.tokens(4) - backbone.tokens(2)) / 2,
         "weights_gb": {
             name: round(sum(Costs(backbone, name, dtype, False).weights()) / 1e9, 2)

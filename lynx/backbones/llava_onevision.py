@@ -68,7 +68,7 @@ class LlavaOnevision(Backbone):
     def layout(self, frames: int) -> TokenLayout:
         """Where the tokens of a clip of that many frames come from, its newline included."""
         layout = TokenLayout.of(frames, self.token_grid)
-        newline = torch.tensor([-1])
+        newline = torch.tensor([-1])  # of no frame, in no cell
         return replace(
             layout,
             frame=torch.cat([layout.frame, newline]),

@@ -16,7 +16,7 @@ PARTS = {
     "app": ("gradio", "spaces", "moviepy", "matplotlib"),
     "world": ("moviepy",),
     "plots": ("matplotlib",),
-    "quantisation": ("bitsandbytes",),
+    "quantization": ("bitsandbytes",),
 }
 
 
