@@ -44,7 +44,7 @@ def split_evenly(n: int, names: Sequence[str]) -> dict[str, int]:
     return {name: n // len(names) + (place < n % len(names)) for place, name in enumerate(names)}
 
 
-def sample_questions(counts: Mapping[str, int], split: str, seed: int) -> list[Question]:
+def sample_balanced(counts: Mapping[str, int], split: str, seed: int) -> list[Question]:
     """Draw `counts[type]` questions of each type, from as few clips of the split as it takes, in order.
 
     Raises: DataError for an unknown split or type, or if the world does not hold that many.

@@ -8,7 +8,7 @@ from typing import Any
 from lynx.errors import DataError
 from lynx.model import Lynx
 from lynx.types import VIDEO
-from lynx.world.balanced_sampling import Question, sample_questions, split_evenly, subsample
+from lynx.world.balanced_sampling import Question, sample_balanced, split_evenly, subsample
 from lynx.world.evaluation import (
     MEASURED,
     SPLIT,
@@ -54,7 +54,7 @@ def evaluate_combinations(
     counts = dict(three)
     for name, count in (pair for cell in cells.values() for pair in cell.together.items()):
         counts[name] = max(count, counts.get(name, 0))
-    conditions = {question: _given(question, senses) for question in sample_questions(counts, SPLIT, seed)}
+    conditions = {question: _given(question, senses) for question in sample_balanced(counts, SPLIT, seed)}
     answers = collect_answers(model, senses, conditions, seed, progress, cache)
     figures = _summarize(senses, cells, three, list(conditions), answers)
     return {"modality": "all", "n": n, "seed": seed, **figures}

@@ -11,7 +11,7 @@ from lynx.evaluation.batch_answers import answer_alone, answer_batch
 from lynx.evaluation.metrics import Scores, score
 from lynx.model import Lynx
 from lynx.types import VIDEO, Prompt
-from lynx.world.balanced_sampling import Question, sample_questions, split_evenly, subsample, types_for
+from lynx.world.balanced_sampling import Question, sample_balanced, split_evenly, subsample, types_for
 from lynx.world.dataset import RENDERERS
 from lynx.world.files import default_cache, sense_path, stream_clips
 
@@ -93,7 +93,7 @@ def evaluate(
     if not cells.needed or modality not in MEASURED:
         raise DataError(f"the world's clips are evaluated for {', '.join(MEASURED)}, not for {modality!r}")
     model.adapter(modality)
-    questions = sample_questions(cells.together, SPLIT, seed)
+    questions = sample_balanced(cells.together, SPLIT, seed)
     both = ((VIDEO, modality), (VIDEO,))
     conditions = dict.fromkeys(questions, both)
     answers = collect_answers(model, (modality,), conditions, seed, progress, cache)
@@ -104,7 +104,7 @@ def evaluate_backbone(
     model: Lynx, n: int = 5000, seed: int = 0, progress: Progress | None = None, cache: Path | None = None
 ) -> dict[str, Any]:
     """Measure a backbone on video alone, adapters off: `n` questions, evenly of every type."""
-    questions = sample_questions(split_evenly(n, types_for((VIDEO,), (VIDEO,))), SPLIT, seed)
+    questions = sample_balanced(split_evenly(n, types_for((VIDEO,), (VIDEO,))), SPLIT, seed)
     conditions = dict.fromkeys(questions, [(VIDEO,)])
     answers = collect_answers(model, (), conditions, seed, progress, cache, stock=False)
     scores = score_questions(questions, answers.given[VIDEO,])

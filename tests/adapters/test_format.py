@@ -394,7 +394,7 @@ def front_matter(adapter):
     return yaml.safe_load(model_card(adapter, "me/ears").split("---")[1])
 
 
-def test_a_card_names_its_base_model_and_carries_its_licence():
+def test_a_card_names_its_base_model_and_carries_its_license():
     free = front_matter(adapter_of(CATALOG["llava-onevision-0.5b"].source))
     assert free["base_model"] == CATALOG["llava-onevision-0.5b"].source and free["license"] == "apache-2.0"
     assert free["base_model_relation"] == "adapter"

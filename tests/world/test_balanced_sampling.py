@@ -9,7 +9,7 @@ from lynx.evaluation.metrics import chance_level
 from lynx.world.balanced_sampling import (
     PER_CLIP,
     Question,
-    sample_questions,
+    sample_balanced,
     split_evenly,
     subsample,
     types_for,
@@ -18,7 +18,7 @@ from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.scene import SOUNDS, draw_scene
 
 COUNTS = split_evenly(220, types_for(("video", "audio"), ("audio",)))
-TASKS = sample_questions(COUNTS, "test", 7)
+TASKS = sample_balanced(COUNTS, "test", 7)
 
 
 def answer_counts(questions: list[Question], name: str) -> Counter[str]:
@@ -40,7 +40,7 @@ def test_chance_is_one_in_as_many_as_there_are_answers() -> None:
 
 def test_who_sees_the_picture_guesses_one_of_its_shapes() -> None:
     counts = {"nearest": 24, "nearest_color": 24, "nearest_and_sound": 6, "heard": 2}
-    questions = sample_questions(counts, "test", 7)
+    questions = sample_balanced(counts, "test", 7)
     for question in questions:
         items = draw_scene("test", 7, question.index).items
         colors = Counter(item.color for item in items)
@@ -59,8 +59,8 @@ def test_no_clip_is_asked_more_than_twice_for_one_type() -> None:
 
 
 def test_the_same_seed_gives_the_same_tasks_and_another_one_others() -> None:
-    assert TASKS == sample_questions(COUNTS, "test", 7)
-    assert TASKS != sample_questions(COUNTS, "test", 8)
+    assert TASKS == sample_balanced(COUNTS, "test", 7)
+    assert TASKS != sample_balanced(COUNTS, "test", 8)
 
 
 def test_a_smaller_examination_is_balanced_too() -> None:
@@ -77,7 +77,7 @@ def test_types_by_the_senses_they_need() -> None:
 
 
 def test_captions_have_no_fixed_answers_and_are_drawn_all_the_same() -> None:
-    assert len(sample_questions({"caption": 6}, "validation", 0)) == 6
+    assert len(sample_balanced({"caption": 6}, "validation", 0)) == 6
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_captions_have_no_fixed_answers_and_are_drawn_all_the_same() -> None:
 )
 def test_what_does_not_exist_is_said(wrong: tuple) -> None:
     with pytest.raises(DataError):
-        sample_questions(*wrong)
+        sample_balanced(*wrong)

@@ -14,7 +14,7 @@ from lynx.config import LoraSettings
 from lynx.errors import AdapterError, DataError
 from lynx.evaluation.batch_answers import MAX_NEW_TOKENS, answer_alone, answer_batch
 from lynx.model import Lynx
-from lynx.world.balanced_sampling import sample_questions
+from lynx.world.balanced_sampling import sample_balanced
 from lynx.world.combinations import evaluate_combinations
 from lynx.world.evaluation import (
     MEASURED,
@@ -181,7 +181,7 @@ def test_all_senses_are_measured_alone_together_and_where_three_are_needed(model
 
 
 def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cache: Path) -> None:
-    (question,) = sample_questions({"nearest_and_sound": 1}, "test", 7)
+    (question,) = sample_balanced({"nearest_and_sound": 1}, "test", 7)
     given = [("video",), ("video", "audio"), ("video", "audio", "depth")]
     answers = collect_answers(model, MEASURED, {question: given}, 7, cache=cache)
     path = render_clips("test", 7, [question.index], cache)[question.index]
@@ -193,7 +193,7 @@ def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cac
 
 
 def test_a_withheld_sense_leaves_its_adapter_on(model: Lynx, cache: Path) -> None:
-    questions = sample_questions({"heard": 6}, "test", 7)
+    questions = sample_balanced({"heard": 6}, "test", 7)
     conditions = dict.fromkeys(questions, [("video",)])
     answers = collect_answers(model, ("audio",), conditions, 7, cache=cache)
     assert set(answers.withheld) == {"audio"}
@@ -208,7 +208,7 @@ def test_a_withheld_sense_leaves_its_adapter_on(model: Lynx, cache: Path) -> Non
 
 def test_knowing_all_is_one_and_knowing_nothing_is_chance() -> None:
     cells = Cells.of("audio", 60)
-    questions = sample_questions(cells.together, "test", 3)
+    questions = sample_balanced(cells.together, "test", 3)
     right = {question: question.turn.answer for question in questions}
     kinds = {question: QUESTION_TYPES[question.turn.type] for question in questions}
     constant = {question: (kind.answers or ("nothing",))[0] for question, kind in kinds.items()}
