@@ -1,18 +1,20 @@
-"""An adapter on disk: `lynx_config.json`, `vision/` and `llm/` (two plain PEFT folders), and a model card.
+"""An adapter on disk, and how it is read.
 
-One that was tuned with a type embedding has `type_embedding.safetensors` too.
+    lynx_config.json              name, modality, rendering, backbone, training, metrics: an `Adapter`
+    README.md                     the model card
+    vision/  llm/                 two plain PEFT folders; one of them may be absent
+    type_embedding.safetensors    where it was tuned with one
 
 Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
 exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
 """
 
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -21,31 +23,31 @@ from torch import Tensor
 from lynx import hub, modalities
 from lynx.adapters.lora import lora_config
 from lynx.backbones import Backbone
-from lynx.config import LoraSettings, brief, read_json_object
+from lynx.config import LoraSettings, TokenPooling, brief, read_json_object
 from lynx.errors import AdapterError, DataError
 from lynx.types import PLACEMENTS
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
 PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("vision", "llm")
 TYPE_EMBEDDING = "type_embedding"
-"""Name of its tensor (D,), and of the file that holds it."""
+"""Name of the type embedding's tensor (D,), and of the file that holds it."""
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
-PART_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
-FILES = (CONFIG, "README.md", *PART_FILES, TYPE_EMBEDDING_FILE)
-"""Everything that belongs to an adapter; a part may be absent as a whole."""
+FILES = (
+    *(CONFIG, "README.md", TYPE_EMBEDDING_FILE),
+    *(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS)),
+)
+"""Every file that an adapter may have."""
 NEW = ".new"
 """In an adapter's folder: a whole newer adapter, which a save that was killed had yet to put in its place."""
-POOLINGS = ("none", "space", "halves", "bands")
-MAX_RANK, MAX_ALPHA = 2**16, 1e6  # far above any LoRA that was trained
+POOLINGS = get_args(TokenPooling)
+MAX_RANK, MAX_ALPHA = 2**16, 1e6
+"""Largest rank and alpha of a LoRA that is read, far above any that was trained."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-_LORA_FREE = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
+_FREE_OPTIONS = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
     "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
     "inference_mode", "task_type", "peft_version", "auto_mapping", "init_lora_weights",
 }  # fmt: skip
@@ -84,7 +86,12 @@ class AdapterFiles:
 
     adapter: Adapter
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
-    type_embedding: Tensor | None = None
+    type_embedding: Tensor | None = None  # (D,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What of "vision", "llm" and "type_embedding" it has."""
+        return (*self.parts, *([TYPE_EMBEDDING] if self.type_embedding is not None else []))
 
 
 def resolve_adapter(source: str | Path) -> Path:
@@ -125,78 +132,27 @@ def inspect_adapter(folder: Path) -> Adapter:
     _refuse_unsafe(folder)
     adapter, folder = read_adapter_config(folder), current_folder(folder)
     for part in _parts(folder):
-        _read_settings(folder / part)
+        parse_settings(read_json_object(folder / part / PEFT_CONFIG), folder / part)
         _read_shapes(folder / part / WEIGHTS)
     if (folder / TYPE_EMBEDDING_FILE).is_file():
         _read_shapes(folder / TYPE_EMBEDDING_FILE)
     return adapter
 
 
-def read_adapter_config(folder: str | Path) -> Adapter:
-    """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
-    folder = current_folder(folder)
-    content = read_json_object(folder / CONFIG)
-    number = content.pop("format", None)
-    if type(number) is not int or number < 1:
-        raise AdapterError(f"{folder}/{CONFIG} has no format number: it is not an adapter of lynx")
-    if number > FORMAT:
-        raise AdapterError(f"{folder} is of format {number}, this lynx reads up to {FORMAT}: update lynx")
-    hints = get_type_hints(Adapter)
-    if content.keys() - hints.keys() or not {"name", "modality", "backbone"} <= content.keys():
-        raise AdapterError(
-            f"{folder}/{CONFIG} has {', '.join(sorted(content))}; needed: name, modality, backbone; "
-            f"known: {', '.join(sorted(hints))}"
-        )
-    for key, value in content.items():
-        kinds: dict[Any, tuple[type, str]] = {str: (str, "a text"), int | None: (int, "a number")}
-        expected, kind = kinds.get(hints[key], (dict, "an object"))
-        if not isinstance(value, expected):
-            raise AdapterError(f"{folder}/{CONFIG}: {key} is {brief(value)}, expected {kind}")
-    try:
-        adapter = Adapter(**content)
-        _check_values(adapter)
-    except (AdapterError, DataError) as error:
-        raise AdapterError(f"{folder}/{CONFIG}: {error}") from error
-    return adapter
-
-
-def _check_values(adapter: Adapter) -> None:
-    """Raises: AdapterError, DataError: a value of a kind that nothing can be done with."""
-    modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
-    for key in ("family", "source", "revision"):
-        value = adapter.backbone.get(key)
-        if value is not None and not (isinstance(value, str) and value.isprintable()):
-            raise AdapterError(f"backbone.{key} is {brief(value)}, expected a name")
-    for place, value in _figures(adapter.metrics, "metrics"):
-        if value is not None and not isinstance(value, str | int | float):
-            raise AdapterError(f"{place} is {brief(value)}, expected a number, a text, or an object of them")
-
-
-def _figures(metrics: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    for key, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _figures(value, f"{place}.{key}")
-        else:
-            yield f"{place}.{key}", value
-
-
 def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     """All of an adapter, checked against the backbone. Raises: AdapterError, saying what does not fit."""
-    _refuse_unsafe(folder)
-    adapter, folder = read_adapter_config(folder), current_folder(folder)
+    adapter, folder = inspect_adapter(folder), current_folder(folder)
     check_backbone(adapter, backbone)
     parts = {}
     for part in _parts(folder):
-        settings = _read_settings(folder / part)
+        settings = parse_settings(read_json_object(folder / part / PEFT_CONFIG), folder / part)
         shapes = backbone.lora_shapes(part, settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
-    return AdapterFiles(adapter, parts, _read_type_embedding(folder, backbone))
-
-
-def _read_type_embedding(folder: Path, backbone: Backbone) -> Tensor | None:
-    path = folder / TYPE_EMBEDDING_FILE
-    width = backbone.model.config.get_text_config().hidden_size
-    return _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING] if path.is_file() else None
+    embedding, path = None, folder / TYPE_EMBEDDING_FILE
+    if path.is_file():
+        width = backbone.model.config.get_text_config().hidden_size
+        embedding = _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING]
+    return AdapterFiles(adapter, parts, embedding)
 
 
 def _parts(folder: Path) -> list[str]:
@@ -209,6 +165,49 @@ def _parts(folder: Path) -> list[str]:
     return parts
 
 
+def read_adapter_config(folder: str | Path) -> Adapter:
+    """The adapter that a folder describes. Raises: AdapterError: none, unreadable, or of a newer format."""
+    path = current_folder(folder) / CONFIG
+    content = read_json_object(path)
+    number = content.pop("format", None)
+    if type(number) is not int or number < 1:
+        raise AdapterError(f"{path} has no format number: it is not an adapter of lynx")
+    if number > FORMAT:
+        raise AdapterError(f"{path} is of format {number}, this lynx reads up to {FORMAT}: update lynx")
+    hints = get_type_hints(Adapter)
+    if content.keys() - hints.keys() or not {"name", "modality", "backbone"} <= content.keys():
+        raise AdapterError(
+            f"{path} has {', '.join(sorted(content))}; needed: name, modality, backbone; "
+            f"known: {', '.join(sorted(hints))}"
+        )
+    kinds: dict[Any, tuple[type, str]] = {str: (str, "a text"), int | None: (int, "a number")}
+    for key, value in content.items():
+        expected, kind = kinds.get(hints[key], (dict, "an object"))
+        if not isinstance(value, expected):
+            raise AdapterError(f"{path}: {key} is {brief(value)}, expected {kind}")
+    try:
+        adapter = Adapter(**content)
+        modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
+    except (AdapterError, DataError) as error:
+        raise AdapterError(f"{path}: {error}") from error
+    for key in ("family", "source", "revision"):
+        value = adapter.backbone.get(key)
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise AdapterError(f"{path}: backbone.{key} is {brief(value)}, expected a name")
+    _check_metrics(adapter.metrics, "metrics", path)
+    return adapter
+
+
+def _check_metrics(metrics: Mapping[str, Any], place: str, path: Path) -> None:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            _check_metrics(value, f"{place}.{key}", path)
+        elif value is not None and not isinstance(value, str | int | float):
+            raise AdapterError(
+                f"{path}: {place}.{key} is {brief(value)}, expected a number, a text, or an object of them"
+            )
+
+
 def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
     """Raises: AdapterError where an adapter was trained on another backbone than this one."""
     wanted = adapter.backbone
@@ -217,13 +216,12 @@ def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
             f"the adapter {adapter.name!r} is for the family {wanted.get('family')!r}, "
             f"{backbone.source!r} is of {backbone.family!r}"
         )
-    mine = backbone.fingerprint()
-    theirs = wanted.get("fingerprint")
+    mine, theirs = backbone.fingerprint(), wanted.get("fingerprint")
     theirs = theirs if isinstance(theirs, dict) else {}
     different = [
-        f"{key} is {theirs.get(key, 'not given')} instead of {mine[key]}"
-        for key in mine
-        if theirs.get(key) != mine[key]
+        f"{key} is {theirs.get(key, 'not given')} instead of {value}"
+        for key, value in mine.items()
+        if theirs.get(key) != value
     ]
     if different:
         raise AdapterError(
@@ -254,10 +252,6 @@ def _refuse_unsafe(folder: Path) -> None:
             raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
 
 
-def _read_settings(folder: Path) -> LoraSettings:
-    return parse_settings(read_json_object(folder / PEFT_CONFIG), folder)
-
-
 def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
     """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
     values: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
@@ -279,7 +273,7 @@ def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
     settings = LoraSettings(rank, float(alpha), float(dropout))
     plain = lora_config("", settings).to_dict()
     odd = sorted(
-        key for key in content.keys() - _LORA_FREE if content[key] and content[key] != plain.get(key)
+        key for key in content.keys() - _FREE_OPTIONS if content[key] and content[key] != plain.get(key)
     )
     if odd:
         raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {', '.join(odd)}, which lynx does not do")
@@ -319,14 +313,3 @@ def check_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in tensors.items():
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise AdapterError(f"{path} holds values that are no numbers, in {key} ({tensor.dtype})")
-
-
-def _finite(value: Any) -> Any:
-    """The same value with null for every number that JSON does not have, such as the mean of nothing."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-

@@ -1,7 +1,7 @@
 """A frozen backbone and the adapters added to it. Adapters act only inside `with`, under one lock."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +30,12 @@ class AdaptedBackbone:
         self.lora = LoraBank(backbone.model)
         self.adapters: dict[str, Adapter] = {}
         self.type_embeddings: dict[str, Tensor] = {}
-        self._loras: dict[tuple[str, str], str] = {}
+        self._loras: dict[tuple[str, str], str] = {}  # (adapter, part) -> name in `lora`; some share one
         self.lock = threading.RLock()
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
-        """The backbone's; it is frozen, so that it is hashed once."""
+        """That of the backbone, which is frozen and so hashed once."""
         return self.backbone.fingerprint()
 
     def load_adapter(self, source: str | Path) -> Adapter:
@@ -48,17 +48,23 @@ class AdaptedBackbone:
             adapter = self.add_adapter(files.adapter)
             undo.callback(self.unload_adapter, adapter.name)
             for part, (settings, tensors) in files.parts.items():
-                # adapters that were tuned together have the same LLM LoRA: it is held, and added, once
-                present = {lora for (_, other), lora in self._loras.items() if part == other == "llm"}
-                same = [lora for lora in present if self.lora.equal(lora, settings, tensors)]
-                if same:
-                    self._loras[adapter.name, part] = same[0]
+                shared = self._equal_llm_lora(settings, tensors) if part == "llm" else None
+                if shared is not None:
+                    self._loras[adapter.name, part] = shared
                 else:
                     self.lora.fill(self.add_lora(adapter.name, part, settings), tensors)
             if files.type_embedding is not None:
                 self.type_embeddings[adapter.name] = files.type_embedding.to(self.backbone.device)
             undo.pop_all()
         return adapter
+
+    def _equal_llm_lora(self, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> str | None:
+        """The LLM LoRA with these weights, of an adapter that was tuned together with this one.
+
+        It is held once, and is on once where both are used: twice it would count double.
+        """
+        present = {lora for (_, part), lora in self._loras.items() if part == "llm"}
+        return next((lora for lora in present if self.lora.equal(lora, settings, tensors)), None)
 
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""

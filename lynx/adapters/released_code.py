@@ -10,7 +10,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +30,17 @@ from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError
 
-SOURCES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
-TOLERANCE = {torch.float32: 1e-4}  # of the largest output; other precisions round
-ROUNDING = 2e-2
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
+"""Where a part's tensors may lie; the first that is there is read."""
+TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 2e-2
+"""Largest difference of an import's outputs, relative to the largest output: in fp32, in other precisions."""
 
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.(?P<adapter>\w+))?\.weight")
 _WRAPPERS = {"base_model", "model", "module", "vision_model", "language_model"}
-"""Levels that came and went between the original code, transformers 4 and 5; they name nothing."""
+"""Levels of module names that came and went between the original code, transformers 4 and 5."""
 
 Pair = tuple[Tensor, Tensor]
-Pairs = Mapping[str, Pair]
-"""Module -> A (r, in) and B (out, r)."""
+"""The two matrices of a LoRA on one module: A (r, in) and B (out, r)."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,25 @@ class Part:
     """One LoRA of a checkpoint under this backbone's module names."""
 
     settings: LoraSettings
-    pairs: Pairs
+    pairs: Mapping[str, Pair]
     source: Path
     dropped: tuple[str, ...]  # modules that lynx does not adapt and whose B is zero
     absent: tuple[str, ...]  # kinds of modules that were not trained
 
-    @property
-    def scale(self) -> float:
-        """What the update is multiplied with."""
-        return self.settings.alpha / self.settings.rank
-
     def report(self) -> dict[str, Any]:
         """For people: sizes, and everything that was not taken over as it stood."""
-        told = {"from": self.source.name, "rank": self.settings.rank, "alpha": self.settings.alpha}
-        told |= {"modules": len(self.pairs), "not_trained": list(self.absent), "dropped": list(self.dropped)}
-        return told | {"without_effect": not any(bool(b.any()) for _, b in self.pairs.values())}
+        return {
+            "from": self.source.name,
+            "rank": self.settings.rank,
+            "alpha": self.settings.alpha,
+            "modules": len(self.pairs),
+            "not_trained": list(self.absent),
+            "dropped": list(self.dropped),
+            "without_effect": not any(bool(b.any()) for _, b in self.pairs.values()),
+        }
 
 
-def named_backbone(folder: Path) -> str | None:
+def read_backbone_name(folder: Path) -> str | None:
     """The backbone that a checkpoint's configurations name; None where they name none."""
     configs = [read_json_object(folder / part / PEFT_CONFIG) for part in _parts(folder)]
     names = [config.get("base_model_name_or_path") for config in configs]
@@ -95,66 +96,32 @@ def import_adapter(
         raise AdapterError(f"{out} is there already: give another folder")
     drawn = modalities.get(modality).from_dict(dict(rendering or {})).to_dict()
     parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
-    training = {"imported": {part: read.report() for part, read in parts.items()}}
-    model = AdaptedBackbone(backbone)
-    adapter = model.add_adapter(
-        Adapter(name or modality, modality, rendering=drawn, placement=placement, training=training)
-    )
+    reports = {part: read.report() for part, read in parts.items()}
+    model, name = AdaptedBackbone(backbone), name or modality
+    training = {"imported": reports}
+    model.add_adapter(Adapter(name, modality, rendering=drawn, placement=placement, training=training))
     try:
-        differences = _write_verified(model, adapter, parts, out)
+        # what the checkpoint's own tensors compute, before there is a LoRA of ours
+        expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
+        for part, read in parts.items():
+            lora = model.add_lora(name, part, read.settings)
+            # modules that were not trained get zeros, which change nothing
+            tensors = {key: torch.zeros_like(weight) for key, weight in model.lora.tensors(lora).items()}
+            model.lora.fill(lora, tensors | _tensors_of(read))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+            written = save_adapter(model, name, Path(partial) / "adapter")
+            _check_tensors(written, parts, backbone)
+            model.unload_adapter(name)
+            model.load_adapter(written)
+            differences = {part: _difference(model, name, part, expected[part]) for part in parts}
+            if out.is_dir():
+                out.rmdir()
+            os.rename(written, out)
     finally:
-        if adapter.name in model.adapters:
-            model.unload_adapter(adapter.name)
-    return {"parts": training["imported"], "largest_difference": differences}
-
-
-def _write_verified(
-    model: AdaptedBackbone, adapter: Adapter, parts: Mapping[str, Part], out: Path
-) -> dict[str, float]:
-    """Write beside `out`, read back, compare tensors and outputs, and only then put it in its place."""
-    name = adapter.name
-    expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
-    for part, read in parts.items():
-        lora = model.add_lora(name, part, read.settings)
-        model.lora.fill(lora, _complete(model.lora.tensors(lora), read))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
-        written = save_adapter(model, name, Path(partial) / "adapter")
-        _compare_tensors(written, parts, model)
-        model.unload_adapter(name)
-        model.load_adapter(written)
-        differences = {part: _compare(model, name, part, expected[part]) for part in parts}
-        if out.is_dir():
-            out.rmdir()
-        os.rename(written, out)
-    return differences
-
-
-def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
-    """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
-    config = read_json_object(folder / PEFT_CONFIG)
-    settings, source = parse_settings(config, folder), _source(folder)
-    theirs = _native(_pairs(_load(source), part, source), backbone, source)
-    pairs, dropped = _match(theirs, part, backbone, source)
-    if not pairs:
-        raise AdapterError(
-            f"{source} has no LoRA on a module that the {part} part of {backbone.source!r} has"
-        )
-    ranks = {rank for a, b in pairs.values() for rank in (a.shape[0], b.shape[1])}
-    if ranks != {settings.rank}:
-        found = ", ".join(map(str, sorted(ranks)))
-        raise AdapterError(
-            f"{source} holds tensors of rank {found}, its adapter_config.json says {settings.rank}"
-        )
-    for name, (a, b) in pairs.items():
-        module = backbone.model.get_submodule(name)
-        size, expected = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
-        if size != expected:
-            raise AdapterError(
-                f"{source}: {name} is for a layer {size}, the backbone's is {expected} (out, in)"
-            )
-    absent = _absent(pairs, config.get("target_modules"), part, backbone, source)
-    return Part(settings, pairs, source, dropped, absent)
+        if name in model.adapters:
+            model.unload_adapter(name)
+    return {"parts": reports, "largest_difference": differences}
 
 
 def _parts(folder: Path) -> list[str]:
@@ -166,15 +133,59 @@ def _parts(folder: Path) -> list[str]:
     return parts
 
 
-def _source(folder: Path) -> Path:
-    found = [folder / name for name in SOURCES if (folder / name).is_file()]
+def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
+    """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
+    config = read_json_object(folder / PEFT_CONFIG)
+    settings = parse_settings(config, folder)
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not found:
-        raise AdapterError(f"{folder} has no weights: expected {', '.join(SOURCES[:-1])} or {SOURCES[-1]}")
-    return found[0]
+        raise AdapterError(f"{folder} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
+    source = found[0]
+    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+    ours = [name for name, _ in backbone.model.named_modules() if re.fullmatch(targets, name)]
+    by_name = {canonical(name): name for name in ours}
+    pairs: dict[str, Pair] = {}
+    dropped = []
+    for name, pair in _current_names(_read_pairs(source, part), backbone, source):
+        target = by_name.get(canonical(name))
+        if target is None and bool(pair[1].any()):
+            raise AdapterError(
+                f"{source} adapts {name!r}, which is not among the modules that the {part} part of "
+                f"{backbone.source!r} has: is it for another backbone?"
+            )
+        if target is None:
+            dropped.append(name)  # its B is zero: it changes nothing
+        elif target in pairs:
+            raise AdapterError(f"{source} adapts {target!r} twice, the second time as {name!r}")
+        else:
+            pairs[target] = pair
+    if not pairs:
+        raise AdapterError(
+            f"{source} has no LoRA on a module that the {part} part of {backbone.source!r} has"
+        )
+    ranks = {rank for a, b in pairs.values() for rank in (a.shape[0], b.shape[1])}
+    if ranks != {settings.rank}:
+        listed = ", ".join(map(str, sorted(ranks)))
+        raise AdapterError(
+            f"{source} holds tensors of rank {listed}, its adapter_config.json says {settings.rank}"
+        )
+    for name, (a, b) in pairs.items():
+        module = backbone.model.get_submodule(name)
+        size, expected = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
+        if size != expected:
+            raise AdapterError(
+                f"{source}: {name} is for a layer {size}, the backbone's is {expected} (out, in)"
+            )
+    missing = [name for name in ours if name not in pairs]
+    absent = _untrained_kinds(missing, pairs, config.get("target_modules"), backbone, source)
+    return Part(settings, pairs, source, tuple(dropped), absent)
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; a pickle is read with `weights_only`, which builds tensors and nothing else."""
+def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
+    """Module, under the checkpoint's name -> its A and B.
+
+    A pickle is read with `weights_only`, which builds tensors and nothing else.
+    """
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -187,13 +198,8 @@ def _load(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise AdapterError(f"{path} is not a mapping of names to tensors")
     check_numbers(content, path)
-    return content
-
-
-def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, Pair]:
-    """Module, under the checkpoint's name -> its A and B."""
     found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in content.items():
         match = _TENSOR.fullmatch(key)
         if match is None or match["adapter"] not in (None, "default", part) or tensor.ndim != 2:
             raise AdapterError(
@@ -206,24 +212,22 @@ def _pairs(tensors: Mapping[str, Tensor], part: str, path: Path) -> dict[str, Pa
     return {module: (matrices["A"], matrices["B"]) for module, matrices in found.items()}
 
 
-def _native(theirs: Pairs, backbone: Backbone, path: Path) -> Iterator[tuple[str, Pair]]:
-    """The pairs with names of the family's original code replaced.
+def _current_names(
+    theirs: Mapping[str, Pair], backbone: Backbone, path: Path
+) -> Iterator[tuple[str, Pair]]:
+    """The pairs with names of the family's original code replaced by those of transformers.
 
     A LoRA on a fused linear is one on each of its parts: the same A, and each part's rows of B.
     """
     for name, (a, b) in theirs.items():
-        parts = _native_names(name, backbone)
+        parts = [name]
+        for original, current in backbone.original_names.items():
+            if found := re.search(re.escape(original).replace(r"\*", r"(\d+)") + "$", name):
+                parts = [name[: found.start()] + each.replace("*", found[1]) for each in current]
+                break
         if len(b) % len(parts):
             raise AdapterError(f"{path}: {name!r} has {len(b)} rows, which are not {len(parts)} equal parts")
         yield from ((part, (a, rows)) for part, rows in zip(parts, b.chunk(len(parts)), strict=True))
-
-
-def _native_names(name: str, backbone: Backbone) -> list[str]:
-    for theirs, ours in backbone.original_names.items():
-        found = re.search(re.escape(theirs).replace(r"\*", r"(\d+)") + "$", name)
-        if found:
-            return [name[: found.start()] + each.replace("*", found[1]) for each in ours]
-    return [name]
 
 
 def canonical(name: str) -> str:
@@ -232,84 +236,58 @@ def canonical(name: str) -> str:
     return ".".join(level for i, level in enumerate(levels) if i == 0 or level != levels[i - 1])
 
 
-def _targets(part: str, backbone: Backbone) -> list[str]:
-    targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
-    return [name for name, _ in backbone.model.named_modules() if re.fullmatch(targets, name)]
+def _untrained_kinds(
+    missing: list[str], pairs: Mapping[str, Pair], claimed: Any, backbone: Backbone, path: Path
+) -> tuple[str, ...]:
+    """Kinds of modules that were not trained at all; a kind that is there in part is a broken file.
 
+    claimed: `target_modules` of the configuration, ends of module names; what it lists was trained.
+    """
 
-def _match(
-    theirs: Iterable[tuple[str, Pair]], part: str, backbone: Backbone, path: Path
-) -> tuple[dict[str, Pair], tuple[str, ...]]:
-    """The pairs under our names, and the modules left out because their B is zero: they change nothing."""
-    mine = {canonical(name): name for name in _targets(part, backbone)}
-    pairs: dict[str, Pair] = {}
-    dropped = []
-    for name, pair in theirs:
-        target = mine.get(canonical(name))
-        if target is None and bool(pair[1].any()):
-            raise AdapterError(
-                f"{path} adapts {name!r}, which is not among the modules that the {part} part of "
-                f"{backbone.source!r} has: is it for another backbone?"
-            )
-        if target is None:
-            dropped.append(name)
-        elif target in pairs:
-            raise AdapterError(f"{path} adapts {target!r} twice, the second time as {name!r}")
-        else:
-            pairs[target] = pair
-    return pairs, tuple(dropped)
+    def kind(name: str) -> str:
+        return re.sub(r"\.\d+(?=\.)", ".*", name)
 
-
-def _kind(name: str) -> str:
-    return re.sub(r"\.\d+(?=\.)", ".*", name)
-
-
-def _absent(pairs: Pairs, claimed: Any, part: str, backbone: Backbone, path: Path) -> tuple[str, ...]:
-    """Kinds of modules that were not trained at all; a kind that is there in part is a broken file."""
-    missing = [name for name in _targets(part, backbone) if name not in pairs]
-    kinds, suffixes = {_kind(name) for name in pairs}, _claimed(claimed, backbone)
+    suffixes = tuple(f".{suffix}" for suffix in claimed) if isinstance(claimed, list) else ()
+    renamed = [ours for theirs, ours in backbone.original_names.items() if theirs.endswith(suffixes)]
+    suffixes += tuple(f".{name}" for names in renamed for name in names)
+    kinds = {kind(name) for name in pairs}
     for name in missing:
-        if _kind(name) in kinds or f".{name}".endswith(suffixes) or f".{_kind(name)}".endswith(suffixes):
+        if kind(name) in kinds or f".{name}".endswith(suffixes) or f".{kind(name)}".endswith(suffixes):
             raise AdapterError(f"{path} is incomplete: {len(missing)} modules are missing, such as {name!r}")
-    return tuple(sorted({_kind(name) for name in missing}))
+    return tuple(sorted({kind(name) for name in missing}))
 
 
-def _claimed(targets: Any, backbone: Backbone) -> tuple[str, ...]:
-    """The ends of module names that a configuration lists, those of the original code in ours as well."""
-    listed = tuple(f".{suffix}" for suffix in targets) if isinstance(targets, list) else ()
-    renamed = [ours for theirs, ours in backbone.original_names.items() if theirs.endswith(listed)]
-    return listed + tuple(f".{name}" for names in renamed for name in names)
+def _tensors_of(read: Part) -> dict[str, Tensor]:
+    """A part's matrices under the names of PEFT's files."""
+    return {
+        f"{PEFT_PREFIX}{name}.lora_{matrix}.weight": tensor
+        for name, pair in read.pairs.items()
+        for matrix, tensor in zip("AB", pair, strict=True)
+    }
 
 
-def _complete(mine: Mapping[str, Tensor], read: Part) -> dict[str, Tensor]:
-    """All tensors that our format has; modules that were not trained get zeros, which change nothing."""
-    tensors = {key: torch.zeros_like(weight) for key, weight in mine.items()}
-    for name, (a, b) in read.pairs.items():
-        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"], tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = a, b
-    return tensors
-
-
-def _compare_tensors(written: Path, parts: Mapping[str, Part], model: AdaptedBackbone) -> None:
-    for part, (settings, tensors) in read_adapter(written, model.backbone).parts.items():
+def _check_tensors(written: Path, parts: Mapping[str, Part], backbone: Backbone) -> None:
+    """Raises: AdapterError where what was written is not what the checkpoint holds, and zeros elsewhere."""
+    for part, (settings, tensors) in read_adapter(written, backbone).parts.items():
         read = parts[part]
-        for name, pair in read.pairs.items():
-            for matrix, theirs in zip("AB", pair, strict=True):
-                mine = tensors.pop(f"{PEFT_PREFIX}{name}.lora_{matrix}.weight")
-                if not torch.equal(mine, theirs.to(mine.dtype)):
-                    raise AdapterError(f"what was written for {name} is not what {read.source} holds")
+        for key, theirs in _tensors_of(read).items():
+            mine = tensors.pop(key)
+            if not torch.equal(mine, theirs.to(mine.dtype)):
+                raise AdapterError(f"what was written for {key} is not what {read.source} holds")
         if settings != read.settings or any(bool(rest.any()) for rest in tensors.values()):
             raise AdapterError(f"what was written for {part} is not what {read.source} holds")
 
 
 @contextmanager
-def _merged(backbone: Backbone, read: Part) -> Iterator[None]:
+def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
     """Inside the `with` the stock model computes with the checkpoint's own tensors, x -> Wx + scale B A x."""
+    scale = read.settings.alpha / read.settings.rank
 
     def update(a: Tensor, b: Tensor) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x = inputs[0].to(torch.float32)
-            delta = x @ a.to(x).T @ b.to(x).T
-            return output + (read.scale * delta).to(output.dtype)
+            x = inputs[0].to(torch.float32)  # (..., in)
+            delta = x @ a.to(x).T @ b.to(x).T  # (..., out)
+            return output + (scale * delta).to(output.dtype)
 
         return hook
 
@@ -327,7 +305,7 @@ def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = N
     """
     backbone = model.backbone
     using = model.sensing(name) if part == "vision" else model.using(name)
-    with torch.no_grad(), model.lock, using if read is None else _merged(backbone, read):
+    with torch.no_grad(), model.lock, using if read is None else _with_tensors_of(read, backbone):
         if part == "vision":
             generator = torch.Generator().manual_seed(0)
             frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
@@ -342,11 +320,11 @@ def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = N
         return hidden.float()
 
 
-def _compare(model: AdaptedBackbone, name: str, part: str, expected: Tensor) -> float:
-    """The largest difference of outputs, relative to the largest output."""
+def _difference(model: AdaptedBackbone, name: str, part: str, expected: Tensor) -> float:
+    """The largest difference of outputs, relative to the largest output. Raises: AdapterError: too large."""
     found = _outputs(model, name, part)
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not difference <= TOLERANCE.get(model.backbone.dtype, ROUNDING):
+    if not difference <= (TOLERANCE if model.backbone.dtype == torch.float32 else ROUNDED_TOLERANCE):
         raise AdapterError(
             f"the imported {part} part computes something else than the checkpoint: outputs differ by "
             f"{difference:.2g} of the largest"

@@ -7,6 +7,7 @@ killed, or a disk that fills up, at any moment leaves the old adapter or the new
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -27,7 +28,6 @@ from lynx.adapters.format import (
     TYPE_EMBEDDING_FILE,
     WEIGHTS,
     Adapter,
-    _finite,
 )
 from lynx.adapters.lora import lora_config
 from lynx.adapters.model_card import model_card
@@ -59,7 +59,7 @@ def save_adapter(
     values = asdict(adapter) | {"backbone": describe_backbone(model.backbone)}
     values |= {"training": dict(training)} if training is not None else {}
     values |= {"metrics": dict(metrics)} if metrics is not None else {}
-    values = {key: _finite(value) for key, value in values.items() if value is not None}
+    values = {key: _json_value(value) for key, value in values.items() if value is not None}
     partial = folder / PARTIAL
     try:
         finish_saving(folder)
@@ -140,3 +140,12 @@ def _write_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     written = load_file(path)
     if written.keys() != tensors.keys() or any(not written[key].equal(tensors[key]) for key in tensors):
         raise AdapterError(f"{path} does not hold what was written: is the disk full?")
+
+
+def _json_value(value: Any) -> Any:
+    """The same value with null for every number that JSON does not have, such as the mean of nothing."""
+    if isinstance(value, Mapping):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

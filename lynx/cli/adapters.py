@@ -23,9 +23,17 @@ def _list(options: Options) -> Result:
     found: Result = {}
     for folder in sorted(path.parent for path in options.dir.glob("*/lynx_config.json")):
         try:
-            found[str(folder)] = describe(folder)
+            adapter, revision = describe(folder)
         except LynxError as error:
             found[str(folder)] = {"unusable": str(error)}
+            continue
+        found[str(folder)] = {
+            "name": adapter.name,
+            "modality": adapter.modality,
+            "backbone": adapter.backbone.get("source"),
+            "revision": revision,
+            "metrics": dict(adapter.metrics),
+        }
     return found
 
 
@@ -47,17 +55,16 @@ def _check_arguments(parser: Parser) -> None:
 def _check(options: Options) -> Result:
     """Read an adapter strictly: every tensor's name and shape, its backbone, its rendering."""
     from lynx import hub
-    from lynx.adapters.format import CONFIG, inspect_adapter, resolve_adapter
-    from lynx.adapters.sharing import check_adapter
+    from lynx.adapters.format import CONFIG, inspect_adapter, read_adapter, resolve_adapter
 
     folder = resolve_adapter(options.folder)
     backbone = _load_backbone(options, inspect_adapter(folder).backbone.get("source"))
-    adapter, parts = check_adapter(folder, backbone)
+    files = read_adapter(folder, backbone)
     return {
-        "adapter": adapter.name,
-        "modality": adapter.modality,
+        "adapter": files.adapter.name,
+        "modality": files.adapter.modality,
         "fits": options.backbone or backbone.source,
-        "parts": list(parts),
+        "parts": list(files.names),
         "revision": hub.origin(folder, CONFIG),
     }
 
@@ -126,9 +133,9 @@ def _import_arguments(parser: Parser) -> None:
 )
 def _import(options: Options) -> Result:
     """Turn a checkpoint of the method's released code into an adapter, and verify tensors and outputs."""
-    from lynx.adapters.released_code import import_adapter, named_backbone
+    from lynx.adapters.released_code import import_adapter, read_backbone_name
 
-    backbone = _load_backbone(options, named_backbone(options.folder))
+    backbone = _load_backbone(options, read_backbone_name(options.folder))
     report = import_adapter(
         options.folder,
         backbone,

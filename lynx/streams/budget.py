@@ -1,4 +1,4 @@
-"""What a conversation will look at, and what that costs: chosen before anything is decoded."""
+"""Which moments of a clip are looked at and how many tokens that takes, known before it is decoded."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -14,19 +14,20 @@ from lynx.types import VIDEO, sample_times
 if TYPE_CHECKING:
     from lynx.streams.encoder import StreamEncoder
 
+
 @dataclass(frozen=True)
 class Plan:
-    """What will be looked at, known before anything is decoded."""
+    """The moments that are looked at, and the tokens of every sense."""
 
     times: Tensor  # (T,) seconds
     duration: float  # seconds
-    tokens: Mapping[str, int]  # per sense
-    context: int  # tokens the LLM takes
+    tokens: Mapping[str, int]  # of each sense
+    context: int  # most tokens that the LLM takes
     notes: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
-        """How many moments are looked at."""
+        """Number of moments."""
         return len(self.times)
 
     @property

@@ -25,7 +25,7 @@ class StreamEncoder(AdaptedBackbone):
 
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
-        return self._stream(sense, frames, *self._tokens(sense, frames.pixels))
+        return self._placed(sense, frames, *self._encode_pixels(sense, frames.pixels))
 
     def stream_key(self, sense: str, source: Any, times: Tensor) -> str:
         """The name of the stream of a source as it would be now: see `lynx.streams.key`."""
@@ -42,34 +42,34 @@ class StreamEncoder(AdaptedBackbone):
             key = self.stream_key(sense, source, times)
             stream = self.streams.get(key)
             if stream is None:
-                stream = self._sense(sense, source, times)
+                stream = self._render_and_encode(sense, source, times)
                 self.streams.put(key, stream)
             return stream
 
-    def _sense(self, sense: str, source: Any, times: Tensor) -> Stream:
-        """Read, draw and encode in parts: of a long clip no two parts of large frames are held at once."""
-        parts, seen = [], []
+    def _render_and_encode(self, sense: str, source: Any, times: Tensor) -> Stream:
+        """Read, render and encode part by part: of a long clip no two parts of large frames are in memory."""
+        encoded, small = [], []
         for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
-            parts.append(self._tokens(sense, frames.pixels))
-            seen.append(thumbnails(frames))
+            encoded.append(self._encode_pixels(sense, frames.pixels))
+            small.append(thumbnails(frames))
             del frames  # before the next ones are made
-        whole = replace(
-            seen[-1],
-            pixels=torch.cat([part.pixels for part in seen]),
-            times=torch.cat([part.times for part in seen]),
-            labels=sum((part.labels for part in seen), ()),
+        whole = replace(  # the last part has the notes and the duration of all
+            small[-1],
+            pixels=torch.cat([part.pixels for part in small]),
+            times=torch.cat([part.times for part in small]),
+            labels=sum((part.labels for part in small), ()),
         )
-        return self._stream(sense, whole, *join(parts, len(seen[0])))
+        return self._placed(sense, whole, *join(encoded, len(small[0])))
 
-    def _tokens(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
-        """Of frames (T, 3, H, W) uint8, whose pixels are made part by part."""
-        pixels, size = self.backbone.pixels, self.backbone.frames_per_pass
-        if sense == VIDEO:
-            pixels = self.backbone.video_pixels
+    def _encode_pixels(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
+        """Frames (T, 3, H, W) uint8 -> interface tokens (n, D), through the sense's vision LoRA."""
+        size = self.backbone.frames_per_pass
+        pixels = self.backbone.video_pixels if sense == VIDEO else self.backbone.pixels
         with self.sensing(sense), torch.no_grad():
             return join([self.backbone.encode(pixels(part)) for part in frames.split(size)], size)
 
-    def _stream(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
+    def _placed(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
+        """The stream of tokens (n, D): pooled, with their seconds, cells, placement and type embedding."""
         times, marks = layout.seconds(frames.times), (self.placement(sense), self.type_embedding(sense))
         stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks)
         return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
@@ -89,28 +89,28 @@ class StreamEncoder(AdaptedBackbone):
 def pool(stream: Stream, how: str) -> Stream:
     """A stream pooled in one of POOLINGS; newlines stay.
 
-    space: one token a moment, the mean over its cells. halves: the means of every cell over the earlier and
-    over the later half of the moments, of which the earlier has one more if they are odd. bands: of these
-    the means over every row of cells, which in a spectrogram is a band of frequencies.
+    space: one token a moment, the mean over its cells.
+    halves: the mean of every cell over the earlier half of the moments, and that over the later half; of an
+    odd number the earlier half has one more.
+    bands: of these halves the mean of every row of cells, which in a spectrogram is a band of frequencies.
     """
     if how == "none":
         return stream
-    newline = stream.times.isnan()
-    tokens = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, math.prod(stream.grid)))
-    times, cells = (part[~newline].unflatten(0, tokens.shape[:2]) for part in (stream.times, stream.cells))
-    grid = stream.grid
+    newline, grid = stream.times.isnan(), stream.grid
+    tokens = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, math.prod(grid)))  # (T, N, D)
+    times = stream.times[~newline].unflatten(0, tokens.shape[:2])  # (T, N)
+    cells = stream.cells[~newline].unflatten(0, tokens.shape[:2])  # (T, N, 2)
     if how == "space":
-        tokens, times = tokens.mean(dim=1, keepdim=True), times[:, :1]
+        tokens, times = tokens.mean(dim=1, keepdim=True), times[:, :1]  # (T, 1, D), (T, 1)
         cells, grid = torch.zeros_like(cells[:, :1]), (1, 1)
     else:
-        tokens, times = (
-            torch.stack([half.mean(dim=0) for half in part.tensor_split(min(2, len(part)))])
-            for part in (tokens, times)
-        )
-        cells = cells[: len(tokens)]
+        halves = min(2, len(tokens))  # a single moment has no later half
+        tokens = torch.stack([half.mean(dim=0) for half in tokens.tensor_split(halves)])  # (2, N, D)
+        times = torch.stack([half.mean(dim=0) for half in times.tensor_split(halves)])  # (2, N)
+        cells = cells[:halves]
     if how == "bands":
-        tokens = tokens.unflatten(1, grid).mean(dim=2)
-        times, cells = times[:, :: grid[1]], cells[:, :: grid[1]]
+        tokens = tokens.unflatten(1, grid).mean(dim=2)  # (2, rows, columns, D) -> (2, rows, D)
+        times, cells = times[:, :: grid[1]], cells[:, :: grid[1]]  # those of each row's first cell
         grid = (grid[0], 1)
     return replace(
         stream,
@@ -126,12 +126,12 @@ def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tens
 
     Tokens of no frame, such as a newline, end a clip: those of the last part stay.
     """
-    tokens, moments, cells = [], [], []
+    tokens, frame, cells = [], [], []
     for number, (encoded, layout) in enumerate(parts):
-        there = layout.frame >= (0 if number < len(parts) - 1 else -1)
-        tokens.append(encoded[there.to(encoded.device)])
-        moments.append(torch.where(layout.frame < 0, -1, layout.frame + number * frames)[there])
-        cells.append(layout.cell[there])
+        kept = layout.frame >= (0 if number < len(parts) - 1 else -1)  # (n,) bool
+        tokens.append(encoded[kept.to(encoded.device)])
+        frame.append(torch.where(layout.frame < 0, -1, layout.frame + number * frames)[kept])
+        cells.append(layout.cell[kept])
     last = parts[-1][1]
-    layout = TokenLayout(torch.cat(moments), torch.cat(cells), last.grid, last.frames_a_token)
+    layout = TokenLayout(torch.cat(frame), torch.cat(cells), last.grid, last.frames_a_token)
     return torch.cat(tokens), layout

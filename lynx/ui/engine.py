@@ -106,7 +106,7 @@ class Engine:
 
     def offers(self, backbone: str, sources: Sequence[str]) -> tuple[Offer, ...]:
         """What each adapter is and whether it fits; of one on the Hub only its description is fetched."""
-        from lynx.adapters.sharing import glance, glance_hub, misfit
+        from lynx.adapters.sharing import describe, describe_hub, mismatch
 
         models = list(self._models.items())
         loaded = next((model.backbone for setup, model in models if setup.backbone == backbone), backbone)
@@ -114,8 +114,8 @@ class Engine:
         for source in dict.fromkeys(sources):
             try:
                 folder = self.rule.folder(source)
-                adapter, revision = glance(folder) if folder else glance_hub(source)
-                offer = Offer(source, adapter.modality, revision or "", misfit(adapter, loaded))
+                adapter, revision = describe(folder) if folder else describe_hub(source)
+                offer = Offer(source, adapter.modality, revision or "", mismatch(adapter, loaded))
             except LynxError as error:
                 offer = Offer(source, reason=str(error))
             found.append(offer)
@@ -127,7 +127,7 @@ class Engine:
         One broken folder is no reason to have no model at all. What does not fit the backbone, or has to be
         fetched first, stays: whoever asked for it is told when it is loaded.
         """
-        from lynx.adapters.sharing import glance
+        from lynx.adapters.sharing import describe
 
         if setup in self._models:
             return setup, ()
@@ -135,7 +135,7 @@ class Engine:
         for source in setup.adapters:
             try:
                 if folder := self.rule.folder(source):
-                    glance(folder)
+                    describe(folder)
                 kept.append(source)
             except LynxError as error:
                 reasons.append(f"The adapter {source!r} was left out: {error}")

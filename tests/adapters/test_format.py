@@ -13,11 +13,19 @@ from safetensors.torch import load_file, save_file
 
 import lynx
 from lynx import AdapterError, hub
-from lynx.adapters.format import CONFIG, FORMAT, WEIGHTS, Adapter, read_adapter_config, resolve_adapter
+from lynx.adapters.format import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    Adapter,
+    read_adapter,
+    read_adapter_config,
+    resolve_adapter,
+)
 from lynx.adapters.model_card import model_card
-from lynx.adapters.released_code import named_backbone, read_part
+from lynx.adapters.released_code import read_backbone_name, read_part
 from lynx.adapters.saving import save_adapter
-from lynx.adapters.sharing import check_adapter, describe
+from lynx.adapters.sharing import describe
 from lynx.backbones import CATALOG
 from lynx.cli.registry import ADAPTERS
 
@@ -112,7 +120,7 @@ def test_a_type_embedding_travels_with_the_adapter(folder, saved, tmp_path):
     video, marked = streams(other)
     assert video.embeds is video.tokens and marked.tokens.equal(plain.tokens)
     assert marked.embeds.equal(plain.tokens + torch.linspace(-1, 1, 48))
-    assert check_adapter(tmp_path / "out", other.backbone)[1] == ("vision", "llm", "type_embedding")
+    assert read_adapter(tmp_path / "out", other.backbone).names == ("vision", "llm", "type_embedding")
     message = {"role": "user", "content": "hear ?"}
     prompt = other.backbone.compose([message], [video, marked])
     assert prompt.inputs_embeds[0, prompt.spans["audio"]].equal(marked.embeds)
@@ -292,13 +300,13 @@ def test_a_link_to_itself_is_a_reason(copy):
 )
 def test_a_note_that_lynx_did_not_write_is_no_note(copy, record):
     (copy / hub.RECORD).write_text(record)
-    assert hub.read_record(copy) is None and describe(copy)["revision"] is None
+    assert hub.read_record(copy) is None and describe(copy)[1] is None
 
 
 def test_a_checkpoint_whose_backbone_is_no_text_names_none(copy):
     for part in ("vision", "llm"):
         edit(copy / part / "adapter_config.json", base_model_name_or_path=[["x"]])
-    assert named_backbone(copy) is None
+    assert read_backbone_name(copy) is None
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -13,7 +13,7 @@ from torch import nn
 
 import lynx
 from lynx.adapters.format import CONFIG, WEIGHTS, read_adapter_config
-from lynx.adapters.released_code import canonical, import_adapter, named_backbone
+from lynx.adapters.released_code import canonical, import_adapter, read_backbone_name
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.cli.main import main
@@ -402,7 +402,7 @@ def test_names_without_their_wrappers():
 def test_the_command_imports(ours, folder, tmp_path, capsys):
     checkpoint, out = released(ours, tmp_path / "in"), tmp_path / "adapters" / "audio"
     words = ["adapters", "import", str(checkpoint), "--out", str(out), "--json"]
-    assert named_backbone(checkpoint) == "some/model"
+    assert read_backbone_name(checkpoint) == "some/model"
     told_how = ["--rendering", '{"n_mels": 32}', "--placement", "parallel"]
     assert main([*words, "--backbone", str(folder), *told_how]) == 0
     told = json.loads(capsys.readouterr().out)
