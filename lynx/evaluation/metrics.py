@@ -1,4 +1,4 @@
-"""How well answers match: normalised exact match by question type, beside the level that guessing reaches.
+"""How well answers match: normalized exact match by question type, beside the level that guessing reaches.
 
 Whole answers are compared, never substrings ("one" is in "none"), and an empty prediction is a wrong one: it
 stays in the denominator.
@@ -21,16 +21,16 @@ _Row = tuple[bool, str, float | None]
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """Lower case, no punctuation, no articles, numbers up to ten as digits, single spaces."""
     words = _PUNCTUATION.sub(" ", answer.lower()).split()
     return " ".join(_DIGITS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-    """True if both are the same answer after `normalise`; an empty prediction never matches."""
-    given = normalise(prediction)
-    return bool(given) and given == normalise(reference)
+    """True if both are the same answer after `normalize`; an empty prediction never matches."""
+    given = normalize(prediction)
+    return bool(given) and given == normalize(reference)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def chance_level(references: Sequence[str]) -> float:
     """Frequency of the most common answer among `references`, 0..1."""
     if not references:
         raise DataError("no answers to take a chance level from; at least one question is needed")
-    return Counter(normalise(answer) for answer in references).most_common(1)[0][1] / len(references)
+    return Counter(normalize(answer) for answer in references).most_common(1)[0][1] / len(references)
 
 
 def score(

@@ -1,6 +1,6 @@
 """The losses of stage 2 (arXiv 2606.00508, interface alignment) as functions of tensors.
 
-Axis letters: B frames times windows, W windows a frame, H heads, n keys, q queries, d a head's width, D width.
+Axis letters: B frames times windows, W windows a frame, H heads, n keys, q queries, d and D widths.
 """
 
 from collections.abc import Callable, Sequence

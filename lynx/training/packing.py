@@ -57,7 +57,7 @@ class _Row:
 
 
 class Packer:
-    """Tokenises every question and every answer once, and packs batches of clips."""
+    """Tokenizes every question and every answer once, and packs batches of clips."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -115,7 +115,7 @@ class Packer:
         contexts: for each clip a text before its questions, which is told in place of media or beside them.
         """
         rows: list[_Row] = []
-        number = 0
+        number = 0  # questions of the clips before
         for media, questions, context in zip(streams, turns, contexts or [""] * len(turns), strict=True):
             if conversation:
                 asked = self.converse(questions, bool(media), context)

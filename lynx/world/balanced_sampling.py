@@ -1,36 +1,37 @@
-"""A fair examination: of every type equally many questions, and of every type's answers equally many.
+"""Balanced sampling of questions: of every type equally many, and of every type's answers equally many.
 
 Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for
-yes and no, 1 in 6 for colours; or, where the picture shows what may be meant ("which shape is nearest ?"),
+yes and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"),
 that of naming one of the shapes in it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lynx.datasets.base import Turn
 from lynx.errors import DataError
 from lynx.world.dataset import EVALUATION, check_key, question_rng
-from lynx.world.questions.asking import QUESTION_TYPES, QuestionType, phrase
-from lynx.world.scene.scene import Scene, draw_scene
+from lynx.world.questions.asking import ask_type
+from lynx.world.questions.types import QUESTION_TYPES, QuestionType
+from lynx.world.scene.scene import draw_scene
 
 PER_CLIP = 2
 """Questions of one type about one clip, at most."""
 MAX_SCENES = 400
 """Scenes looked at for one question, at most."""
 Quota = dict[tuple[str, str], int]
-"""How many questions are wanted of each type and answer; free answers count as ``."""
+"""How many questions are still wanted of each (type, answer); free text counts as the answer ""."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about the clip `index` of the examination's split and seed; `guess` as a type's."""
+    """One question of an evaluation."""
 
     index: int
+    """Of the clip, within the evaluation's split and seed."""
     turn: Turn
     guess: float | None = None
+    """How often the best guess of who only sees the picture is right; None: as the best constant answer."""
 
 
 def types_for(senses: Collection[str], needed: Collection[str]) -> list[str]:
@@ -60,17 +61,21 @@ def sample_questions(counts: Mapping[str, int], split: str, seed: int) -> list[Q
         scene = draw_scene(split, seed, index)
         rng = question_rng(scene, EVALUATION)
         for kind in kinds:
-            turns = _draw_turns(kind, scene, rng, left)
-            questions += [Question(index, turn, kind.guess(scene)) for turn in turns]
+
+            def wanted(answer: str, kind: QuestionType = kind) -> bool:
+                return left[_key(kind, answer)] > 0
+
+            for turn in ask_type(kind, scene, rng, PER_CLIP, wanted):
+                left[_key(kind, turn.answer)] -= 1
+                questions.append(Question(index, turn, kind.guess(scene)))
     raise DataError(
         f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
     )
 
 
 def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[Question]:
-    """The first questions that make a smaller examination, as fair as the whole."""
-    left = _quota(counts)
-    taken = []
+    """The first questions that make a smaller sample, as balanced as the whole."""
+    left, taken = _quota(counts), []
     for question in questions:
         key = _key(QUESTION_TYPES[question.turn.type], question.turn.answer)
         if left.get(key, 0):
@@ -89,19 +94,3 @@ def _quota(counts: Mapping[str, int]) -> Quota:
 
 def _key(kind: QuestionType, answer: str) -> tuple[str, str]:
     return kind.name, answer if kind.answers else ""
-
-
-def _draw_turns(kind: QuestionType, scene: Scene, rng: np.random.Generator, left: Quota) -> list[Turn]:
-    """Ask up to `PER_CLIP` questions whose answers are still wanted, and count them off `left`."""
-    candidates = list(kind.candidates(scene))
-    turns: list[Turn] = []
-    while len(turns) < PER_CLIP:
-        open_answers = sorted({answer for _, answer in candidates if left[_key(kind, answer)]})
-        if not open_answers:
-            break
-        answer = open_answers[int(rng.integers(len(open_answers)))]
-        fitting = [place for place, candidate in enumerate(candidates) if candidate[1] == answer]
-        slots, _ = candidates.pop(fitting[int(rng.integers(len(fitting)))])
-        left[_key(kind, answer)] -= 1
-        turns.append(Turn(phrase(kind, slots, rng), answer, kind.name, kind.senses))
-    return turns

@@ -22,7 +22,7 @@ from lynx.world.evaluation import (
     score_questions,
     summarize,
 )
-from lynx.world.questions.asking import QUESTION_TYPES
+from lynx.world.questions.types import QUESTION_TYPES
 
 
 def evaluate_combinations(

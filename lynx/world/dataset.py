@@ -12,7 +12,8 @@ from lynx.datasets.base import Example, Wanted
 from lynx.errors import DataError
 from lynx.modalities.base import Source
 from lynx.types import DepthClip, Frames, Waveform, sample_times
-from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.questions.asking import ask
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.animation import draw_clip
 from lynx.world.scene.picture import draw_frames
 from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene
@@ -21,10 +22,11 @@ from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 4
 """Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
-BLOCK = 400
-"""A clip drawn for a type of question is the first of so many scenes of its own that allows it."""
+SCENES_PER_CLIP = 400
+"""Scenes looked through for a clip that is to allow one type of question; no two clips share any."""
 QUESTIONS, EVALUATION = 101, 102
-"""Ends of the seeds of questions: what is asked depends neither on what is shown nor on the other use."""
+"""Uses of questions, which end the seeds they are drawn with: what training asks depends neither on what is
+shown nor on what is asked in an evaluation."""
 
 
 def question_rng(scene: Scene, use: int) -> np.random.Generator:
@@ -41,7 +43,7 @@ def check_key(split: str, seed: int) -> None:
         raise DataError(f"the seed of a clip is a number from 0 on, not {seed}")
 
 
-def _numbers(frames: int) -> np.ndarray:
+def frame_numbers(frames: int) -> np.ndarray:
     """Numbers (at FPS) of the frames displayed at the middles of that many equal parts of a clip."""
     return np.floor(sample_times(DURATION, frames).numpy() * FPS + 1e-6).astype(int)
 
@@ -51,7 +53,7 @@ def _frames(pictures: np.ndarray, times: torch.Tensor) -> Frames:
 
 
 def _video(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_frames(scene, _numbers(frames), size), sample_times(DURATION, frames))
+    return _frames(draw_frames(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
 
 
 def _audio(scene: Scene, frames: int, size: int) -> Waveform:
@@ -60,7 +62,7 @@ def _audio(scene: Scene, frames: int, size: int) -> Waveform:
 
 def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
     return DepthClip.of(
-        draw_depth(scene, _numbers(frames), size),
+        draw_depth(scene, frame_numbers(frames), size),
         times=sample_times(DURATION, frames).numpy(),
         duration=DURATION,
         intrinsics=intrinsics(size)[:3, :3],
@@ -75,7 +77,7 @@ def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
 
 
 def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_second_view(scene, _numbers(frames), size), sample_times(DURATION, frames))
+    return _frames(draw_second_view(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
 
 
 RENDERERS: dict[str, Callable[[Scene, int, int], Source]] = {
@@ -111,23 +113,27 @@ class SceneMedia(Mapping[str, Source]):
 
 @dataclass(frozen=True)
 class WorldDataset(Sequence[Example]):
-    """`n` clips of a split, each with up to `per_type` questions of every type that the senses can answer.
-
-    `types` keeps to some types of questions. With `focus` clips are drawn for one of these types after the
-    other, so that rare ones are asked often enough to be learned: each has a question of its type.
-    The frames are at the middles of `frames` equal parts, `size` pixels wide. The three splits share no clip,
-    whatever the seed.
-    """
+    """Clips of the world with questions that their senses can answer, each drawn when it is looked at."""
 
     split: str
+    """"train", "validation" or "test": these share no clip, whatever the seed."""
     seed: int
+    """Which clips of the split; 0 or more."""
     n: int
+    """How many clips."""
     senses: tuple[str, ...] = ("video", "audio")
+    """The media of every clip, and what its questions may need."""
     frames: int = 8
+    """Pictures of a clip, at the middles of as many equal parts; sound and fast motion come whole."""
     size: int = 128
+    """Width and height of the pictures, pixels."""
     types: Collection[str] | None = None
+    """Types of questions that are kept; None: all."""
     per_type: int = 1
+    """Questions of one type about a clip, at most."""
     focus: Sequence[str] = ()
+    """Types of questions for which clips are drawn in turn, so that rare ones are asked often enough to be
+    learned: each clip has a question of its type."""
 
     def __post_init__(self) -> None:
         check_key(self.split, self.seed)
@@ -163,9 +169,10 @@ class WorldDataset(Sequence[Example]):
         if not self.focus:
             return draw_scene(self.split, self.seed, index)
         kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
-        block = (draw_scene(self.split, self.seed, index * BLOCK + i) for i in range(BLOCK))
+        numbers = range(index * SCENES_PER_CLIP, (index + 1) * SCENES_PER_CLIP)
+        block = (draw_scene(self.split, self.seed, number) for number in numbers)
         fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
-        return next(fitting, None) or draw_scene(self.split, self.seed, index * BLOCK)
+        return next(fitting, None) or draw_scene(self.split, self.seed, index * SCENES_PER_CLIP)
 
 
 def open_world(name: str, path: str | Path | None, wanted: Wanted) -> WorldDataset:

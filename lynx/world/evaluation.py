@@ -12,10 +12,11 @@ from lynx.evaluation.metrics import Scores, score
 from lynx.model import Lynx
 from lynx.types import VIDEO, Prompt
 from lynx.world.balanced_sampling import Question, sample_questions, split_evenly, subsample, types_for
+from lynx.world.dataset import RENDERERS
 from lynx.world.files import default_cache, sense_path, stream_clips
 
 SPLIT = "test"
-MEASURED = ("audio", "depth", "high_fps", "multi_view")
+MEASURED = tuple(sense for sense in RENDERERS if sense != VIDEO)
 """The senses that there are files of: a clip's own, or some beside it."""
 BATCH = 12
 """Questions that are collected before they are answered side by side."""

@@ -2,8 +2,8 @@
 
 clip.mp4               H.264 and AAC, 24 frames a second
 second_view.mp4        what the camera on the other side sees
-depth/0000.png ...     uint16 millimetres, 0 = nothing measured; named after the frame of the clip
-pose/0000.txt ...      4 x 4 camera to world, metres
+depth/0000.png ...     uint16 millimeters, 0 = nothing measured; named after the frame of the clip
+pose/0000.txt ...      4 x 4 camera to world, meters
 times.txt              when each map was measured, seconds
 intrinsic_depth.txt    4 x 4, pixels
 qa.json                questions, answers, their types, the senses they need, and the scene's key
@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,15 +52,15 @@ def render(
     scene, folder = draw_scene(split, seed, index), Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_clip(scene, folder / CLIP, size)
-    for _, name, write in BESIDE.values():
-        write(scene, folder / name, size)
+    for extra in EXTRA_FILES.values():
+        extra.write(scene, folder / extra.name, size)
     turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
     description = {
         "seed": seed,
         "split": split,
         "index": index,
         "duration": DURATION,
-        "media": {s: (BESIDE[s][1] or s) if s in BESIDE else CLIP for s in RENDERERS},
+        "media": {s: (EXTRA_FILES[s].name or s) if s in EXTRA_FILES else CLIP for s in RENDERERS},
         "depth_rate": DEPTH_RATE,
         "questions": [asdict(turn) for turn in turns],
     }
@@ -84,24 +84,35 @@ def write_depth(scene: Scene, folder: Path, size: int) -> None:
     numbers = np.arange(0, round(DURATION * FPS), FPS // DEPTH_RATE)
     for name in ("depth", "pose"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for number, metres in zip(numbers, draw_depth(scene, numbers, size), strict=True):
-        Image.fromarray(np.rint(metres * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
+    for number, meters in zip(numbers, draw_depth(scene, numbers, size), strict=True):
+        Image.fromarray(np.rint(meters * 1000).astype(np.uint16)).save(folder / "depth" / f"{number:04d}.png")
         np.savetxt(folder / "pose" / f"{number:04d}.txt", np.eye(4), fmt="%.6f")
     np.savetxt(folder / "intrinsic_depth.txt", intrinsics(size), fmt="%.6f")
     np.savetxt(folder / "times.txt", numbers / FPS, fmt="%.6f")
 
 
-BESIDE: dict[str, tuple[str, str, Callable[[Scene, Path, int], None]]] = {
-    "depth": (".depth", "", write_depth),
-    "multi_view": (".second_view.mp4", "second_view.mp4", write_second_view),
+@dataclass(frozen=True)
+class ExtraFile:
+    """What a sense is read from that is not in the clip itself."""
+
+    suffix: str
+    """How its name ends beside a clip that `stream_clips` keeps."""
+    name: str
+    """Its name in a folder of `render`; "" fills the folder itself."""
+    write: Callable[[Scene, Path, int], None]
+    """Writes it, from the scene, its path and the size in pixels."""
+
+
+EXTRA_FILES = {
+    "depth": ExtraFile(".depth", "", write_depth),
+    "multi_view": ExtraFile(".second_view.mp4", "second_view.mp4", write_second_view),
 }
-"""The senses with files of their own: how their names end beside a kept clip, their names in a folder
-of `render` ("" fills the folder itself), and what writes them."""
+"""By sense; the other senses are read from the clip."""
 
 
 def sense_path(clip: Path, sense: str) -> Path:
     """The file or folder that a sense reads of a clip that `stream_clips` keeps: maybe the clip itself."""
-    return clip.with_name(clip.stem + BESIDE[sense][0]) if sense in BESIDE else clip
+    return clip.with_name(clip.stem + EXTRA_FILES[sense].suffix) if sense in EXTRA_FILES else clip
 
 
 def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path:
@@ -124,17 +135,17 @@ def stream_clips(
     """
     check_key(split, seed)
     paths = {index: clip_path(Path(out_dir), split, seed, index, size) for index in sorted(set(indices))}
-    beside = tuple(sense for sense in senses if sense in BESIDE)
+    extra = tuple(sense for sense in senses if sense in EXTRA_FILES)
     missing = [
         index
         for index, path in paths.items()
-        if not all(one.exists() for one in (path, *(sense_path(path, sense) for sense in beside)))
+        if not all(one.exists() for one in (path, *(sense_path(path, sense) for sense in extra)))
     ]
     if not missing:
         yield from paths.items()
         return
     paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
-    write = partial(_write_one, split, seed, size, beside)
+    write = partial(_write_one, split, seed, size, extra)
     pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare)
     try:
         written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
@@ -163,7 +174,7 @@ def _prepare() -> None:
 def _write_one(split: str, seed: int, size: int, senses: Collection[str], index: int, path: Path) -> None:
     """Write what is missing of a clip beside its place and move it there: what has its name is whole."""
     scene = draw_scene(split, seed, index)
-    writers = {path: write_clip} | {sense_path(path, sense): BESIDE[sense][2] for sense in senses}
+    writers = {path: write_clip} | {sense_path(path, sense): EXTRA_FILES[sense].write for sense in senses}
     for place, write in writers.items():
         if not place.exists():
             half = place.with_name(f"half-{os.getpid()}-{place.name}")

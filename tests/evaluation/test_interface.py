@@ -157,10 +157,10 @@ def test_axes_are_those_of_a_singular_value_decomposition():
     generator = torch.Generator().manual_seed(0)
     groups = [torch.randn(n, 9, dtype=torch.float64, generator=generator) + n for n in (5, 12)]
     points, shares = principal_axes(groups)
-    centred = torch.cat(groups).numpy()
-    centred = centred - centred.mean(0)
-    _, values, rows = np.linalg.svd(centred, full_matrices=False)
-    expected = centred @ rows[:2].T
+    centerd = torch.cat(groups).numpy()
+    centerd = centerd - centerd.mean(0)
+    _, values, rows = np.linalg.svd(centerd, full_matrices=False)
+    expected = centerd @ rows[:2].T
     found = torch.cat(points).numpy()
     assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-8)
     assert shares == pytest.approx(tuple(values[:2] ** 2 / (values**2).sum()))

@@ -3,7 +3,7 @@
 import pytest
 
 from lynx.errors import DataError
-from lynx.evaluation.metrics import chance_level, exact_match, normalise, score
+from lynx.evaluation.metrics import chance_level, exact_match, normalize, score
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ from lynx.evaluation.metrics import chance_level, exact_match, normalise, score
         ("", ""),
     ],
 )
-def test_normalise(answer, plain):
-    assert normalise(answer) == plain
+def test_normalize(answer, plain):
+    assert normalize(answer) == plain
 
 
 def test_part_of_an_answer_is_no_answer():

@@ -14,7 +14,7 @@ from lynx.world.balanced_sampling import (
     subsample,
     types_for,
 )
-from lynx.world.questions.asking import QUESTION_TYPES
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.scene import SOUNDS, draw_scene
 
 COUNTS = split_evenly(220, types_for(("video", "audio"), ("audio",)))

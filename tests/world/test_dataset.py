@@ -82,11 +82,11 @@ def test_whoever_changes_what_the_world_looks_or_sounds_like_counts_the_renderer
     video, audio, fast, second = media.values()
     assert isinstance(video, Frames) and isinstance(audio, Waveform)
     assert isinstance(fast, Frames) and isinstance(second, Frames)
-    colours = video.pixels.float().mean(dim=(0, 2, 3)).tolist()
+    colors = video.pixels.float().mean(dim=(0, 2, 3)).tolist()
     peaks = audio.samples.reshape(8, -1).abs().amax(dim=1).tolist()
     flash = fast.pixels[media.scene.flashes[0]].float().mean(dim=(1, 2)).tolist()
     assert RENDERER == 4
     assert flash == pytest.approx([76.5, 116.3, 92.2], abs=0.2)
     assert second.pixels.float().mean(dim=(0, 2, 3)).tolist() == pytest.approx([99.9, 90.0, 107.7], abs=0.2)
-    assert colours == pytest.approx([83.3, 100.3, 94.5], abs=0.2)
+    assert colors == pytest.approx([83.3, 100.3, 94.5], abs=0.2)
     assert peaks == pytest.approx([0, 0, 0, 0.578, 0.577, 0, 0, 0], abs=0.006)

@@ -27,7 +27,7 @@ from lynx.world.evaluation import (
 )
 from lynx.world.files import render_clips, sense_path
 from lynx.world.pretraining.model import build_backbone, save_backbone
-from lynx.world.questions.asking import QUESTION_TYPES
+from lynx.world.questions.types import QUESTION_TYPES
 
 QUESTIONS = (
     "what do you see ?",

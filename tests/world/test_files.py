@@ -1,4 +1,4 @@
-"""Rendered files are what they say: playable, measured in millimetres, with right answers."""
+"""Rendered files are what they say: playable, measured in millimeters, with right answers."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,8 @@ from lynx.media.video import read_frames
 from lynx.types import sample_times
 from lynx.world.dataset import QUESTIONS, RENDERER, question_rng
 from lynx.world.files import render, render_clips
-from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.questions.asking import ask
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
 from lynx.world.scene.scene import DURATION, draw_scene
 from lynx.world.scene.sound import render_sound
@@ -47,7 +48,7 @@ def test_clip_shows_and_sounds_as_the_scene(folder: Path) -> None:
     assert abs(lag) < 80  # within 5 ms
 
 
-def test_depth_is_in_millimetres(folder: Path) -> None:
+def test_depth_is_in_millimeters(folder: Path) -> None:
     maps = sorted((folder / "depth").glob("*.png"))
     assert [path.stem for path in maps[:2]] == ["0000", "0006"] and len(maps) == 16
     with Image.open(maps[3]) as image:

@@ -7,8 +7,9 @@ import pytest
 
 from lynx.world.pretraining.text import REAL_SOUNDS, SENSES, tell, vocabulary
 from lynx.world.pretraining.tokenizer import build_tokenizer
-from lynx.world.questions.asking import QUESTION_TYPES, ask
+from lynx.world.questions.asking import ask
 from lynx.world.questions.instances import caption
+from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.scene import SOUND_LENGTH, draw_scene, side_of
 
 

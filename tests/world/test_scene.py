@@ -61,7 +61,7 @@ def test_flashes_hide_from_four_frames_a_second_and_show_at_eight():
 
 
 def test_sound_does_not_depend_on_the_picture():
-    """The sound's kind with the first shape's colour, motion and shape: as independent as noise."""
+    """The sound's kind with the first shape's color, motion and shape: as independent as noise."""
     scenes = [draw_scene("train", 5, i) for i in range(3000)]
     scenes = [scene for scene in scenes if len(scene.bursts) == 1]
     for attribute in ("color", "motion", "shape"):
@@ -84,7 +84,7 @@ def test_names_of_thirds():
     assert thirds == ["start"] * 2 + ["middle"] * 2 + ["end"] * 2
 
 
-def test_a_picture_shows_its_shapes_where_they_are_in_their_colour():
+def test_a_picture_shows_its_shapes_where_they_are_in_their_color():
     from lynx.world.scene.scene import COLORS
 
     for index in range(20):

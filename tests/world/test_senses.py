@@ -32,7 +32,7 @@ def test_files_are_read_back_as_what_was_drawn_in_memory(folder, sense):
     drawn = WorldDataset("train", 3, 1, (sense,), 8, SIZE)[0].media[sense]
     read, memory = modality.render(folder / media[sense], times), modality.render(drawn, times)
     assert read.pixels.shape == memory.pixels.shape == (8, 3, SIZE, SIZE)
-    limit = {"depth": 0.3, "high_fps": 4.0, "multi_view": 4.0}[sense]  # millimetres, and H.264
+    limit = {"depth": 0.3, "high_fps": 4.0, "multi_view": 4.0}[sense]  # millimeters, and H.264
     assert (read.pixels.float() - memory.pixels.float()).abs().mean() < limit
     assert torch.equal(read.times, memory.times) and read.notes == memory.notes == ()
     assert modality.duration(folder / media[sense]) == pytest.approx(DURATION, abs=0.05)
@@ -43,17 +43,17 @@ def small(pixels):
     return F.interpolate(pixels, (64, 64), mode="bicubic", align_corners=False, antialias=True)
 
 
-def test_near_and_far_have_colours_of_their_own_at_64_pixels():
+def test_near_and_far_have_colors_of_their_own_at_64_pixels():
     """What a shape's middle looks like tells its distance, whatever else is in the clip."""
-    colours = {"near": [], "far": []}
+    colors = {"near": [], "far": []}
     for index in range(30):
         scene = draw_scene("train", 1, index)
         depth = WorldDataset("train", 1, 30, ("depth",), 8, 128)[index].media["depth"]
         pictures = small(get("depth")().render(depth, sample_times(DURATION, 8)).pixels).float()
         for item in scene.items:
             x, y = (int(v * 64) for v in item.position(0.25))
-            colours[item.distance].append(pictures[0, :, y, x])
-    near, far = (torch.stack(colours[name]) for name in ("near", "far"))
+            colors[item.distance].append(pictures[0, :, y, x])
+    near, far = (torch.stack(colors[name]) for name in ("near", "far"))
     assert len(near) > 15 and len(far) > 15
     assert torch.cdist(near, far).min() > 60
     assert (near[:, 1] > near[:, 2]).all() and (far[:, 2] > far[:, 1]).all()  # green or warmer; blue

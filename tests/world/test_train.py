@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 from lynx.errors import DataError
 from lynx.training.packing import Packer
 from lynx.training.tuning import answer_loss
-from lynx.world.pretraining.batches import SCENES, frame_numbers, joint_batch, text_batch, vision_batch
+from lynx.world.dataset import frame_numbers
+from lynx.world.pretraining.batches import SCENES, joint_batch, text_batch, vision_batch
 from lynx.world.pretraining.loop import MuonAdamW, Phase
 from lynx.world.pretraining.model import FRAMES, build_backbone, trainable_backbone
 from lynx.world.pretraining.text import tell
@@ -38,7 +39,7 @@ def test_ranks_and_steps_never_draw_the_same_clip(backbone):
 
 
 def test_frames_are_the_middles_of_equal_parts():
-    assert frame_numbers().tolist() == [6, 18, 30, 42, 54, 66, 78, 90]
+    assert frame_numbers(FRAMES).tolist() == [6, 18, 30, 42, 54, 66, 78, 90]
 
 
 @pytest.mark.parametrize("conversation", [False, True])

@@ -55,6 +55,6 @@ def test_first_camera_sees_neither_backs_nor_depth_nor_the_hidden_shape() -> Non
     assert np.array_equal(draw_frames(scene, [0, 50], 96), draw_frames(other, [0, 50], 96))
 
 
-def test_intrinsics_centre_the_frame() -> None:
+def test_intrinsics_center_the_frame() -> None:
     matrix = intrinsics(480)
     assert matrix.shape == (4, 4) and matrix[0, 2] == matrix[1, 2] == 239.5

@@ -10,6 +10,7 @@ from torch import Tensor
 from lynx.backbones import Backbone
 from lynx.datasets.base import Turn
 from lynx.training.packing import Packed, Packer
+from lynx.world.dataset import frame_numbers
 from lynx.world.pretraining.dense import dense_targets
 from lynx.world.pretraining.model import FRAMES, IMAGE_SIZE, PATCH_SIZE
 from lynx.world.pretraining.text import SENSES, guess, tell
@@ -48,12 +49,6 @@ def _frame_batch(backbone: Backbone, shown: Sequence[tuple[Scene, np.ndarray]]) 
         classes.append(torch.from_numpy(of_patches[0]))
         places.append(torch.from_numpy(of_patches[1]))
     return FrameBatch(torch.cat(pixels), torch.cat(classes), torch.cat(places))
-
-
-def frame_numbers() -> np.ndarray:
-    """Numbers of the frames displayed at the middles of `FRAMES` equal parts of a clip."""
-    times = (np.arange(FRAMES) + 0.5) * DURATION / FRAMES
-    return np.floor(times * FPS + 1e-6).astype(int)
 
 
 def vision_batch(backbone: Backbone, step: int, frames: int = 96) -> FrameBatch:
@@ -100,6 +95,6 @@ def joint_batch(
     shown, turns = [], []
     for index in range(clips):
         scene = draw_scene("train", SCENES["joint"], (step * processes + rank) * clips + index)
-        shown.append((scene, frame_numbers()))
+        shown.append((scene, frame_numbers(FRAMES)))
         turns.append(joint_turns(scene, np.random.default_rng([step, rank, index])))
     return _frame_batch(backbone, shown), turns

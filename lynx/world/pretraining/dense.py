@@ -15,22 +15,22 @@ _REACH = 0.2
 def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Label the patches of frames (numbers at `FPS`).
 
-    Returns: classes `(T, grid * grid, 2)` int64 of shape and colour, 0 = background; places `(T, grid *
-    grid, 3)` float32: x and y of the shape's centre, from the middle of the frame, and its radius.
+    Returns: classes `(T, grid * grid, 2)` int64 of shape and color, 0 = background; places `(T, grid *
+    grid, 3)` float32: x and y of the shape's center, from the middle of the frame, and its radius.
     """
     axis = (np.arange(grid) + 0.5) / grid
-    centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)  # (N, 2) x, y
+    centers = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)  # (N, 2) x, y
     classes = np.zeros((len(frames), grid * grid, 2), dtype=np.int64)
     places = np.zeros((len(frames), grid * grid, 3), dtype=np.float32)
     nearest = np.full((len(frames), grid * grid), np.inf)
     for item in scene.items:
-        offset = item.position(frames / FPS)[:, None] - centres  # (T, N, 2)
+        offset = item.position(frames / FPS)[:, None] - centers  # (T, N, 2)
         distance = np.linalg.norm(offset, axis=-1)
         inside = (distance < item.radius * 1.05 + 0.02) & (distance < nearest)
         nearest[inside] = distance[inside]
         classes[inside] = (1 + SHAPES.index(item.shape), 1 + _COLORS.index(item.color))
-        centre = np.broadcast_to((item.position(frames / FPS) - 0.5)[:, None], offset.shape)
-        places[inside, :2] = centre[inside] / _REACH
+        center = np.broadcast_to((item.position(frames / FPS) - 0.5)[:, None], offset.shape)
+        places[inside, :2] = center[inside] / _REACH
         places[inside, 2] = item.radius / _REACH
     return classes, places
 
@@ -54,7 +54,7 @@ class DenseHeads(nn.Module):
 
 
 def accuracy(heads: DenseHeads, features: Tensor, classes: Tensor) -> float:
-    """Share of the patches with a shape whose shape and colour are both read right."""
+    """Share of the patches with a shape whose shape and color are both read right."""
     with torch.no_grad():
         right = (heads.shape(features).argmax(-1) == classes[..., 0]) & (
             heads.color(features).argmax(-1) == classes[..., 1]

@@ -25,7 +25,7 @@ FRAMES = 8
 """Frames of a clip that the backbone is trained on."""
 MEAN = STD = (0.5, 0.5, 0.5)
 NOTE = (
-    "lynx-tiny knows only its miniature world: one to three coloured shapes that move. "
+    "lynx-tiny knows only its miniature world: one to three colored shapes that move. "
     "Real recordings need a real backbone."
 )
 

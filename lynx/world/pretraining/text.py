@@ -12,7 +12,7 @@ import numpy as np
 
 from lynx.datasets.base import Turn
 from lynx.world.questions.asking import ask
-from lynx.world.questions.question_types import NUMBERS, QUESTION_TYPES
+from lynx.world.questions.types import NUMBERS, QUESTION_TYPES
 from lynx.world.scene.scene import MOMENTS, SOUNDS, Item, Scene, moment_of
 
 REAL_SOUNDS = (

@@ -4,16 +4,14 @@
 are balanced, and who lacks the sense is at chance.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
 from lynx.datasets.base import Turn
 from lynx.world.questions.instances import Slots
-from lynx.world.questions.question_types import QUESTION_TYPES, QuestionType
+from lynx.world.questions.types import QUESTION_TYPES, QuestionType
 from lynx.world.scene.scene import Item, Scene
-
-__all__ = ["QUESTION_TYPES", "QuestionType", "ask", "ask_type", "phrase", "refer"]
 
 
 def refer(item: Item, by: tuple[str, ...], rng: np.random.Generator) -> str:
@@ -40,17 +38,26 @@ def ask(
     return turns
 
 
-def ask_type(kind: QuestionType, scene: Scene, rng: np.random.Generator, count: int = 1) -> list[Turn]:
-    """Ask up to `count` different questions of one type, the answer drawn evenly first."""
+def ask_type(
+    kind: QuestionType,
+    scene: Scene,
+    rng: np.random.Generator,
+    count: int = 1,
+    allowed: Callable[[str], bool] = lambda answer: True,
+) -> Iterator[Turn]:
+    """Ask up to `count` different questions of one type, the answer drawn first, evenly of those allowed.
+
+    `allowed` is asked anew before every question, after the one before was taken.
+    """
     left = list(kind.candidates(scene))
-    turns: list[Turn] = []
-    while left and len(turns) < count:
-        answers = sorted({answer for _, answer in left})
+    for _ in range(count):
+        answers = sorted({answer for _, answer in left if allowed(answer)})
+        if not answers:
+            return
         answer = answers[int(rng.integers(len(answers)))]
         fitting = [i for i, candidate in enumerate(left) if candidate[1] == answer]
         slots, _ = left.pop(fitting[int(rng.integers(len(fitting)))])
-        turns.append(Turn(phrase(kind, slots, rng), answer, kind.name, kind.senses))
-    return turns
+        yield Turn(phrase(kind, slots, rng), answer, kind.name, kind.senses)
 
 
 def phrase(kind: QuestionType, slots: Slots, rng: np.random.Generator) -> str:

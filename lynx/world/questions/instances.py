@@ -37,7 +37,7 @@ def shapes(scene: Scene) -> list[str]:
 
 
 def colors(scene: Scene) -> list[str]:
-    """The colours that the picture shows, one for each shape."""
+    """The colors that the picture shows, one for each shape."""
     return [item.color for item in scene.items]
 
 
@@ -47,7 +47,7 @@ def of_items(attribute: Callable[[Item], str]) -> Instances:
 
 
 def exists(scene: Scene) -> Candidates:
-    """Ask for shapes, colours and both together."""
+    """Ask for shapes, colors and both together."""
     shapes = {item.shape for item in scene.items}
     colors = {item.color for item in scene.items}
     pairs = {(item.color, item.shape) for item in scene.items}
@@ -196,7 +196,7 @@ def of_nearest(answer: Callable[[Item], str]) -> Instances:
 
 
 def nearest_and_sound(scene: Scene) -> Candidates:
-    """Ask for the colour of the only near shape and for the one kind of sound, in one answer."""
+    """Ask for the color of the only near shape and for the one kind of sound, in one answer."""
     item, kind = _nearest(scene), _single(scene)
     return [({}, f"{item.color} and {kind}")] if item and kind else []
 

@@ -1,7 +1,7 @@
 """Every frame of a clip at once: the same picture as `draw_frames`, six times as fast.
 
 A shape is painted once for each place it can take within a pixel (in eighths), on black and on white, which
-gives its colour and its opacity; a frame is then the still background with a few of these stamps blended in.
+gives its color and its opacity; a frame is then the still background with a few of these stamps blended in.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def animate(canvas: np.ndarray, item: Item, lit: frozenset[int] = frozenset()) -
 
 
 def _stamp(item: Item, size: int, x_part: int, y_part: int, lit: bool) -> Stamp:
-    """Paint a shape in the middle of two canvases; `top` and `left` count from the pixel of its centre."""
+    """Paint a shape in the middle of two canvases; `top` and `left` count from the pixel of its center."""
     middle = size // 2
     black, white = np.zeros((size, size, 3), np.float32), np.full((size, size, 3), 255, np.float32)
     for canvas in (black, white):
@@ -60,7 +60,7 @@ def _stamp(item: Item, size: int, x_part: int, y_part: int, lit: bool) -> Stamp:
 
 
 def _press(picture: np.ndarray, stamp: Stamp, x: int, y: int) -> None:
-    """Blend a stamp into `picture`, `(size, size, 3)` uint8, in place, with its centre in the pixel x, y."""
+    """Blend a stamp into `picture`, `(size, size, 3)` uint8, in place, with its center in the pixel x, y."""
     size = picture.shape[0]
     top, left = y + stamp.top, x + stamp.left
     height, width = stamp.color.shape[:2]

@@ -2,7 +2,7 @@
 
 A scene is drawn from `(split, seed, index)`, so the splits can never share a clip. What one sense shows is
 drawn independently of what the others show: no question about sound can be answered from the picture. Space
-is the unit square, x to the right and y down; time is seconds; distance is metres.
+is the unit square, x to the right and y down; time is seconds; distance is meters.
 """
 
 import math
@@ -44,7 +44,7 @@ FAST_FRAMES = 3
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: its looks, its path (linear, over the whole clip), its distance, its back's colour."""
+    """One shape: its looks, its path (linear, over the whole clip), its distance, its back's color."""
 
     shape: str
     color: str
@@ -86,7 +86,7 @@ class SoundEvent:
 
 @dataclass(frozen=True)
 class Background:
-    """A texture in two muted colours; `angle` in radians, `period` a fraction of the frame."""
+    """A texture in two muted colors; `angle` in radians, `period` a fraction of the frame."""
 
     texture: str
     colors: tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -149,7 +149,7 @@ def draw_scene(split: str, seed: int, index: int) -> Scene:
 
 
 def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
-    """One to three shapes of different shape and colour that keep clear of each other the whole time."""
+    """One to three shapes of different shape and color that keep clear of each other the whole time."""
     count = int(rng.integers(1, 4))
     shapes = rng.permutation(SHAPES)[:count]
     colors = rng.permutation(list(COLORS))[:count]

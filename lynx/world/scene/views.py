@@ -32,7 +32,7 @@ Point = tuple[float, float]
 
 
 def draw_depth(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
-    """Measure the given frames (numbers at `FPS`): `(T, size, size)` float32 metres, all above 0."""
+    """Measure the given frames (numbers at `FPS`): `(T, size, size)` float32 meters, all above 0."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.meshgrid(axis, axis)
     wall = WALL - TILT * (x - 0.5) - TILT / 2 * (y - 0.5)
@@ -45,7 +45,7 @@ def draw_depth(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> n
 
 
 def _stand(picture: np.ndarray, item: Item, x: np.ndarray, y: np.ndarray) -> None:
-    """Put a bulging shape into a depth map in place; `x`, `y` (size, size) in radii from its centre."""
+    """Put a bulging shape into a depth map in place; `x`, `y` (size, size) in radii from its center."""
     field = FIELDS[item.shape](x, y)
     inside = field < 0
     picture[inside] = item.depth - BULGE * np.minimum(-field[inside], 1)
@@ -115,6 +115,6 @@ def _backs(scene: Scene) -> list[Item]:
 
 
 def _other_wall(wall: Background) -> Background:
-    """The wall behind the first camera: other colours, the texture turned."""
+    """The wall behind the first camera: other colors, the texture turned."""
     first, second = ((blue, red, green) for red, green, blue in wall.colors)
     return replace(wall, colors=(first, second), angle=wall.angle + np.pi / 3, seed=wall.seed ^ 1)
