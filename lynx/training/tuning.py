@@ -189,9 +189,8 @@ def tune(
     The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced when
     training has ended, and stays, in the model and on disk, when it fails. The adapter stays loaded. With
     several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all of them get one
-    LLM LoRA, trained on clips with any of the senses.
-
-    A run that has ended is not repeated where `config.resume` is set: its adapter stays as it is.
+    LLM LoRA, trained on clips with any of the senses. A run that has ended is not repeated where
+    `config.resume` is set: its adapter stays as it is.
 
     cache: folder of the encoded streams; one in `out_dir` if not given.
     loss, trainer: subclasses (or partials of them) by which a recipe changes a step or the loop.
@@ -201,8 +200,7 @@ def tune(
     """
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
-    _load_missing(model, folders)
-    named = {model.adapter(sense).name: folder for sense, folder in folders.items()}
+    named = _adapters_to_tune(model, folders)
     senses = {model.adapter(name).modality: name for name in named}
     clips, kept = _training_clips(examples, tuple(senses), progress)
     training = out_dir / "training" / "tune"
@@ -229,7 +227,7 @@ def tune(
             progress=progress,
         )
         if (report := run.finished("tune", *named.values())) is not None:
-            undo.close()
+            undo.close()  # puts back what was there
             _load_tuned(model, named, run.id)
             return report
         for name in [] if config.warm_start else [name for users in before.users.values() for name in users]:
@@ -240,11 +238,12 @@ def tune(
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
-            report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **run.run()}
-        if report["without_gradient"]:
-            raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
+            trained = run.run()
+        report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "run": run.id}
+        if report["without_gradient"]:
+            raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
         for embedding in embeddings.values():
             embedding.requires_grad_(False)
         for name in named:
@@ -257,8 +256,8 @@ def tune(
     return report
 
 
-def _load_missing(model: Lynx, folders: Mapping[str, Path]) -> None:
-    """Load the adapters that are not loaded, from the folders that the result will be written to."""
+def _adapters_to_tune(model: Lynx, folders: Mapping[str, Path]) -> dict[str, Path]:
+    """The senses' adapters by name; those not loaded are, from the folders that they will be written to."""
     for sense, folder in folders.items():
         if any(sense in (adapter.name, adapter.modality) for adapter in model.adapters.values()):
             continue
@@ -268,6 +267,7 @@ def _load_missing(model: Lynx, folders: Mapping[str, Path]) -> None:
                 "(with --steps 0 it makes an adapter that is not aligned)"
             )
         model.load_adapter(folder)
+    return {model.adapter(sense).name: folder for sense, folder in folders.items()}
 
 
 def _training_clips(

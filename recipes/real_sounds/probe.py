@@ -49,13 +49,14 @@ class Data:
     @classmethod
     def read(cls, source: str, path: Path, takes: int | None, rate: int) -> "Data":
         """All recordings of a source, or of every name and group the first `takes`."""
-        clips, names, groups, seen = [], [], [], {}
+        clips, names, groups = [], [], []
+        seen: dict[tuple[str, str], int] = {}
         for group in folds_of(source, path):
             for example in open_recordings(source, path, split="test", held_out=(group,)):
                 name = example.turns[0].answer
                 seen[name, group] = seen.get((name, group), 0) + 1
                 if takes is None or seen[name, group] <= takes:
-                    sound = read_audio(example.media["audio"], rate)
+                    sound = read_audio(Path(str(example.media["audio"])), rate)
                     clips.append(Example(example.id, {"audio": sound}))
                     names.append(name)
                     groups.append(group)

@@ -1,6 +1,7 @@
 """Stage 2: the losses against values computed by hand and a slow reference, and the stage from end to end."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import stages
@@ -222,6 +223,21 @@ def run(model, guidance, out, config=SHORT, **options):
 
 def log(folder):
     return [json.loads(row) for row in (folder / "training" / "align" / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_finished_alignment_is_not_repeated(folder, model, guidance, tmp_path, caplog):
+    report = run(model, guidance, tmp_path)
+    assert model.adapter("audio").frames == stages.FRAMES
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = stages.small_model(folder)
+    assert run(other, guidance, tmp_path) == report
+    assert "finished already; --no-resume starts anew" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    trained = model.lora.tensors("audio_vision")
+    assert all(w.equal(trained[name]) for name, w in other.lora.tensors("audio_vision").items())
+    caplog.clear()
+    run(stages.small_model(folder), guidance, tmp_path, replace(SHORT, resume=False))
+    assert "finished already" not in caplog.text
 
 
 def test_alignment_writes_an_adapter_and_reports_what_it_trained(folder, model, guidance, tmp_path):
