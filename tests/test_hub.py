@@ -20,7 +20,8 @@ from lynx.adapters.saving import save_adapter
 from lynx.backbones import load_backbone
 from lynx.cli.main import main
 from lynx.errors import BackboneError
-from lynx.ui.engine import Engine, Setup
+from lynx.ui.engine import Engine
+from lynx.ui.types import Setup
 
 METRICS = {"command": "lynx eval world --modality audio --n 1000 --seed 7 --json", "with": 0.9, "chance": 0.3}
 LOG_IN = ("private or gated", "hf auth login")
@@ -203,10 +204,11 @@ def test_a_folder_of_hf_download_says_its_commit_until_it_is_changed(server, bac
 def test_the_app_takes_a_hub_id_where_it_takes_a_folder(server, backbone, content):
     sha = server.add("owner/app", content)
     engine, there = Engine(), str(backbone)
-    fits, gone = engine.offers(there, ["owner/app", "owner/nowhere"])
+    fits, gone = engine.models.options(there, ["owner/app", "owner/nowhere"])
     assert (fits.reason, fits.modality, fits.revision) == ("", "audio", f"owner/app@{sha}")
     assert "'owner/nowhere'" in gone.reason
-    assert list(engine.senses(Setup(there, adapters=("owner/app",)))) == ["video", "audio"]
+    senses = engine.models.senses(Setup(there, adapters=("owner/app",)))
+    assert [sense.name for sense in senses] == ["video", "audio"]
 
 
 # --- adapters to the Hub -------------------------------------------------------------------------
@@ -276,8 +278,8 @@ def test_a_backbone_of_the_hub_is_that_of_its_folder(server, run, family, tmp_pa
     assert "model.safetensors" in names and names.isdisjoint({"pytorch_model.bin", "README.md"})
     assert not [name for name in names if "/" in name], "all of one commit, and nothing of its folders"
     engine = Engine()
-    engine.senses(Setup("owner/model"))
-    assert engine.forecast(Setup("owner/model")).endswith(f"commit {sha[:8]}")
+    engine.models.senses(Setup("owner/model"))
+    assert engine.models.forecast(Setup("owner/model")).endswith(f"commit {sha[:8]}")
     server.add("owner/half", repository(backbone))
     run("estimate", "--backbone", "owner/half")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -315,6 +317,6 @@ def test_a_backbone_that_cannot_be_had_is_refused_in_one_sentence(server, run, b
     with pytest.raises(BackboneError, match=r"'owner/lost-model'.*model\.safetensors"):
         load_backbone("owner/lost-model")
     server.lost.clear()
-    for call in (Engine().forecast, Engine().senses):
+    for call in (Engine().models.forecast, Engine().models.senses):
         with pytest.raises(BackboneError, match="'owner/none'.*log in"):
             call(Setup("owner/none"))

@@ -10,13 +10,16 @@ answer again (`lynx.evidence.hiding`) is the check.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lynx.backbones.decoding import split_answer
 from lynx.types import Prompt, Stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXT = "text"
 """Name of the share that goes to the words of the conversation instead of to a sense."""
@@ -110,7 +113,7 @@ def above(values: Tensor, baseline: Tensor) -> Tensor:
 
 
 def answer_evidence(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     prompt: Prompt,
     answer: Tensor,
     rows: Tensor,

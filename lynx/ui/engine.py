@@ -90,11 +90,11 @@ class Engine:
 
     def interface_map(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
-        from lynx.backbones.memory import memory_errors_are_said
+        from lynx.backbones.memory import explain_out_of_memory
         from lynx.evaluation.interface import measure_interface
 
         session = self._encoded(request)
-        with memory_errors_are_said():
+        with explain_out_of_memory():
             return measure_interface(session)
 
     def film(self, request: Request, word: int | None) -> "Film":

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx.errors import MediaError
-from lynx.modalities.base import Source
-from lynx.types import VIDEO
+from lynx.types import VIDEO, MediaSource
 from lynx.ui.models import ModelCache
 from lynx.ui.types import AUDIO, Clip, Request, Setup
 
@@ -60,7 +59,7 @@ class SessionCache:
         ]
         return session, notes
 
-    def media(self, request: Request) -> tuple[dict[str, Source], tuple[str, ...]]:
+    def media(self, request: Request) -> tuple[dict[str, MediaSource], tuple[str, ...]]:
         """What each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
         from lynx.media.container import probe
 
