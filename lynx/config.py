@@ -1,7 +1,11 @@
-"""What a stage can be told: frozen dataclasses whose fields are also the options of the command line.
+"""Settings, and what every room reads them with: configs of the stages, JSON from strangers, entry points.
 
-Every field carries its help in `metadata["help"]`, so an option is written once. Defaults are those of the
-paper; where paper and released code differ, the released code's.
+The configs are frozen dataclasses whose fields are also the options of the command line: the help of a field
+lies in its `metadata["help"]`. Defaults are the paper's, or the released code's where the two differ.
+
+`read_json_object` and `Extensions` stand here since rooms that do not know one another use them: the Hub and
+the adapters read JSON; modalities, backbones and evaluation are extended. All may import this module, which
+is below them and does without torch.
 """
 
 import dataclasses
@@ -14,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lynx.errors import AdapterError, DataError
 
@@ -25,9 +29,6 @@ QuerySubset = Literal["even", "all"]
 TokenPooling = Literal["none", "space", "halves", "bands"]
 Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
-
-
-C = TypeVar("C", bound="Config")
 
 
 def option(default: Any, help: str) -> Any:
@@ -56,11 +57,12 @@ class Config:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise DataError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(get_args(hint))}")
 
-    def _range(self, name: str, low: float, high: float = float("inf")) -> None:
-        value = getattr(self, name)
-        if value is not None and not low <= value <= high:
-            limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-            raise DataError(f"{name} is {value!r}; it must be {limit}")
+    def _check_range(self, low: float, high: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+                raise DataError(f"{name} is {value!r}; it must be {limit}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ class GuideConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._range("frames", 1)
-        self._range("batch_size", 1)
+        self._check_range(1, math.inf, "frames", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,10 @@ class TrainConfig(Config):
                 "recorded or adapters are switched; use 'non-reentrant'"
             )
         super().__post_init__()
-        for name in ("batch_size", "accumulate", "rank", "frames"):
-            self._range(name, 1)
-        for name in ("lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha", "save_every"):
-            self._range(name, 0)
-        for name in ("warmup", "dropout"):
-            self._range(name, 0, 1)
+        self._check_range(1, math.inf, "batch_size", "accumulate", "rank", "frames")
+        self._check_range(0, math.inf, "lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha")
+        self._check_range(0, math.inf, "save_every")
+        self._check_range(0, 1, "warmup", "dropout")
 
     @property
     def lora(self) -> LoraSettings:
@@ -134,8 +133,7 @@ class AlignConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._range("beta", 0)
-        self._range("attention_weight", 0)
+        self._check_range(0, math.inf, "beta", "attention_weight")
 
 
 @dataclass(frozen=True)
@@ -185,38 +183,26 @@ class Sampling(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._range("questions", 1)
-        for name in ("replay", "drop_modality", "drop_video", "together", "conversation"):
-            self._range(name, 0, 1)
+        self._check_range(1, math.inf, "questions")
+        self._check_range(0, 1, "replay", "drop_modality", "drop_video", "together", "conversation")
 
 
-def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """Build the config `kind` from JSON values.
-
-    Raises:
-        DataError: a key that `kind` does not have.
-    """
-    known = {spec.name for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise DataError(f"{kind.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return kind(**values)
-
-
-JSON_MAX_BYTES = 1_000_000  # descriptions of adapters have a few thousand
-
-
-JSON_MAX_DEPTH = 32  # lists and objects inside one another
-
-
-JSON_MAX_NAME = 200  # characters
-
-
-JSON_MAX_INTEGER = 2**63  # beyond it, arithmetic with floats and tensors overflows
-
-
+JSON_MAX_BYTES = 1_000_000
+"""Maximum size of a JSON file; descriptions of adapters have a few thousand bytes."""
+JSON_MAX_DEPTH = 32
+"""Maximum depth of nested lists and objects."""
+JSON_MAX_NAME = 200
+"""Maximum characters of a key."""
+JSON_MAX_INTEGER = 2**63
+"""Integers from here on overflow in arithmetic with floats and tensors."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 """What no terminal and no page can show: control characters and halves of UTF-16 pairs."""
+
+
+def short_repr(value: object) -> str:
+    """The repr of a value for an error message, cut after 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -232,9 +218,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
             raise AdapterError(f"{path} has {status.st_size:,} bytes: at most {JSON_MAX_BYTES:,} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AdapterError(
-            f"{path.parent} has no {path.name}: it is not an adapter, or incomplete"
-        ) from error
+        problem = f"{path.parent} has no {path.name}: it is not an adapter, or incomplete"
+        raise AdapterError(problem) from error
     except RecursionError as error:
         raise AdapterError(f"{path} is nested deeper than {JSON_MAX_DEPTH} levels") from error
     except (OSError, ValueError) as error:
@@ -243,12 +228,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise AdapterError(f"{path} holds a {type(content).__name__}, expected an object")
     _check_json(content, path)
     return content
-
-
-def brief(value: object) -> str:
-    """A value as an error shows it: its repr, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _check_json(content: dict[str, Any], path: Path) -> None:
@@ -261,18 +240,17 @@ def _check_json(content: dict[str, Any], path: Path) -> None:
         if isinstance(value, dict):
             for name, inner in value.items():
                 if not name.isprintable() or len(name) > JSON_MAX_NAME:
-                    raise AdapterError(
-                        f"{path} has the name {brief(name)}: {JSON_MAX_NAME} printable characters are read"
-                    )
+                    limit = f"{JSON_MAX_NAME} printable characters are read"
+                    raise AdapterError(f"{path} has the name {short_repr(name)}: {limit}")
                 left.append((f"{place}.{name}" if place else name, inner, depth + 1))
         elif isinstance(value, list):
             left += [(place, inner, depth + 1) for inner in value]
         elif isinstance(value, str) and _CONTROL.search(value):
-            raise AdapterError(f"{path}: {place} is {brief(value)}, which has control characters")
+            raise AdapterError(f"{path}: {place} is {short_repr(value)}, which has control characters")
         elif isinstance(value, float) and not math.isfinite(value):
             raise AdapterError(f"{path}: {place} is {value}, expected a finite number")
         elif isinstance(value, int) and abs(value) >= JSON_MAX_INTEGER:
-            raise AdapterError(f"{path}: {place} is {brief(value)}, expected a number below 2^63")
+            raise AdapterError(f"{path}: {place} is {short_repr(value)}, expected a number below 2^63")
 
 
 @dataclass(frozen=True)
@@ -286,12 +264,15 @@ class Extension:
     value: Any = None
     problem: str = ""
 
+    def __str__(self) -> str:
+        where = f"{self.name!r} of the package {self.package} {self.version} ({self.path})"
+        return f"{where} is left out: {self.problem}" if self.problem else where
+
 
 class Extensions:
     """A table of what is built in, by name, and of what other installed packages add to it by entry points.
 
     Another package is imported only when a name is asked for that is not built in, or when all are listed.
-    The class stands in this module because senses, families and benchmarks all may import it from here.
 
     group: of the entry points, "lynx.modalities". kind: the base class of what is wanted. attributes: those
     that each must have; the first is its name.
@@ -301,7 +282,7 @@ class Extensions:
         self, group: str, built_in: Mapping[str, Any], kind: type, attributes: tuple[str, ...]
     ) -> None:
         self.group, self.built_in, self.kind, self.attributes = group, built_in, kind, attributes
-        self._loaded: dict[tuple[str, str, str], Extension] = {}
+        self._loaded: dict[str, list[Extension]] = {}
 
     @cached_property
     def _entry_points(self) -> tuple[Any, ...]:
@@ -317,12 +298,11 @@ class Extensions:
 
     def problem(self, name: str) -> str:
         """A sentence about what would have that name but is left out; "" where there is no such thing."""
-        return next((f"{_said(each)}." for each in self._named(name) if each.problem), "")
+        return next((f"{each}." for each in self._named(name) if each.problem), "")
 
     def all(self) -> dict[str, Any]:
         """Everything by name, what is built in first."""
-        added = {each.name: each.value for each in self.added() if not each.problem}
-        return {**self.built_in, **added}
+        return {**self.built_in, **{each.name: each.value for each in self.added() if not each.problem}}
 
     def added(self) -> list[Extension]:
         """What other packages bring, also what is left out."""
@@ -330,40 +310,40 @@ class Extensions:
         return [each for name in names for each in self._named(name)]
 
     def _named(self, name: str) -> list[Extension]:
-        """All that has that name. Where several packages bring it, the first by their names is taken."""
-        entries = [entry for entry in self._entry_points if entry.name == name]
-        found: list[Extension] = []
-        for entry in sorted(entries, key=lambda each: (each.dist.name, each.value)):
-            key = (name, entry.dist.name, entry.value)
-            if key not in self._loaded:
-                first = next((each.package for each in found if not each.problem), "")
-                self._loaded[key] = self._load(entry, first)
-            found.append(self._loaded[key])
-        return found
+        """All that has that name, imported once. Of several packages the first by their names is taken."""
+        if name not in self._loaded:
+            entries = [entry for entry in self._entry_points if entry.name == name]
+            found: list[Extension] = []
+            for entry in sorted(entries, key=lambda each: (each.dist.name, each.value)):
+                taken_by = next((each.package for each in found if not each.problem), "")
+                found.append(self._load(entry, taken_by))
+            self._loaded[name] = found
+        return self._loaded[name]
 
     def _load(self, entry: Any, taken_by: str) -> Extension:
         """Import what an entry point names and check it. taken_by: the package that has the name already."""
-        extension = Extension(entry.name, entry.dist.name, entry.dist.version, entry.value)
+        value, problem = None, ""
         if entry.name in self.built_in:
             problem = f"{entry.name!r} is the name of a built-in one"
         elif taken_by:
             problem = f"{taken_by} brings one of the same name"
         else:
             try:
-                extension = dataclasses.replace(extension, value=entry.load())
-                problem = self._check(entry.name, extension.value)
+                value = entry.load()
+                problem = self._check(entry.name, value)
             except Exception as error:  # code of another package can raise anything, and must stop nothing
                 problem = f"{type(error).__name__}: {error}"
+        value, problem = None if problem else value, " ".join(problem.split())
+        extension = Extension(entry.name, entry.dist.name, entry.dist.version, entry.value, value, problem)
         if problem:
-            extension = dataclasses.replace(extension, value=None, problem=" ".join(problem.split()))
-            logger.warning("%s", _said(extension))
+            logger.warning("%s", extension)
         return extension
 
     def _check(self, name: str, value: Any) -> str:
         """Why a value cannot be used; "" where it can."""
         is_wanted = isinstance(value, type) and issubclass(value, self.kind)
         if self.kind is not object and not is_wanted:
-            return f"expected a subclass of {self.kind.__name__}, found {brief(value)}"
+            return f"expected a subclass of {self.kind.__name__}, found {short_repr(value)}"
         if missing := [each for each in self.attributes if not hasattr(value, each)]:
             return f"it does not say its {', '.join(missing)}"
         if methods := sorted(getattr(value, "__abstractmethods__", ())):
@@ -372,10 +352,3 @@ class Extensions:
         if own != name or not name.isidentifier():
             return f"its {self.attributes[0]} is {own!r}, expected {name!r} and an identifier"
         return ""
-
-
-def _said(extension: Extension) -> str:
-    return (
-        f"{extension.name!r} of the package {extension.package} {extension.version} ({extension.path}) is "
-        f"left out: {extension.problem}"
-    )

@@ -1,18 +1,11 @@
 """Configs: what a stage can be told, with the defaults of the method."""
 
 import dataclasses
+import json
 
 import pytest
 
-from lynx.config import (
-    AlignConfig,
-    GuideConfig,
-    LoraSettings,
-    Sampling,
-    TrainConfig,
-    TuneConfig,
-    from_dict,
-)
+from lynx.config import AlignConfig, GuideConfig, LoraSettings, Sampling, TrainConfig, TuneConfig
 from lynx.errors import DataError
 
 CONFIGS = (GuideConfig, TrainConfig, AlignConfig, TuneConfig, Sampling)
@@ -40,7 +33,7 @@ def test_defaults_are_those_of_the_released_code():
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_configs_survive_json(config):
-    assert from_dict(config, config().to_dict()) == config()
+    assert config(**json.loads(json.dumps(config().to_dict()))) == config()
 
 
 def test_reentrant_checkpointing_is_refused_with_its_reason():
@@ -63,8 +56,3 @@ def test_reentrant_checkpointing_is_refused_with_its_reason():
 def test_wrong_values_are_named(config, values, said):
     with pytest.raises(DataError, match=said):
         config(**values)
-
-
-def test_unknown_keys_are_named():
-    with pytest.raises(DataError, match="AlignConfig has no learning_rate; it has .*lr"):
-        from_dict(AlignConfig, {"learning_rate": 1.0})

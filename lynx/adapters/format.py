@@ -23,7 +23,7 @@ from torch import Tensor
 from lynx import compat, hub, modalities
 from lynx.adapters.lora import lora_config
 from lynx.backbones import Backbone
-from lynx.config import LoraSettings, TokenPooling, brief, read_json_object
+from lynx.config import LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
 from lynx.types import PLACEMENTS
 
@@ -31,13 +31,10 @@ FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
 PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = ("vision", "llm")
-TYPE_EMBEDDING = "type_embedding"
-"""Name of the type embedding's tensor (D,), and of the file that holds it."""
+TYPE_EMBEDDING = "type_embedding"  # the name of its tensor (D,)
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
-FILES = (
-    *(CONFIG, "README.md", TYPE_EMBEDDING_FILE),
-    *(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS)),
-)
+_PEFT_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
+FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, *_PEFT_FILES)
 """Every file that an adapter may have."""
 NEW = ".new"
 """In an adapter's folder: a whole newer adapter, which a save that was killed had yet to put in its place."""
@@ -69,15 +66,13 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise AdapterError(f"{brief(self.name)} cannot name an adapter: letters, digits, - and _ only")
-        if self.token_pooling not in POOLINGS:
-            raise AdapterError(
-                f"token_pooling {brief(self.token_pooling)}: expected one of {', '.join(POOLINGS)}"
-            )
-        if self.placement not in PLACEMENTS:
-            raise AdapterError(f"placement {brief(self.placement)}: expected one of {', '.join(PLACEMENTS)}")
+            name = short_repr(self.name)
+            raise AdapterError(f"{name} cannot name an adapter: letters, digits, - and _ only")
+        for key, known in (("token_pooling", POOLINGS), ("placement", PLACEMENTS)):
+            if (value := getattr(self, key)) not in known:
+                raise AdapterError(f"{key} {short_repr(value)}: expected one of {', '.join(known)}")
         if self.frames is not None and (type(self.frames) is not int or self.frames < 1):
-            raise AdapterError(f"frames is {brief(self.frames)}: expected how many moments, 1 or more")
+            raise AdapterError(f"frames is {short_repr(self.frames)}: expected how many moments, 1 or more")
 
 
 @dataclass(frozen=True)
@@ -174,17 +169,15 @@ def read_adapter_config(folder: str | Path) -> Adapter:
         raise AdapterError(f"{path} has no format number: it is not an adapter of lynx")
     if number > FORMAT:
         raise AdapterError(f"{path} is of format {number}, this lynx reads up to {FORMAT}: update lynx")
-    hints = get_type_hints(Adapter)
-    if content.keys() - hints.keys() or not {"name", "modality", "backbone"} <= content.keys():
-        raise AdapterError(
-            f"{path} has {', '.join(sorted(content))}; needed: name, modality, backbone; "
-            f"known: {', '.join(sorted(hints))}"
-        )
+    hints, needed = get_type_hints(Adapter), ("name", "modality", "backbone")
+    if content.keys() - hints.keys() or not set(needed) <= content.keys():
+        has, needs, known = (", ".join(names) for names in (sorted(content), needed, sorted(hints)))
+        raise AdapterError(f"{path} has {has}; needed: {needs}; known: {known}")
     kinds: dict[Any, tuple[type, str]] = {str: (str, "a text"), int | None: (int, "a number")}
     for key, value in content.items():
         expected, kind = kinds.get(hints[key], (dict, "an object"))
         if not isinstance(value, expected):
-            raise AdapterError(f"{path}: {key} is {brief(value)}, expected {kind}")
+            raise AdapterError(f"{path}: {key} is {short_repr(value)}, expected {kind}")
     try:
         adapter = Adapter(**content)
         modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
@@ -193,7 +186,7 @@ def read_adapter_config(folder: str | Path) -> Adapter:
     for key in ("family", "source", "revision"):
         value = adapter.backbone.get(key)
         if value is not None and not (isinstance(value, str) and value.isprintable()):
-            raise AdapterError(f"{path}: backbone.{key} is {brief(value)}, expected a name")
+            raise AdapterError(f"{path}: backbone.{key} is {short_repr(value)}, expected a name")
     _check_metrics(adapter.metrics, "metrics", path)
     return adapter
 
@@ -203,9 +196,8 @@ def _check_metrics(metrics: Mapping[str, Any], place: str, path: Path) -> None:
         if isinstance(value, Mapping):
             _check_metrics(value, f"{place}.{key}", path)
         elif value is not None and not isinstance(value, str | int | float):
-            raise AdapterError(
-                f"{path}: {place}.{key} is {brief(value)}, expected a number, a text, or an object of them"
-            )
+            expected = "a number, a text, or an object of them"
+            raise AdapterError(f"{path}: {place}.{key} is {short_repr(value)}, expected {expected}")
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
@@ -216,11 +208,11 @@ def check_backbone(adapter: Adapter, backbone: Backbone) -> None:
             f"the adapter {adapter.name!r} is for the family {wanted.get('family')!r}, "
             f"{backbone.source!r} is of {backbone.family!r}"
         )
-    mine, theirs = backbone.fingerprint(), wanted.get("fingerprint")
-    theirs = theirs if isinstance(theirs, dict) else {}
+    found = wanted.get("fingerprint")
+    theirs = found if isinstance(found, dict) else {}
     different = [
         f"{key} is {theirs.get(key, 'not given')} instead of {value}"
-        for key, value in mine.items()
+        for key, value in backbone.fingerprint().items()
         if theirs.get(key) != value
     ]
     if different:
@@ -250,29 +242,24 @@ def _refuse_unsafe(folder: Path) -> None:
 
 def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
     """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
-    values: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
-    rank, alpha, dropout = (*values[:2], 0 if values[2] is None else values[2])
-    numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (alpha, dropout))
-    if type(rank) is not int or not numbers:
-        raise AdapterError(
-            f"{folder}/{PEFT_CONFIG} does not describe a LoRA: r is {brief(rank)}, "
-            f"lora_alpha {brief(alpha)}, lora_dropout {brief(dropout)}; "
-            f"expected a whole number and two numbers"
-        )
+    options: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
+    rank, alpha, dropout = options[0], options[1], 0 if options[2] is None else options[2]
+    said = f"r is {short_repr(rank)}, lora_alpha {short_repr(alpha)}, lora_dropout {short_repr(dropout)}"
+    # `type`, since True is an int too
+    if type(rank) is not int or type(alpha) not in (int, float) or type(dropout) not in (int, float):
+        expected = "a whole number and two numbers"
+        raise AdapterError(f"{folder}/{PEFT_CONFIG} does not describe a LoRA: {said}; expected {expected}")
     if content.get("peft_type") != "LORA" or not 1 <= rank <= MAX_RANK:
-        raise AdapterError(
-            f"{folder} is {brief(content.get('peft_type'))} of rank {brief(rank)}, "
-            f"expected a LORA of rank 1 to {MAX_RANK}"
-        )
+        kind = short_repr(content.get("peft_type"))
+        raise AdapterError(f"{folder} is {kind} of rank {rank}, expected a LORA of rank 1 to {MAX_RANK}")
     if not (abs(alpha) <= MAX_ALPHA and 0 <= dropout < 1):  # both false for nan
-        raise AdapterError(f"{folder}: alpha {brief(alpha)}, dropout {brief(dropout)} are no LoRA's")
+        raise AdapterError(f"{folder}: {said} are no LoRA's")
     settings = LoraSettings(rank, float(alpha), float(dropout))
     plain = lora_config("", settings).to_dict()
-    odd = sorted(
-        key for key in content.keys() - _FREE_OPTIONS if content[key] and content[key] != plain.get(key)
-    )
+    odd = {key for key in content.keys() - _FREE_OPTIONS if content[key] and content[key] != plain.get(key)}
     if odd:
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {', '.join(odd)}, which lynx does not do")
+        asked = ", ".join(sorted(odd))
+        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {asked}, which lynx does not do")
     return settings
 
 
@@ -289,16 +276,15 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     found = _read_shapes(path)
     missing, unexpected = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
+    misfit = f"{path} does not fit the backbone"
     if missing or unexpected:
         raise AdapterError(
-            f"{path} does not fit the backbone: {len(missing)} tensors are missing {missing[:2]}, "
+            f"{misfit}: {len(missing)} tensors are missing {missing[:2]}, "
             f"{len(unexpected)} are not expected {unexpected[:2]}"
         )
     wrong = [f"{key} {found[key]} instead of {shapes[key]}" for key in shapes if found[key] != shapes[key]]
     if wrong:
-        raise AdapterError(
-            f"{path} does not fit the backbone: {len(wrong)} shapes differ, such as {wrong[0]}"
-        )
+        raise AdapterError(f"{misfit}: {len(wrong)} shapes differ, such as {wrong[0]}")
     tensors: dict[str, Tensor] = load_file(path)
     check_numbers(tensors, path)
     return tensors

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from torch import Tensor
 
-from lynx.config import brief
+from lynx.config import short_repr
 from lynx.errors import DataError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
 from lynx.types import Frames, MediaSource
@@ -61,7 +61,7 @@ class Modality(ABC):
             kinds = get_args(hints[name]) or (hints[name],)  # of `float | None` both
             if type(value) not in kinds and not (type(value) is int and float in kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise DataError(f"{name} of {cls.name} is {brief(value)}; expected {expected}.")
+                raise DataError(f"{name} of {cls.name} is {short_repr(value)}; expected {expected}.")
         return cls(cls.Rendering(**parameters))
 
     def to_dict(self) -> dict[str, Any]:

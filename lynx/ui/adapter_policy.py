@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lynx.config import brief
+from lynx.config import short_repr
 from lynx.errors import AdapterError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -37,8 +37,8 @@ class AdapterPolicy:
         if parse_id(source) and not (inside and os.path.lexists(source)):
             return None  # even where a folder of that name lies in the working directory
         raise AdapterError(
-            f"{brief(source)} cannot be given here: expected a folder in {self.below.name}/, or a Hub id "
-            "(owner/name, owner/name@revision)"
+            f"{short_repr(source)} cannot be given here: expected a folder in {self.below.name}/, "
+            "or a Hub id (owner/name, owner/name@revision)"
         )
 
     def _is_spelled_inside(self, source: str) -> bool:
