@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from lynx import compat
-from lynx.adapters.format import CONFIG, read_adapter_config
+from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
 from lynx.config import Checkpointing, TrainConfig
 from lynx.errors import AdapterError, DataError
 
@@ -66,17 +66,15 @@ class Order:
 
     def batch(self, number: int) -> list[int]:
         """The indices of batch `number`, always `batch` of them."""
-        return [self._at(place) for place in range(number * self.size, (number + 1) * self.size)]
+        places = range(number * self.size, (number + 1) * self.size)
+        return [self._shuffle(place // self.examples)[place % self.examples] for place in places]
 
-    def _at(self, place: int) -> int:
-        epoch, index = divmod(place, self.examples)
+    def _shuffle(self, epoch: int) -> list[int]:
         if epoch not in self._shuffles:
             generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-            self._shuffles = {
-                **{e: order for e, order in self._shuffles.items() if e == epoch - 1},
-                epoch: torch.randperm(self.examples, generator=generator).tolist(),
-            }
-        return self._shuffles[epoch][index]
+            kept = {e: order for e, order in self._shuffles.items() if e == epoch - 1}  # older ones are done
+            self._shuffles = kept | {epoch: torch.randperm(self.examples, generator=generator).tolist()}
+        return self._shuffles[epoch]
 
 
 def seed_of(*parts: Any) -> int:
@@ -132,10 +130,9 @@ class Trainer:
         )
         size = batch_size or config.batch_size
         self.order = Order(examples, size, config.seed)
-        a_step = size * config.accumulate * self.accelerator.num_processes
-        self.steps = (
-            config.steps if config.steps is not None else math.ceil(config.epochs * examples / a_step)
-        )
+        self.per_step = size * config.accumulate * self.accelerator.num_processes  # examples
+        epochs = math.ceil(config.epochs * examples / self.per_step)  # in steps
+        self.steps = epochs if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
         self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
@@ -147,7 +144,8 @@ class Trainer:
     @property
     def id(self) -> str:
         """16 hex digits that are the same for a run of the same settings on the same data."""
-        return digest_of(sorted((key, value) for key, value in self._settings().items() if key not in FREE))
+        settings = _settings(self._identity)
+        return digest_of(sorted((key, value) for key, value in settings.items() if key not in FREE))
 
     def finished(self, stage: str, *adapters: Path) -> dict[str, Any] | None:
         """The report of this very run, where it has ended and all its adapters hold what it trained.
@@ -157,7 +155,7 @@ class Trainer:
         reports = [
             dict(read_adapter_config(folder).training.get(stage, {}))
             for folder in adapters
-            if self.config.resume and (folder / CONFIG).is_file()
+            if self.config.resume and (current_folder(folder) / CONFIG).is_file()
         ]
         if len(reports) < len(adapters) or any(report.get("run") != self.id for report in reports):
             return None
@@ -167,21 +165,16 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step; returns the report.
 
-        Raises:
-            DataError: the folder holds the checkpoint of another run. AdapterError: a `lora_B` never got a
-            gradient, or the loss is not finite.
+        Raises: DataError: the folder holds the checkpoint of another run. AdapterError: a weight of a LoRA
+        gets no gradient, or the loss is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
         history = self._open_log(start)
         begin = time.perf_counter()
-        bar = tqdm(
-            range(start, self.steps),
-            initial=start,
-            total=self.steps,
-            desc=self.folder.name,
-            disable=None if self.progress and self.accelerator.is_main_process else True,
-        )
+        silent = None if self.progress and self.accelerator.is_main_process else True
+        steps, title = range(start, self.steps), self.folder.name
+        bar = tqdm(steps, desc=title, initial=start, total=self.steps, disable=silent)
         with _random_state_kept(), (self.folder / LOG).open("a", encoding="utf-8") as log:
             for step in bar:
                 row = self.step(step)
@@ -202,22 +195,21 @@ class Trainer:
             self.checkpoint.unlink(missing_ok=True)
 
     def learning_rate(self, step: int) -> float:
-        """That of step 0..steps-1."""
+        """The learning rate of step 0..steps-1."""
         return warmup_cosine(step, self.steps, self.config.lr, self.config.warmup)
 
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; returns its row of the log: means over its forward passes."""
         accelerator, config = self.accelerator, self.config
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, list[float]] = {}
+        passes = []
         for part in range(config.accumulate):
             number = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
             torch.manual_seed(seed_of(config.seed, "step", number))
-            parts = self.loss(self.order.batch(number))
-            accelerator.backward(parts["loss"] / config.accumulate)
-            for name, value in parts.items():
-                sums.setdefault(name, []).append(float(value.detach()))
-        row = {name: sum(values) / len(values) for name, values in sums.items()}
+            found = self.loss(self.order.batch(number))
+            accelerator.backward(found["loss"] / config.accumulate)
+            passes.append({name: float(value.detach()) for name, value in found.items()})
+        row = _means(passes)
         if not math.isfinite(row["loss"]):
             raise AdapterError(f"the loss is {row['loss']} at step {step}: lower lr, or look at the data")
         norm = self._average_and_clip_gradients()
@@ -228,7 +220,7 @@ class Trainer:
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
     def _average_and_clip_gradients(self) -> float:
-        """Average over processes, note which `lora_B` have a gradient, clip; returns the norm before."""
+        """Average over processes, note which `lora_B` got a gradient, clip; returns the norm before."""
         missing = [name for name, weight in self.weights.items() if weight.grad is None]
         if lost := [name for name in missing if _is_lora(name)]:
             raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
@@ -245,19 +237,14 @@ class Trainer:
     def _report(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What was trained, counted from the tensors, and the means of the last tenth of the steps."""
         last = history[-max(1, len(history) // 10) :]
-        names = {name for row in last for name in row} - {"step", "lr", "seconds"}
         return {
             "modules": sum(".lora_B." in name for name in self.weights),
             "parameters": sum(weight.numel() for weight in self.weights.values()),
             "without_gradient": sorted(self.without_gradient) if self.steps else [],
             "steps": self.steps,
-            "batch": self.order.size * self.config.accumulate * self.accelerator.num_processes,
+            "batch": self.per_step,
             "seconds": history[-1]["seconds"] if history else 0.0,
-            "last": {
-                name: sum(values) / len(values)
-                for name in sorted(names)
-                if (values := [row[name] for row in last if name in row])
-            },
+            "last": {k: v for k, v in sorted(_means(last).items()) if k not in ("step", "lr", "seconds")},
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -293,33 +280,25 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Load the checkpoint, if there is one; returns the step to go on with."""
+        """Load the checkpoint, if there is one of this run; returns the step to go on with."""
         if not self.checkpoint.exists():
             return 0
         with safe_open(self.checkpoint, "pt") as file:
             metadata = file.metadata()
-            self._check_same_run(json.loads(metadata["run"]))
+            was, now = _settings(json.loads(metadata["run"])), _settings(self._identity)
+            free = {*FREE, "steps"}  # a run can be made longer
+            changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
+            if was["steps"] != now["steps"]:
+                logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
+            if changed:
+                raise DataError(
+                    f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
+                    "another folder, or --no-resume"
+                )
             self.load_state({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         self.without_gradient = set(json.loads(metadata["silent"]))
         logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
         return int(metadata["step"])
-
-    def _settings(self, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All settings of a run (this one's, or a checkpoint's) side by side, as JSON values."""
-        values = json.loads(json.dumps(identity or self._identity))
-        return {**values.pop("config"), **values}
-
-    def _check_same_run(self, identity: Mapping[str, Any]) -> None:
-        was, now = self._settings(identity), self._settings()
-        if was["steps"] != now["steps"]:
-            logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
-        free = {*FREE, "steps"}  # a run can be made longer
-        changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
-        if changed:
-            raise DataError(
-                f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
-                "another folder, or --no-resume"
-            )
 
     def _open_log(self, start: int) -> list[dict[str, Any]]:
         """The rows of the steps before `start`; what an interrupted run wrote after them is cut off."""
@@ -329,6 +308,21 @@ class Trainer:
         if self.accelerator.is_main_process:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return rows
+
+
+def _settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a run side by side, as JSON values."""
+    values = json.loads(json.dumps(identity))
+    return {**values.pop("config"), **values}
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every name over the rows that have it."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
 def _is_lora(name: str) -> bool:
@@ -354,8 +348,7 @@ def seeded(seed: int) -> Iterator[None]:
 def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
     """Gradient checkpointing of a transformers model inside the `with`, non-reentrant or not at all.
 
-    Raises:
-        DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
+    Raises: DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
     """
     if compat.reentrant_checkpointing(model):
         raise DataError(

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lynx.adapters.format import CONFIG, TYPE_EMBEDDING
+from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
@@ -36,9 +36,6 @@ from lynx.training.trainer import Trainer, checkpointed, digest_of, seeded
 from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class TrainingClip:
@@ -99,7 +96,7 @@ def sample_questions(
     return senses, [*new, *old[:most]]
 
 
-def _shuffled(items: Sequence[Item]) -> list[Item]:
+def _shuffled(items: Sequence[Any]) -> list[Any]:
     return [items[i] for i in torch.randperm(len(items)).tolist()]
 
 
@@ -108,12 +105,8 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
 
     weights: (Q,) of the questions in the mean over tokens; 1 each if not given.
     """
-    hidden = backbone.model.get_decoder()(
-        inputs_embeds=packed.embeds,
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state  # (B, S, D)
+    inputs = {"inputs_embeds": packed.embeds, "attention_mask": packed.mask, "position_ids": packed.positions}
+    hidden = backbone.model.get_decoder()(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
     answered = packed.labels != IGNORE  # (B, S)
     labels = packed.labels[answered]  # (A,), A answer tokens of the batch
     # Logits of A positions in place of B * S: most tokens are the media's, and the vocabulary is large.
@@ -195,8 +188,7 @@ def tune(
     cache: folder of the encoded streams; one in `out_dir` if not given.
     loss, trainer: subclasses (or partials of them) by which a recipe changes a step or the loop.
 
-    Raises:
-        AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
+    Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
     """
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
@@ -206,8 +198,8 @@ def tune(
     training = out_dir / "training" / "tune"
     frames = config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
-        before = _Before(model, list(named))
-        undo.callback(before.restore)
+        replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
+        undo.callback(_llm_restorer(model, list(named)))
         lora = _start_lora(model, list(named), config, frames)
         embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
         streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
@@ -228,9 +220,12 @@ def tune(
         )
         if (report := run.finished("tune", *named.values())) is not None:
             undo.close()  # puts back what was there
-            _load_tuned(model, named, run.id)
+            for name, folder in named.items():
+                if model.adapter(name).training.get("tune", {}).get("run") != run.id:
+                    model.unload_adapter(name)
+                    model.load_adapter(folder)
             return report
-        for name in [] if config.warm_start else [name for users in before.users.values() for name in users]:
+        for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         run.accelerator.wait_for_everyone()  # all know what is missing before the first writes some of it
         share = run.accelerator.process_index, run.accelerator.num_processes
@@ -261,7 +256,7 @@ def _adapters_to_tune(model: Lynx, folders: Mapping[str, Path]) -> dict[str, Pat
     for sense, folder in folders.items():
         if any(sense in (adapter.name, adapter.modality) for adapter in model.adapters.values()):
             continue
-        if not (folder / CONFIG).is_file():
+        if not (current_folder(folder) / CONFIG).is_file():
             raise AdapterError(
                 f"no adapter for {sense!r} is loaded or in {folder}: run `lynx align` first "
                 "(with --steps 0 it makes an adapter that is not aligned)"
@@ -277,15 +272,12 @@ def _training_clips(
     clips, kept = [], []
     for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
         example = examples[i]
-        clip = training_clip(example, modalities, content_key(example))
-        if clip is not None:
+        if clip := training_clip(example, modalities, content_key(example)):
             clips.append(clip)
             kept.append(i)
     if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
-        raise DataError(
-            f"none of the {len(examples)} examples has a question that needs "
-            f"{' or '.join(map(repr, modalities))} and its media"
-        )
+        needed = f"needs {' or '.join(map(repr, modalities))} and its media"
+        raise DataError(f"none of the {len(examples)} examples has a question that {needed}")
     return clips, kept
 
 
@@ -294,13 +286,9 @@ def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: i
 
     Its weights are those of a warm start, else fresh; so are the type embeddings.
     """
+    pooling, placement = config.token_pooling, config.placement
     described = {
-        name: replace(
-            model.adapter(name),
-            token_pooling=config.token_pooling,
-            placement=config.placement,
-            frames=frames,
-        )
+        name: replace(model.adapter(name), token_pooling=pooling, placement=placement, frames=frames)
         for name in names
     }
     for adapter in described.values():
@@ -337,41 +325,33 @@ def _warm_start_weights(model: Lynx, names: Sequence[str], config: TuneConfig) -
         raise AdapterError(f"cannot go on from {', '.join(names)}: {error}") from error
 
 
-class _Before:
-    """The LLM side of some adapters as it was: LoRAs, who shares them, type embeddings, descriptions."""
+def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
+    """A function that makes the LLM side of some adapters again what it is now.
 
-    def __init__(self, model: Lynx, names: Sequence[str]) -> None:
-        self.model, self.names = model, names
-        self.adapters = {name: model.adapters[name] for name in names}
-        self.embeddings = {n: model.type_embeddings[n] for n in names if n in model.type_embeddings}
-        self.users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
+    That is: their LoRAs, who shares them, type embeddings, descriptions.
+    """
+    adapters = {name: model.adapters[name] for name in names}
+    embeddings = {name: model.type_embeddings[name] for name in names if name in model.type_embeddings}
+    users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
+    for name in names:
+        for lora in model.llm_loras(name):
+            users.setdefault(lora, []).append(name)
+    # These tensors outlive the removal of their LoRA from the model; nothing writes to them.
+    loras = {lora: (model.lora.settings[lora], model.lora.tensors(lora)) for lora in users}
+
+    def restore() -> None:
+        others = [name for name in model.adapters if name not in names]
         for name in names:
-            for lora in model.llm_loras(name):
-                self.users.setdefault(lora, []).append(name)
-        # These tensors outlive the removal of their LoRA from the model; nothing writes to them.
-        self.loras = {lora: (model.lora.settings[lora], model.lora.tensors(lora)) for lora in self.users}
-
-    def restore(self) -> None:
-        """Make it so again."""
-        model = self.model
-        others = [name for name in model.adapters if name not in self.names]
-        for name in self.names:
             model.remove_lora(name, "llm")
             model.type_embeddings.pop(name, None)
-        model.adapters |= self.adapters
-        model.type_embeddings |= self.embeddings
-        for lora, users in self.users.items():
+        model.adapters |= adapters
+        model.type_embeddings |= embeddings
+        for lora, (settings, tensors) in loras.items():
             keeper = next((name for name in others if lora in model.llm_loras(name)), None)
             if keeper is None:  # nobody else used it, so it went
-                keeper, (settings, tensors) = users[0], self.loras[lora]
+                keeper = users[lora][0]
                 with seeded(0):  # the caller's random numbers stay as they are
                     model.lora.fill(model.add_lora(keeper, "llm", settings), tensors)
-            model.share_llm(keeper, users)
+            model.share_llm(keeper, users[lora])
 
-
-def _load_tuned(model: Lynx, named: Mapping[str, Path], run_id: str) -> None:
-    """Load the adapters that a finished run has written, where others of these names are loaded."""
-    for name, folder in named.items():
-        if model.adapter(name).training.get("tune", {}).get("run") != run_id:
-            model.unload_adapter(name)
-            model.load_adapter(folder)
+    return restore

@@ -8,6 +8,8 @@ import pytest
 import stages
 import torch
 
+from lynx.adapters.format import CONFIG, NEW
+from lynx.adapters.saving import save_adapter
 from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import render_clip
@@ -431,6 +433,24 @@ def test_an_adapter_is_needed_and_found_in_the_output_folder(folder, tmp_path):
     other = stages.small_model(folder)
     tune(other, "audio", stages.clips(2), replace(SHORT, steps=1), tmp_path, progress=False)
     assert other.parts("audio") == ("vision", "llm")
+
+
+def test_an_adapter_whose_first_save_was_killed_before_its_files_were_in_place_is_found(folder, tmp_path):
+    def kill_the_save():
+        (tmp_path / NEW).mkdir()
+        for name in (CONFIG, "README.md", "vision", "llm"):
+            if (tmp_path / name).exists():
+                (tmp_path / name).rename(tmp_path / NEW / name)
+
+    model, examples, config = stages.small_model_with(folder), stages.clips(2), replace(SHORT, steps=1)
+    save_adapter(model, "audio", tmp_path)
+    kill_the_save()
+    fresh = stages.small_model(folder)
+    report = tune(fresh, "audio", examples, config, tmp_path, progress=False)
+    assert fresh.parts("audio") == ("vision", "llm")
+    kill_the_save()
+    again = stages.small_model(folder)
+    assert tune(again, "audio", examples, config, tmp_path, progress=False) == report  # not repeated
 
 
 def test_data_without_the_sense_are_refused(model, tmp_path):
