@@ -23,12 +23,9 @@ from lynx.types import tensor_bytes
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
     """PEFT's description of one LoRA. targets: a regex of full module names."""
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
-        lora_dropout=settings.dropout,
-        target_modules=targets,
-    )
+    alpha: Any = settings.alpha  # an int says PEFT, which only divides it by r
+    dropout = settings.dropout
+    return LoraConfig(r=settings.rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
 
 def merge(
@@ -52,9 +49,8 @@ def merge(
         if matrix != "A":
             continue
         a = torch.cat([tensors[f"{module}.lora_A.weight"].float() for _, tensors in parts])  # (R, in)
-        b = torch.cat(
-            [s * t[f"{module}.lora_B.weight"].float() for s, (_, t) in zip(scales, parts, strict=True)], 1
-        )  # (out, R)
+        bs = [tensors[f"{module}.lora_B.weight"].float() for _, tensors in parts]  # (out, rank) each
+        b = torch.cat([scale * each for scale, each in zip(scales, bs, strict=True)], 1)  # (out, R)
         left, b_core = torch.linalg.qr(b)  # (out, R), (R, R)
         right, a_core = torch.linalg.qr(a.T)  # (in, R), (R, R)
         u, s, v = torch.linalg.svd(b_core @ a_core.T, full_matrices=False)
@@ -75,17 +71,12 @@ class LoraBank:
         self.settings: dict[str, LoraSettings] = {}
         self._injector: Any = None  # PEFT's `LoraModel`, while there are LoRAs
         self._layers: dict[str, Any] = {}  # the layers that hold LoRAs, by their full names
-        self._on: tuple[str, ...] = ()
+        self.on: tuple[str, ...] = ()  # the LoRAs that are on now
         self._trained: tuple[str, ...] = ()
         self._digests: dict[str, bytes] = {}  # of weights, until they change
 
     def __contains__(self, name: str) -> bool:
         return name in self.settings
-
-    @property
-    def on(self) -> tuple[str, ...]:
-        """The LoRAs that are on now."""
-        return self._on
 
     def add(self, name: str, targets: str, settings: LoraSettings) -> None:
         """A fresh LoRA (B = 0, so it changes nothing yet) on the modules whose full names match `targets`."""
@@ -94,16 +85,16 @@ class LoraBank:
         config = lora_config(targets, settings)
         try:
             self._injector = compat.inject_lora(self.model, self._injector, name, config)
+            self.settings[name] = settings
         except BaseException:  # such as memory that ran out half-way through the layers
             self._injector = compat.eject_lora(self.model, self._injector, name)
-            self._restore_switches()
             raise
-        self.settings[name] = settings
-        self._restore_switches()
+        finally:
+            self._restore_switches()
 
     def remove(self, name: str) -> None:
         """Take a LoRA out; a layer that has none left becomes the stock layer again."""
-        if name in self._on:
+        if name in self.on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
         self._injector = compat.eject_lora(self.model, self._injector, name)
         del self.settings[name]
@@ -157,7 +148,7 @@ class LoraBank:
         unknown = sorted(set(names) - self.settings.keys()) + sorted(set(train) - set(names))
         if unknown:
             raise ValueError(f"no LoRA {', '.join(unknown)} among {', '.join(self.settings) or 'none'}")
-        before = self._on, self._trained
+        before = self.on, self._trained
         self._switch(tuple(names), tuple(train))
         try:
             yield
@@ -168,17 +159,17 @@ class LoraBank:
         """Find the layers anew, and undo what PEFT switched on while it added or removed a LoRA."""
         self._layers = compat.lora_layers(self.model)
         for layer in self._layers.values():
-            compat.switch_lora(layer, self._on, self._trained)
+            compat.switch_lora(layer, self.on, self._trained)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
         for name in (*train, *self._trained):  # what was remembered is, or may soon be, no longer so
             self._digests.pop(name, None)
-        concerned = {*names, *self._on}
+        concerned = {*names, *self.on}
         for layer in self._layers.values():
             # every answer switches twice: leave the layers alone for which nothing changes
             if not concerned.isdisjoint(compat.lora_names(layer)):
                 compat.switch_lora(layer, names, train)
-        self._on, self._trained = names, train
+        self.on, self._trained = names, train
 
 
 def count_parameters(name: str, rank: int = 64) -> dict[str, int]:

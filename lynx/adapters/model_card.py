@@ -11,8 +11,6 @@ from lynx.modalities.video import Video
 if TYPE_CHECKING:
     from lynx.adapters.format import Adapter
 
-_HUB_LICENSES = ("apache-2.0", "mit")
-"""Licenses of the catalog's backbones that the Hub has a name for; the others are given by name."""
 COMMAND = "command"
 """The entry among metrics that says how those beside it were measured."""
 
@@ -24,8 +22,8 @@ def model_card(adapter: "Adapter", where: str) -> str:
     license = next((row.license for row in CATALOG.values() if row.source == source), "apache-2.0")
     fields: dict[str, Any] = {"library_name": "lynx", "pipeline_tag": "video-text-to-text"}
     fields["tags"] = ["lynx", "video-llm", "lora", adapter.modality]
-    named = license in _HUB_LICENSES
-    fields |= {"license": license} if named else {"license": "other", "license_name": license}
+    known = license in ("apache-2.0", "mit")  # those of the catalog that the Hub has a name for
+    fields |= {"license": license} if known else {"license": "other", "license_name": license}
     if on_hub := hub.parse_id(source):
         fields |= {"base_model": on_hub[0], "base_model_relation": "adapter"}
     sense = adapter.name if adapter.name.isidentifier() else adapter.modality
@@ -66,17 +64,16 @@ with model.using():                 # without the adapter: the stock model, bit 
 
 def _measured(metrics: Mapping[str, Any]) -> str:
     """The metrics as lists, each group under the command that measured it."""
-    if not metrics:
-        return "Not measured yet."
     own = {key: value for key, value in metrics.items() if not isinstance(value, Mapping)}
-    groups = [own, *(value for value in metrics.values() if isinstance(value, Mapping))]
-    titles = ["", *(f"### {key}\n\n" for key, value in metrics.items() if isinstance(value, Mapping))]
-    return "\n\n".join(title + _group(group) for title, group in zip(titles, groups, strict=True) if group)
-
-
-def _group(figures: Mapping[str, Any]) -> str:
-    command = f"    {figures[COMMAND]}\n\n" if COMMAND in figures else ""
-    return command + "\n".join(f"- {key}: {value}" for key, value in figures.items() if key != COMMAND)
+    groups: dict[str, Mapping[str, Any]] = {"": own}
+    groups |= {f"### {key}\n\n": value for key, value in metrics.items() if isinstance(value, Mapping)}
+    texts = []
+    for title, figures in groups.items():
+        if figures:
+            command = f"    {figures[COMMAND]}\n\n" if COMMAND in figures else ""
+            lines = (f"- {key}: {value}" for key, value in figures.items() if key != COMMAND)
+            texts.append(title + command + "\n".join(lines))
+    return "\n\n".join(texts) if metrics else "Not measured yet."
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A frozen backbone and the adapters added to it. Adapters act only inside `with`, under one lock."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,10 @@ class AdaptedBackbone:
             adapter = self.add_adapter(files.adapter)
             undo.callback(self.unload_adapter, adapter.name)
             for part, (settings, tensors) in files.parts.items():
-                shared = self._equal_llm_lora(settings, tensors) if part == "llm" else None
+                # An LLM LoRA of the same weights is of an adapter that was tuned together with this one. It is
+                # held once, and is on once where both are used: twice it would count double.
+                llm = {lora for (_, other), lora in self._loras.items() if part == other == "llm"}
+                shared = next((lora for lora in llm if self.lora.equal(lora, settings, tensors)), None)
                 if shared is not None:
                     self._loras[adapter.name, part] = shared
                 else:
@@ -58,23 +61,14 @@ class AdaptedBackbone:
             undo.pop_all()
         return adapter
 
-    def _equal_llm_lora(self, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> str | None:
-        """The LLM LoRA with these weights, of an adapter that was tuned together with this one.
-
-        It is held once, and is on once where both are used: twice it would count double.
-        """
-        present = {lora for (_, part), lora in self._loras.items() if part == "llm"}
-        return next((lora for lora in present if self.lora.equal(lora, settings, tensors)), None)
-
     def add_adapter(self, adapter: Adapter) -> Adapter:
         """Register an adapter that has no LoRA yet; `add_lora` gives it one."""
         modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
         self.check_placement(adapter)
         with self.lock:
             if adapter.name in self.adapters:
-                raise AdapterError(
-                    f"an adapter named {adapter.name!r} is loaded already: unload it first, or rename one"
-                )
+                name = f"an adapter named {adapter.name!r}"
+                raise AdapterError(f"{name} is loaded already: unload it first, or rename one")
             self.adapters[adapter.name] = adapter
         return adapter
 

@@ -5,7 +5,7 @@ L = attention_weight * L_attn + beta * L_stat, whose terms are in `losses.py`; s
 with (`guidance.py`). A batch is counted in pseudo-frames.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -106,38 +106,47 @@ def align(
     modality: a name, or a `Modality` with a rendering of its own. name: the adapter's, if not the modality's.
     The adapter stays loaded. With `steps=0` it is written unaligned: the encoder as it is.
 
-    Raises:
-        AdapterError: an adapter of that name is loaded, or a `lora_B` got no gradient.
-        DataError: the guidance is of another backbone, or the data hold no such sense.
+    Raises: AdapterError: an adapter of that name is loaded, or a `lora_B` got no gradient. DataError: the
+    guidance is of another backbone, or the data hold no such sense.
     """
     config = config or AlignConfig()
     sense = modalities.get(modality)() if isinstance(modality, str) else modality
-    adapter = Adapter(
-        name or sense.name,
-        sense.name,
-        sense.to_dict(),
-        frames=config.frames or model.backbone.default_frames,
-        backbone=describe_backbone(model.backbone),
-    )
-    loss = AlignmentLoss(model.backbone, guidance, config)
+    backbone, out_dir = model.backbone, Path(out_dir)
+    frames, source = config.frames or backbone.default_frames, describe_backbone(backbone)
+    adapter = Adapter(name or sense.name, sense.name, sense.to_dict(), frames=frames, backbone=source)
+    loss = AlignmentLoss(backbone, guidance, config)
+
+    def pixels(index: int) -> Tensor:
+        return backbone.pixels(render_clip({sense.name: sense}, examples[index], frames)[sense.name].pixels)
+
     with model.lock, ExitStack() as undo:
         model.add_adapter(adapter)
         undo.callback(model.unload_adapter, adapter.name)
         with seeded(config.seed):
             lora = model.add_lora(adapter.name, "vision", config.lora)
-        of = {
+        of: dict[str, Any] = {
             "sense": sense.name,
             "adapter": adapter.name,
             "rendering": sense.to_dict(),
             "guidance": digest_of(guidance.token_mean.tolist()),
             "clips": [examples[0].id, examples[-1].id],  # the others may have to be drawn
         }
-        trainer = _trainer(model, lora, sense, examples, loss, Path(out_dir), progress, of)
-        if (finished := trainer.finished("align", Path(out_dir))) is not None:
+        trainer = Trainer(
+            model.lora.tensors(lora),
+            len(examples),
+            lambda indices: loss(torch.cat([pixels(index) for index in indices])),
+            config,
+            out_dir / "training" / "align",
+            # as many clips as come closest to so many pseudo-frames
+            batch_size=max(1, round(config.batch_size / len(pixels(0)))),
+            of=of,
+            progress=progress,
+        )
+        if (finished := trainer.finished("align", out_dir)) is not None:
             undo.close()
             model.load_adapter(out_dir)
             return finished
-        with loss.listening(), checkpointed(model.backbone.model, config.checkpointing):
+        with loss.listening(), checkpointed(backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
                 report = {"stage": "align", "examples": len(examples), **trainer.run()}
         if report["without_gradient"] and config.beta and config.attention_weight:
@@ -149,33 +158,3 @@ def align(
         trainer.finish()
         undo.pop_all()
     return report
-
-
-def _trainer(
-    model: Lynx,
-    lora: str,
-    sense: Modality,
-    examples: Sequence[Example],
-    loss: AlignmentLoss,
-    folder: Path,
-    progress: bool,
-    of: Mapping[str, Any],
-) -> Trainer:
-    """A trainer whose batches are as many clips as come closest to `batch_size` pseudo-frames."""
-    backbone, config = model.backbone, loss.config
-    asked = config.frames or backbone.default_frames
-
-    def pixels(index: int) -> Tensor:
-        return backbone.pixels(render_clip({sense.name: sense}, examples[index], asked)[sense.name].pixels)
-
-    per_clip = len(pixels(0))
-    return Trainer(
-        model.lora.tensors(lora),
-        len(examples),
-        lambda indices: loss(torch.cat([pixels(index) for index in indices])),
-        config,
-        folder / "training" / "align",
-        batch_size=max(1, round(config.batch_size / per_clip)),
-        of=of,
-        progress=progress,
-    )

@@ -33,8 +33,6 @@ from lynx.types import VIDEO
 logger = logging.getLogger(__name__)
 
 FORMAT = "lynx-guidance-1"
-FLOAT16_MAX = 65504.0
-"""The largest number of float16, in which keys and values are stored."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +55,26 @@ class Guidance:
     backbone: Mapping[str, Any]
 
     def merge(self, other: "Guidance") -> "Guidance":
-        """The guidance of both sets of frames together.
-
-        Raises:
-            DataError: they come from different backbones.
-        """
+        """The guidance of both sets of frames together. Raises: DataError: of different backbones."""
         if self.backbone.get("fingerprint") != other.backbone.get("fingerprint"):
             raise DataError(
                 f"guidance of {self.backbone.get('source')!r} and of {other.backbone.get('source')!r} "
                 "cannot be merged: they are of different backbones"
             )
-        share = other.frames / (self.frames + other.frames)
+        frames = self.frames + other.frames
+        keys, values = (
+            tuple(torch.lerp(a, b, other.frames / frames) for a, b in zip(mine, theirs, strict=True))
+            for mine, theirs in ((self.keys, other.keys), (self.values, other.values))
+        )
         mean, deviations, count = _merge_moments(
             (self.token_mean.double(), self.token_var.double() * self.tokens, self.tokens),
             (other.token_mean.double(), other.token_var.double() * other.tokens, other.tokens),
         )
-        return Guidance(
-            tuple(torch.lerp(a, b, share) for a, b in zip(self.keys, other.keys, strict=True)),
-            tuple(torch.lerp(a, b, share) for a, b in zip(self.values, other.values, strict=True)),
-            mean.float(),
-            (deviations / count).float(),
-            self.frames + other.frames,
-            count,
-            self.backbone,
-        )
+        var = (deviations / count).float()
+        return Guidance(keys, values, mean.float(), var, frames, count, self.backbone)
 
     def check(self, backbone: Backbone) -> None:
-        """Raise DataError where these statistics are not of this backbone."""
+        """Raises: DataError where these statistics are not of this backbone."""
         mine, theirs = self.backbone.get("fingerprint"), backbone.fingerprint()
         if mine != theirs:
             raise DataError(
@@ -94,34 +85,26 @@ class Guidance:
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: keys and values in float16, moments in float32.
 
-        Raises:
-            DataError: a mean that float16 cannot hold.
+        Raises: DataError: a mean that float16 cannot hold.
         """
         path = Path(path)
         tensors = {"token_mean": self.token_mean, "token_var": self.token_var}
         for kind, layers in (("key", self.keys), ("value", self.values)):
             for layer, mean in enumerate(layers):
-                if not mean.isfinite().all() or mean.abs().max() > FLOAT16_MAX:
+                if not mean.abs().max() <= torch.finfo(torch.float16).max:  # also of nan
                     raise DataError(f"the mean {kind} of layer {layer} is not finite in float16")
                 tensors[f"{kind}.{layer:03d}"] = mean.half()
         counts = {"frames": self.frames, "tokens": self.tokens, "backbone": dict(self.backbone)}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".part")
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-            partial,
-            metadata={"format": FORMAT, "lynx": json.dumps(counts)},
-        )
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(tensors, partial, metadata={"format": FORMAT, "lynx": json.dumps(counts)})
         partial.replace(path)
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Guidance":
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
+        """Read what `save` wrote. Raises: DataError: not such a file."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -132,13 +115,10 @@ class Guidance:
             raise DataError(f"cannot read the guidance {path}: {error}; `lynx guide` writes one") from error
         layers = sorted(name for name in tensors if name.startswith("key."))
         try:
-            return cls(
-                tuple(tensors[name] for name in layers),
-                tuple(tensors[name.replace("key", "value")] for name in layers),
-                tensors["token_mean"],
-                tensors["token_var"],
-                **json.loads(metadata["lynx"]),
-            )
+            keys = tuple(tensors[name] for name in layers)
+            values = tuple(tensors[name.replace("key", "value")] for name in layers)
+            counts = json.loads(metadata["lynx"])
+            return cls(keys, values, tensors["token_mean"], tensors["token_var"], **counts)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is no whole guidance: {error!r}; `lynx guide` writes one") from error
 
@@ -200,15 +180,9 @@ class Accumulator:
         if self._moments is None or len(means) < len(self._means):
             raise DataError("no frames went through the encoder: there is nothing to take guidance from")
         mean, deviations, tokens = self._moments
-        return Guidance(
-            tuple(keys.cpu() for keys, _, _ in means),
-            tuple(values.cpu() for _, values, _ in means),
-            mean.float().cpu(),
-            (deviations / tokens).float().cpu(),
-            means[0][2],
-            tokens,
-            backbone,
-        )
+        keys, values = tuple(k.cpu() for k, _, _ in means), tuple(v.cpu() for _, v, _ in means)
+        var = (deviations / tokens).float()
+        return Guidance(keys, values, mean.float().cpu(), var.cpu(), means[0][2], tokens, backbone)
 
 
 @torch.no_grad()

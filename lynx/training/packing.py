@@ -45,17 +45,6 @@ class Packed:
     questions: Tensor
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One clip before it is padded; positions (S,) or (3, S)."""
-
-    ids: list[int]
-    positions: Tensor
-    labels: list[int]
-    questions: list[int]
-    spans: dict[str, Tensor]
-
-
 class Packer:
     """Tokenizes every question and every answer once, and packs batches of clips."""
 
@@ -87,20 +76,19 @@ class Packer:
 
         Some templates write an answer's header otherwise in the history; here it is the one it was given.
         """
-        asked = [self.ask(turns[0], with_media, context), *(self.ask(turn, with_media) for turn in turns[1:])]
-        later = zip(turns[1:], asked[1:], strict=True)
-        return asked[:1] + [Asked(self._follow_up(turn.question), first.answer) for turn, first in later]
-
-    def _follow_up(self, question: str) -> list[int]:
-        """What the template puts behind an answer for a question; a template does not look further back."""
-        if question not in self._follow_ups:
-            user = {"role": "user", "content": question}
-            told = [user, {"role": "assistant", "content": question}]
-            ids = self.backbone.prompt_ids(told, with_media=False)
-            end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may put more behind it
-            before = len(ids) - ids[::-1].index(end) if end in ids else len(ids)
-            self._follow_ups[question] = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
-        return self._follow_ups[question]
+        asked = [self.ask(turns[0], with_media, context)]
+        for turn in turns[1:]:
+            if turn.question not in self._follow_ups:
+                # A template looks no further back than the answer before, so any answer will do here.
+                user = {"role": "user", "content": turn.question}
+                told = [user, {"role": "assistant", "content": turn.question}]
+                ids = self.backbone.prompt_ids(told, with_media=False)
+                end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may put more behind it
+                before = len(ids) - ids[::-1].index(end) if end in ids else len(ids)
+                follow_up = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
+                self._follow_ups[turn.question] = follow_up
+            asked.append(Asked(self._follow_ups[turn.question], self.ask(turn, with_media).answer))
+        return asked
 
     def pack(
         self,
@@ -114,54 +102,43 @@ class Packer:
         conversation: a question sees those before it and their answers, instead of the clip alone.
         contexts: for each clip a text before its questions, which is told in place of media or beside them.
         """
-        rows: list[_Row] = []
-        number = 0  # questions of the clips before
+        rows: list[tuple[list[int], list[int], list[int], Tensor, dict[str, Tensor]]] = []
+        number = 0  # of the question, over the whole batch
         for media, questions, context in zip(streams, turns, contexts or [""] * len(turns), strict=True):
             if conversation:
                 asked = self.converse(questions, bool(media), context)
             else:
                 asked = [self.ask(turn, bool(media), context) for turn in questions]
-            rows.append(self._row(asked, media, number, conversation))
-            number += len(asked)
-        device = self.backbone.device
-        ids, labels, numbers = (
-            pad_sequence([torch.tensor(part) for part in parts], batch_first=True, padding_value=fill)
-            for parts, fill in (
-                ([row.ids for row in rows], self.backbone.pad_id),
-                ([row.labels for row in rows], IGNORE),
-                ([row.questions for row in rows], -1),
-            )
+            prompts = [question.prompt for question in asked]
+            shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
+            # one token more than is shared: its position is the one that every question begins with
+            ids, spans, places = self.backbone.insert([*prompts[0][:shared], self.backbone.pad_id], media)
+            ids, begin = ids[:-1], places[..., -1:]
+            parts = [places[..., :-1]]
+            labels, numbers = [IGNORE] * len(ids), [0] * len(ids)
+            for i, question in enumerate(asked):
+                number += 1
+                prompt = question.prompt if conversation and i else question.prompt[shared:]
+                rest = prompt + question.answer
+                ids += rest
+                parts.append(begin + torch.arange(len(rest)))
+                begin = begin + len(rest) if conversation else begin
+                labels += [IGNORE] * (len(prompt) - 1) + [*question.answer, IGNORE]
+                numbers += [number] * len(rest)
+            rows.append((ids, labels, numbers, torch.cat(parts, dim=-1), spans))
+        all_ids, all_labels, all_numbers = (
+            pad_sequence([torch.tensor(row[i]) for row in rows], batch_first=True, padding_value=fill)
+            for i, fill in enumerate((self.backbone.pad_id, IGNORE, -1))
         )  # (B, S) each
-        length = ids.shape[1]
-        positions = torch.stack(
-            [F.pad(p, (0, length - p.shape[-1])) for p in (r.positions for r in rows)], -2
-        )
-        embeds = self.backbone.model.get_input_embeddings()(ids.to(device))  # (B, S, D); trained in the world
-        for b, row in enumerate(rows):
+        device, length = self.backbone.device, all_ids.shape[1]
+        positions = torch.stack([F.pad(row[3], (0, length - row[3].shape[-1])) for row in rows], -2)
+        embeds = self.backbone.model.get_input_embeddings()(all_ids.to(device))  # (B, S, D)
+        for b, (*_, spans) in enumerate(rows):
             for stream in streams[b]:
-                embeds[b, row.spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
-        numbers = numbers.to(device)
-        seen = numbers.clamp(max=0) if conversation else numbers  # in a conversation all is prefix
-        return Packed(embeds, attention_mask(seen), positions.to(device), labels.to(device), numbers)
-
-    def _row(self, asked: Sequence[Asked], media: Sequence[Stream], first: int, conversation: bool) -> "_Row":
-        """One clip: what its questions share, then the questions, numbered from `first` + 1 on."""
-        prompts = [question.prompt for question in asked]
-        shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
-        # one token more than is shared: its position is the one that every question begins with
-        ids, spans, positions = self.backbone.insert([*prompts[0][:shared], self.backbone.pad_id], media)
-        ids, behind = ids[:-1], positions[..., -1:]
-        parts, begin = [positions[..., :-1]], behind
-        labels, questions = [IGNORE] * len(ids), [0] * len(ids)
-        for number, question in enumerate(asked, first + 1):
-            prompt = question.prompt if conversation and number > first + 1 else question.prompt[shared:]
-            rest = prompt + question.answer
-            ids += rest
-            parts.append(begin + torch.arange(len(rest)))
-            begin = begin + len(rest) if conversation else behind
-            labels += [IGNORE] * (len(prompt) - 1) + [*question.answer, IGNORE]
-            questions += [number] * len(rest)
-        return _Row(ids, torch.cat(parts, dim=-1), labels, questions, spans)
+                embeds[b, spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
+        seen = all_numbers.to(device)
+        mask = attention_mask(seen.clamp(max=0) if conversation else seen)  # in a conversation all is prefix
+        return Packed(embeds, mask, positions.to(device), all_labels.to(device), seen)
 
 
 def shared_length(prompts: Sequence[list[int]]) -> int:

@@ -42,11 +42,22 @@ class StreamCache:
 
     def __init__(self, root: str | Path, model: Lynx, senses: Mapping[str, str], frames: int) -> None:
         self.model, self.senses, self.frames = model, dict(senses), frames
-        self.folders = {sense: Path(root) / self._digest(sense) for sense in self.senses}
+        self.folders = {}
+        for sense, known in self.senses.items():
+            # of all that decides what the tokens of this sense are, beside the media
+            digest = sense_digest(
+                model,
+                known,
+                with_video=VIDEO in senses,  # whose length sets the moments
+                format=FORMAT,
+                sense=sense,
+                frames=frames,
+            )
+            self.folders[sense] = Path(root) / digest.hexdigest()
         self._files: list[Any] = []  # open shards; their mapping lives as long as this object
         self._index: dict[tuple[str, str], Any] = {}
         self._seen: set[Path] = set()
-        self._open_shards()
+        self.refresh()
 
     def prepare(
         self,
@@ -58,9 +69,7 @@ class StreamCache:
         """Encode what is missing of `examples`, whose `content_key`s are `keys`; returns how many that were.
 
         part: (i, k) does every k-th missing clip from the i-th on: one of k processes.
-
-        Raises:
-            DataError: the disk has no room for them.
+        Raises: DataError: the disk has no room for them.
         """
         first = {key: i for i, key in reversed(list(enumerate(keys)))}  # clips may repeat
         missing = [
@@ -76,15 +85,10 @@ class StreamCache:
         bar.close()
         return len(mine)
 
-    def refresh(self) -> None:
-        """See the shards that other processes wrote."""
-        self._open_shards()
-
     def stream(self, sense: str, key: str) -> Stream:
         """The stream of a sense in the clip with this content key, without its frames.
 
-        Raises:
-            DataError: it has not been prepared.
+        Raises: DataError: it has not been prepared.
         """
         file = self._index.get((sense, key))
         if file is None:
@@ -96,7 +100,7 @@ class StreamCache:
         return Stream(sense, tokens, times, cells, (rows, cols), None, *marks)
 
     def _check_space(self, clips: int) -> None:
-        """Say so before the first clip is encoded if the streams of that many will not fit the disk."""
+        """Raises: DataError where the streams of so many clips will not fit the disk."""
         backbone = self.model.backbone
         tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
         width = backbone.model.config.get_text_config().hidden_size
@@ -136,9 +140,10 @@ class StreamCache:
             partial = self.folders[sense] / f"{name}-{uuid4().hex}.part"
             save_file(tensors, partial)
             partial.replace(self.folders[sense] / f"{name}.safetensors")
-        self._open_shards()
+        self.refresh()
 
-    def _open_shards(self) -> None:
+    def refresh(self) -> None:
+        """Open the shards that are new, also those that other processes wrote."""
         for sense, folder in self.folders.items():
             for path in sorted(folder.glob("*.safetensors")):
                 if path in self._seen:
@@ -150,14 +155,3 @@ class StreamCache:
                 self._seen.add(path)
                 self._files.append(file)
                 self._index |= {(sense, key.partition("/")[0]): file for key in file.keys()}  # noqa: SIM118
-
-    def _digest(self, sense: str) -> str:
-        """Of all that decides what the tokens of this sense are, beside the media."""
-        return sense_digest(
-            self.model,
-            self.senses[sense],
-            with_video=VIDEO in self.senses,  # whose length sets the moments
-            format=FORMAT,
-            sense=sense,
-            frames=self.frames,
-        ).hexdigest()
