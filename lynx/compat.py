@@ -32,8 +32,7 @@ def lora_layers(model: "nn.Module") -> dict[str, Any]:
 
 def lora_names(layer: Any) -> Collection[str]:
     """The LoRAs that a layer holds."""
-    names: Collection[str] = layer.lora_A.keys()
-    return names
+    return layer.lora_A.keys()
 
 
 def lora_weights(layer: Any, name: str) -> dict[str, "Tensor"]:
@@ -95,8 +94,7 @@ def stock_attention() -> Callable[..., tuple["Tensor", None]]:
     """The function behind `attn_implementation="sdpa"`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    function: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
-    return function
+    return sdpa_attention_forward
 
 
 def register_attention(name: str, function: Callable[..., Any], masked: bool = True) -> None:

@@ -14,28 +14,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelCard,
-    ModelCardData,
-    get_cached_repo_tree,
-    snapshot_download,
-)
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, ModelCardData, errors
 from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HTTPError,
-    IncompleteSnapshotError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from lynx import compat
 from lynx.config import read_json_object
@@ -51,7 +36,6 @@ RECORD = "lynx_source.json"
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _REVISION = re.compile(r"\w[\w./+-]*")
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
 
 
 @dataclass(frozen=True)
@@ -86,11 +70,11 @@ def download(source: str, names: Sequence[str], revision: str | None = None) -> 
         raise AdapterError(f"{source!r} is no Hub id: expected owner/name, or owner/name@revision")
     repo, revision = parsed[0], revision or parsed[1]
     with _explained(repo, revision, f"the Hub could not give {repo!r}"):
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
+        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(names)))
     commit = folder.name
     try:
-        files = tuple(file.path for file in get_cached_repo_tree(repo, revision=commit))
-    except CachedRepoTreeNotFoundError:  # put into the cache by an older huggingface_hub
+        files = tuple(file.path for file in huggingface_hub.get_cached_repo_tree(repo, revision=commit))
+    except errors.CachedRepoTreeNotFoundError:  # put into the cache by an older huggingface_hub
         files = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     logger.info("%s at commit %s: %s", repo, commit, folder)
     return Snapshot(repo, revision, commit, folder, files)
@@ -104,23 +88,27 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
     """
     # Not `snapshot_download(local_dir=...)`: it would ask the Hub again for every file of a snapshot that is
     # in the cache and checked, it does not work offline, and when interrupted it leaves old files with new.
+    old = read_record(folder)
+    before: dict[str, str] = old["files"] if old is not None else {}
     if folder.is_dir() and any(folder.iterdir()):
-        _refuse_other(snapshot, folder)
+        if old is None or old["repo"] != snapshot.repo:
+            problem = f"{folder} is there already and was not pulled from {snapshot.repo!r}"
+            raise AdapterError(f"{problem}: give another folder")
+        there = [name for name in before if (folder / name).is_file()]
+        if changed := [name for name in there if _digest(folder / name) != before[name]]:
+            problem = f"{folder} was changed since it was pulled ({', '.join(changed)})"
+            raise AdapterError(f"{problem}: give another folder")
     names = [name for name in names if (snapshot.folder / name).is_file()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
         for name in names:
             (Path(partial) / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot.folder / name, Path(partial) / name)
-        record = {
-            "repo": snapshot.repo,
-            "revision": snapshot.revision,
-            "commit": snapshot.commit,
-            "files": {name: _digest(Path(partial) / name) for name in names},
-        }
+        record = {key: getattr(snapshot, key) for key in ("repo", "revision", "commit")}
+        record["files"] = {name: _digest(Path(partial) / name) for name in names}
         (Path(partial) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         # nothing was touched so far; from here on files are only renamed and removed
-        for name in (read_record(folder) or {}).get("files", {}).keys() - set(names):
+        for name in before.keys() - set(names):
             (folder / name).unlink(missing_ok=True)
         for name in [*names, RECORD]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -173,19 +161,16 @@ def upload(
     The repository is created where there is none. owned: names that are deleted there when not in `files`.
     Raises: AdapterError: not logged in, no right to write, or public though `private` was asked for.
     """
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     with _explained(repo, None, f"the Hub did not take {repo!r}"):
         api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
         if private and not info.private:
             raise AdapterError(f"{repo!r} exists already and is public: make it private there, or rename")
         there = {file.rfilename for file in info.siblings or ()}
-        operations: list[Any] = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()
-        ]
-        operations += [
-            CommitOperationDelete(path_in_repo=name) for name in owned if name in there and name not in files
-        ]
+        gone = [name for name in owned if name in there and name not in files]
+        operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations += [CommitOperationDelete(name) for name in gone]
         done = api.create_commit(repo, operations, commit_message=message, parent_commit=info.sha)
     return str(done.oid)
 
@@ -197,41 +182,25 @@ def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
         yield
     except AdapterError:
         raise
-    except (HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
-        raise AdapterError(f"{failed}: {_reason(error, repo, revision)}") from error
-
-
-def _reason(error: Exception, repo: str, revision: str | None) -> str:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if isinstance(error, RevisionNotFoundError):
-        return f"it has no revision {revision or 'main'!r}: give a branch, tag or commit that it has, or none"
-    if isinstance(error, RepositoryNotFoundError) or status == _UNAUTHORIZED:
-        return "there is none of that id, or it is private or gated: check the id, or log in (hf auth login)"
-    if status == _FORBIDDEN:
-        return f"the token may not do that in {repo!r}: log in with one that may (hf auth login)"
-    if isinstance(error, IncompleteSnapshotError):
-        return "it cannot be reached, and the cache holds only a part: download it again with a network"
-    if is_offline_mode():
-        return "offline (HF_HUB_OFFLINE), and that revision is not in the cache: download it with a network"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 300 else text[:300] + " ..."
-
-
-def _refuse_other(snapshot: Snapshot, folder: Path) -> None:
-    record = read_record(folder)
-    if record is None or record["repo"] != snapshot.repo:
-        raise AdapterError(
-            f"{folder} is there already and was not pulled from {snapshot.repo!r}: give another folder"
-        )
-    changed = [
-        name
-        for name, digest in record["files"].items()
-        if (folder / name).is_file() and _digest(folder / name) != digest
-    ]
-    if changed:
-        raise AdapterError(
-            f"{folder} was changed since it was pulled ({', '.join(changed)}): give another folder"
-        )
+    except (errors.HTTPError, errors.EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        if isinstance(error, errors.RevisionNotFoundError):
+            asked = repr(revision or "main")
+            reason = f"it has no revision {asked}: give a branch, tag or commit that it has, or none"
+        elif isinstance(error, errors.RepositoryNotFoundError) or status == HTTPStatus.UNAUTHORIZED:
+            reason = "there is none of that id, or it is private or gated: check the id, or log in"
+            reason += " (hf auth login)"
+        elif status == HTTPStatus.FORBIDDEN:
+            reason = f"the token may not do that in {repo!r}: log in with one that may (hf auth login)"
+        elif isinstance(error, errors.IncompleteSnapshotError):
+            reason = "it cannot be reached, and the cache holds only a part: download it again with a network"
+        elif is_offline_mode():
+            reason = "offline (HF_HUB_OFFLINE), and that revision is not in the cache: "
+            reason += "download it with a network"
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        raise AdapterError(f"{failed}: {reason}") from error
 
 
 def _digest(path: Path) -> str:

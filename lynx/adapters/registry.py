@@ -48,8 +48,8 @@ class AdaptedBackbone:
             adapter = self.add_adapter(files.adapter)
             undo.callback(self.unload_adapter, adapter.name)
             for part, (settings, tensors) in files.parts.items():
-                # An LLM LoRA of the same weights is of an adapter that was tuned together with this one. It is
-                # held once, and is on once where both are used: twice it would count double.
+                # An LLM LoRA of the same weights is of an adapter that was tuned together with this one. It
+                # is held once, and is on once where both are used: twice it would count double.
                 llm = {lora for (_, other), lora in self._loras.items() if part == other == "llm"}
                 shared = next((lora for lora in llm if self.lora.equal(lora, settings, tensors)), None)
                 if shared is not None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,7 @@ def import_adapter(
     parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
     reports = {part: read.report() for part, read in parts.items()}
     model, name = AdaptedBackbone(backbone), name or modality
-    training = {"imported": reports}
-    model.add_adapter(Adapter(name, modality, rendering=drawn, placement=placement, training=training))
+    model.add_adapter(Adapter(name, modality, drawn, placement=placement, training={"imported": reports}))
     try:
         # what the checkpoint's own tensors compute, before there is a LoRA of ours
         expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
@@ -137,21 +137,21 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
     """One PEFT folder of a checkpoint, under this backbone's names. Raises: AdapterError: what is wrong."""
     config = read_json_object(folder / PEFT_CONFIG)
     settings = parse_settings(config, folder)
-    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not found:
+    source = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if source is None:
         raise AdapterError(f"{folder} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
-    source = found[0]
     targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
     ours = [name for name, _ in backbone.model.named_modules() if re.fullmatch(targets, name)]
     by_name = {canonical(name): name for name in ours}
+    ours_are = f"the {part} part of {backbone.source!r} has"
     pairs: dict[str, Pair] = {}
     dropped = []
     for name, pair in _current_names(_read_pairs(source, part), backbone, source):
         target = by_name.get(canonical(name))
         if target is None and bool(pair[1].any()):
             raise AdapterError(
-                f"{source} adapts {name!r}, which is not among the modules that the {part} part of "
-                f"{backbone.source!r} has: is it for another backbone?"
+                f"{source} adapts {name!r}, which is not among the modules that {ours_are}: is it for "
+                "another backbone?"
             )
         if target is None:
             dropped.append(name)  # its B is zero: it changes nothing
@@ -160,22 +160,16 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
         else:
             pairs[target] = pair
     if not pairs:
-        raise AdapterError(
-            f"{source} has no LoRA on a module that the {part} part of {backbone.source!r} has"
-        )
+        raise AdapterError(f"{source} has no LoRA on a module that {ours_are}")
     ranks = {rank for a, b in pairs.values() for rank in (a.shape[0], b.shape[1])}
     if ranks != {settings.rank}:
         listed = ", ".join(map(str, sorted(ranks)))
-        raise AdapterError(
-            f"{source} holds tensors of rank {listed}, its adapter_config.json says {settings.rank}"
-        )
+        raise AdapterError(f"{source} holds tensors of rank {listed}, {PEFT_CONFIG} says {settings.rank}")
     for name, (a, b) in pairs.items():
         module = backbone.model.get_submodule(name)
-        size, expected = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
-        if size != expected:
-            raise AdapterError(
-                f"{source}: {name} is for a layer {size}, the backbone's is {expected} (out, in)"
-            )
+        size, real = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
+        if size != real:
+            raise AdapterError(f"{source}: {name} is for a layer {size}, the backbone's is {real} (out, in)")
     missing = [name for name in ours if name not in pairs]
     absent = _untrained_kinds(missing, pairs, config.get("target_modules"), backbone, source)
     return Part(settings, pairs, source, tuple(dropped), absent)
@@ -187,10 +181,8 @@ def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
     A pickle is read with `weights_only`, which builds tensors and nothing else.
     """
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AdapterError(f"{path} holds more than tensors, which could run code: it is not read") from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
@@ -202,9 +194,8 @@ def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
     for key, tensor in content.items():
         match = _TENSOR.fullmatch(key)
         if match is None or match["adapter"] not in (None, "default", part) or tensor.ndim != 2:
-            raise AdapterError(
-                f"{path} holds {key!r} {tuple(tensor.shape)}, which is no tensor of a linear LoRA"
-            )
+            shape = tuple(tensor.shape)
+            raise AdapterError(f"{path} holds {key!r} {shape}, which is no tensor of a linear LoRA")
         found.setdefault(match["module"], {})[match["matrix"]] = tensor
     single = [module for module, matrices in found.items() if len(matrices) == 1]
     if single:
@@ -212,9 +203,7 @@ def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
     return {module: (matrices["A"], matrices["B"]) for module, matrices in found.items()}
 
 
-def _current_names(
-    theirs: Mapping[str, Pair], backbone: Backbone, path: Path
-) -> Iterator[tuple[str, Pair]]:
+def _current_names(theirs: Mapping[str, Pair], backbone: Backbone, path: Path) -> Iterator[tuple[str, Pair]]:
     """The pairs with names of the family's original code replaced by those of transformers.
 
     A LoRA on a fused linear is one on each of its parts: the same A, and each part's rows of B.
@@ -283,18 +272,15 @@ def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
     """Inside the `with` the stock model computes with the checkpoint's own tensors, x -> Wx + scale B A x."""
     scale = read.settings.alpha / read.settings.rank
 
-    def update(a: Tensor, b: Tensor) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x = inputs[0].to(torch.float32)  # (..., in)
-            delta = x @ a.to(x).T @ b.to(x).T  # (..., out)
-            return output + (scale * delta).to(output.dtype)
-
-        return hook
+    def add_lora(a: Tensor, b: Tensor, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].to(torch.float32)  # (..., in)
+        delta = x @ a.to(x).T @ b.to(x).T  # (..., out)
+        return output + (scale * delta).to(output.dtype)
 
     with ExitStack() as stack:
-        for name, (a, b) in read.pairs.items():
-            handle = backbone.model.get_submodule(name).register_forward_hook(update(a, b))
-            stack.callback(handle.remove)
+        for name, pair in read.pairs.items():
+            module = backbone.model.get_submodule(name)
+            stack.callback(module.register_forward_hook(partial(add_lora, *pair)).remove)
         yield
 
 
@@ -311,12 +297,8 @@ def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = N
             frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
             return backbone.encode(backbone.pixels(frames))[0].float()
         prompt = backbone.compose([{"role": "user", "content": "what do you hear ?"}])
-        hidden: Tensor = backbone.model.get_decoder()(
-            inputs_embeds=prompt.inputs_embeds,
-            attention_mask=prompt.attention_mask,
-            position_ids=prompt.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        inputs = {key: getattr(prompt, key) for key in ("inputs_embeds", "attention_mask", "position_ids")}
+        hidden: Tensor = backbone.model.get_decoder()(**inputs, use_cache=False).last_hidden_state
         return hidden.float()
 
 
