@@ -31,9 +31,9 @@ Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
 
-def option(default: Any, help: str) -> Any:
-    """One field of a config: its default and the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, low: float = 0, high: float = math.inf) -> Any:
+    """One field of a config: its default, the sentence that `--help` shows, and the range of a number."""
+    return field(default=default, metadata={"help": help, "range": (low, high)})
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,25 @@ class Config:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                raise DataError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(get_args(hint))}")
-
-    def _check_range(self, low: float, high: float, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+        hints = get_type_hints(type(self))
+        for spec in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, hint = getattr(self, spec.name), hints[spec.name]
+            low, high = spec.metadata["range"]
+            if get_origin(hint) is Literal:
+                if value not in get_args(hint):
+                    choices = " or ".join(get_args(hint))
+                    raise DataError(f"{spec.name} is {value!r}; it can be {choices}")
+            elif hint is not bool and value is not None and not low <= value <= high:
                 limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-                raise DataError(f"{name} is {value!r}; it must be {limit}")
+                raise DataError(f"{spec.name} is {value!r}; it must be {limit}")
 
 
 @dataclass(frozen=True)
 class GuideConfig(Config):
     """Stage 1: statistics of the token interface over reference videos; nothing is trained."""
 
-    frames: int | None = option(None, "frames taken from a clip; the backbone's own number if not given")
-    batch_size: int = option(32, "frames in one forward pass of the encoder")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_range(1, math.inf, "frames", "batch_size")
+    frames: int | None = option(None, "frames of a clip; the backbone's own number if not given", low=1)
+    batch_size: int = option(32, "frames in one forward pass of the encoder", low=1)
 
 
 @dataclass(frozen=True)
@@ -84,16 +81,16 @@ class TrainConfig(Config):
     lr: float = option(5e-4, "peak learning rate of AdamW")
     epochs: float = option(1.0, "passes over the data; fractions are allowed")
     steps: int | None = option(None, "optimizer steps, instead of epochs")
-    batch_size: int = option(8, "examples in one forward pass of one process")
-    accumulate: int = option(1, "forward passes whose gradients make one step")
-    warmup: float = option(0.03, "share of the steps in which lr rises linearly, to fall as a cosine")
+    batch_size: int = option(8, "examples in one forward pass of one process", low=1)
+    accumulate: int = option(1, "forward passes whose gradients make one step", low=1)
+    warmup: float = option(0.03, "share of the steps in which lr rises linearly, to fall as a cosine", high=1)
     weight_decay: float = option(0.0, "weight decay of AdamW")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them as they are")
-    rank: int = option(64, "rank of the LoRA that is trained")
+    rank: int = option(64, "rank of the LoRA that is trained", low=1)
     alpha: float = option(128.0, "its scale is alpha / rank")
-    dropout: float = option(0.05, "dropout before its first matrix")
-    frames: int | None = option(None, "frames taken from a clip; the backbone's own number if not given")
-    seed: int = option(0, "fixes the order of the data, the first weights and the dropout")
+    dropout: float = option(0.05, "dropout before its first matrix", high=1)
+    frames: int | None = option(None, "frames of a clip; the backbone's own number if not given", low=1)
+    seed: int = option(0, "fixes the order of the data, the first weights and the dropout", low=-math.inf)
     checkpointing: Checkpointing = option("off", "non-reentrant: less memory, activations are computed twice")
     save_every: int = option(100, "steps between checkpoints; 0 keeps none")
     resume: bool = option(True, "go on from the checkpoint in the output folder if there is one")
@@ -105,10 +102,6 @@ class TrainConfig(Config):
                 "recorded or adapters are switched; use 'non-reentrant'"
             )
         super().__post_init__()
-        self._check_range(1, math.inf, "batch_size", "accumulate", "rank", "frames")
-        self._check_range(0, math.inf, "lr", "epochs", "steps", "weight_decay", "max_grad_norm", "alpha")
-        self._check_range(0, math.inf, "save_every")
-        self._check_range(0, 1, "warmup", "dropout")
 
     @property
     def lora(self) -> LoraSettings:
@@ -121,7 +114,7 @@ class AlignConfig(TrainConfig):
     """Stage 2: train the vision LoRA of one modality so that its pseudo-frames land on the interface."""
 
     epochs: float = option(2.0, "passes over the data; fractions are allowed")
-    batch_size: int = option(32, "pseudo-frames in one forward pass of one process")
+    batch_size: int = option(32, "pseudo-frames in one forward pass of one process", low=1)
     beta: float = option(0.01, "weight of the statistics loss")
     attention_weight: float = option(1.0, "weight of the attention loss; 0 leaves it out, for an ablation")
     layer_reduction: LayerReduction = option(
@@ -131,17 +124,13 @@ class AlignConfig(TrainConfig):
         "even", "queries compared: those at even rows and columns (released code) or all (paper)"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_range(0, math.inf, "beta", "attention_weight")
-
 
 @dataclass(frozen=True)
 class TuneConfig(TrainConfig):
     """Stage 3: train the LLM LoRA on questions and answers; the vision LoRA stays as it is."""
 
     lr: float = option(1e-4, "peak learning rate of AdamW")
-    batch_size: int = option(4, "clips in one forward pass of one process; a clip brings all its questions")
+    batch_size: int = option(4, "clips in one forward pass of one process; each with its questions", low=1)
     alpha: float = option(16.0, "its scale is alpha / rank")
     token_pooling: TokenPooling = option(
         "none",
@@ -168,23 +157,18 @@ class TuneConfig(TrainConfig):
 class Sampling(Config):
     """Stage 3: which senses of a clip a step shows, and which of its questions it asks."""
 
-    replay: float = option(0.5, "share of a clip's questions that need no new sense, so that old skills stay")
-    questions: int | None = option(None, "most questions of a clip in one step; all if not given")
-    drop_modality: float = option(0.0, "share of the clips shown without the modality")
+    replay: float = option(0.5, "share of questions that need no new sense, so that old skills stay", high=1)
+    questions: int | None = option(None, "most questions of a clip in one step; all if not given", low=1)
+    drop_modality: float = option(0.0, "share of the clips shown without the modality", high=1)
     drop_video: float = option(
-        0.0, "share of the clips shown without their video, and asked what the modality alone can answer"
+        0.0, "share of the clips shown without video, and asked what the modality alone can answer", high=1
     )
     together: float = option(
-        0.5, "of several modalities: share of the batches that show two or more; the others show one"
+        0.5, "of several modalities: share of the batches that show two or more; the others show one", high=1
     )
     conversation: float = option(
-        0.25, "share of the batches in which a clip's questions follow one another, as in a chat"
+        0.25, "share of the batches in which a clip's questions follow one another, as in a chat", high=1
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_range(1, math.inf, "questions")
-        self._check_range(0, 1, "replay", "drop_modality", "drop_video", "together", "conversation")
 
 
 JSON_MAX_BYTES = 1_000_000

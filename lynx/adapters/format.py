@@ -126,8 +126,7 @@ def inspect_adapter(folder: Path) -> Adapter:
     """
     _refuse_unsafe(folder)
     adapter, folder = read_adapter_config(folder), current_folder(folder)
-    for part in _parts(folder):
-        parse_settings(read_json_object(folder / part / PEFT_CONFIG), folder / part)
+    for part in _settings(folder):
         _read_shapes(folder / part / WEIGHTS)
     if (folder / TYPE_EMBEDDING_FILE).is_file():
         _read_shapes(folder / TYPE_EMBEDDING_FILE)
@@ -139,8 +138,7 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     adapter, folder = inspect_adapter(folder), current_folder(folder)
     check_backbone(adapter, backbone)
     parts = {}
-    for part in _parts(folder):
-        settings = parse_settings(read_json_object(folder / part / PEFT_CONFIG), folder / part)
+    for part, settings in _settings(folder).items():
         shapes = backbone.lora_shapes(part, settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
     embedding, path = None, folder / TYPE_EMBEDDING_FILE
@@ -150,14 +148,16 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     return AdapterFiles(adapter, parts, embedding)
 
 
-def _parts(folder: Path) -> list[str]:
+def _settings(folder: Path) -> dict[str, LoraSettings]:
+    """The parts that a folder has, and how large each LoRA is."""
     try:
         parts = [part for part in PARTS if (folder / part).is_dir() and any((folder / part).iterdir())]
     except OSError as error:
         raise AdapterError(f"cannot read {folder}: {error}") from error
     if not parts:
         raise AdapterError(f"{folder} holds no weights: expected a folder vision/, llm/ or both")
-    return parts
+    folders = {part: folder / part for part in parts}
+    return {part: parse_settings(read_json_object(f / PEFT_CONFIG), f) for part, f in folders.items()}
 
 
 def read_adapter_config(folder: str | Path) -> Adapter:

@@ -111,10 +111,7 @@ def import_adapter(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
             written = save_adapter(model, name, Path(partial) / "adapter")
-            _check_tensors(written, parts, backbone)
-            model.unload_adapter(name)
-            model.load_adapter(written)
-            differences = {part: _difference(model, name, part, expected[part]) for part in parts}
+            differences = _verify(model, name, written, parts, expected)
             if out.is_dir():
                 out.rmdir()
             os.rename(written, out)
@@ -255,18 +252,6 @@ def _tensors_of(read: Part) -> dict[str, Tensor]:
     }
 
 
-def _check_tensors(written: Path, parts: Mapping[str, Part], backbone: Backbone) -> None:
-    """Raises: AdapterError where what was written is not what the checkpoint holds, and zeros elsewhere."""
-    for part, (settings, tensors) in read_adapter(written, backbone).parts.items():
-        read = parts[part]
-        for key, theirs in _tensors_of(read).items():
-            mine = tensors.pop(key)
-            if not torch.equal(mine, theirs.to(mine.dtype)):
-                raise AdapterError(f"what was written for {key} is not what {read.source} holds")
-        if settings != read.settings or any(bool(rest.any()) for rest in tensors.values()):
-            raise AdapterError(f"what was written for {part} is not what {read.source} holds")
-
-
 @contextmanager
 def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
     """Inside the `with` the stock model computes with the checkpoint's own tensors, x -> Wx + scale B A x."""
@@ -302,13 +287,31 @@ def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = N
         return hidden.float()
 
 
-def _difference(model: AdaptedBackbone, name: str, part: str, expected: Tensor) -> float:
-    """The largest difference of outputs, relative to the largest output. Raises: AdapterError: too large."""
-    found = _outputs(model, name, part)
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not difference <= (TOLERANCE if model.backbone.dtype == torch.float32 else ROUNDED_TOLERANCE):
-        raise AdapterError(
-            f"the imported {part} part computes something else than the checkpoint: outputs differ by "
-            f"{difference:.2g} of the largest"
-        )
-    return difference
+def _verify(
+    model: AdaptedBackbone, name: str, written: Path, parts: Mapping[str, Part], outputs: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Load what was written in place of `name`, and compare its tensors and outputs with the checkpoint's.
+
+    Returns of each part the largest difference of its outputs, relative to the largest output.
+    Raises: AdapterError: a tensor is not the checkpoint's (zero where it has none), or outputs differ.
+    """
+    for part, (settings, tensors) in read_adapter(written, model.backbone).parts.items():
+        read = parts[part]
+        for key, theirs in _tensors_of(read).items():
+            mine = tensors.pop(key)
+            if not torch.equal(mine, theirs.to(mine.dtype)):
+                raise AdapterError(f"what was written for {key} is not what {read.source} holds")
+        if settings != read.settings or any(bool(rest.any()) for rest in tensors.values()):
+            raise AdapterError(f"what was written for {part} is not what {read.source} holds")
+    model.unload_adapter(name)
+    model.load_adapter(written)
+    differences = {}
+    for part, expected in outputs.items():
+        found, scale = _outputs(model, name, part), expected.abs().max().clamp(min=1e-12)
+        difference = differences[part] = float((found - expected).abs().max() / scale)
+        if not difference <= (TOLERANCE if model.backbone.dtype == torch.float32 else ROUNDED_TOLERANCE):
+            raise AdapterError(
+                f"the imported {part} part computes something else than the checkpoint: outputs differ by "
+                f"{difference:.2g} of the largest"
+            )
+    return differences

@@ -53,12 +53,12 @@ def save_adapter(
     Raises: AdapterError where the adapter has no LoRA, or it cannot be written; then the folder holds the
     adapter that it held before, or the new one.
     """
-    folder, adapter = Path(folder), model.adapter(name)
+    folder, adapter, backbone = Path(folder), model.adapter(name), model.backbone
     if not model.parts(adapter.name):
         raise AdapterError(f"the adapter {name!r} has no LoRA yet: train one before saving")
-    values = asdict(adapter) | {"backbone": describe_backbone(model.backbone)}
-    values |= {"training": dict(training)} if training is not None else {}
-    values |= {"metrics": dict(metrics)} if metrics is not None else {}
+    values = asdict(adapter) | {"backbone": describe_backbone(backbone)}
+    values |= {"training": adapter.training if training is None else dict(training)}
+    values |= {"metrics": adapter.metrics if metrics is None else dict(metrics)}
     values = {key: _json_value(value) for key, value in values.items() if value is not None}
     partial = folder / PARTIAL
     try:
@@ -66,11 +66,19 @@ def save_adapter(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _write_loras(model, adapter.name, partial)
+            for part in model.parts(adapter.name):
+                lora = model.lora_name(adapter.name, part)
+                targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
+                config = lora_config(targets, model.lora.settings[lora])
+                config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
+                config.save_pretrained(str(partial / part))
+                _write_tensors(model.lora.tensors(lora), partial / part / WEIGHTS)
+            if (embedding := model.type_embedding(adapter.name)) is not None:
+                _write_tensors({TYPE_EMBEDDING: embedding}, partial / TYPE_EMBEDDING_FILE)
             card = model_card(Adapter(**values), f"adapters/{adapter.name}")
             (partial / "README.md").write_text(card, encoding="utf-8")
-            config = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"
-            (partial / CONFIG).write_text(config, encoding="utf-8")
+            text = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"
+            (partial / CONFIG).write_text(text, encoding="utf-8")
             os.rename(partial, folder / NEW)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -119,19 +127,6 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
 def _public_name(backbone: Backbone) -> str:
     """The backbone's name or Hub id; of a folder its last part, since paths are nobody else's."""
     return Path(backbone.source).name if Path(backbone.source).is_dir() else backbone.source
-
-
-def _write_loras(model: AdaptedBackbone, name: str, folder: Path) -> None:
-    backbone = model.backbone
-    for part in model.parts(name):
-        lora = model.lora_name(name, part)
-        targets = backbone.vision_targets if part == "vision" else backbone.llm_targets
-        config = lora_config(targets, model.lora.settings[lora])
-        config.base_model_name_or_path, config.inference_mode = _public_name(backbone), True
-        config.save_pretrained(str(folder / part))
-        _write_tensors(model.lora.tensors(lora), folder / part / WEIGHTS)
-    if (embedding := model.type_embedding(name)) is not None:
-        _write_tensors({TYPE_EMBEDDING: embedding}, folder / TYPE_EMBEDDING_FILE)
 
 
 def _write_tensors(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -77,7 +77,21 @@ class StreamCache:
             for i in sorted(first.values())
             if any((sense, keys[i]) not in self._index for sense in self._senses_of(examples[i]))
         ]
-        self._check_space(len(missing))
+        # Said before the first clip is encoded: after hours it would be too late.
+        backbone = self.model.backbone
+        tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
+        width = backbone.model.config.get_text_config().hidden_size
+        needed = len(missing) * tokens * width * backbone.dtype.itemsize
+        for folder in self.folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        root = next(iter(self.folders.values())).parent
+        free = shutil.disk_usage(root).free
+        if needed > free:
+            raise DataError(
+                f"the streams of {len(missing)} clips take {needed / 1e9:.1f} GB, {root} has "
+                f"{free / 1e9:.1f} GB: give `cache` a folder on a larger disk, or use fewer clips, fewer "
+                "frames or pooled tokens"
+            )
         mine = missing[part[0] :: part[1]]
         bar = tqdm(mine, desc="encode", unit="clip", disable=None if progress else True)
         for start in range(0, len(mine), CLIPS_PER_SHARD):
@@ -98,22 +112,6 @@ class StreamCache:
         known = self.senses[sense]
         marks = self.model.placement(known), self.model.type_embedding(known)
         return Stream(sense, tokens, times, cells, (rows, cols), None, *marks)
-
-    def _check_space(self, clips: int) -> None:
-        """Raises: DataError where the streams of so many clips will not fit the disk."""
-        backbone = self.model.backbone
-        tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
-        width = backbone.model.config.get_text_config().hidden_size
-        needed = clips * tokens * width * backbone.dtype.itemsize
-        for folder in self.folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-        root = next(iter(self.folders.values())).parent
-        free = shutil.disk_usage(root).free
-        if needed > free:
-            raise DataError(
-                f"the streams of {clips} clips take {needed / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB: "
-                "give `cache` a folder on a larger disk, or use fewer clips, fewer frames or pooled tokens"
-            )
 
     def _senses_of(self, example: Example) -> list[str]:
         there = set(example.media)  # `in` would make a lazy mapping render

@@ -122,17 +122,14 @@ class Trainer:
         groups: dict[float, list[Tensor]] = {}
         for name, weight in self.weights.items():
             groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(weight)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "rate": rate} for rate, weights in groups.items()],
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=fused,
-        )
+        rated = [{"params": weights, "rate": rate} for rate, weights in groups.items()]
+        decay = config.weight_decay
+        self.optimizer = torch.optim.AdamW(rated, lr=config.lr, weight_decay=decay, fused=fused)
         size = batch_size or config.batch_size
         self.order = Order(examples, size, config.seed)
         self.per_step = size * config.accumulate * self.accelerator.num_processes  # examples
-        epochs = math.ceil(config.epochs * examples / self.per_step)  # in steps
-        self.steps = epochs if config.steps is None else config.steps
+        epochs = config.epochs * examples / self.per_step  # in steps
+        self.steps = math.ceil(epochs) if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
         self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
@@ -163,30 +160,43 @@ class Trainer:
         return reports[0]
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step; returns the report.
+        """Train to the last step; returns the report, with the means of the last tenth of the steps.
 
         Raises: DataError: the folder holds the checkpoint of another run. AdapterError: a weight of a LoRA
         gets no gradient, or the loss is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
-        history = self._open_log(start)
+        main, path = self.accelerator.is_main_process, self.folder / LOG
+        lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
+        history = [json.loads(line) for line in lines[:start]]
+        if main:  # what an interrupted run wrote after its checkpoint is cut off
+            path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
         begin = time.perf_counter()
-        silent = None if self.progress and self.accelerator.is_main_process else True
+        silent = None if self.progress and main else True
         steps, title = range(start, self.steps), self.folder.name
         bar = tqdm(steps, desc=title, initial=start, total=self.steps, disable=silent)
-        with _random_state_kept(), (self.folder / LOG).open("a", encoding="utf-8") as log:
+        with _random_state_kept(), path.open("a", encoding="utf-8") as log:
             for step in bar:
                 row = self.step(step)
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
-                if self.accelerator.is_main_process:
+                if main:
                     log.write(json.dumps(row) + "\n")
                     log.flush()
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
-        return self._report(history)
+        last = _means(history[-max(1, len(history) // 10) :])
+        return {
+            "modules": sum(".lora_B." in name for name in self.weights),
+            "parameters": sum(weight.numel() for weight in self.weights.values()),
+            "without_gradient": sorted(self.without_gradient) if self.steps else [],
+            "steps": self.steps,
+            "batch": self.per_step,
+            "seconds": history[-1]["seconds"] if history else 0.0,
+            "last": {name: last[name] for name in sorted(last.keys() - {"step", "lr", "seconds"})},
+        }
 
     def finish(self) -> None:
         """Drop the checkpoint: what was trained has been saved elsewhere."""
@@ -233,19 +243,6 @@ class Trainer:
         self.without_gradient -= {name for name in self.without_gradient if bool(gradients[name].any())}
         limit = self.config.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
-
-    def _report(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What was trained, counted from the tensors, and the means of the last tenth of the steps."""
-        last = history[-max(1, len(history) // 10) :]
-        return {
-            "modules": sum(".lora_B." in name for name in self.weights),
-            "parameters": sum(weight.numel() for weight in self.weights.values()),
-            "without_gradient": sorted(self.without_gradient) if self.steps else [],
-            "steps": self.steps,
-            "batch": self.per_step,
-            "seconds": history[-1]["seconds"] if history else 0.0,
-            "last": {k: v for k, v in sorted(_means(last).items()) if k not in ("step", "lr", "seconds")},
-        }
 
     def state(self) -> dict[str, Tensor]:
         """What the next step needs of those before it: the weights, and the optimizer's own tensors."""
@@ -299,15 +296,6 @@ class Trainer:
         self.without_gradient = set(json.loads(metadata["silent"]))
         logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
         return int(metadata["step"])
-
-    def _open_log(self, start: int) -> list[dict[str, Any]]:
-        """The rows of the steps before `start`; what an interrupted run wrote after them is cut off."""
-        path = self.folder / LOG
-        lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
-        rows = [json.loads(line) for line in lines[:start]]
-        if self.accelerator.is_main_process:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return rows
 
 
 def _settings(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ which is on once whichever of them are used: LoRAs that were tuned side by side 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,17 +182,13 @@ def tune(
     The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced when
     training has ended, and stays, in the model and on disk, when it fails. The adapter stays loaded. With
     several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all of them get one
-    LLM LoRA, trained on clips with any of the senses. A run that has ended is not repeated where
-    `config.resume` is set: its adapter stays as it is.
+    LLM LoRA, trained on clips with any of the senses. With `config.resume` a finished run is not repeated.
 
-    cache: folder of the encoded streams; one in `out_dir` if not given.
-    loss, trainer: subclasses (or partials of them) by which a recipe changes a step or the loop.
-
+    cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
     """
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
-    folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
-    named = _adapters_to_tune(model, folders)
+    named = _adapters_to_tune(model, modality, out_dir)
     senses = {model.adapter(name).modality: name for name in named}
     clips, kept = _training_clips(examples, tuple(senses), progress)
     training = out_dir / "training" / "tune"
@@ -201,7 +197,7 @@ def tune(
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
         undo.callback(_llm_restorer(model, list(named)))
         lora = _start_lora(model, list(named), config, frames)
-        embeddings = {name: model.type_embeddings[name] for name in named if name in model.type_embeddings}
+        embeddings = {name: vector for name, vector in model.type_embeddings.items() if name in named}
         streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
@@ -234,25 +230,26 @@ def tune(
         streams.refresh()  # sees what other processes have encoded
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
             trained = run.run()
+        if lost := trained["without_gradient"]:
+            raise AdapterError(f"these weights never got a gradient: {', '.join(lost)}")
         report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "run": run.id}
-        if report["without_gradient"]:
-            raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
         for embedding in embeddings.values():
             embedding.requires_grad_(False)
-        for name in named:
+        for name, folder in named.items():
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
             if run.accelerator.is_main_process:
-                save_adapter(model, name, named[name])
+                save_adapter(model, name, folder)
         run.finish()
         undo.pop_all()
     return report
 
 
-def _adapters_to_tune(model: Lynx, folders: Mapping[str, Path]) -> dict[str, Path]:
-    """The senses' adapters by name; those not loaded are, from the folders that they will be written to."""
+def _adapters_to_tune(model: Lynx, modality: str | Sequence[str], out_dir: Path) -> dict[str, Path]:
+    """The senses' adapters by name, and where they will be written; those not loaded are, from there."""
+    folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
     for sense, folder in folders.items():
         if any(sense in (adapter.name, adapter.modality) for adapter in model.adapters.values()):
             continue
