@@ -37,6 +37,7 @@ from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class TrainingClip:
     """A clip to train on: its content key, its senses, and the questions that can be answered from them."""
@@ -191,8 +192,7 @@ def tune(
     named = _adapters_to_tune(model, modality, out_dir)
     senses = {model.adapter(name).modality: name for name in named}
     clips, kept = _training_clips(examples, tuple(senses), progress)
-    training = out_dir / "training" / "tune"
-    frames = config.frames or model.backbone.default_frames
+    training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
         undo.callback(_llm_restorer(model, list(named)))
