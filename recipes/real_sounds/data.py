@@ -69,7 +69,7 @@ DIGIT = (
 
 
 def read_esc10(folder: Path) -> list[Recording]:
-    """The recordings of ESC-10's classes, labelled with the word that answers. Raises: DataError: none."""
+    """The recordings of ESC-10's classes, labeled with the word that answers. Raises: DataError: none."""
     found = [
         replace(recording, label=CLASSES[recording.label])
         for recording in read_recordings(folder)

@@ -22,7 +22,7 @@ from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx
 from recipes.real_sounds.data import folds_of, open_recordings
 
-LEVELLED = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
+LEVELED = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, level_db=-14.0)
 RENDERINGS: dict[str, AudioRendering] = {
     "default": AudioRendering(),
     "0.64 s": AudioRendering(seconds_per_frame=0.64),
@@ -31,8 +31,8 @@ RENDERINGS: dict[str, AudioRendering] = {
     "hop 4 ms": AudioRendering(hop_s=0.004),
     "32 bands": AudioRendering(hop_s=0.004, n_mels=32),
     "floor -60": AudioRendering(hop_s=0.004, floor_db=-60.0),
-    "levelled, 20 bands": LEVELLED,
-    "the same in slopes": replace(LEVELLED, show="slopes"),
+    "levelled, 20 bands": LEVELED,
+    "the same in slopes": replace(LEVELED, show="slopes"),
 }
 RIDGE = (0.01, 0.03, 0.1, 0.3)
 """Penalties, relative to the mean eigenvalue; the best over all folds is reported."""

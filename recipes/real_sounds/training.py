@@ -105,11 +105,7 @@ class AveragingTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        *given: Any,
-        regularization: Regularization,
-        of: Mapping[str, Any] | None = None,
-        **more: Any,
+        self, *given: Any, regularization: Regularization, of: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
         super().__init__(*given, of={**(of or {}), **asdict(regularization)}, **more)
         self.regularization = regularization
@@ -118,9 +114,8 @@ class AveragingTrainer(Trainer):
 
     def learning_rate(self, step: int) -> float:
         """Falls to `final_lr` of its peak."""
-        return warmup_cosine(
-            step, self.steps, self.config.lr, self.config.warmup, self.regularization.final_lr
-        )
+        floor = self.regularization.final_lr
+        return warmup_cosine(step, self.steps, self.config.lr, self.config.warmup, floor)
 
     def step(self, step: int) -> dict[str, Any]:
         """A step, and its weights' share in the average."""
@@ -160,10 +155,7 @@ def tune_regularized(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """`tune` with this regularization.
-
-    Raises: DataError: mixup that could mix nothing.
-    """
+    """`tune` with this regularization. Raises: DataError: mixup that could mix nothing."""
     sampling = sampling or Sampling()
     if regularization.mixup and (config.batch_size == 1 or sampling.conversation == 1):
         raise DataError(

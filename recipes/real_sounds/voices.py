@@ -18,16 +18,7 @@ from tqdm import tqdm
 from lynx.errors import DataError
 from lynx.evaluation.metrics import NUMBERS
 
-ACCENTS = (
-    "en-gb",
-    "en-us",
-    "en-029",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbcwmd",
-    "en-gb-x-gbclan",
-    "en-us-nyc",
-)
+ACCENTS = "en-gb en-us en-029 en-gb-scotland en-gb-x-rp en-gb-x-gbcwmd en-gb-x-gbclan en-us-nyc".split()
 NO_PERSON = re.compile("robo|whisper|demonic|announce|croak|fast|ricishay|storm|tweaky|mr$", re.IGNORECASE)
 PITCH = (15, 85)
 """Of 0..99, and what one number may be off its voice's; then the same in words a minute."""
@@ -39,8 +30,7 @@ OFF_SPEED = 15
 def timbres() -> list[str]:
     """The variants of voices that this espeak-ng has and that could be people."""
     table = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True)
-    names = sorted(found for found in re.findall(r"!v/(\S+)", table.stdout) if not NO_PERSON.search(found))
-    return names
+    return sorted(found for found in re.findall(r"!v/(\S+)", table.stdout) if not NO_PERSON.search(found))
 
 
 def commands(out: Path, voices: int, seed: int, names: Sequence[str]) -> list[list[str]]:
