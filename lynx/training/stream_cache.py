@@ -43,16 +43,10 @@ class StreamCache:
     def __init__(self, root: str | Path, model: Lynx, senses: Mapping[str, str], frames: int) -> None:
         self.model, self.senses, self.frames = model, dict(senses), frames
         self.folders = {}
+        video = VIDEO in senses  # whose length sets the moments
         for sense, known in self.senses.items():
             # of all that decides what the tokens of this sense are, beside the media
-            digest = sense_digest(
-                model,
-                known,
-                with_video=VIDEO in senses,  # whose length sets the moments
-                format=FORMAT,
-                sense=sense,
-                frames=frames,
-            )
+            digest = sense_digest(model, known, with_video=video, format=FORMAT, sense=sense, frames=frames)
             self.folders[sense] = Path(root) / digest.hexdigest()
         self._files: list[Any] = []  # open shards; their mapping lives as long as this object
         self._index: dict[tuple[str, str], Any] = {}
