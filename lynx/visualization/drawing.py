@@ -184,7 +184,8 @@ def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -
     for sense, value in share.items():
         right = left + value / total * width
         if right - left >= 1:
-            draw.rectangle((round(left), 0, round(right) - 2, height), fill=color(sense))
+            end = max(round(left), round(right) - 2)  # a gap of two pixels, where there is room for it
+            draw.rectangle((round(left), 0, end, height), fill=color(sense))
         left = right
     return sheet
 
