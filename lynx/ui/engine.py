@@ -168,9 +168,3 @@ def seconds_needed(request: Request) -> int:
 def seconds_to_compare(request: Request) -> int:
     """The same for an answer with all senses and one without each added one."""
     return (1 + sum(sense != VIDEO for sense in request.senses)) * seconds_needed(request)
-
-
-def sentence(error: LynxError) -> str:
-    """An error as one sentence for people."""
-    text = " ".join(str(error).split())
-    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from lynx.errors import LynxError
 from lynx.evidence.attention import TEXT
 from lynx.types import VIDEO
 from lynx.ui.types import (
@@ -195,9 +196,16 @@ def _card(chip: str, title: str, answer: str, changed: str = "") -> str:
     )
 
 
-def notice(text: str) -> str:
-    """One sentence about what went wrong."""
+def notice(problem: LynxError | str) -> str:
+    """What went wrong: an error as one sentence, or a text."""
+    text = sentence(problem) if isinstance(problem, LynxError) else problem
     return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
+
+
+def sentence(problem: LynxError | str) -> str:
+    """An error as one sentence for people."""
+    text = " ".join(str(problem).split())
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def word_choices(evidence: EvidenceView | None) -> list[tuple[str, int]]:

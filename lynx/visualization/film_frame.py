@@ -153,16 +153,16 @@ class FramePainter:
         total = len(lanes) * (height + gap) + curve_height + self._axis_height
         names = Image.new("RGB", (self.gutter - self.margin, total), GROUND)
         strip, top = Image.new("RGB", (width, total), GROUND), 0
-        column, font = (0, names.width - gap), self._px(17, 13)
+        column, letters = (0, names.width - gap), self._px(17, 13)
         for lane in lanes:
             ImageDraw.Draw(strip).rectangle((0, top, strip.width, top + height - 1), fill=RAISED)
             drawing.draw_lane(strip, lane, axis, top, height)
-            drawing.draw_label(names, lane.label, lane.sense, (*column, top + height / 2), font, QUIET)
+            drawing.draw_label(names, lane.label, lane.sense, (*column, top + height / 2), letters, QUIET)
             top += height + gap
         if curves:
             drawn = drawing.draw_curves(curves, axis, strip.width)
             strip.paste(drawn, (0, top), drawn)
-            drawing.draw_label(names, "attention", None, (*column, top + curve_height / 2), font, QUIET)
+            drawing.draw_label(names, "attention", None, (*column, top + curve_height / 2), letters, QUIET)
             top += curve_height
         draw, size = ImageDraw.Draw(strip), self._px(14, 12)
         step = next((step for step in STEPS if step * self.scale >= 5 * size), STEPS[-1])

@@ -33,12 +33,13 @@ from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.ui import launch, views
 from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
-from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare, sentence
+from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
 from lynx.ui.examples import ExampleClip, find_adapters, find_examples, suggested_questions
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
 from lynx.ui.types import PICTURE, AdapterOption, Chat, ChatTurn, Clip, Reply, Request, Sense, Setup
 from lynx.ui.uploads import Uploads, further_views
+from lynx.ui.views import sentence
 from lynx.visualization.drawing import color
 
 pytestmark = [
