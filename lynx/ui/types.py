@@ -54,9 +54,10 @@ class AdapterOption:
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording: a file or folder for each kind that senses take. Without `audio` the video's sound counts.
+    """One recording: a file or folder for each kind that senses take.
 
-    views: further clips, each with the second of the video at which it begins.
+    audio: the video's own sound where it is None. views: further clips, each with the second of the video at
+    which it begins.
     """
 
     video: str | None = None
