@@ -16,7 +16,7 @@ from lynx.ui.types import Chat, ChatTurn, Reply
 
 
 class ChatPanel:
-    """Its handlers. What they are given behind a question are the values of `MediaPanel.inputs`.
+    """Its handlers. media: the values of `MediaPanel.inputs`.
 
     state_comes_back: whether answers are made in this process; on ZeroGPU another one makes them.
     """
@@ -36,12 +36,9 @@ class ChatPanel:
             request = self.request(question, *media)
             request.clip.check()
             turn = ChatTurn(request.question, "", chat.setup, request.clip)
-            yield {
-                ui.chatbot: views.messages((*chat.turns, replace(turn, answer="…"))),
-                **{ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""},
-                **ui.no_film(),
-                **self._answering(True),
-            }
+            begun = views.messages((*chat.turns, replace(turn, answer="…")))
+            empty = {ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""}
+            yield {ui.chatbot: begun, **empty, **ui.no_film(), **self._answering(True)}
             with self.engine.sessions.answering(chat.key) as stop:
                 pieces = self.generate(request)
                 for piece in pieces:
@@ -55,11 +52,8 @@ class ChatPanel:
                         yield self._complete(chat, turn, Reply(turn.answer, {}), True)
                         return
         except LynxError as error:
-            yield {
-                ui.chatbot: views.messages(chat.turns),
-                **{ui.question: question, ui.notice: views.notice(error)},
-                **self._answering(False),
-            }
+            before = {ui.chatbot: views.messages(chat.turns), ui.question: question}
+            yield {**before, ui.notice: views.notice(error), **self._answering(False)}
 
     def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
         """Everything that changes when an answer is complete."""
@@ -98,13 +92,9 @@ class ChatPanel:
     def on_clear(self, chat: Chat) -> Update:
         """Forget the conversation, an answer that is being given included; the clip stays."""
         ui = self.ui
-        return {
-            ui.chat: replace(chat, turns=(), evidence=None),
-            **{ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""},
-            **ui.no_film(),
-            ui.evidence: gr.update(visible=False),
-            **self._answering(False),
-        }
+        forgotten = {ui.chat: replace(chat, turns=(), evidence=None), ui.evidence: gr.update(visible=False)}
+        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""}
+        return {**forgotten, **empty, **ui.no_film(), **self._answering(False)}
 
     def on_compare(self, question: str, *media: Any) -> Update:
         """Answer the question in the box, or the last one, again without each added sense."""

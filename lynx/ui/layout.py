@@ -37,7 +37,16 @@ class Layout:
                 self._evidence()
             with gr.Tab("Interface") as self.interface:
                 self._interface()
-        self._endpoint()
+        # what `/ask` takes and gives: components, because they check that a file is an upload
+        self.endpoint = gr.Button(visible=False)
+        self.given = [
+            *(gr.File(visible=False, label=name) for name in ("video", "audio")),
+            gr.Textbox(visible=False, label="question"),
+            gr.JSON(visible=False, label="senses"),
+            *(gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")),
+            gr.Textbox(visible=False, label="offsets", value=None),
+        ]
+        self.answer = gr.Textbox(visible=False, label="answer")
 
     def _model(self) -> None:
         setup = self.setup
@@ -69,22 +78,11 @@ class Layout:
                 elem_id="examples",
             )
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
-        self._further_media()
-        self.senses = gr.CheckboxGroup(
-            [("picture", VIDEO)], value=[VIDEO], label="Senses that are on", elem_id="senses"
-        )
-        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
-            gr.HTML(views.SEEN_HEADER)
-            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
-            self.budget = gr.HTML(elem_id="budget")
-
-    def _further_media(self) -> None:
-        """A place for each kind of file beside the video, shown where a sense of the model takes it."""
+        # a place for each kind of file beside the video, shown where a sense of the model takes it
         upload = {"file_count": "multiple", "height": 84, "min_width": 200}
         with gr.Column(visible=False, elem_id="hearing") as hearing:
-            self.sound = gr.Radio(
-                [OWN_TRACK, OTHER_FILE], value=OWN_TRACK, label="Sound comes from", elem_id="sound"
-            )
+            tracks = [OWN_TRACK, OTHER_FILE]
+            self.sound = gr.Radio(tracks, value=OWN_TRACK, label="Sound comes from", elem_id="sound")
             self.audio = gr.Audio(
                 label="Sound file", sources=["upload"], type="filepath", visible=False, elem_id="audio",
                 editable=False,
@@ -100,6 +98,12 @@ class Layout:
                 )
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self.depth_files, self.view_files = gr.State(()), gr.State(())
+        choices = [("picture", VIDEO)]
+        self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
+        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
+            gr.HTML(views.SEEN_HEADER)
+            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
+            self.budget = gr.HTML(elem_id="budget")
 
     def _conversation(self) -> None:
         self.chatbot = gr.Chatbot(
@@ -112,10 +116,9 @@ class Layout:
                 placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,
                 min_width=180, elem_id="question",
             )
-            self.send = gr.Button("Ask", variant="primary", scale=1, min_width=84, elem_id="send")
-            self.stop = gr.Button(
-                "Stop", variant="stop", scale=1, min_width=84, visible=False, elem_id="stop"
-            )
+            size = {"scale": 1, "min_width": 84}
+            self.send = gr.Button("Ask", variant="primary", elem_id="send", **size)
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", **size)
         self.suggestions = gr.Dataset(
             components=[gr.Textbox(visible=False, render=False)], samples=[], type="values", visible=False,
             label="Questions to try", elem_id="suggestions",
@@ -155,17 +158,3 @@ class Layout:
     def no_film(self) -> Update:
         """Take the film away: it was of another answer."""
         return {self.film: gr.update(value=None, visible=False), self.film_notes: ""}
-
-    def _endpoint(self) -> None:
-        """What `/ask` takes and gives; components, because they check that a file is an upload."""
-        self.endpoint = gr.Button(visible=False)
-        self.given = [
-            gr.File(visible=False, label="video"),
-            gr.File(visible=False, label="audio"),
-            gr.Textbox(visible=False, label="question"),
-            gr.JSON(visible=False, label="senses"),
-            gr.File(visible=False, label="depth", file_count="multiple"),
-            gr.File(visible=False, label="views", file_count="multiple"),
-            gr.Textbox(visible=False, label="offsets", value=None),
-        ]
-        self.answer = gr.Textbox(visible=False, label="answer")

@@ -16,10 +16,7 @@ from lynx.ui.uploads import Uploads, further_views
 
 
 class MediaPanel:
-    """Its handlers.
-
-    encode: whether a preview makes the tokens ready for the first question, see `Engine.preview`.
-    """
+    """Its handlers. encode: whether a preview makes the first question's tokens, see `Engine.preview`."""
 
     def __init__(self, ui: Layout, engine: Engine, encode: bool) -> None:
         self.ui, self.engine, self.encode = ui, engine, encode
@@ -28,7 +25,7 @@ class MediaPanel:
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
 
     def on_example(self, index: int, chat: Chat) -> Update:
-        """Put what belongs to an example's clip where the model has senses for it."""
+        """Fill the places that the model has senses for with an example's files."""
         ui, example = self.ui, self.ui.examples[index]
         # Nothing here waits for a model: as long as none is there, its adapters say what it will sense.
         senses = chat.senses if chat.key else self.engine.models.expected_senses(chat.setup)
@@ -49,9 +46,8 @@ class MediaPanel:
 
     def on_views(self, files: list[str] | None) -> Update:
         """Ask when further views begin, as soon as there are any."""
-        ui, files = self.ui, files or []
         offsets = gr.update(visible=True) if files else gr.update(visible=False, value="")
-        return {ui.view_files: tuple(map(str, files)), ui.offsets: offsets}
+        return {self.ui.view_files: tuple(map(str, files or ())), self.ui.offsets: offsets}
 
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
@@ -73,7 +69,7 @@ class MediaPanel:
         }
 
     def on_loaded(self, *media: Any) -> Update:
-        """Show the clip as the model sees it now; what loading it said stays where this says nothing."""
+        """Show the clip as the model sees it now; an earlier notice stays where this gives none."""
         update = self.on_media(*media)
         return {part: value for part, value in update.items() if part is not self.ui.notice or value}
 

@@ -85,7 +85,7 @@ def write_film(
     window: seconds of the clip; by default all of it, or its first DEFAULT_SECONDS, which a note says.
     progress: called with how many frames are written, and of how many.
     Raises: LynxError: no answer, no such word. MediaError: media that cannot be read, a window outside of the
-    clip, a file that cannot be written; then nothing is left of it.
+    clip, a file that cannot be written. Then no file is left.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
