@@ -22,7 +22,7 @@ class AdapterPolicy:
     given: tuple[str, ...] = ()
 
     def folder(self, source: str) -> Path | None:
-        """The folder that a source names; None where it is for the Hub to say what it is.
+        """The folder that a source names; None for a Hub id.
 
         Raises: AdapterError: a folder that is not offered; the same words whether it exists or not.
         """

@@ -39,6 +39,7 @@ class Engine:
         self.sessions = SessionCache(self.models, lambda gone: self._film(gone).unlink(missing_ok=True))
 
     def _film(self, conversation: str) -> Path:
+        """The one film of a conversation, deleted with its sessions: the page has copied it by then."""
         return Path(self._films.name, f"{conversation}.mp4")
 
     def preview(self, request: Request, encode: bool) -> Preview:
@@ -94,10 +95,7 @@ class Engine:
             return measure_interface(session)
 
     def film(self, request: Request, word: int | None) -> "Film":
-        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError.
-
-        A conversation has one film, deleted with its sessions: the page has copied it by then.
-        """
+        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""
         from lynx.visualization.film import write_film
 
         session, _ = self.sessions.open(request)

@@ -27,7 +27,6 @@ class ModelCache:
     """Loaded models by setup, the last few of them.
 
     A load takes up to minutes. Only what needs that model, or another load, waits for it.
-
     policy: which adapters may be named. on_evicted: called with each setup whose model is let go of, so that
     nothing else goes on holding it.
     """
@@ -40,10 +39,7 @@ class ModelCache:
         self._loading = threading.Lock()  # one load at a time: two may not fit into memory
 
     def get(self, setup: Setup) -> "Lynx":
-        """The loaded model; it takes the place of older ones, which load again when they are asked for.
-
-        Raises LynxError when it cannot be loaded.
-        """
+        """The loaded model, which may replace older ones. Raises LynxError when it cannot be loaded."""
         if (model := self._kept(setup)) is not None:
             return model
         with self._loading:
@@ -54,7 +50,7 @@ class ModelCache:
             folders = [(source, self.policy.folder(source)) for source in setup.adapters]  # before any fetch
             # folders, not names, are loaded: a Hub id must not be read as a folder of the same name
             adapters = [folder or fetch_adapter(source).folder for source, folder in folders]
-            # make room before the load: two models may not fit into memory
+            # room is made before the load, since two models may not fit into memory
             embedded = setup.backbone == EMBEDDED
             most = EMBEDDED_MODELS_KEPT if embedded else 1
             with self._lock:

@@ -23,10 +23,7 @@ Key = tuple[str, Setup, Clip]
 
 
 class SessionCache:
-    """Sessions by conversation, model and clip, the last few of them.
-
-    on_gone: called with each conversation whose last session is let go of.
-    """
+    """The last sessions by conversation, model and clip. on_gone: told of those with none left."""
 
     def __init__(self, models: ModelCache, on_gone: Callable[[str], None]) -> None:
         self.models, self.on_gone = models, on_gone
@@ -82,7 +79,7 @@ class SessionCache:
         """What each sense that is on looks at, and notes; with `encode` its tokens are made, too.
 
         A sense that finds nothing in the video, such as fast motion in four frames a second, is switched off
-        with a note. Raises MediaError where a file was given for it alone.
+        with a note. Raises MediaError where it has a file of its own.
         """
         frames, notes = {}, []
         for sense in [sense for sense, on in session.senses.items() if on]:

@@ -105,10 +105,7 @@ class Lane:
 
 
 def split_lanes(lanes: Sequence[Lane]) -> list[Lane]:
-    """A lane for each kind of picture, by `Frames.labels`, with its `seconds`, and heat in [0, 1].
-
-    Heat is on the scale of all pictures of the sense.
-    """
+    """A lane for each kind of picture (`Frames.labels`), with `seconds`, and heat in [0, 1] on one scale."""
     parts = []
     for lane in lanes:
         frames = lane.frames

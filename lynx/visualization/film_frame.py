@@ -53,10 +53,7 @@ def picture_size(width: int, height: int) -> tuple[int, int]:
 
 
 class FramePainter:
-    """Draws the film's frames of an even `size` (width, height).
-
-    shown: the size of the picture, None where there is none. window: the film's first and last second.
-    """
+    """Draws a film's frames. shown: the picture's size, if there is one; window: first and last second."""
 
     def __init__(
         self, shown: tuple[int, int] | None, caption: Caption, lanes: Sequence[Lane],

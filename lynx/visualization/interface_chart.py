@@ -36,10 +36,7 @@ def require_matplotlib() -> None:
 
 
 def draw(found: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:
-    """The map with its legend: RGB on white, of that many pixels; higher where many groups need it.
-
-    Raises: LynxError: matplotlib is not installed.
-    """
+    """The map with its legend: RGB on white, higher where groups need it. Raises LynxError: no matplotlib."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

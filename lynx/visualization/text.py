@@ -36,10 +36,7 @@ def _has(name: str, letter: str) -> bool:
 
 
 def legible(text: str, size: int) -> tuple[str, Font]:
-    """The text and a font of `size` pixels that has all its letters.
-
-    Where no font here has them, accents go, and other letters become question marks.
-    """
+    """The text and a font that has its letters; where none does, accents go and others become "?"."""
     name = next((name for name in ("", *ELSEWHERE) if all(_has(name, letter) for letter in text)), "")
     if not all(_has(name, letter) for letter in text):
         plain = (unicodedata.normalize("NFKD", letter)[0] for letter in text)

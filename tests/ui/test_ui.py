@@ -530,7 +530,7 @@ def test_long_spectrograms_become_small_and_keep_their_rows():
     assert thumbnails(big, THUMBNAIL_PIXELS).pixels.shape == (1, 3, 180, 320)
 
 
-def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_not(setup, desk, tmp_path):
+def test_an_adapter_is_offered_where_it_fits_and_grayed_with_the_reason_where_not(setup, desk, tmp_path):
     engine, adapter = Engine(2), str(desk / "adapter")
     other = checkpoints.llava_onevision(tmp_path / "other", hidden=64)
     same_shape = checkpoints.llava_onevision(tmp_path / "same", seed=5)
