@@ -79,7 +79,7 @@ class SessionCache:
         """What each sense that is on looks at, and notes; with `encode` its tokens are made, too.
 
         A sense that finds nothing in the video, such as fast motion in four frames a second, is switched off
-        with a note. Raises MediaError where it has a file of its own.
+        with a note. Raises MediaError for the video, for a file given for it alone, and in a strict request.
         """
         frames, notes = {}, []
         for sense in [sense for sense, on in session.senses.items() if on]:
