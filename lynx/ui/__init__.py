@@ -22,18 +22,14 @@ BACKBONES = [
     *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
 ]
-"""Those that fit one GPU; the field takes every other name too."""
+"""Offered, since they fit one GPU; the field takes every other name too."""
 MAX_FILE_SIZE = "600mb"
 
 
 def launch(
-    host: str = "127.0.0.1",
-    port: int | None = 7860,
-    setup: Setup | None = None,
-    examples: list[ExampleClip] | None = None,
-    engine: Engine | None = None,
-    block: bool = True,
-    hosted: bool = False,
+    host: str = "127.0.0.1", port: int | None = 7860, setup: Setup | None = None,
+    examples: list[ExampleClip] | None = None, engine: Engine | None = None,
+    block: bool = True, hosted: bool = False,
 ) -> gr.Blocks:
     """Serve the page at host:port and return when the server ends, or as soon as it is ready if not `block`.
 
@@ -50,17 +46,11 @@ def launch(
     examples = find_examples() if examples is None else examples
     blocks = build(engine, setup, BACKBONES, examples)
     blocks.queue(default_concurrency_limit=8)
+    shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
     blocks.launch(
-        server_name=host,
-        server_port=port,
-        theme=theme(),
-        css_paths=Path(__file__).with_name("style.css"),
-        max_file_size=MAX_FILE_SIZE,
-        allowed_paths=[str(example.clip.parent) for example in examples],  # wherever it is started from
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        footer_links=["api"],
-        share=False,
+        server_name=host, server_port=port, theme=theme(), css_paths=Path(__file__).with_name("style.css"),
+        max_file_size=MAX_FILE_SIZE, allowed_paths=shown, prevent_thread_lock=True, ssr_mode=False,
+        footer_links=["api"], share=False,
     )
     setup, left_out = engine.models.without_broken(setup)
     for reason in left_out:
@@ -77,10 +67,6 @@ def launch(
 def theme() -> gr.themes.Base:
     """Calm grays, one accent, fonts that are on every machine: the page asks the internet for nothing."""
     sans = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.teal,
-        neutral_hue=gr.themes.colors.slate,
-        radius_size=gr.themes.sizes.radius_lg,
-        font=sans,
-        font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"),
-    )
+    hues = {"primary_hue": gr.themes.colors.teal, "neutral_hue": gr.themes.colors.slate}
+    mono = ("ui-monospace", "Menlo", "Consolas", "monospace")
+    return gr.themes.Base(**hues, radius_size=gr.themes.sizes.radius_lg, font=sans, font_mono=mono)

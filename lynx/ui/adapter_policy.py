@@ -22,7 +22,7 @@ class AdapterPolicy:
     given: tuple[str, ...] = ()
 
     def folder(self, source: str) -> Path | None:
-        """The folder that a source names; None where it is for the Hub to say what it is.
+        """The folder that a source names; None for a Hub id.
 
         Raises: AdapterError: a folder that is not offered; the same words whether it exists or not.
         """
@@ -31,26 +31,21 @@ class AdapterPolicy:
         from lynx.hub import parse_id
 
         # By its letters first: of what is not below the folder, the disk is not asked at all.
-        inside = self._is_spelled_inside(source)
-        if inside and self._is_inside(source):
-            return Path(source)
+        real_root = Path(os.path.realpath(self.below))
+        inside = False
+        if ".." not in Path(source).parts and "\0" not in source:
+            roots = {Path(os.path.abspath(self.below)), real_root}
+            inside = not roots.isdisjoint(Path(os.path.abspath(source)).parents)
+        if inside:
+            real = os.path.realpath(source)  # a link may lead out again
+            if real_root in Path(real).parents and os.path.isdir(real):
+                return Path(source)
         if parse_id(source) and not (inside and os.path.lexists(source)):
             return None  # even where a folder of that name lies in the working directory
         raise AdapterError(
             f"{short_repr(source)} cannot be given here: expected a folder in {self.below.name}/, "
             "or a Hub id (owner/name, owner/name@revision)"
         )
-
-    def _is_spelled_inside(self, source: str) -> bool:
-        if self.below is None or ".." in Path(source).parts or "\0" in source:
-            return False
-        roots = {Path(os.path.abspath(self.below)), Path(os.path.realpath(self.below))}
-        return not roots.isdisjoint(Path(os.path.abspath(source)).parents)
-
-    def _is_inside(self, source: str) -> bool:
-        """Whether it is a folder there once all links are followed."""
-        real = os.path.realpath(source)
-        return Path(os.path.realpath(str(self.below))) in Path(real).parents and os.path.isdir(real)
 
 
 ANY_FOLDER = AdapterPolicy()

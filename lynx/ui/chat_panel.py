@@ -9,23 +9,20 @@ import spaces
 
 from lynx.errors import LynxError
 from lynx.ui import views
-from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare, sentence
-from lynx.ui.evidence_panel import no_film, on_word
-from lynx.ui.layout import Layout
-from lynx.ui.media_panel import MediaPanel
-from lynx.ui.types import Chat, ChatTurn, Reply, Request
-
-Update = dict[Any, Any]
+from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare
+from lynx.ui.evidence_panel import EvidencePanel
+from lynx.ui.layout import Layout, Update
+from lynx.ui.types import Chat, ChatTurn, Reply
 
 
 class ChatPanel:
-    """Its handlers. What they are given behind a question are the values of `MediaPanel.inputs`.
+    """Its handlers. media: the values of `MediaPanel.inputs`.
 
     state_comes_back: whether answers are made in this process; on ZeroGPU another one makes them.
     """
 
-    def __init__(self, ui: Layout, engine: Engine, media: MediaPanel, state_comes_back: bool) -> None:
-        self.ui, self.engine, self.media = ui, engine, media
+    def __init__(self, ui: Layout, engine: Engine, evidence: EvidencePanel, state_comes_back: bool) -> None:
+        self.ui, self.engine, self.evidence, self.request = ui, engine, evidence, evidence.request
         self.state_comes_back = state_comes_back
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
@@ -36,37 +33,27 @@ class ChatPanel:
         try:
             if not question.strip():
                 raise LynxError("Type a question first.")
-            request = self.media.request(question, *media)
+            request = self.request(question, *media)
             request.clip.check()
             turn = ChatTurn(request.question, "", chat.setup, request.clip)
-            yield {
-                ui.chatbot: views.messages((*chat.turns, replace(turn, answer="…"))),
-                **{ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""},
-                **no_film(ui),
-                **self._answering(True),
-            }
-            yield from self._stream(request, turn, chat)
+            begun = views.messages((*chat.turns, replace(turn, answer="…")))
+            empty = {ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""}
+            yield {ui.chatbot: begun, **empty, **ui.no_film(), **self._answering(True)}
+            with self.engine.sessions.answering(chat.key) as stop:
+                pieces = self.generate(request)
+                for piece in pieces:
+                    if isinstance(piece, Reply):
+                        yield self._complete(chat, turn, piece, stop.is_set())
+                        return
+                    turn = replace(turn, answer=turn.answer + piece)
+                    yield {ui.chatbot: views.messages((*chat.turns, turn))}
+                    if stop.is_set() and not self.state_comes_back:
+                        pieces.close()  # the other process cannot hear `stop`
+                        yield self._complete(chat, turn, Reply(turn.answer, {}), True)
+                        return
         except LynxError as error:
-            yield {
-                ui.chatbot: views.messages(chat.turns),
-                **{ui.question: question, ui.notice: views.notice(sentence(error))},
-                **self._answering(False),
-            }
-
-    def _stream(self, request: Request, turn: ChatTurn, chat: Chat) -> Iterator[Update]:
-        """The pieces of an answer as they come, then the answer with its chips and its evidence."""
-        with self.engine.sessions.answering(chat.key) as stop:
-            pieces = self.generate(request)
-            for piece in pieces:
-                if isinstance(piece, Reply):
-                    yield self._complete(chat, turn, piece, stop.is_set())
-                    return
-                turn = replace(turn, answer=turn.answer + piece)
-                yield {self.ui.chatbot: views.messages((*chat.turns, turn))}
-                if stop.is_set() and not self.state_comes_back:
-                    pieces.close()  # the other process cannot hear `stop`
-                    yield self._complete(chat, turn, Reply(turn.answer, {}), True)
-                    return
+            before = {ui.chatbot: views.messages(chat.turns), ui.question: question}
+            yield {**before, ui.notice: views.notice(error), **self._answering(False)}
 
     def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
         """Everything that changes when an answer is complete."""
@@ -80,7 +67,7 @@ class ChatPanel:
             ui.chatbot: views.messages(chat.turns),
             ui.evidence: gr.update(visible=bool(choices)),
             ui.word: gr.update(choices=choices, value=index),
-            **on_word(ui, index, chat),
+            **self.evidence.on_word(index, chat),
             **self._answering(False),
         }
 
@@ -105,20 +92,16 @@ class ChatPanel:
     def on_clear(self, chat: Chat) -> Update:
         """Forget the conversation, an answer that is being given included; the clip stays."""
         ui = self.ui
-        return {
-            ui.chat: replace(chat, turns=(), evidence=None),
-            **{ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""},
-            **no_film(ui),
-            ui.evidence: gr.update(visible=False),
-            **self._answering(False),
-        }
+        forgotten = {ui.chat: replace(chat, turns=(), evidence=None), ui.evidence: gr.update(visible=False)}
+        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""}
+        return {**forgotten, **empty, **ui.no_film(), **self._answering(False)}
 
     def on_compare(self, question: str, *media: Any) -> Update:
-        """The question in the box, or the last one, answered again without each added sense."""
+        """Answer the question in the box, or the last one, again without each added sense."""
         ui, chat = self.ui, media[-1]
         try:
-            result = self.compare(self.media.request(question, *media))
+            result = self.compare(self.request(question, *media))
         except LynxError as error:
-            return {ui.comparison: "", ui.notice: views.notice(sentence(error))}
+            return {ui.comparison: "", ui.notice: views.notice(error)}
         shown = views.comparison(result.question, result.answer, result.without, chat.labels)
         return {ui.comparison: shown, ui.notice: ""}

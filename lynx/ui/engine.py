@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from lynx.visualization.interface_map import InterfaceMap
 
 MAX_NEW_TOKENS = 128
-THUMBNAIL_PIXELS = 320 * 180
-"""Of a picture in the page."""
+THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = 0.1, 0.2, 10
 """Of a large model, for the ZeroGPU scheduler."""
 
 
 class Engine:
-    """Answers requests with the models and sessions that it keeps.
-
-    policy: which adapters may be named.
-    """
+    """Answers requests with the models and sessions that it keeps. policy: which adapters may be named."""
 
     def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: AdapterPolicy = ANY_FOLDER) -> None:
         self.max_new_tokens = max_new_tokens
         self.models = ModelCache(policy)
-        self.sessions = SessionCache(self.models, self._delete_film)
         self._films = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
+        self.sessions = SessionCache(self.models, lambda gone: self._film(gone).unlink(missing_ok=True))
+
+    def _film(self, conversation: str) -> Path:
+        """The one film of a conversation, deleted with its sessions: the page has copied it by then."""
+        return Path(self._films.name, f"{conversation}.mp4")
 
     def preview(self, request: Request, encode: bool) -> Preview:
         """What the model will see; with `encode` its tokens are ready when the first question comes."""
@@ -55,12 +55,10 @@ class Engine:
             if sense.name not in request.senses and clip.source(sense.takes) not in (None, clip.video)
         ]
         drawn = [note for pictures in frames.values() for note in pictures.notes]
-        return Preview(
-            {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()},
-            {sense: session.plan.tokens[sense] for sense in frames},
-            session.plan.context,
-            tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *drawn))),
-        )
+        shown = {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()}
+        tokens = {sense: session.plan.tokens[sense] for sense in frames}
+        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *drawn)))
+        return Preview(shown, tokens, session.plan.context, notes)
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
@@ -74,11 +72,9 @@ class Engine:
         yield Reply(said, dict(session.used), (*notes, *session.notes), evidence_view(session))
 
     def compare(self, request: Request) -> "Comparison":
-        """A question, or the last one of the history, answered again without each added sense that is on.
-
-        Raises LynxError.
-        """
-        session = self._encoded(request)
+        """Answer a question, or the history's last, again without each added sense. Raises LynxError."""
+        session, _ = self.sessions.open(request)
+        self.sessions.frames(session, request)
         return session.compare(request.question.strip() or None, max_new_tokens=self.max_new_tokens)
 
     def hide(self, request: Request) -> dict[str, float]:
@@ -93,28 +89,19 @@ class Engine:
         from lynx.backbones.memory import explain_out_of_memory
         from lynx.evaluation.interface import measure_interface
 
-        session = self._encoded(request)
+        session, _ = self.sessions.open(request)
+        self.sessions.frames(session, request)
         with explain_out_of_memory():
             return measure_interface(session)
 
     def film(self, request: Request, word: int | None) -> "Film":
-        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError.
-
-        The next film of the conversation takes its place, and it is deleted with the conversation's sessions:
-        the page has copied it by then.
-        """
+        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""
         from lynx.visualization.film import write_film
 
         session, _ = self.sessions.open(request)
         if session.evidence is None:
             raise LynxError("There is no answer about this clip to film yet.")
-        return write_film(session, self._film_path(request.conversation), word)
-
-    def _film_path(self, conversation: str) -> Path:
-        return Path(self._films.name, f"{conversation}.mp4")
-
-    def _delete_film(self, conversation: str) -> None:
-        self._film_path(conversation).unlink(missing_ok=True)
+        return write_film(session, self._film(request.conversation), word)
 
     def usable(self, request: Request, wanted: list[str] | None) -> tuple[str, ...]:
         """The senses asked for, or all that the clip has. Raises LynxError for one that it has not."""
@@ -135,14 +122,9 @@ class Engine:
             raise MediaError(notes[0] if notes else f"Nothing was given for {', '.join(missing)}.")
         return tuple(sense for sense in request.senses if sense in media)
 
-    def _encoded(self, request: Request) -> "Session":
-        session, _ = self.sessions.open(request)
-        self.sessions.frames(session, request)
-        return session
-
 
 def evidence_view(session: "Session") -> EvidenceView | None:
-    """The session's evidence as small plain data, for the whole answer and for each word."""
+    """The session's evidence as small plain data, for the whole answer and each word."""
     from lynx.media.thumbnails import thumbnails
     from lynx.visualization.drawing import attention_curve
 
@@ -160,7 +142,7 @@ def evidence_view(session: "Session") -> EvidenceView | None:
 
 
 def seconds_needed(request: Request) -> int:
-    """How long an answer may take on a GPU, estimated before anything is read, for ZeroGPU's scheduler."""
+    """How long an answer may take on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
     return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
 
@@ -168,9 +150,3 @@ def seconds_needed(request: Request) -> int:
 def seconds_to_compare(request: Request) -> int:
     """The same for an answer with all senses and one without each added one."""
     return (1 + sum(sense != VIDEO for sense in request.senses)) * seconds_needed(request)
-
-
-def sentence(error: LynxError) -> str:
-    """An error as one sentence for people."""
-    text = " ".join(str(error).split())
-    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -17,11 +17,9 @@ from lynx.types import VIDEO
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
-"""The checkout; in an installed package there is nothing there, and nothing is offered."""
+"""The checkout; an installed package has none, and offers nothing."""
 QUESTIONS_SHOWN = 8
-
-Question = tuple[str, tuple[str, ...]]
-"""What is asked, and the modalities that an answer needs."""
+Question = tuple[str, tuple[str, ...]]  # what is asked, and the modalities that an answer needs
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class ExampleClip:
 
 
 def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
-    """Every folder with the qa.json of `lynx world render`; one that cannot be read is said in the log."""
+    """Every folder with the qa.json of `lynx world render`; those that cannot be read are logged."""
     found = []
     for path in sorted(root.glob("*/qa.json")):
         try:
@@ -56,7 +54,7 @@ def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
 
 
 def suggested_questions(questions: Sequence[Question], modalities: Collection[str]) -> tuple[str, ...]:
-    """A few questions that these modalities answer, of each in turn: added ones first, the picture last."""
+    """At most QUESTIONS_SHOWN that these modalities answer, of each in turn; the picture's come last."""
     by_need: dict[tuple[str, ...], list[str]] = {}
     for question, needs in questions:
         if set(needs) <= set(modalities) and question not in chain(*by_need.values()):
@@ -68,8 +66,9 @@ def suggested_questions(questions: Sequence[Question], modalities: Collection[st
 
 
 def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
-    """Folders of all adapters of the checkout, whether they can be used or not."""
-    return tuple(_shown(path.parent) for path in sorted(root.glob("*/lynx_config.json")))
+    """All adapter folders, broken ones included; relative to the working directory where it is above."""
+    here, folders = Path.cwd(), sorted(path.parent for path in root.glob("*/lynx_config.json"))
+    return tuple(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in folders)
 
 
 def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
@@ -78,7 +77,8 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
     Two that hear the same recording were not trained to be on together; others can be chosen instead.
     """
     found: dict[str, str] = {}
-    for path in sorted(root.glob("*/lynx_config.json")):
+    for folder in adapter_folders(root):
+        path = Path(folder, "lynx_config.json")
         try:
             config = read_json_object(path)
         except AdapterError as error:
@@ -88,11 +88,5 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
         if not (isinstance(trained_on, dict) and isinstance(modality, str)):
             logger.warning("%s names no backbone and modality: it is not an adapter", path)
         elif trained_on.get("source") == backbone:
-            found.setdefault(modality, _shown(path.parent))
+            found.setdefault(modality, folder)
     return tuple(found.values())
-
-
-def _shown(folder: Path) -> str:
-    """A folder's path as a person would write it: from the working directory where it lies below it."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -1,5 +1,7 @@
 """The components of the page and where they stand; `lynx.ui.page` says which handlers they call."""
 
+from typing import Any
+
 import gradio as gr
 
 from lynx.types import VIDEO
@@ -8,6 +10,8 @@ from lynx.ui.examples import ExampleClip
 from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
+Update = dict[Any, Any]
+"""New values of components, which a handler returns."""
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
 PICTURE = {"format": "png", "image_mode": "RGBA"}
 PICTURE |= {"show_label": False, "interactive": False, "container": False}
@@ -33,7 +37,16 @@ class Layout:
                 self._evidence()
             with gr.Tab("Interface") as self.interface:
                 self._interface()
-        self._endpoint()
+        # what `/ask` takes and gives: components, because they check that a file is an upload
+        self.endpoint = gr.Button(visible=False)
+        self.given = [
+            *(gr.File(visible=False, label=name) for name in ("video", "audio")),
+            gr.Textbox(visible=False, label="question"),
+            gr.JSON(visible=False, label="senses"),
+            *(gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")),
+            gr.Textbox(visible=False, label="offsets", value=None),
+        ]
+        self.answer = gr.Textbox(visible=False, label="answer")
 
     def _model(self) -> None:
         setup = self.setup
@@ -42,16 +55,16 @@ class Layout:
                 self.backbone = gr.Dropdown(
                     self.backbones, value=setup.backbone, label="Backbone", allow_custom_value=True,
                     info="A name, a folder or a Hub id", scale=3, min_width=160, elem_id="backbone",
-                )  # fmt: skip
+                )
                 self.precision = gr.Dropdown(
                     list(PRECISIONS), value=setup.precision, label="Precision", info="of its weights",
                     scale=1, min_width=110, elem_id="precision",
-                )  # fmt: skip
+                )
             self.adapters = gr.Dropdown(
                 list(setup.adapters), value=list(setup.adapters), label="Adapters", multiselect=True,
                 allow_custom_value=True, info="Folders or Hub ids; type one and press Enter",
                 elem_id="adapters",
-            )  # fmt: skip
+            )
             self.offers = gr.HTML(elem_id="offers")
             self.forecast = gr.HTML(elem_id="forecast")
             self.load = gr.Button("Load this model", size="sm", elem_id="load")
@@ -63,28 +76,17 @@ class Layout:
                 samples=[[str(example.clip)] for example in self.examples],
                 type="index", label="Examples from the miniature world", samples_per_page=6,
                 elem_id="examples",
-            )  # fmt: skip
+            )
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
-        self._further_media()
-        self.senses = gr.CheckboxGroup(
-            [("picture", VIDEO)], value=[VIDEO], label="Senses that are on", elem_id="senses"
-        )
-        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
-            gr.HTML(views.SEEN_HEADER)
-            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
-            self.budget = gr.HTML(elem_id="budget")
-
-    def _further_media(self) -> None:
-        """A place for each kind of file beside the video, shown where a sense of the model takes it."""
+        # a place for each kind of file beside the video, shown where a sense of the model takes it
         upload = {"file_count": "multiple", "height": 84, "min_width": 200}
         with gr.Column(visible=False, elem_id="hearing") as hearing:
-            self.sound = gr.Radio(
-                [OWN_TRACK, OTHER_FILE], value=OWN_TRACK, label="Sound comes from", elem_id="sound"
-            )
+            tracks = [OWN_TRACK, OTHER_FILE]
+            self.sound = gr.Radio(tracks, value=OWN_TRACK, label="Sound comes from", elem_id="sound")
             self.audio = gr.Audio(
                 label="Sound file", sources=["upload"], type="filepath", visible=False, elem_id="audio",
                 editable=False,
-            )  # fmt: skip
+            )
         with gr.Row(elem_id="further"):
             with gr.Column(visible=False, min_width=200) as deep:
                 self.depth = gr.File(label=views.DEPTH, elem_id="depth", **upload)
@@ -93,29 +95,34 @@ class Layout:
                 self.offsets = gr.Textbox(
                     placeholder="They begin at (seconds): 0, 0.4", show_label=False, container=False,
                     max_lines=1, visible=False, elem_id="offsets",
-                )  # fmt: skip
+                )
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self.depth_files, self.view_files = gr.State(()), gr.State(())
+        choices = [("picture", VIDEO)]
+        self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
+        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
+            gr.HTML(views.SEEN_HEADER)
+            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
+            self.budget = gr.HTML(elem_id="budget")
 
     def _conversation(self) -> None:
         self.chatbot = gr.Chatbot(
             label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
-        )  # fmt: skip
+        )
         self.notice = gr.HTML(elem_id="notice")
         with gr.Row(elem_id="asking", equal_height=True):
             self.question = gr.Textbox(
                 placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,
                 min_width=180, elem_id="question",
-            )  # fmt: skip
-            self.send = gr.Button("Ask", variant="primary", scale=1, min_width=84, elem_id="send")
-            self.stop = gr.Button(
-                "Stop", variant="stop", scale=1, min_width=84, visible=False, elem_id="stop"
             )
+            size = {"scale": 1, "min_width": 84}
+            self.send = gr.Button("Ask", variant="primary", elem_id="send", **size)
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", **size)
         self.suggestions = gr.Dataset(
             components=[gr.Textbox(visible=False, render=False)], samples=[], type="values", visible=False,
             label="Questions to try", elem_id="suggestions",
-        )  # fmt: skip
+        )
         with gr.Row(elem_id="actions"):
             self.retry = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
             self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
@@ -135,7 +142,7 @@ class Layout:
             self.film = gr.Video(
                 label="The answer as a film", visible=False, interactive=False, height=420, elem_id="film",
                 buttons=["download"],
-            )  # fmt: skip
+            )
             self.film_notes = gr.HTML(elem_id="film-notes")
 
     def _interface(self) -> None:
@@ -144,16 +151,10 @@ class Layout:
         self.map = gr.Image(elem_id="map", visible=False, alt_text=views.MAP, buttons=WHOLE, **PICTURE)
         self.distances = gr.HTML(elem_id="distances")
 
-    def _endpoint(self) -> None:
-        """What `/ask` takes and gives; components, because they check that a file is an upload."""
-        self.endpoint = gr.Button(visible=False)
-        self.given = [
-            gr.File(visible=False, label="video"),
-            gr.File(visible=False, label="audio"),
-            gr.Textbox(visible=False, label="question"),
-            gr.JSON(visible=False, label="senses"),
-            gr.File(visible=False, label="depth", file_count="multiple"),
-            gr.File(visible=False, label="views", file_count="multiple"),
-            gr.Textbox(visible=False, label="offsets", value=None),
-        ]
-        self.answer = gr.Textbox(visible=False, label="answer")
+    def no_map(self) -> Update:
+        """Take the map away: it was of another clip."""
+        return {self.map: gr.update(value=None, visible=False), self.distances: ""}
+
+    def no_film(self) -> Update:
+        """Take the film away: it was of another answer."""
+        return {self.film: gr.update(value=None, visible=False), self.film_notes: ""}

@@ -2,28 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
 from lynx.errors import LynxError, MediaError
 from lynx.ui import views
-from lynx.ui.engine import Engine, sentence
-from lynx.ui.evidence_panel import no_map
+from lynx.ui.engine import Engine
 from lynx.ui.examples import suggested_questions
-from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout
+from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout, Update
 from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Clip, Request
 from lynx.ui.uploads import Uploads, further_views
 
-Given = TypeVar("Given")
-Update = dict[Any, Any]
-
 
 class MediaPanel:
-    """Its handlers.
-
-    encode: whether a preview makes the tokens ready for the first question, see `Engine.preview`.
-    """
+    """Its handlers. encode: whether a preview makes the first question's tokens, see `Engine.preview`."""
 
     def __init__(self, ui: Layout, engine: Engine, encode: bool) -> None:
         self.ui, self.engine, self.encode = ui, engine, encode
@@ -32,7 +25,7 @@ class MediaPanel:
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
 
     def on_example(self, index: int, chat: Chat) -> Update:
-        """Put what belongs to an example's clip where the model has senses for it."""
+        """Fill the places that the model has senses for with an example's files."""
         ui, example = self.ui, self.ui.examples[index]
         # Nothing here waits for a model: as long as none is there, its adapters say what it will sense.
         senses = chat.senses if chat.key else self.engine.models.expected_senses(chat.setup)
@@ -53,50 +46,41 @@ class MediaPanel:
 
     def on_views(self, files: list[str] | None) -> Update:
         """Ask when further views begin, as soon as there are any."""
-        ui, files = self.ui, files or []
         offsets = gr.update(visible=True) if files else gr.update(visible=False, value="")
-        return {ui.view_files: tuple(map(str, files)), ui.offsets: offsets}
+        return {self.ui.view_files: tuple(map(str, files or ())), self.ui.offsets: offsets}
 
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
         ui, chat = self.ui, media[-1]
-        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **no_map(ui)}
+        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **ui.no_map()}
         try:
             request = self.request("", *media)
             if not request.clip.paths:
                 return hidden | {ui.notice: ""}
             preview = self.engine.preview(request, self.encode)
         except LynxError as error:
-            return hidden | {ui.notice: views.notice(sentence(error))}
+            return hidden | {ui.notice: views.notice(error)}
         return {
             ui.seen_box: gr.update(visible=bool(preview.frames or preview.notes)),
             ui.seen: views.seen(preview, chat.senses),
             ui.budget: views.budget(preview, chat.labels),
             ui.notice: "",
-            **no_map(ui),
+            **ui.no_map(),
         }
 
     def on_loaded(self, *media: Any) -> Update:
-        """Show the clip as the model sees it now; what loading it said stays where this says nothing."""
+        """Show the clip as the model sees it now; an earlier notice stays where this gives none."""
         update = self.on_media(*media)
         return {part: value for part, value in update.items() if part is not self.ui.notice or value}
 
     def request(
-        self,
-        question: str,
-        video: str | None,
-        sound: str,
-        audio: str | None,
-        depth: tuple[str, ...],
-        further: tuple[str, ...],
-        offsets: str,
-        senses: list[str],
-        chat: Chat,
+        self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],
+        further: tuple[str, ...], offsets: str, senses: list[str], chat: Chat,
     ) -> Request:
         """What is asked, about what lies in the places that are shown. Raises MediaError for bad uploads."""
         on = {sense.takes for sense in chat.senses if sense.name in senses}
 
-        def given(kind: str, gather: Callable[[], Given], nothing: Given) -> Given:
+        def given(kind: str, gather: Callable[[], Any], nothing: Any = None) -> Any:
             try:
                 return gather() if kind in chat.places else nothing
             except MediaError:
@@ -104,10 +88,7 @@ class MediaPanel:
                     raise
                 return nothing  # what no sense that is on reads is no hindrance
 
-        clip = Clip(
-            video,
-            given(AUDIO, lambda: audio if sound == OTHER_FILE else None, None),
-            given(DEPTH, lambda: self.uploads.depth(depth), None),
-            given(VIEW, lambda: further_views(further, offsets), ()),
-        )
+        own_sound = audio if sound == OTHER_FILE and AUDIO in chat.places else None
+        recording = given(DEPTH, lambda: self.uploads.depth(depth))
+        clip = Clip(video, own_sound, recording, given(VIEW, lambda: further_views(further, offsets), ()))
         return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())

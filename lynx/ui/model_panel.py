@@ -1,20 +1,16 @@
 """Which model: handlers of the panel that chooses a backbone and its adapters, and loads them."""
 
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
 import gradio as gr
 
 from lynx.errors import LynxError
 from lynx.ui import views
-from lynx.ui.engine import Engine, sentence
+from lynx.ui.engine import Engine
 from lynx.ui.examples import adapter_folders
-from lynx.ui.layout import Layout
+from lynx.ui.layout import Layout, Update
 from lynx.ui.types import Chat, Setup
-
-Update = dict[Any, Any]
-"""New values of components."""
 
 
 class ModelPanel:
@@ -28,8 +24,7 @@ class ModelPanel:
         setup, left_out = self.models.without_broken(self.ui.setup)
         update = self._set_up(replace(chat, key=chat.key or uuid4().hex), setup)
         if left_out and not update[self.ui.notice]:
-            told = " ".join(sentence(LynxError(reason)) for reason in left_out)
-            update[self.ui.notice] = views.notice(told)
+            update[self.ui.notice] = views.notice(" ".join(map(views.sentence, left_out)))
         return update
 
     def on_setup(
@@ -47,10 +42,9 @@ class ModelPanel:
             senses = self.models.senses(setup)
         except LynxError as error:
             offered = self.on_choose(setup.backbone, list(setup.adapters))
-            return {ui.chat: chat, ui.notice: views.notice(sentence(error)), **offered}
+            return {ui.chat: chat, ui.notice: views.notice(error), **offered}
         chat = replace(chat, setup=setup, senses=senses)
         choices = [(sense.label, sense.name) for sense in senses]
-        places = {place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()}
         return {
             ui.chat: chat,
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
@@ -58,26 +52,24 @@ class ModelPanel:
             ui.notice: "",
             ui.hint: views.hint(setup),
             ui.model: gr.update(label=views.model_line(setup, senses)),
-            **places,
+            **{place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()},
             **self.on_choose(setup.backbone, list(setup.adapters)),
         }
 
-    def on_choose(self, backbone: str | None, adapters: list[str] | None) -> Update:
+    def on_choose(self, backbone: str | None, chosen: list[str] | None) -> Update:
         """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen."""
-        ui, chosen = self.ui, adapters or []
+        ui, chosen = self.ui, chosen or []
         options = self.models.options((backbone or "").strip(), (*chosen, *self.local))
         fitting = [option.source for option in options if not option.reason]
-        return {
-            ui.adapters: gr.update(choices=fitting, value=[name for name in chosen if name in fitting]),
-            ui.offers: views.adapter_options(options),
-        }
+        adapters = gr.update(choices=fitting, value=[source for source in chosen if source in fitting])
+        return {ui.adapters: adapters, ui.offers: views.adapter_options(options)}
 
     def on_plan(self, backbone: str | None, precision: str, adapters: list[str] | None) -> str:
         """Say what a model would need of this machine before it is loaded."""
         try:
             return views.forecast(self.models.forecast(chosen_setup(backbone, precision, adapters)))
         except LynxError as error:
-            return views.notice(sentence(error))
+            return views.notice(error)
 
 
 def chosen_setup(backbone: str | None, precision: str, adapters: list[str] | None) -> Setup:

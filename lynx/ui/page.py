@@ -8,7 +8,7 @@ import gradio as gr
 from lynx.compat import accept_fewer_inputs, on_zero_gpu
 from lynx.errors import LynxError
 from lynx.ui.chat_panel import ChatPanel
-from lynx.ui.engine import Engine, sentence
+from lynx.ui.engine import Engine
 from lynx.ui.evidence_panel import EvidencePanel
 from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
@@ -16,6 +16,7 @@ from lynx.ui.media_panel import MediaPanel
 from lynx.ui.model_panel import ModelPanel
 from lynx.ui.types import Clip, Request, Setup
 from lynx.ui.uploads import further_views
+from lynx.ui.views import sentence
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 """Events that use a model, or load one: they wait for one another, and nothing else waits for them."""
@@ -27,9 +28,8 @@ LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> gr.Blocks:
     """The page with its events and its endpoint, ready to launch."""
-    # its endpoint goes on answering clients that were written when it took less
-    lenient_blocks = accept_fewer_inputs(gr.Blocks)
-    with lenient_blocks(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    blocks_of = accept_fewer_inputs(gr.Blocks)  # clients from before `/ask` took so much are still answered
+    with blocks_of(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         Page(Layout(setup, backbones, examples), engine, blocks)
     return blocks
 
@@ -44,8 +44,8 @@ class Page:
         ui.hide.visible = ui.make_film.visible = state_comes_back
         self.model = ModelPanel(ui, engine)
         self.media = MediaPanel(ui, engine, encode=state_comes_back)
-        self.chat = ChatPanel(ui, engine, self.media, state_comes_back)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
+        self.chat = ChatPanel(ui, engine, self.evidence, state_comes_back)
         self._wire_media(blocks)
         self._wire_conversation()
 
@@ -105,14 +105,8 @@ class Page:
         ui.endpoint.click(self.ask, ui.given, ui.answer, api_name="ask", **public)
 
     def ask(
-        self,
-        video: str | None,
-        audio: str | None,
-        question: str,
-        senses: list[str] | None,
-        depth: list[str] | None = None,
-        views: list[str] | None = None,
-        offsets: str | None = None,
+        self, video: str | None, audio: str | None, question: str, senses: list[str] | None,
+        depth: list[str] | None = None, views: list[str] | None = None, offsets: str | None = None,
     ) -> str:
         """Answer one question about a video, a sound file, depth, further views, or several of them.
 

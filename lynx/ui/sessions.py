@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from lynx.types import Frames
 
 SESSIONS_KEPT = 4
-"""Most sessions, of all visitors together."""
+"""Maximum sessions of all visitors together."""
 
 Key = tuple[str, Setup, Clip]
 
 
 class SessionCache:
-    """Sessions by conversation, model and clip, the last few of them.
-
-    on_gone: told of a conversation whose last session is let go of.
-    """
+    """The last sessions by conversation, model and clip. on_gone: told of those with none left."""
 
     def __init__(self, models: ModelCache, on_gone: Callable[[str], None]) -> None:
         self.models, self.on_gone = models, on_gone
@@ -52,11 +49,10 @@ class SessionCache:
         self._sessions.move_to_end(key)
         self._drop(list(self._sessions)[:-SESSIONS_KEPT])
         session.senses = {sense: sense in on for sense in session.media}
-        session.history = [
-            {"role": role, "content": text}
-            for turn in request.history
-            for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
+        session.history = []
+        for question, answer in request.history:
+            session.history.append({"role": "user", "content": question})
+            session.history.append({"role": "assistant", "content": answer})
         return session, notes
 
     def media(self, request: Request) -> tuple[dict[str, MediaSource], tuple[str, ...]]:
@@ -73,9 +69,8 @@ class SessionCache:
             elif source is not None:
                 media[sense.name] = source
         if not media:
-            raise MediaError(
-                f"No sense of this model reads {clip.files!r}: load an adapter, or give a video."
-            )
+            given = repr(clip.files)
+            raise MediaError(f"No sense of this model reads {given}: load an adapter, or give a video.")
         return media, tuple(notes)
 
     def frames(
@@ -83,8 +78,8 @@ class SessionCache:
     ) -> "tuple[dict[str, Frames], tuple[str, ...]]":
         """What each sense that is on looks at, and notes; with `encode` its tokens are made, too.
 
-        A sense that finds nothing in the video, such as fast motion in four frames a second, is switched off,
-        which is a note; with a file that was given for it alone it is an error.
+        A sense that finds nothing in the video, such as fast motion in four frames a second, is switched off
+        with a note. Raises MediaError for the video, for a file given for it alone, and in a strict request.
         """
         frames, notes = {}, []
         for sense in [sense for sense, on in session.senses.items() if on]:
@@ -107,11 +102,11 @@ class SessionCache:
         return frames, tuple(notes)
 
     def forget(self, conversation: str) -> None:
-        """Let go of a conversation's sessions."""
+        """Drop a conversation's sessions."""
         self._drop([key for key in self._sessions if key[0] == conversation])
 
     def forget_model(self, setup: Setup) -> None:
-        """Let go of the sessions that hold a model."""
+        """Drop the sessions that hold a model."""
         self._drop([key for key in self._sessions if key[1] == setup])
 
     def _drop(self, keys: list[Key]) -> None:
@@ -122,7 +117,7 @@ class SessionCache:
 
     @contextmanager
     def answering(self, conversation: str) -> Iterator[threading.Event]:
-        """Inside the `with`, `stop` sets the event; an earlier Stop is forgotten."""
+        """Inside the `with`, `stop` sets the event; an earlier stop does not count."""
         stop = self._stops[conversation] = threading.Event()
         try:
             yield stop

@@ -1,6 +1,6 @@
 """What goes between the page and its engine: plain data that can be pickled and sits on the CPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from lynx.visualization.drawing import Curve
 
 EMBEDDED = "lynx-tiny"
-AUDIO, DEPTH, VIEW = "audio", "depth", "view"
-"""The kinds of files that there is a place for: what a `Modality` can take."""
+AUDIO, DEPTH, VIEW = "audio", "depth", "view"  # what a `Modality` can take beside a video
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,12 @@ class Sense:
     takes: str  # the kind of file that it reads
 
 
-PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)
-"""What every model has, before anything is known of its adapters."""
+PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)  # which every model has
 
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """An adapter that could be added, and why it cannot: an empty reason means that it fits."""
+    """An adapter that could be added; `reason` says why it cannot, and is empty where it fits."""
 
     source: str
     modality: str = ""
@@ -56,10 +54,10 @@ class AdapterOption:
 
 @dataclass(frozen=True)
 class Clip:
-    """Which recording: one file, or folder, for each kind that senses take.
+    """One recording: a file or folder for each kind that senses take.
 
-    The sound is the video's own where there is no `audio`. views: further clips, each with the second of the
-    video at which it begins.
+    audio: the video's own sound where it is None. views: further clips, each with the second of the video at
+    which it begins.
     """
 
     video: str | None = None
@@ -69,7 +67,7 @@ class Clip:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All that was given."""
+        """All that were given."""
         given = (self.video, self.audio, self.depth, *(path for path, _ in self.views))
         return tuple(path for path in given if path)
 
@@ -80,12 +78,18 @@ class Clip:
 
     def source(self, takes: str) -> MediaSource | None:
         """What a sense reads that takes this kind of file; None where it was not given."""
-        if takes == VIEW:
-            return named_views(self.views) or None
-        return {VIDEO: self.video, AUDIO: self.audio or self.video, DEPTH: self.depth}.get(takes)
+        named: dict[str, View] = {}
+        for path, offset in self.views:
+            name, count = Path(path).stem, 1
+            while name in named:  # files of one name are counted
+                count += 1
+                name = f"{Path(path).stem} {count}"
+            named[name] = View(path, offset)
+        given = {VIDEO: self.video, AUDIO: self.audio or self.video, DEPTH: self.depth, VIEW: named or None}
+        return given.get(takes)
 
     def check(self) -> None:
-        """Raises MediaError when a file cannot be used for what it was given for."""
+        """Raises: MediaError: there is no file, or one without the track that it was given for."""
         from lynx.media.container import probe
 
         if not self.paths:
@@ -95,18 +99,6 @@ class Clip:
             raise MediaError(f"{name!r} has no picture track; give it as a sound file instead.")
         if self.audio and not probe(self.audio).audio:
             raise MediaError(f"{Path(self.audio).name!r} has no audio track; give another sound file.")
-
-
-def named_views(views: Sequence[tuple[str, float]]) -> dict[str, View]:
-    """Further clips by the names of their files; where two are called the same they are counted."""
-    named: dict[str, View] = {}
-    for path, offset in views:
-        name, count = Path(path).stem, 1
-        while name in named:
-            count += 1
-            name = f"{Path(path).stem} {count}"
-        named[name] = View(path, offset)
-    return named
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Preview:
-    """What the model looks at: the (pseudo-)frames of each sense, small, and what they cost."""
+    """What the model looks at: small (pseudo-)frames of each sense, and their tokens."""
 
     frames: "Mapping[str, Frames]" = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -134,7 +126,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class EvidenceView:
-    """What each word of an answer rests on. Index 0 is the whole answer, then word by word."""
+    """What an answer rests on: at index 0 of each tuple the whole of it, then word by word."""
 
     words: tuple[str, ...]
     shares: tuple[Mapping[str, float], ...]
@@ -166,9 +158,9 @@ class ChatTurn:
 
 @dataclass(frozen=True)
 class Chat:
-    """What a visitor's page remembers between clicks: one conversation.
+    """One conversation: what a visitor's page remembers between clicks.
 
-    key: names it to the engine; empty until the page has loaded. evidence: that of the last answer.
+    key: its name in the engine, empty until the page has loaded. evidence: that of the last answer.
     """
 
     key: str
@@ -179,7 +171,7 @@ class Chat:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The senses by name, each with its word for people."""
+        """The senses' words for people, by name."""
         return {sense.name: sense.label for sense in self.senses}
 
     @property
@@ -188,7 +180,7 @@ class Chat:
         return {sense.takes for sense in self.senses}
 
     def about(self, clip: Clip) -> tuple[tuple[str, str], ...]:
-        """The questions and answers at the end that were about this clip, with this model."""
+        """The latest questions and answers that were about this clip, with this model."""
         kept: list[tuple[str, str]] = []
         for turn in reversed(self.turns):
             if (turn.setup, turn.clip) != (self.setup, clip):

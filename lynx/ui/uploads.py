@@ -1,7 +1,7 @@
 """Uploaded files in the form that the library reads: one recording of depth, and further clips with offsets.
 
 Several files, or a .zip of a folder, become a folder that is named after its content, so that the same upload
-is the same recording. Whether what is inside can be read is for the library to say.
+is the same recording.
 """
 
 import hashlib
@@ -29,11 +29,9 @@ MAX_FILES = 20_000
 MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
 MAX_FOLDERS = 32  # around a file
 MAX_NAME = 1024  # characters of an entry's name, folders included
-SINGLE_FILES = Depth.suffixes
-"""Endings of files that are a recording by themselves."""
+SINGLE_FILES = Depth.suffixes  # each a recording by itself
 KNOWN_SUFFIXES = (".png", ".txt", *SINGLE_FILES)
-SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")
-"""Texts that belong to a folder of maps as a whole."""
+SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")  # of a folder of maps as a whole
 ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted, or packed in a way it does not know."""
 EXPECTED = (
@@ -75,27 +73,13 @@ class Uploads:
         name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
         return self._keep(paths, name, _unzip if kinds == {".zip"} else _gather)
 
-    def as_one_file(self, recording: Path) -> str:
-        """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder."""
-        if recording.is_file():
-            return str(recording)
-        folder = recording.parent if recording.name == "depth" else recording
-        target = self._kept / folder.name / f"{folder.name}_depth.zip"
-        if target.is_file():
-            return str(target)
-        with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
-            with ZipFile(Path(draft, target.name), "w") as archive:
-                for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
-                    for path in sorted(folder.glob(pattern)):
-                        archive.write(path, path.relative_to(folder))
-            with self._lock:
-                target.parent.mkdir(exist_ok=True)
-                Path(draft, target.name).replace(target)
-        return str(target)
-
-    def _keep(self, files: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
+    def _keep(self, paths: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
         """The recording in a folder of that name, which is filled unless the same files were here before."""
-        place = self._kept / _digest(files)
+        digest = hashlib.blake2b(digest_size=12)
+        for path in sorted(paths, key=lambda path: path.name):
+            with path.open("rb") as opened:
+                digest.update(path.name.encode() + hashlib.file_digest(opened, "blake2b").digest())
+        place = self._kept / digest.hexdigest()
         with self._lock:
             for other in self._kept.iterdir():
                 if time.time() - other.stat().st_mtime > KEPT_SECONDS:
@@ -104,12 +88,29 @@ class Uploads:
                 place.touch()
                 return str(_recording(place / name))
         with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
-            fill(files, Path(draft, "whole", name))
+            fill(paths, Path(draft, "whole", name))
             with self._lock:
                 if not place.is_dir():  # else the same files were uploaded twice at the same time
                     Path(draft, "whole").rename(place)
                 place.touch()
         return str(_recording(place / name))
+
+    def as_one_file(self, recording: Path) -> str:
+        """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder."""
+        if recording.is_file():
+            return str(recording)
+        folder = recording.parent if recording.name == "depth" else recording
+        target = self._kept / folder.name / f"{folder.name}_depth.zip"
+        if not target.is_file():
+            with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
+                with ZipFile(Path(draft, target.name), "w") as archive:
+                    for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
+                        for path in sorted(folder.glob(pattern)):
+                            archive.write(path, path.relative_to(folder))
+                with self._lock:
+                    target.parent.mkdir(exist_ok=True)
+                    Path(draft, target.name).replace(target)
+        return str(target)
 
 
 def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str, float], ...]:
@@ -125,23 +126,13 @@ def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str,
         seconds = []
     if files and (len(seconds) != len(files) or not all(map(isfinite, seconds))):
         example = ", ".join(f"{0.4 * number:g}" for number in range(len(files)))
-        raise MediaError(
-            f"Further views begin at one number of seconds for each of the {len(files)}, such as "
-            f"{example!r}, not at {given!r}."
-        )
+        wanted = f"at one number of seconds for each of the {len(files)}, such as {example!r}"
+        raise MediaError(f"Further views begin {wanted}, not at {given!r}.")
     return tuple(zip(files, seconds, strict=False))
 
 
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for path in sorted(files, key=lambda path: path.name):
-        with path.open("rb") as opened:
-            digest.update(path.name.encode() + hashlib.file_digest(opened, "blake2b").digest())
-    return digest.hexdigest()
-
-
 def _gather(files: Sequence[Path], folder: Path) -> None:
-    """Raises MediaError for two files of one name, and for a text that belongs to none of the others."""
+    """Raises MediaError for two files of one name, and for a text that belongs to no map."""
     maps = {path.stem for path in files if path.suffix.lower() == ".png"}
     contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
     for path in files:
@@ -176,12 +167,21 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
     name = files[0].name
     try:
         with _Archive(files[0]) as opened, ZipFile(opened) as archive:
-            _fill(_inside(_members(archive, name)), folder)
+            members = _members(archive, name)
+            # folders around all of it are left out, but for the one of the maps
+            around = 0
+            for level in zip(*(path.parts[:-1] for path in members), strict=False):
+                if len(set(level)) != 1 or level[0] == "depth":
+                    break
+                around += 1
+            inside = [PurePosixPath(*path.parts[around:]) for path in members]
+            opened_later = [partial(archive.open, member) for member in members.values()]
+            _fill(dict(zip(inside, opened_later, strict=True)), folder)
     except ZIP_ERRORS as error:
         raise MediaError(f"{name!r} cannot be unpacked: it is damaged, encrypted or no .zip.") from error
 
 
-def _members(archive: ZipFile, name: str) -> Contents:
+def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
     """What is read of an archive. Raises MediaError for paths that lead out of it, and for too much."""
     wanted: list[tuple[PurePosixPath, ZipInfo]] = []
     size = 0
@@ -195,9 +195,8 @@ def _members(archive: ZipFile, name: str) -> Contents:
             )
         path = PurePosixPath(plain)
         if path.is_absolute() or ".." in path.parts:
-            raise MediaError(
-                f"{name!r} holds {member.filename!r}, which leads out of it: zip a plain folder."
-            )
+            way_out = f"{member.filename!r}, which leads out of it"
+            raise MediaError(f"{name!r} holds {way_out}: zip a plain folder.")
         if member.is_dir() or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
             continue
         # zipfile bounds what it unpacks at a time for these two alone: 64 kB of bzip2 may be a gigabyte
@@ -212,18 +211,7 @@ def _members(archive: ZipFile, name: str) -> Contents:
             f"{name!r} unpacks to {len(wanted):,} files of {size / 2**30:.1f} GB: at most {MAX_FILES:,} "
             f"of {MAX_BYTES // 2**30} GB are read."
         )
-    return {path: partial(archive.open, member) for path, member in wanted}
-
-
-def _inside(contents: Contents) -> Contents:
-    """The same without folders around all of it, but for the one of the maps."""
-    folders = [path.parts[:-1] for path in contents]
-    around = 0
-    for level in zip(*folders, strict=False):
-        if len(set(level)) != 1 or level[0] == "depth":
-            break
-        around += 1
-    return {PurePosixPath(*path.parts[around:]): opened for path, opened in contents.items()}
+    return dict(wanted)
 
 
 def _fill(contents: Contents, folder: Path) -> None:

@@ -8,27 +8,21 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from lynx.errors import LynxError
 from lynx.evidence.attention import TEXT
 from lynx.types import VIDEO
-from lynx.ui.types import (
-    AUDIO,
-    EMBEDDED,
-    AdapterOption,
-    ChatTurn,
-    EvidenceView,
-    Preview,
-    Reply,
-    Sense,
-    Setup,
-)
+from lynx.ui import types
+from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup
 from lynx.visualization import drawing
 from lynx.visualization.timeline import MANY, timeline
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lynx.types import Frames
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
-NO_ANSWER = "<i>no answer</i>"
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 LOG_TWO, LOG_MILLION = log(2), log(1e6)
@@ -66,12 +60,12 @@ DISTANCES = (
     ("gap", "gap to other videos", "{:.3f}"),
     ("statistics", "L<sub>stat</sub>", "{:.2f}"),
 )
-"""Columns of the table of distances: the figure, what it is called, how it is written."""
+"""Columns of the table of distances: the figure, its title, its format."""
 
 
 def hint(setup: Setup) -> str:
     """What the embedded backbone cannot do; nothing for a real one."""
-    return HINT if setup.backbone == EMBEDDED else ""
+    return HINT if setup.backbone == types.EMBEDDED else ""
 
 
 def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
@@ -80,52 +74,51 @@ def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
     return f"Model and adapters: {setup.backbone}" + (f" + {', '.join(added)}" if added else "")
 
 
-def adapter_options(options: Sequence[AdapterOption]) -> str:
+def adapter_options(options: Sequence[types.AdapterOption]) -> str:
     """Adapters that could be added, with what they add and their revision; grayed with the reason if not."""
     parts, notes = [], []
     for option in options:
         # Of a folder the last part, a Hub id as it is; by its letters alone: the page asks no disk.
         path = Path(option.source)
         is_folder = path.is_absolute() or path.parts[:1] == ("adapters",)
-        name = escape(path.name if is_folder else option.source)
+        name = path.name if is_folder else option.source
         if option.reason:
-            parts.append(f'<span class="chip off">{name}</span>')
-            notes.append(f'<div class="note">{name}: {escape(option.reason)}</div>')
-            continue
-        commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
-        told = " · ".join(filter(None, (name, escape(option.modality), commit)))
-        parts.append(f'<span class="chip" style="--sense:{_css(option.modality)}">{told}</span>')
+            parts.append(_chip(name))
+            notes.append(f'<div class="note">{escape(f"{name}: {option.reason}")}</div>')
+        else:
+            commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
+            parts.append(_chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality))
     return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
     """Which senses an answer used, with how many frames and seconds; then what there is to note."""
     parts = [
-        f'<span class="chip" style="--sense:{_css(sense)}">{escape(labels.get(sense, sense))} · '
-        f"{frames} frames · {_seconds(seconds)}</span>"
+        _chip(f"{labels.get(sense, sense)} · {frames} frames · {_seconds(seconds)}", sense)
         for sense, (frames, seconds) in reply.used.items()
     ]
-    unused = [label for sense, label in labels.items() if sense not in reply.used]
-    parts += [f'<span class="chip off">no {escape(label)}</span>' for label in unused]
-    parts += ['<span class="chip off">stopped</span>'] * stopped
+    parts += [_chip(f"no {label}") for sense, label in labels.items() if sense not in reply.used]
+    parts += [_chip("stopped")] * stopped
     return f'<div class="chips">{"".join(parts)}</div>{_notes(reply.notes)}'
+
+
+def _chip(text: str, sense: str | None = None) -> str:
+    """A text in a frame of the sense's color; grayed without one."""
+    look = f'"chip" style="--sense:{_css(sense)}"' if sense is not None else '"chip off"'
+    return f"<span class={look}>{escape(text)}</span>"
 
 
 def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     """The conversation for the chat window; a line says where another clip or another model begins."""
-    shown: list[dict] = []
+    said: list[tuple[str, str]] = []
     for before, turn in zip((None, *turns), turns, strict=False):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
-            line = f'<div class="divider">{escape(turn.clip.files)} · {escape(turn.setup.backbone)}</div>'
-            shown.append(_message("assistant", line))
-        answer = escape(turn.answer, quote=False) or NO_ANSWER
-        shown.append(_message("user", escape(turn.question, quote=False)))
-        shown.append(_message("assistant", f"{answer}\n\n{turn.chips}" if turn.chips else answer))
-    return shown
-
-
-def _message(role: str, text: str) -> dict:
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+            line = f"{escape(turn.clip.files)} · {escape(turn.setup.backbone)}"
+            said.append(("assistant", f'<div class="divider">{line}</div>'))
+        answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
+        said.append(("user", escape(turn.question, quote=False)))
+        said.append(("assistant", f"{answer}\n\n{turn.chips}" if turn.chips else answer))
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
 
 
 def leave_out(senses: Sequence[Sense]) -> str:
@@ -140,15 +133,12 @@ def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     if not preview.frames:
         return f'<div class="budget">{notes}</div>' if notes else ""
     used = sum(preview.tokens.values())
-    bars = "".join(
-        f'<i style="width:{100 * count / preview.context:.2f}%;background:{_css(sense)}"></i>'
-        for sense, count in preview.tokens.items()
-    )
-    parts = "".join(
-        f'<span><i style="background:{_css(sense)}"></i>{escape(labels.get(sense, sense))} '
-        f"{len(preview.frames[sense])} frames, {count:,} tokens</span>"
-        for sense, count in preview.tokens.items()
-    )
+    bars = parts = ""
+    for sense, count in preview.tokens.items():
+        color, frames = f"background:{_css(sense)}", len(preview.frames[sense])
+        bars += f'<i style="width:{100 * count / preview.context:.2f}%;{color}"></i>'
+        parts += f'<span><i style="{color}"></i>{escape(labels.get(sense, sense))} '
+        parts += f"{frames} frames, {count:,} tokens</span>"
     length = _seconds(next(iter(preview.frames.values())).duration)
     return (
         f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
@@ -179,25 +169,27 @@ def shares(evidence: EvidenceView, index: int, labels: Mapping[str, str]) -> str
 
 def comparison(question: str, answer: str, without: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """The answer with all that is on, and beside it those without each sense; marked where they differ."""
-    words = {sense: labels.get(sense, sense) for sense in without}
-    cards = _card("chip", f"with {next(iter(words.values())) if len(words) == 1 else 'all'}", answer)
-    for sense, said in without.items():
+    words = [labels.get(sense, sense) for sense in without]
+    titles = [f"with {words[0] if len(words) == 1 else 'all'}", *(f"without {word}" for word in words)]
+    cards = ""
+    for title, (sense, said) in zip(titles, (("", answer), *without.items()), strict=True):
         changed = f' changed" style="--sense:{_css(sense)}' if said != answer else ""
-        cards += _card("chip off", f"without {words[sense]}", said, changed)
+        chip, mark = "chip off" if sense else "chip", "<b>differs</b>" if changed else ""
+        cards += f'<div class="card{changed}"><span class="{chip}">{escape(title)}</span> {mark}'
+        cards += f"<p>{escape(said) or '—'}</p></div>"
     return f'<div class="compare"><div class="asked">{escape(question)}</div>{cards}</div>'
 
 
-def _card(chip: str, title: str, answer: str, changed: str = "") -> str:
-    mark = "<b>differs</b>" if changed else ""
-    return (
-        f'<div class="card{changed}"><span class="{chip}">{escape(title)}</span> {mark}'
-        f"<p>{escape(answer) or '—'}</p></div>"
-    )
-
-
-def notice(text: str) -> str:
-    """One sentence about what went wrong."""
+def notice(problem: LynxError | str) -> str:
+    """What went wrong: an error as one sentence, or a text."""
+    text = sentence(problem) if isinstance(problem, LynxError) else problem
     return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
+
+
+def sentence(problem: LynxError | str) -> str:
+    """An error as one sentence for people."""
+    text = " ".join(str(problem).split())
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def word_choices(evidence: EvidenceView | None) -> list[tuple[str, int]]:
@@ -209,7 +201,7 @@ def word_choices(evidence: EvidenceView | None) -> list[tuple[str, int]]:
 
 
 def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
-    """What hiding each sense does to the answer. drops: in log-probability."""
+    """How much less likely the answer is without each sense. drops: in log-probability."""
     needed = {sense: drop for sense, drop in drops.items() if drop >= LOG_TWO}
     parts = []
     for sense, drop in needed.items():
@@ -223,24 +215,25 @@ def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
 
 def seen(preview: Preview, senses: Sequence[Sense]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
-    lanes = [
-        drawing.Lane(sense.name, sense.label, preview.frames[sense.name], fill=sense.takes == AUDIO)
-        for sense in senses
-        if sense.name in preview.frames
-    ]
+    lanes = _lanes(senses, preview.frames, {})
     return timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
 def rests_on(evidence: EvidenceView, index: int, senses: Sequence[Sense]) -> Image.Image | None:
     """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
-    frames, maps, curves = evidence.frames, evidence.maps[index], evidence.curves[index]
-    lanes = [
-        drawing.Lane(name, sense.label, frames[name], maps[name], fill=sense.takes == AUDIO)
+    lanes = _lanes(senses, evidence.frames, evidence.maps[index])
+    curves = [evidence.curves[index][lane.sense] for lane in lanes]
+    return timeline(lanes, curves, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
+
+
+def _lanes(
+    senses: Sequence[Sense], frames: "Mapping[str, Frames]", maps: "Mapping[str, Tensor]"
+) -> list[drawing.Lane]:
+    return [
+        drawing.Lane(name, sense.label, frames[name], maps.get(name), fill=sense.takes == types.AUDIO)
         for sense in senses
         if (name := sense.name) in frames
     ]
-    drawn = [curves[lane.sense] for lane in lanes]
-    return timeline(lanes, drawn, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
 
 
 def _css(sense: str) -> str:
@@ -275,4 +268,4 @@ def distances(measured: "InterfaceMap") -> str:
 
 def film_notes(film: "Film") -> str:
     """What there is to say of a film that was written."""
-    return "".join(f'<div class="note">{escape(_capital(note))}.</div>' for note in film.notes)
+    return _notes([f"{note}." for note in film.notes])

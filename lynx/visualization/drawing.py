@@ -31,11 +31,10 @@ def color(sense: str) -> Color:
 
 
 def clock(seconds: float, duration: float) -> str:
-    """A moment as a player writes it: 2.25 s in short clips, 12.3 s in longer ones, 1:07 in long ones."""
+    """A moment as a player writes it: 2.25 s below 10 s of `duration`, 12.3 s below a minute, else 1:07."""
     if duration < 60:
         return f"{seconds:.{2 if duration < 10 else 1}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def picture(frame: Tensor) -> Image.Image:
@@ -45,17 +44,16 @@ def picture(frame: Tensor) -> Image.Image:
 
 def heat_picture(values: Tensor) -> Image.Image:
     """values: (rows, cols) in [0, 1] -> RGBA picture, one pixel a cell; cold cells are transparent."""
-    values = values.clamp(0, 1).float().cpu()
-    stops = torch.tensor(HEAT, dtype=torch.float32)
+    values, stops = values.clamp(0, 1).float().cpu(), torch.tensor(HEAT).float()
     position = values * (len(stops) - 1)
     low = position.floor().long().clamp(max=len(stops) - 2)
     rgb = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])  # (rows, cols, 3)
-    alpha = 175 * values.sqrt()
-    return Image.fromarray(torch.cat([rgb, alpha[..., None]], -1).round().to(torch.uint8).numpy())
+    rgba = torch.cat([rgb, 175 * values.sqrt()[..., None]], -1)  # (rows, cols, 4)
+    return Image.fromarray(rgba.round().to(torch.uint8).numpy())
 
 
 def full_heat(maps: Tensor) -> float:
-    """The attention drawn brightest: that of the hottest 2 % of cells, so that one outlier hides nothing."""
+    """The attention that is drawn brightest: the 98th percentile, so that one outlier hides nothing."""
     hot = float(maps.float().quantile(0.98)) if maps.numel() else 0.0
     return hot or float(maps.max()) or 1.0
 
@@ -71,7 +69,7 @@ def overlay_heatmap(frame: Tensor, heat: Tensor, size: tuple[int, int] | None = 
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """Where moments stand: `start` seconds at the left edge, `scale` pixels a second."""
+    """`start` seconds at the left edge, `scale` pixels a second."""
 
     start: float
     scale: float
@@ -83,11 +81,10 @@ class TimeAxis:
 
 @dataclass(frozen=True)
 class Lane:
-    """One sense on the time axis: its (pseudo-)frames, each for `seconds`, and where attention lay on them.
+    """One sense on the time axis: its (pseudo-)frames, and where attention lay on them.
 
     maps: (T, rows, cols) >= 0 on one scale, or None. fill: pictures are stretched over their seconds, as
-    spectrograms are; others keep their shape, centered at their moment. seconds: the spacing of the frames
-    where it is not given.
+    spectrograms are; others keep their shape. seconds: of one frame; by default the spacing of the frames.
     """
 
     sense: str
@@ -98,7 +95,7 @@ class Lane:
     seconds: float = 0.0
 
     def tile(self, axis: TimeAxis, height: int) -> tuple[int, int]:
-        """The size (width, height) at which a frame is drawn in a lane of that height."""
+        """The size (width, height) of a frame in a lane of that height."""
         cell = self.seconds * axis.scale
         if self.fill:
             return max(1, round(cell)), height
@@ -108,33 +105,27 @@ class Lane:
 
 
 def split_lanes(lanes: Sequence[Lane]) -> list[Lane]:
-    """A lane for each kind of picture that a sense has of a moment, with its `seconds`, and heat in [0, 1].
-
-    The kinds are told apart by `Frames.labels`; heat is on the scale of all pictures of the sense.
-    """
+    """A lane for each kind of picture (`Frames.labels`), with `seconds`, and heat in [0, 1] on one scale."""
     parts = []
     for lane in lanes:
         frames = lane.frames
-        maps = lane.maps / full_heat(lane.maps) if lane.maps is not None else None
+        whole = replace(lane, maps=lane.maps / full_heat(lane.maps) if lane.maps is not None else None)
         kinds = list(dict.fromkeys(frames.labels))
-        if len(kinds) < 2:
-            split = [replace(lane, maps=maps)]
-        else:
-            split = []
-            for kind in kinds:
+        for kind in kinds if len(kinds) > 1 else [None]:
+            part = whole
+            if kind is not None:
                 there = torch.tensor([label == kind for label in frames.labels])  # (T,) bool
                 shown = Frames(frames.pixels[there], frames.times[there], frames.duration)
-                heat = maps[there] if maps is not None else None
-                split.append(replace(lane, label=kind, frames=shown, maps=heat))
-        for part in split:
+                heat = whole.maps[there] if whole.maps is not None else None
+                part = replace(whole, label=kind, frames=shown, maps=heat)
             times = part.frames.times
-            spacing = float(times.diff().median()) if len(times) > 1 else part.frames.duration
+            spacing = float(times.diff().median()) if len(times) > 1 else frames.duration
             parts.append(replace(part, seconds=part.seconds or max(spacing, 1e-3)))
     return parts
 
 
 def draw_lane(sheet: Image.Image, lane: Lane, axis: TimeAxis, top: int, height: int) -> None:
-    """Paste the frames of a lane, its heat in [0, 1] over them, each at its moment; `height` pixels high."""
+    """Paste the frames of a lane at their moments, its heat in [0, 1] over them; `height` pixels high."""
     width, high = lane.tile(axis, height)
     for i, time in enumerate(lane.frames.times.tolist()):
         left, right = round(axis.x(time - lane.seconds / 2)), round(axis.x(time + lane.seconds / 2))
@@ -158,7 +149,7 @@ class Curve:
 
 
 def attention_curve(evidence: Evidence, tokens: Index, sense: str) -> Curve:
-    """Attention of these answer tokens on a sense over time; that on several pictures of a moment adds up."""
+    """Attention of these answer tokens on a sense over time, summed over the pictures of a moment."""
     times, values = evidence.curve(tokens, sense)
     moments, index = times.unique(return_inverse=True)
     return Curve(sense, moments, torch.zeros(len(moments)).index_add(0, index, values.float().cpu()))
@@ -183,15 +174,15 @@ def draw_curves(curves: Sequence[Curve], axis: TimeAxis, width: int) -> Image.Im
 
 
 def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -> Image.Image:
-    """The shares of the senses, which add up to one, as one bar of their colors."""
+    """The shares of the senses as one bar of their colors."""
     sheet = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(sheet)
-    total = sum(share.values()) or 1.0
-    left = 0.0
+    total, left = sum(share.values()) or 1.0, 0.0
     for sense, value in share.items():
         right = left + value / total * width
         if right - left >= 1:
-            draw.rectangle((round(left), 0, round(right) - 2, height), fill=color(sense))
+            end = max(round(left), round(right) - 2)  # a gap of two pixels, where there is room for it
+            draw.rectangle((round(left), 0, end, height), fill=color(sense))
         left = right
     return sheet
 
@@ -211,10 +202,9 @@ def draw_dot(sheet: Image.Image, center: tuple[float, float], radius: int, fill:
 def draw_label(
     sheet: Image.Image, label: str, sense: str | None, box: tuple[float, float, float], size: int, ink: Color
 ) -> None:
-    """A lane's name in a column, behind a dot of the sense's color.
+    """A lane's name in at most LABEL_LINES lines, behind a dot of the sense's color.
 
-    box: where the column begins, where it ends, and how far down the middle of the lane is. A name that is
-    too long is broken, and cut after LABEL_LINES lines.
+    box: the left and right edges of its column, and the middle of the lane from the top.
     """
     left, right, middle = box
     radius = round(size * 0.28)
@@ -222,7 +212,6 @@ def draw_label(
         draw_dot(sheet, (left + radius, middle), radius, color(sense))
     left += 2 * radius + round(size * 0.4)  # names stand under one another, with or without a dot
     text, font = legible(label, size)
-    step = size * 1.15
-    rows = lines(text, (0, 0), right - left, font, LABEL_LINES)
-    top = middle - len(rows) * step / 2
-    write_lines(ImageDraw.Draw(sheet), rows, (left, top), font, step, (ink, ink, ink))
+    rows, step = lines(text, (0, 0), right - left, font, LABEL_LINES), size * 1.15
+    at = (left, middle - len(rows) * step / 2)
+    write_lines(ImageDraw.Draw(sheet), rows, at, font, step, (ink, ink, ink))

@@ -1,7 +1,7 @@
 """One frame of a film: the picture, the words under it, and every sense running along under a playhead.
 
-No model and no file here. What stands still is drawn once; the senses are one long strip, drawn once too, and
-each frame shows the part of it around its moment. Times are seconds of the recording.
+The words, and one long strip of the senses, are drawn once; each frame shows the part of the strip around its
+moment. Times are seconds of the recording.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ ANSWER_LINES, QUESTION_LINES, NOTE_LINES = 3, 2, 2
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said. marked: the first letter of the answer that is marked, and the first one behind.
+    """What was said. marked: where the marked letters of the answer begin and end.
 
     share: how much the marked letters rest on each sense; labels: the senses' names for people.
     """
@@ -53,18 +53,11 @@ def picture_size(width: int, height: int) -> tuple[int, int]:
 
 
 class FramePainter:
-    """Draws the film's frames: `size` (width, height), even; `draw` one of them.
-
-    shown: the size of the picture, None where there is none. window: the film's first and last second.
-    """
+    """Draws a film's frames. shown: the picture's size, if there is one; window: first and last second."""
 
     def __init__(
-        self,
-        shown: tuple[int, int] | None,
-        caption: Caption,
-        lanes: Sequence[Lane],
-        curves: Sequence[Curve],
-        window: tuple[float, float],
+        self, shown: tuple[int, int] | None, caption: Caption, lanes: Sequence[Lane],
+        curves: Sequence[Curve], window: tuple[float, float],
     ) -> None:
         self.shown = shown
         self.width = max(MIN_WIDTH, shown[0]) if shown else MAX_WIDTH
@@ -81,7 +74,7 @@ class FramePainter:
         self.size = self._base.size
 
     def _px(self, size: float, least: float = 0) -> int:
-        """A length on a film of the widest kind, in pixels of this one."""
+        """A length on the widest film, in pixels of this one."""
         return round(max(least, size * self.width / MAX_WIDTH))
 
     def draw(self, time: float, pixels: Tensor | None, heat: Tensor | None = None) -> np.ndarray:
@@ -98,12 +91,9 @@ class FramePainter:
         first = round((left - self.start) * self.scale)
         part = self._strip.crop((first, 0, first + self.lane_width, self._strip.height))
         sheet.paste(part, (self.gutter, self.top))
-        self._draw_playhead(sheet, time, self.gutter + (time - left) * self.scale)
-        return np.asarray(sheet)
 
-    def _draw_playhead(self, sheet: Image.Image, time: float, x: float) -> None:
-        """A line through all that runs along, under the time."""
-        draw = ImageDraw.Draw(sheet)
+        # the playhead: a line through all lanes, under the time
+        draw, x = ImageDraw.Draw(sheet), self.gutter + (time - left) * self.scale
         bottom, top = self.top + self._strip.height - self._axis_height, self.top - self._px(6, 5)
         draw.rectangle((x - 2, self.top, x + 2, bottom), fill=GROUND)
         draw.rectangle((x - 1, top, x + 1, bottom), fill=INK)
@@ -113,8 +103,7 @@ class FramePainter:
         box = (middle - half, top - self._axis_height, middle + half, top)
         draw.rounded_rectangle(box, radius=self._axis_height / 2, fill=INK)
         draw.text((middle, top - self._axis_height / 2), text, GROUND, font, anchor="mm")
-
-    # --- what stands still ---------------------------------------------------------------------------
+        return np.asarray(sheet)
 
     def _draw_base(self, caption: Caption, names: Image.Image) -> tuple[Image.Image, int]:
         """The ground with the words and the names of the lanes, and how far down the strip begins."""
@@ -131,19 +120,11 @@ class FramePainter:
 
         top = write(caption.question, (0, 0), top, self._px(20, 15), QUESTION_LINES, QUIET) + self._px(5)
         top = write(caption.answer, caption.marked, top, self._px(34, 24), ANSWER_LINES, INK) + self._px(10)
-        top = self._draw_shares(sheet, caption, top) + self._axis_height + self._px(16)
-        sheet.paste(names, (self.margin, top))
-        bottom = top + names.height + self._px(10)
-        bottom = write(caption.note, (0, 0), bottom, self._px(14, 11), NOTE_LINES, QUIET)
-        return sheet.crop((0, 0, self.width, (bottom + self._px(10)) // 2 * 2)), top
-
-    def _draw_shares(self, sheet: Image.Image, caption: Caption, top: int) -> int:
-        """The shares of the senses as a bar, and in words under it; returns where they end."""
-        width, height, draw = self.width - 2 * self.margin, self._px(8, 6), ImageDraw.Draw(sheet)
-        bar = drawing.share_bar(caption.share, width, height)
+        # the shares of the senses as a bar, and in words under it
+        bar = drawing.share_bar(caption.share, self.width - 2 * self.margin, self._px(8, 6))
         sheet.paste(bar, (self.margin, top), bar)
         left, size, radius = float(self.margin), self._px(16, 13), self._px(5, 4)
-        top += height + self._px(8)
+        top += bar.height + self._px(8)
         for sense, value in caption.share.items():
             text, font = legible(f"{caption.labels.get(sense, sense)}  {100 * value:.0f} %", size)
             length = 2 * radius + self._px(7) + font.getlength(text)
@@ -153,9 +134,11 @@ class FramePainter:
             drawing.draw_dot(sheet, (left + radius, middle), radius, drawing.color(sense))
             draw.text((left + length, middle), text, QUIET, font, anchor="rm")
             left += length + self._px(20)
-        return top + round(size * 1.3)
-
-    # --- what runs along -----------------------------------------------------------------------------
+        top += round(size * 1.3) + self._axis_height + self._px(16)
+        sheet.paste(names, (self.margin, top))
+        bottom = top + names.height + self._px(10)
+        bottom = write(caption.note, (0, 0), bottom, self._px(14, 11), NOTE_LINES, QUIET)
+        return sheet.crop((0, 0, self.width, (bottom + self._px(10)) // 2 * 2)), top
 
     def _draw_strip(
         self, lanes: Sequence[Lane], curves: Sequence[Curve], height: int
@@ -163,28 +146,21 @@ class FramePainter:
         """The names, and beside them all lanes, the attention over time and the clock of the whole window."""
         axis, gap = TimeAxis(self.start, self.scale), self._px(8)
         curve_height = drawing.CURVE_HEIGHT if curves else 0
-        size = (
-            max(self.lane_width, round((self.end - self.start) * self.scale)),
-            len(lanes) * (height + gap) + curve_height + self._axis_height,
-        )
-        names = Image.new("RGB", (self.gutter - self.margin, size[1]), GROUND)
-        strip, top = Image.new("RGB", size, GROUND), 0
-        column, font = (0, names.width - gap), self._px(17, 13)
+        width = max(self.lane_width, round((self.end - self.start) * self.scale))
+        total = len(lanes) * (height + gap) + curve_height + self._axis_height
+        names = Image.new("RGB", (self.gutter - self.margin, total), GROUND)
+        strip, top = Image.new("RGB", (width, total), GROUND), 0
+        column, letters = (0, names.width - gap), self._px(17, 13)
         for lane in lanes:
             ImageDraw.Draw(strip).rectangle((0, top, strip.width, top + height - 1), fill=RAISED)
             drawing.draw_lane(strip, lane, axis, top, height)
-            drawing.draw_label(names, lane.label, lane.sense, (*column, top + height / 2), font, QUIET)
+            drawing.draw_label(names, lane.label, lane.sense, (*column, top + height / 2), letters, QUIET)
             top += height + gap
         if curves:
             drawn = drawing.draw_curves(curves, axis, strip.width)
             strip.paste(drawn, (0, top), drawn)
-            drawing.draw_label(names, "attention", None, (*column, top + curve_height / 2), font, QUIET)
+            drawing.draw_label(names, "attention", None, (*column, top + curve_height / 2), letters, QUIET)
             top += curve_height
-        self._draw_clock(strip, axis, top)
-        return names, strip
-
-    def _draw_clock(self, strip: Image.Image, axis: TimeAxis, top: int) -> None:
-        """Marks of whole steps of time."""
         draw, size = ImageDraw.Draw(strip), self._px(14, 12)
         step = next((step for step in STEPS if step * self.scale >= 5 * size), STEPS[-1])
         for number in range(floor(self.start / step) + 1, floor(self.end / step) + 1):
@@ -193,3 +169,4 @@ class FramePainter:
             x, half = axis.x(time), font.getlength(text) / 2
             if half <= x <= strip.width - half:
                 draw.text((x, top + self._axis_height / 2), text, QUIET, font, anchor="mm")
+        return names, strip

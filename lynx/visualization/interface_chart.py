@@ -1,7 +1,6 @@
 """The map of the tokens' directions as a picture: a dot a token, an arrow to where alignment put a sense.
 
-Drawn with matplotlib's `Figure` and its Agg canvas alone: pyplot keeps figures for the whole process, and
-handlers of the app draw in several threads.
+It uses matplotlib's `Figure` and Agg canvas, since pyplot keeps its figures and the app draws in threads.
 """
 
 import textwrap
@@ -17,8 +16,6 @@ from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Group, Inter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Color = tuple[float, float, float]
 
 DPI = 100
 PX = 72 / DPI
@@ -39,28 +36,36 @@ def require_matplotlib() -> None:
 
 
 def draw(found: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:
-    """The map with its legend: RGB on white, of that many pixels; higher where many groups need it.
-
-    Raises: LynxError: matplotlib is not installed.
-    """
+    """The map with its legend: RGB on white, higher where groups need it. Raises LynxError: no matplotlib."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    note = textwrap.wrap(_note(found), LETTERS)
+    told = "A dot is the direction of one token."
+    if found.reference is not None:
+        told += f" Gap: cosine distance to {found.reference} beyond what both spread themselves."
+    if any(not group.aligned for group in found.groups):
+        told += " Arrow: what alignment did."
+    note = textwrap.wrap(told, LETTERS)
     height = max(height, 3 * MARGIN + ENTRY * len(found.groups) + LINE * len(note))
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    # Both in fractions of the figure: (left, bottom, width, height). Below and beside the map stand the
-    # names of its axes.
-    inner = (width - LEGEND - 3 * MARGIN - LINE, height - 2 * MARGIN - LINE)
-    axes = figure.add_axes(
-        ((MARGIN + LINE) / width, (MARGIN + LINE) / height, inner[0] / width, inner[1] / height)
-    )
-    _draw_map(axes, found)
+    # in fractions of the figure: (left, bottom, width, height), with room for the names of the axes
+    left, bottom = MARGIN + LINE, MARGIN + LINE
+    inner = ((width - LEGEND - 2 * MARGIN - left) / width, (height - MARGIN - bottom) / height)
+    _draw_map(figure.add_axes((left / width, bottom / height, *inner)), found)
     side = figure.add_axes(((width - LEGEND - MARGIN) / width, 0, (LEGEND + MARGIN) / width, 1))
     side.set(xlim=(0, LEGEND + MARGIN), ylim=(height, 0))  # pixels, from the top down
-    _draw_legend(side, found)
+    side.set_axis_off()
+    for number, group in enumerate(found.groups):
+        middle = MARGIN + number * ENTRY + 11
+        side.scatter(7, middle, **(_mark(group) | {"s": (12 * PX) ** 2}))
+        label = group.label[:1].upper() + group.label[1:]
+        side.text(24, middle, label, color=INK, size=16 * PX, va="center")
+        told = f"{group.figures.tokens:,} tokens"
+        if group.figures.gap is not None and group.sense != REFERENCE:
+            told += f" · gap {group.figures.gap:.3f}"
+        side.text(24, middle + 21, told, color=QUIET, size=13 * PX, va="center")
     side.text(0, height - MARGIN, "\n".join(note), color=QUIET, size=13 * PX, va="bottom", linespacing=1.5)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -77,45 +82,27 @@ def _draw_map(axes: "Axes", found: InterfaceMap) -> None:
     first, second = (f"{100 * share:.0f} % of the variance" for share in found.explained)
     axes.set_xlabel(first, color=QUIET, size=13 * PX)
     axes.set_ylabel(second, color=QUIET, size=13 * PX)
-    for group in sorted(found.groups, key=_order):
+
+    def order(group: Group) -> int:
+        """What is drawn first: words, other videos, what is not aligned, the clip's video, the senses."""
+        kinds = (group.sense == VOCABULARY, group.sense == REFERENCE, not group.aligned, group.sense == VIDEO)
+        return kinds.index(True) if any(kinds) else len(kinds)
+
+    for group in sorted(found.groups, key=order):
         axes.scatter(*group.points.T.numpy(), **_mark(group, ALPHA.get(group.sense, 0.75)))
     for before in found.groups:
         after = next((one for one in found.groups if one.aligned and one.sense == before.sense), None)
         if before.aligned or after is None:
             continue
         dark = tuple(0.35 * np.array(_color(after)) + 0.65 * np.array(to_rgb(INK)))
-        arrow = axes.annotate(
-            "",
-            xy=tuple(after.points.mean(0).tolist()),
-            xytext=tuple(before.points.mean(0).tolist()),
-            arrowprops={"color": dark, "lw": 3 * PX, "shrinkA": 0, "shrinkB": 0}
-            | {"arrowstyle": "->,head_width=0.35,head_length=0.6"},
-        )
+        tail, head = (tuple(group.points.mean(0).tolist()) for group in (before, after))
+        style = {"arrowstyle": "->,head_width=0.35,head_length=0.6", "shrinkA": 0, "shrinkB": 0}
+        arrow = axes.annotate("", head, tail, arrowprops=style | {"color": dark, "lw": 3 * PX})
         if arrow.arrow_patch is not None:
             arrow.arrow_patch.set(path_effects=[withStroke(linewidth=7 * PX, foreground="white")])
 
 
-def _draw_legend(side: "Axes", found: InterfaceMap) -> None:
-    """The groups, each with its number of tokens and its gap to the reference. side: axes in pixels."""
-    side.set_axis_off()
-    for number, group in enumerate(found.groups):
-        top = MARGIN + number * ENTRY
-        side.scatter(7, top + 11, **(_mark(group) | {"s": (12 * PX) ** 2}))
-        label = group.label[:1].upper() + group.label[1:]
-        side.text(24, top + 11, label, color=INK, size=16 * PX, va="center")
-        told = f"{group.figures.tokens:,} tokens"
-        if group.figures.gap is not None and group.sense != REFERENCE:
-            told += f" · gap {group.figures.gap:.3f}"
-        side.text(24, top + 32, told, color=QUIET, size=13 * PX, va="center")
-
-
-def _order(group: Group) -> int:
-    """What is drawn first: words, other videos, what is not aligned, the clip's video, the senses."""
-    kinds = (group.sense == VOCABULARY, group.sense == REFERENCE, not group.aligned, group.sense == VIDEO)
-    return next((i for i, found in enumerate(kinds) if found), len(kinds))
-
-
-def _color(group: Group) -> Color:
+def _color(group: Group) -> tuple[float, float, float]:
     red, green, blue = GRAYS.get(group.sense) or color_of(group.sense)
     return red / 255, green / 255, blue / 255
 
@@ -126,13 +113,3 @@ def _mark(group: Group, alpha: float = 1.0) -> dict[str, Any]:
     if group.aligned:
         return {"s": size, "color": [color], "alpha": alpha, "linewidths": 0}
     return {"s": size, "facecolors": [(1, 1, 1, alpha)], "edgecolors": [color], "linewidths": 1.5 * PX}
-
-
-def _note(found: InterfaceMap) -> str:
-    """What the picture shows, in sentences."""
-    note = "A dot is the direction of one token."
-    if found.reference is not None:
-        note += f" Gap: cosine distance to {found.reference} beyond what both spread themselves."
-    if any(not group.aligned for group in found.groups):
-        note += " Arrow: what alignment did."
-    return note

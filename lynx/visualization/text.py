@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from lynx.modalities.base import Color
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 ELSEWHERE = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
-"""Fonts with more letters than Pillow's own, where a system has them: found by name, never needed."""
+"""Fonts with more letters than Pillow's own, used where the system has them."""
 ELLIPSIS = "…"
 
 
@@ -36,10 +36,7 @@ def _has(name: str, letter: str) -> bool:
 
 
 def legible(text: str, size: int) -> tuple[str, Font]:
-    """The text and a font of `size` pixels that has all its letters.
-
-    Where no font here has them, accents go, and other letters become question marks.
-    """
+    """The text and a font that has its letters; where none does, accents go and others become "?"."""
     name = next((name for name in ("", *ELSEWHERE) if all(_has(name, letter) for letter in text)), "")
     if not all(_has(name, letter) for letter in text):
         plain = (unicodedata.normalize("NFKD", letter)[0] for letter in text)
@@ -49,7 +46,7 @@ def legible(text: str, size: int) -> tuple[str, Font]:
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a line: its text, how far right it begins (pixels), and whether it is marked."""
+    """Part of a line: its text, its left edge (pixels), and whether it is marked."""
 
     text: str
     left: float
@@ -57,13 +54,26 @@ class Piece:
 
 
 def lines(text: str, marked: tuple[int, int], width: float, font: Font, limit: int) -> list[list[Piece]]:
-    """A text in lines of at most `width` pixels, `limit` of them: those around the marked letters.
+    """Break a text into lines of at most `width` pixels; of more than `limit`, keep those around the mark.
 
-    marked: the first letter that is, and the first one behind. A cut is said with an ellipsis.
+    marked: first and end index of the marked letters. An ellipsis stands for what is cut.
     """
+    # (first, end) of each word, or of its part up to a hyphen or an underscore. One that is wider than a line
+    # is cut, as in scripts without spaces.
+    words: list[tuple[int, int]] = []
+    for word in re.finditer(r"[^\s_-]+[_-]*|[_-]+", text):
+        start, end = word.span()
+        while font.getlength(text[start:end]) > width:
+            cut = start + 1
+            while font.getlength(text[start : cut + 1]) <= width:
+                cut += 1
+            words.append((start, cut))
+            start = cut
+        words.append((start, end))
+
     rows: list[list[Piece]] = [[]]
     right = 0.0
-    for start, end in _words(text, width, font):
+    for start, end in words:
         length = font.getlength(text[start:end])
         space = font.getlength(" ") if text[start - 1 : start].isspace() else 0.0
         if rows[-1] and right + space + length > width:
@@ -79,29 +89,11 @@ def lines(text: str, marked: tuple[int, int], width: float, font: Font, limit: i
             else:
                 rows[-1].append(Piece(text[first:last], left + font.getlength(text[start:first]), is_marked))
         right = left + length
-    return _around(rows, limit, width, font)
+    return rows if len(rows) <= limit else _around_mark(rows, limit, width, font)
 
 
-def _words(text: str, width: float, font: Font) -> Iterator[tuple[int, int]]:
-    """Where each word, or part of one up to a hyphen or an underscore, begins and ends.
-
-    One that is wider than a line is cut, as in scripts without spaces.
-    """
-    for word in re.finditer(r"[^\s_-]+[_-]*|[_-]+", text):
-        start, end = word.span()
-        while font.getlength(text[start:end]) > width:
-            cut = start + 1
-            while font.getlength(text[start : cut + 1]) <= width:
-                cut += 1
-            yield start, cut
-            start = cut
-        yield start, end
-
-
-def _around(rows: list[list[Piece]], limit: int, width: float, font: Font) -> list[list[Piece]]:
-    """`limit` rows with the first marked one in the middle of them."""
-    if len(rows) <= limit:
-        return rows
+def _around_mark(rows: list[list[Piece]], limit: int, width: float, font: Font) -> list[list[Piece]]:
+    """`limit` of the rows, the first marked one in the middle, with an ellipsis where rows are left out."""
     first = next((i for i, row in enumerate(rows) if any(piece.marked for piece in row)), 0)
     start = min(max(0, first - limit // 2), len(rows) - limit)
     shown = rows[start : start + limit]
@@ -113,18 +105,13 @@ def _around(rows: list[list[Piece]], limit: int, width: float, font: Font) -> li
         *before, last = shown[-1]
         while last.text and last.left + font.getlength(last.text) + dots > width:
             last = replace(last, text=last.text[:-1])
-        end = last.left + font.getlength(last.text)
-        shown[-1] = [*before, last, Piece(ELLIPSIS, end, False)]
+        shown[-1] = [*before, last, Piece(ELLIPSIS, last.left + font.getlength(last.text), False)]
     return shown
 
 
 def write_lines(
-    draw: ImageDraw.ImageDraw,
-    rows: Sequence[Sequence[Piece]],
-    at: tuple[float, float],
-    font: Font,
-    step: float,
-    inks: tuple[Color, Color, Color],
+    draw: ImageDraw.ImageDraw, rows: Sequence[Sequence[Piece]], at: tuple[float, float], font: Font,
+    step: float, inks: tuple[Color, Color, Color],
 ) -> None:
     """Write lines from the corner `at` down, `step` pixels each. inks: of text, marked text, its ground."""
     ink, marked_ink, ground = inks

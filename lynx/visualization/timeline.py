@@ -1,10 +1,10 @@
 """A clip as a still picture: all senses under one another on one time axis, attention over time below."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from PIL import Image, ImageDraw
 
-from lynx.types import Frames
 from lynx.visualization import drawing
 from lynx.visualization.drawing import Curve, Lane, TimeAxis
 from lynx.visualization.text import legible
@@ -20,16 +20,13 @@ FONT_SIZE = 19
 def timeline(
     lanes: Sequence[Lane], curves: Sequence[Curve] = (), width: int = 1200, per_row: int = 8
 ) -> Image.Image:
-    """All senses under one another on one time axis, in as many rows as `per_row` frames a row take.
-
-    RGBA with a transparent ground; as high as it has to be.
-    """
+    """Draw all senses on one time axis, in rows of `per_row` frames at most: RGBA, transparent ground."""
     if not lanes:
         return Image.new("RGBA", (width, 1))
     lanes = drawing.split_lanes(lanes)
     first = lanes[0]
-    count = -(-len(first.frames) // per_row)
-    length = -(-len(first.frames) // count) * first.seconds  # of a row
+    count = ceil(len(first.frames) / per_row)
+    length = ceil(len(first.frames) / count) * first.seconds  # of a row
     start = float(first.frames.times[0]) - first.seconds / 2
     rows = [_row(lanes, curves, start + i * length, start + (i + 1) * length, width) for i in range(count)]
     sheet = Image.new("RGBA", (width, sum(row.height + 2 * GAP for row in rows) - 2 * GAP))
@@ -48,7 +45,7 @@ def _row(lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: floa
     rows = [max(height, 3 * FONT_SIZE) + GAP for height in heights]
     curve_height = drawing.CURVE_HEIGHT + GAP if curves else 0
     sheet = Image.new("RGBA", (width, sum(rows) + curve_height + FONT_SIZE + 6))
-    strip = Image.new("RGBA", (width - GUTTER, sheet.height))  # what runs along: all but names
+    strip = Image.new("RGBA", (width - GUTTER, sheet.height))  # lanes and curves; names stay on the sheet
     column, top = (0, GUTTER - GAP), 0
     for lane, height, room in zip(lanes, heights, rows, strict=True):
         drawing.draw_lane(strip, lane, axis, top + (room - GAP - height) // 2, height)
@@ -60,14 +57,9 @@ def _row(lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: floa
         drawing.draw_label(sheet, "attention", None, (*column, middle), FONT_SIZE, INK)
         top += curve_height
     sheet.paste(strip, (GUTTER, 0))
-    _write_times(sheet, lanes[0].frames, axis, end, top)
-    return sheet
-
-
-def _write_times(sheet: Image.Image, frames: Frames, axis: TimeAxis, end: float, top: int) -> None:
-    """The moments of the frames, under them."""
-    draw = ImageDraw.Draw(sheet)
+    frames, draw = lanes[0].frames, ImageDraw.Draw(sheet)
     for time in frames.times.tolist():
-        if axis.start <= time < end:
+        if start <= time < end:
             text, font = legible(drawing.clock(time, frames.duration), FONT_SIZE - 2)
             draw.text((GUTTER + axis.x(time), top + 2), text, INK, font, anchor="mt")
+    return sheet

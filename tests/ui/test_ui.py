@@ -33,12 +33,13 @@ from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.ui import launch, views
 from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
-from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare, sentence
+from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
 from lynx.ui.examples import ExampleClip, find_adapters, find_examples, suggested_questions
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
 from lynx.ui.types import PICTURE, AdapterOption, Chat, ChatTurn, Clip, Reply, Request, Sense, Setup
 from lynx.ui.uploads import Uploads, further_views
+from lynx.ui.views import sentence
 from lynx.visualization.drawing import color
 
 pytestmark = [
@@ -529,7 +530,7 @@ def test_long_spectrograms_become_small_and_keep_their_rows():
     assert thumbnails(big, THUMBNAIL_PIXELS).pixels.shape == (1, 3, 180, 320)
 
 
-def test_an_adapter_is_offered_where_it_fits_and_greyed_with_the_reason_where_not(setup, desk, tmp_path):
+def test_an_adapter_is_offered_where_it_fits_and_grayed_with_the_reason_where_not(setup, desk, tmp_path):
     engine, adapter = Engine(2), str(desk / "adapter")
     other = checkpoints.llava_onevision(tmp_path / "other", hidden=64)
     same_shape = checkpoints.llava_onevision(tmp_path / "same", seed=5)

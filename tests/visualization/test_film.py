@@ -238,10 +238,9 @@ def test_words_alone_are_no_film(model, tmp_path):
     "word, text, letters", [(0, "a", "a"), ("LOUD", "loud", "loud"), (2, "siren", "siren"), (3, ".", ".")]
 )
 def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, letters):
-    choice = find_word(session.evidence, word)
-    start, end = choice.letters
-    assert choice.text == text and "".join(ANSWER)[start:end] == letters
-    assert "".join(ANSWER[i] for i in choice.tokens).strip() == text
+    found, tokens, (start, end) = find_word(session.evidence, word)
+    assert found == text and "".join(ANSWER)[start:end] == letters
+    assert "".join(ANSWER[i] for i in tokens).strip() == text
 
 
 @pytest.mark.parametrize("word", [-1, 4, "sir", ""])
@@ -272,7 +271,7 @@ def test_pictures_keep_their_shape_and_have_even_sides(size, shown):
 def test_the_rate_is_the_clips_own_where_it_can_be(monkeypatch, rate, fps):
     info = SimpleNamespace(video=SimpleNamespace(width=64, height=48, fps=rate))
     monkeypatch.setattr(film, "probe", lambda path: info)
-    assert film._ClipReader("clip.mp4").fps == pytest.approx(fps)
+    assert film._size_and_rate("clip.mp4")[1] == pytest.approx(fps)
 
 
 def test_a_long_film_scrolls_under_the_playhead():

@@ -142,6 +142,11 @@ def test_share_bar_is_proportional():
     assert near(bar, color("audio")).any(0).sum() == pytest.approx(750, abs=4)
 
 
+def test_a_share_of_one_pixel_is_drawn():
+    bar = share_bar({"video": 0.25, "audio": 0.749, "depth": 0.001}, width=1200)
+    assert near(bar, color("depth")).any(0).sum() == 1
+
+
 def test_clock():
     moments = [clock(2.25, 9.0), clock(12.34, 30.0), clock(67.4, 600.0), clock(599.6, 600.0)]
     assert moments == ["2.25 s", "12.3 s", "1:07", "10:00"]
