@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from lynx.datasets.base import Turn
 from lynx.errors import DataError
-from lynx.world.dataset import EVALUATION, check_key, question_rng
+from lynx.world.dataset import EVALUATION, check_key
 from lynx.world.questions.asking import ask_type
 from lynx.world.questions.types import QUESTION_TYPES, QuestionType
-from lynx.world.scene.scene import draw_scene
+from lynx.world.scene.scene import draw_scene, scene_rng
 
 PER_CLIP = 2
 """Questions of one type about one clip, at most."""
@@ -59,7 +59,7 @@ def sample_balanced(counts: Mapping[str, int], split: str, seed: int) -> list[Qu
         if not kinds:
             return questions
         scene = draw_scene(split, seed, index)
-        rng = question_rng(scene, EVALUATION)
+        rng = scene_rng(scene.key, EVALUATION)
         for kind in kinds:
 
             def wanted(answer: str, kind: QuestionType = kind) -> bool:

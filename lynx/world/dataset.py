@@ -15,7 +15,7 @@ from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.animation import draw_clip
 from lynx.world.scene.picture import draw_frames
-from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene
+from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene, scene_rng
 from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
@@ -26,12 +26,6 @@ SCENES_PER_CLIP = 400
 QUESTIONS, EVALUATION = 101, 102
 """Uses of questions, which end the seeds they are drawn with: what training asks depends neither on what is
 shown nor on what is asked in an evaluation."""
-
-
-def question_rng(scene: Scene, use: int) -> np.random.Generator:
-    """The random numbers with which questions about a scene are drawn, for one use of them."""
-    split, seed, index = scene.key
-    return np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index, use]))
 
 
 def check_key(split: str, seed: int) -> None:
@@ -155,7 +149,7 @@ class WorldDataset(Sequence[Example]):
 
     def _example(self, index: int) -> Example:
         scene = self._scene(index)
-        turns = ask(scene, question_rng(scene, QUESTIONS), self.senses, self.per_type)
+        turns = ask(scene, scene_rng(scene.key, QUESTIONS), self.senses, self.per_type)
         name = f"{self.split}-{self.seed}-{scene.key[2]}"
         return Example(
             id=name,

@@ -24,10 +24,10 @@ from PIL import Image
 
 from lynx.media.writer import write_stream
 from lynx.types import Waveform
-from lynx.world.dataset import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
+from lynx.world.dataset import QUESTIONS, RENDERER, RENDERERS, check_key
 from lynx.world.questions.asking import ask
 from lynx.world.scene.animation import draw_clip
-from lynx.world.scene.scene import DURATION, FPS, Scene, draw_scene
+from lynx.world.scene.scene import DURATION, FPS, Scene, draw_scene, scene_rng
 from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_clip, intrinsics
 
@@ -54,7 +54,7 @@ def render(
     write_clip(scene, folder / CLIP, size)
     for extra in EXTRA_FILES.values():
         extra.write(scene, folder / extra.name, size)
-    turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
+    turns = ask(scene, scene_rng(scene.key, QUESTIONS), per_type=per_type)
     description = {
         "seed": seed,
         "split": split,

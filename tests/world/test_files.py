@@ -12,12 +12,12 @@ from lynx.media.audio import read_audio
 from lynx.media.container import probe
 from lynx.media.video import read_frames
 from lynx.types import sample_times
-from lynx.world.dataset import QUESTIONS, RENDERER, question_rng
+from lynx.world.dataset import QUESTIONS, RENDERER
 from lynx.world.files import render, render_clips
 from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
-from lynx.world.scene.scene import DURATION, draw_scene
+from lynx.world.scene.scene import DURATION, draw_scene, scene_rng
 from lynx.world.scene.sound import render_sound
 from lynx.world.scene.views import draw_depth
 
@@ -77,7 +77,7 @@ def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> N
     for path in examples:
         description = json.loads(path.read_text())
         scene = draw_scene(description["split"], description["seed"], description["index"])
-        turns = ask(scene, question_rng(scene, QUESTIONS))
+        turns = ask(scene, scene_rng(scene.key, QUESTIONS))
         assert [(q["question"], q["answer"]) for q in description["questions"]] == [
             (turn.question, turn.answer) for turn in turns
         ]
