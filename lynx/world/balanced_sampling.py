@@ -1,8 +1,8 @@
 """Balanced sampling of questions: of every type equally many, and of every type's answers equally many.
 
-Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for
-yes and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"),
-that of naming one of the shapes in it.
+A model that cannot sense what is asked is at chance: that of a type's best constant answer, 1 in 2 for yes
+and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"), that of
+naming one of the shapes in it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +16,9 @@ from lynx.world.questions.types import QUESTION_TYPES, QuestionType
 from lynx.world.scene.scene import draw_scene, scene_rng
 
 PER_CLIP = 2
-"""Questions of one type about one clip, at most."""
+"""Maximum number of questions of one type about one clip."""
 MAX_SCENES = 400
-"""Scenes looked at for one question, at most."""
+"""Maximum number of scenes looked at for one question."""
 Quota = dict[tuple[str, str], int]
 """How many questions are still wanted of each (type, answer); free text counts as the answer ""."""
 
@@ -27,11 +27,9 @@ Quota = dict[tuple[str, str], int]
 class Question:
     """One question of an evaluation."""
 
-    index: int
-    """Of the clip, within the evaluation's split and seed."""
+    index: int  # of the clip, within the evaluation's split and seed
     turn: Turn
-    guess: float | None = None
-    """How often the best guess of who only sees the picture is right; None: as the best constant answer."""
+    guess: float | None = None  # see `QuestionType.guess`
 
 
 def types_for(senses: Collection[str], needed: Collection[str]) -> list[str]:

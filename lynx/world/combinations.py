@@ -26,11 +26,7 @@ from lynx.world.questions.types import QUESTION_TYPES
 
 
 def evaluate_combinations(
-    model: Lynx,
-    n: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-    cache: Path | None = None,
+    model: Lynx, n: int = 1000, seed: int = 0, progress: Progress | None = None, cache: Path | None = None
 ) -> dict[str, Any]:
     """Measure the senses that the model has adapters for, alone and together, on the same questions.
 
@@ -50,7 +46,8 @@ def evaluate_combinations(
             "their adapters"
         )
     cells = {sense: Cells.of(sense, n) for sense in senses}
-    three = split_evenly(n // 4, [name for name in QUESTION_TYPES if _is_three(name, senses)])
+    needs = {name: set(kind.senses) for name, kind in QUESTION_TYPES.items()}
+    three = split_evenly(n // 4, [k for k, v in needs.items() if len(v) == 3 and v <= {VIDEO, *senses}])
     counts = dict(three)
     for name, count in (pair for cell in cells.values() for pair in cell.together.items()):
         counts[name] = max(count, counts.get(name, 0))
@@ -60,30 +57,22 @@ def evaluate_combinations(
     return {"modality": "all", "n": n, "seed": seed, **figures}
 
 
-def _is_three(name: str, senses: Sequence[str]) -> bool:
-    needs = QUESTION_TYPES[name].senses
-    return len(needs) == 3 and set(needs) <= {VIDEO, *senses}
-
-
 def _given(question: Question, senses: Sequence[str]) -> list[Senses]:
-    """Under which senses a question is asked."""
+    """The sets of senses that a question is asked under."""
     everything, added = (VIDEO, *senses), [s for s in question.turn.senses if s != VIDEO]
-    if not added:
-        return [(VIDEO,), *((VIDEO, sense) for sense in senses), everything]
+    given: list[Senses] = [(VIDEO,), *((VIDEO, sense) for sense in added or senses)]
     if len(added) == 2:
-        return [(VIDEO,), (VIDEO, added[0]), (VIDEO, added[1]), (VIDEO, *added), everything]
-    others = [sense for sense in senses if sense != added[0]]
-    beside = {added[0], others[question.index % len(others)]}
-    pair = tuple(sense for sense in senses if sense in beside)
-    return [(VIDEO,), (VIDEO, added[0]), *([(VIDEO, *pair)] if len(senses) > 2 else []), everything]
+        given.append((VIDEO, *added))
+    elif added and len(senses) > 2:  # beside one other sense, each in turn
+        others = [sense for sense in senses if sense != added[0]]
+        beside = {added[0], others[question.index % len(others)]}
+        given.append((VIDEO, *(sense for sense in senses if sense in beside)))
+    return [*given, everything]
 
 
 def _summarize(
-    senses: Sequence[str],
-    cells: Mapping[str, Cells],
-    three: Mapping[str, int],
-    questions: Sequence[Question],
-    answers: AllAnswers,
+    senses: Sequence[str], cells: Mapping[str, Cells], three: Mapping[str, int],
+    questions: Sequence[Question], answers: AllAnswers,
 ) -> dict[str, Any]:
     everything = (VIDEO, *senses)
     asked = {sense: subsample(questions, cells[sense].needed) for sense in senses}
@@ -117,13 +106,8 @@ def _summarize(
 def _three(questions: Sequence[Question], answers: AllAnswers, everything: Senses) -> dict[str, float]:
     """Of questions that need three senses: with exactly these, with all, and with each missing."""
     one, other = (sense for sense in questions[0].turn.senses if sense != VIDEO)
-    columns = {
-        "with": (VIDEO, one, other),
-        "all": everything,
-        f"without {one}": (VIDEO, other),
-        f"without {other}": (VIDEO, one),
-        "video alone": (VIDEO,),
-    }
+    columns = {"with": (VIDEO, one, other), "all": everything}
+    columns |= {f"without {one}": (VIDEO, other), f"without {other}": (VIDEO, one), "video alone": (VIDEO,)}
     chance = score_questions(questions, answers.given[everything]).overall.chance
     scores = {name: _accuracy(questions, answers.given[given]) for name, given in columns.items()}
     return {"n": len(questions), "chance": chance, **scores}

@@ -20,12 +20,12 @@ from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 4
-"""Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
+"""Version of what the world looks and sounds like; a change raises it, so that caches are made anew."""
 SCENES_PER_CLIP = 400
 """Scenes looked through for a clip that is to allow one type of question; no two clips share any."""
 QUESTIONS, EVALUATION = 101, 102
-"""Uses of questions, which end the seeds they are drawn with: what training asks depends neither on what is
-shown nor on what is asked in an evaluation."""
+"""Last parts of the seeds of questions: what training asks depends neither on what is shown nor on what an
+evaluation asks."""
 
 
 def check_key(split: str, seed: int) -> None:
@@ -54,13 +54,9 @@ def _audio(scene: Scene, frames: int, size: int) -> Waveform:
 
 
 def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
-    return DepthClip.of(
-        draw_depth(scene, frame_numbers(frames), size),
-        times=sample_times(DURATION, frames).numpy(),
-        duration=DURATION,
-        intrinsics=intrinsics(size)[:3, :3],
-        poses=np.repeat(np.eye(4)[None], frames, axis=0),
-    )
+    maps, poses = draw_depth(scene, frame_numbers(frames), size), np.repeat(np.eye(4)[None], frames, axis=0)
+    times, matrix = sample_times(DURATION, frames).numpy(), intrinsics(size)[:3, :3]
+    return DepthClip.of(maps, times=times, duration=DURATION, intrinsics=matrix, poses=poses)
 
 
 def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
@@ -74,11 +70,7 @@ def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
 
 
 RENDERERS: dict[str, Callable[[Scene, int, int], MediaSource]] = {
-    "video": _video,
-    "audio": _audio,
-    "depth": _depth,
-    "high_fps": _high_fps,
-    "multi_view": _multi_view,
+    "video": _video, "audio": _audio, "depth": _depth, "high_fps": _high_fps, "multi_view": _multi_view,
 }
 """What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
 
@@ -125,8 +117,7 @@ class WorldDataset(Sequence[Example]):
     per_type: int = 1
     """Questions of one type about a clip, at most."""
     focus: Sequence[str] = ()
-    """Types of questions for which clips are drawn in turn, so that rare ones are asked often enough to be
-    learned: each clip has a question of its type."""
+    """Types of questions that clips are chosen for in turn, so that rare ones are asked often enough."""
 
     def __post_init__(self) -> None:
         check_key(self.split, self.seed)
@@ -144,11 +135,14 @@ class WorldDataset(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self._example(i) for i in range(self.n)[index]]
-        return self._example(range(self.n)[index])
-
-    def _example(self, index: int) -> Example:
-        scene = self._scene(index)
+            return [self[i] for i in range(self.n)[index]]
+        index = range(self.n)[index]
+        scene = draw_scene(self.split, self.seed, index * SCENES_PER_CLIP if self.focus else index)
+        if self.focus:
+            kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
+            numbers = range(index * SCENES_PER_CLIP, (index + 1) * SCENES_PER_CLIP)
+            block = (draw_scene(self.split, self.seed, number) for number in numbers)
+            scene = next((each for each in block if any(True for _ in kind.candidates(each))), scene)
         turns = ask(scene, scene_rng(scene.key, QUESTIONS), self.senses, self.per_type)
         name = f"{self.split}-{self.seed}-{scene.key[2]}"
         return Example(
@@ -157,15 +151,6 @@ class WorldDataset(Sequence[Example]):
             turns=tuple(turn for turn in turns if self.types is None or turn.type in self.types),
             key=f"world{RENDERER}-{name}-{self.frames}x{self.size}",
         )
-
-    def _scene(self, index: int) -> Scene:
-        if not self.focus:
-            return draw_scene(self.split, self.seed, index)
-        kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
-        numbers = range(index * SCENES_PER_CLIP, (index + 1) * SCENES_PER_CLIP)
-        block = (draw_scene(self.split, self.seed, number) for number in numbers)
-        fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
-        return next(fitting, None) or draw_scene(self.split, self.seed, index * SCENES_PER_CLIP)
 
 
 def open_world(name: str, path: str | Path | None, wanted: Wanted) -> WorldDataset:

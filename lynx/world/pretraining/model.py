@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -36,7 +37,7 @@ def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, P
     SigLIP 128 x 4 on 8 x 8 patches, pooled to 4 x 4 tokens a frame; Qwen2 160 x 4.
     """
     tokenizer = build_tokenizer(vocabulary())
-    layers = {"num_hidden_layers": 4, "num_attention_heads": 4}
+    layers: dict[str, Any] = {"num_hidden_layers": 4, "num_attention_heads": 4}
     vision = SiglipVisionConfig(
         hidden_size=WIDTH, intermediate_size=512, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
         vision_use_head=False, **layers,

@@ -90,9 +90,9 @@ def _hear(scene: Scene) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Every word of the world, sorted: those that are one token and that the backbone has been taught."""
-    texts = [*NUMBERS, *SOUNDS, *REAL_SOUNDS, *MOMENTS, *SPEECH, "user assistant system", "shape one object"]
-    texts += ["there is a that does not move moves in from to at", "flashes times first last"]
-    texts += ["hidden nothing hear . and"]
+    told = "there is a that does not move moves in from to flashes times first last hidden nothing hear . and"
+    said = "user assistant system shape one object at"
+    texts = [*NUMBERS, *SOUNDS, *REAL_SOUNDS, *MOMENTS, *SPEECH, told, said]
     for kind in QUESTION_TYPES.values():
         texts += [*kind.answers, *(re.sub(r"{.*?}", "", phrasing) for phrasing in kind.phrasings)]
     return sorted({word for text in texts for word in text.split()})
