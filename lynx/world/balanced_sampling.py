@@ -66,9 +66,8 @@ def sample_balanced(counts: Mapping[str, int], split: str, seed: int) -> list[Qu
             for turn in ask_type(kind, scene, rng, PER_CLIP, wanted):
                 left[_key(kind, turn.answer)] -= 1
                 questions.append(Question(index, turn, kind.guess(scene)))
-    raise DataError(
-        f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
-    )
+    more = f"{sum(left.values())} more questions like {kinds[0].name!r}"
+    raise DataError(f"the world's {split} split has no {more}")
 
 
 def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[Question]:
@@ -83,11 +82,8 @@ def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[
 
 
 def _quota(counts: Mapping[str, int]) -> Quota:
-    quota: Quota = {}
-    for name, count in counts.items():
-        answers = QUESTION_TYPES[name].answers or ("",)
-        quota |= {(name, answer): share for answer, share in split_evenly(count, answers).items()}
-    return quota
+    shares = {name: split_evenly(n, QUESTION_TYPES[name].answers or ("",)) for name, n in counts.items()}
+    return {(name, answer): n for name, answers in shares.items() for answer, n in answers.items()}
 
 
 def _key(kind: QuestionType, answer: str) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def _summarize(
     asked = {sense: subsample(questions, cells[sense].needed) for sense in senses}
     alone = {sense: summarize(sense, cells[sense], questions, answers) for sense in senses}
     for figures in alone.values():
-        del figures["by_type"]
+        del figures["by_type"]  # there is one for all of them
     company: dict[str, dict[str, float]] = {}
     lost = dict.fromkeys(senses, 0.0)
     for given in [*((VIDEO, *pair) for pair in combinations(senses, 2)), everything]:

@@ -100,22 +100,14 @@ class SceneMedia(Mapping[str, MediaSource]):
 class WorldDataset(Sequence[Example]):
     """Clips of the world with questions that their senses can answer, each drawn when it is looked at."""
 
-    split: str
-    """"train", "validation" or "test": these share no clip, whatever the seed."""
-    seed: int
-    """Which clips of the split; 0 or more."""
-    n: int
-    """How many clips."""
-    senses: tuple[str, ...] = ("video", "audio")
-    """The media of every clip, and what its questions may need."""
-    frames: int = 8
-    """Pictures of a clip, at the middles of as many equal parts; sound and fast motion come whole."""
-    size: int = 128
-    """Width and height of the pictures, pixels."""
-    types: Collection[str] | None = None
-    """Types of questions that are kept; None: all."""
-    per_type: int = 1
-    """Questions of one type about a clip, at most."""
+    split: str  # "train", "validation" or "test": these share no clip, whatever the seed
+    seed: int  # which clips of the split; 0 or more
+    n: int  # number of clips
+    senses: tuple[str, ...] = ("video", "audio")  # the media of every clip, and what its questions may need
+    frames: int = 8  # at the middles of as many equal parts; sound and fast motion come whole
+    size: int = 128  # width and height of the pictures, pixels
+    types: Collection[str] | None = None  # types of questions that are kept; None: all
+    per_type: int = 1  # maximum number of questions of one type about a clip
     focus: Sequence[str] = ()
     """Types of questions that clips are chosen for in turn, so that rare ones are asked often enough."""
 
@@ -145,12 +137,9 @@ class WorldDataset(Sequence[Example]):
             scene = next((each for each in block if any(True for _ in kind.candidates(each))), scene)
         turns = ask(scene, scene_rng(scene.key, QUESTIONS), self.senses, self.per_type)
         name = f"{self.split}-{self.seed}-{scene.key[2]}"
-        return Example(
-            id=name,
-            media=SceneMedia(scene, self.senses, self.frames, self.size),
-            turns=tuple(turn for turn in turns if self.types is None or turn.type in self.types),
-            key=f"world{RENDERER}-{name}-{self.frames}x{self.size}",
-        )
+        media = SceneMedia(scene, self.senses, self.frames, self.size)
+        kept = tuple(turn for turn in turns if self.types is None or turn.type in self.types)
+        return Example(name, media, kept, key=f"world{RENDERER}-{name}-{self.frames}x{self.size}")
 
 
 def open_world(name: str, path: str | Path | None, wanted: Wanted) -> WorldDataset:
