@@ -13,10 +13,10 @@ from lynx.world.evaluation import (
     MEASURED,
     SPLIT,
     AllAnswers,
-    Answers,
     Cells,
     Progress,
     Senses,
+    accuracy,
     by_type,
     collect_answers,
     score_questions,
@@ -86,7 +86,7 @@ def _summarize(
         company[name] = {}
         for sense in given[1:]:
             if mine := [question for question in asked[sense] if question in answers.given[given]]:
-                before, after = (_accuracy(mine, answers.given[g]) for g in ((VIDEO, sense), given))
+                before, after = (accuracy(mine, answers.given[g]) for g in ((VIDEO, sense), given))
                 company[name][sense] = after
                 lost[sense] = max(lost[sense], before - after)
     seen = subsample(questions, next(iter(cells.values())).seen)
@@ -97,7 +97,7 @@ def _summarize(
         "alone": alone,
         "together": company,
         "lost": lost,
-        "video_only_all": _accuracy(seen, answers.given[everything]),
+        "video_only_all": accuracy(seen, answers.given[everything]),
         "three_senses": _three(subsample(questions, three), answers, everything) if three else None,
         "by_type": by_type(questions, columns),
     }
@@ -109,9 +109,5 @@ def _three(questions: Sequence[Question], answers: AllAnswers, everything: Sense
     columns = {"with": (VIDEO, one, other), "all": everything}
     columns |= {f"without {one}": (VIDEO, other), f"without {other}": (VIDEO, one), "video alone": (VIDEO,)}
     chance = score_questions(questions, answers.given[everything]).overall.chance
-    scores = {name: _accuracy(questions, answers.given[given]) for name, given in columns.items()}
+    scores = {name: accuracy(questions, answers.given[given]) for name, given in columns.items()}
     return {"n": len(questions), "chance": chance, **scores}
-
-
-def _accuracy(questions: Sequence[Question], answers: Answers) -> float:
-    return score_questions(questions, answers).overall.accuracy

@@ -41,16 +41,17 @@ def frame_numbers(frames: int) -> np.ndarray:
     return np.floor(sample_times(DURATION, frames).numpy() * FPS + 1e-6).astype(int)
 
 
+Renderer = Callable[[Scene, int, int], MediaSource]
+
+
 def _frames(pictures: np.ndarray, times: torch.Tensor) -> Frames:
     return Frames(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), times, DURATION)
 
 
-def _video(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_frames(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
-
-
-def _audio(scene: Scene, frames: int, size: int) -> Waveform:
-    return Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
+def _pictures(draw: Callable[[Scene, np.ndarray, int], np.ndarray]) -> Renderer:
+    return lambda scene, frames, size: _frames(
+        draw(scene, frame_numbers(frames), size), sample_times(DURATION, frames)
+    )
 
 
 def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
@@ -65,12 +66,12 @@ def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
     return _frames(clip, torch.arange(len(clip), dtype=torch.float64) / FPS)
 
 
-def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_second_view(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
-
-
-RENDERERS: dict[str, Callable[[Scene, int, int], MediaSource]] = {
-    "video": _video, "audio": _audio, "depth": _depth, "high_fps": _high_fps, "multi_view": _multi_view,
+RENDERERS: dict[str, Renderer] = {
+    "video": _pictures(draw_frames),
+    "audio": lambda scene, frames, size: Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE),
+    "depth": _depth,
+    "high_fps": _high_fps,
+    "multi_view": _pictures(draw_second_view),
 }
 """What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
 

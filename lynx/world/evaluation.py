@@ -50,11 +50,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class AllAnswers:
-    """The answers under each condition.
+    """The answers by the senses that were `given`, their adapters on, and under two more conditions.
 
-    given: by the senses that were given, their adapters on. withheld: by a sense whose adapter was on while
-    only the video was given. stock: about video alone, one question at a time through transformers' own
-    `generate`, all adapters off, which makes the model the stock one bit for bit.
+    withheld: by a sense whose adapter was on while only the video was given. stock: about video alone, one
+    question at a time through transformers' own `generate`, all adapters off: the stock model, bit for bit.
     """
 
     given: dict[Senses, Answers] = field(default_factory=lambda: defaultdict(dict))
@@ -152,20 +151,25 @@ def summarize(
 ) -> dict[str, Any]:
     """The figures of `evaluate` from all questions and their answers."""
     on, off = answers.given[VIDEO, modality], answers.given[VIDEO,]
+    withheld, stock = answers.withheld[modality], answers.stock
     needed, both, seen = (subsample(questions, cell) for cell in (cells.needed, cells.both, cells.seen))
-    heard = score_questions(needed, on)
-    columns = {"with": on, "without": off, "withheld": answers.withheld[modality], "stock": answers.stock}
+    columns = {"with": on, "without": off, "withheld": withheld, "stock": stock}
     return {
-        "with": heard.overall.accuracy,
-        "without": score_questions(needed, off).overall.accuracy,
-        "withheld": score_questions(needed, answers.withheld[modality]).overall.accuracy,
-        "chance": heard.overall.chance,
-        "both_senses": score_questions(both, on).overall.accuracy if both else None,
-        "video_only_on": score_questions(seen, on).overall.accuracy,
-        "video_only_off": score_questions(seen, off).overall.accuracy,
-        "video_only_stock": score_questions(seen, answers.stock).overall.accuracy,
+        "with": accuracy(needed, on),
+        "without": accuracy(needed, off),
+        "withheld": accuracy(needed, withheld),
+        "chance": score_questions(needed, on).overall.chance,
+        "both_senses": accuracy(both, on) if both else None,
+        "video_only_on": accuracy(seen, on),
+        "video_only_off": accuracy(seen, off),
+        "video_only_stock": accuracy(seen, stock),
         "by_type": by_type(questions, columns),
     }
+
+
+def accuracy(questions: Sequence[Question], answers: Answers) -> float:
+    """The share of the questions that are answered right, 0..1."""
+    return score_questions(questions, answers).overall.accuracy
 
 
 def score_questions(questions: Sequence[Question], answers: Answers) -> Scores:

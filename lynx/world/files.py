@@ -134,15 +134,8 @@ def stream_clips(
         pool.shutdown(cancel_futures=True)
 
 
-def render_clips(
-    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2
-) -> dict[int, Path]:
-    """Write the clips of these indices as `stream_clips` does, and wait for all of them."""
-    return dict(stream_clips(split, seed, indices, out_dir, size, processes))
-
-
 def _prepare() -> None:
-    """Make a worker modest: one thread, and what draws ahead yields to what answers."""
+    """One thread, and a low priority: what draws ahead yields to what answers."""
     torch.set_num_threads(1)
     os.nice(10)
 

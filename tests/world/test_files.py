@@ -13,7 +13,7 @@ from lynx.media.container import probe
 from lynx.media.video import read_frames
 from lynx.types import sample_times
 from lynx.world.dataset import QUESTIONS, RENDERER
-from lynx.world.files import render, render_clips
+from lynx.world.files import render, stream_clips
 from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
@@ -87,12 +87,12 @@ def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> N
 
 
 def test_clips_are_kept_and_only_missing_ones_made(tmp_path: Path) -> None:
-    first = render_clips("validation", 1, [4, 2], tmp_path, size=64)
+    first = dict(stream_clips("validation", 1, [4, 2], tmp_path, size=64))
     assert list(first) == [2, 4]
     stamps = {index: path.stat().st_mtime_ns for index, path in first.items()}
-    again = render_clips("validation", 1, [2, 4], tmp_path, size=64)
+    again = dict(stream_clips("validation", 1, [2, 4], tmp_path, size=64))
     assert {index: path.stat().st_mtime_ns for index, path in again.items()} == stamps
-    assert list(render_clips("validation", 1, [4, 3, 2], tmp_path, size=64)) == [2, 3, 4]
+    assert list(dict(stream_clips("validation", 1, [4, 3, 2], tmp_path, size=64))) == [2, 3, 4]
     assert f"world{RENDERER}" in str(first[2]) and not list(tmp_path.rglob("half-*"))
     assert probe(first[4]).audio
 
