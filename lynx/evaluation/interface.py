@@ -70,7 +70,7 @@ def measure_interface(
 ) -> InterfaceMap:
     """Compare the tokens of a session's senses, aligned and not, with each other and with the vocabulary.
 
-    reference: by default clips of the miniature world for the backbone that lives in it, else the clip's own
+    reference: by default clips of the miniature world for the backbone trained on it, else the clip's own
     video. guidance: takes the reference's place in L_stat, whose mean and variance are what was aligned to.
     The clip is encoded if it is not yet, and read once more for each sense that was aligned.
     Raises: LynxError: media that cannot be read, a guidance of another backbone.

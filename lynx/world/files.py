@@ -124,11 +124,10 @@ def stream_clips(
     write = partial(_write_one, split, seed, size, extra)
     pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare)
     try:
-        written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
-        waiting = set(missing)
+        written = pool.map(write, missing, [paths[index] for index in missing])  # in this order
         for index, path in paths.items():
-            while index in waiting:
-                waiting.remove(next(written)[0])
+            if index in missing:
+                next(written)
             yield index, path
     finally:
         pool.shutdown(cancel_futures=True)

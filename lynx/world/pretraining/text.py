@@ -15,9 +15,7 @@ from lynx.world.questions.asking import ask
 from lynx.world.questions.types import NUMBERS, QUESTION_TYPES
 from lynx.world.scene.scene import MOMENTS, SOUNDS, Item, Scene, moment_of
 
-REAL_SOUNDS = (
-    "dog", "rooster", "rain", "waves", "fire", "baby", "sneeze", "clock", "helicopter", "chainsaw",
-)
+REAL_SOUNDS = ("dog", "rooster", "rain", "waves", "fire", "baby", "sneeze", "clock", "helicopter", "chainsaw")
 """The classes of ESC-10, known as words only."""
 SENSES = ("audio", "depth", "high_fps", "multi_view")
 _SPOKEN = (

@@ -2,8 +2,8 @@
 
 Three phases. *Vision*: the tower on single frames with a label for every patch (the stand-in for SigLIP's
 pre-training). *Text*: the language model on scenes told in words. Both run side by side. *Joint*: both on
-videos, all questions of a clip behind one prefix, on two processes. Killed and started again it goes on from
-its last checkpoint.
+videos, all questions of a clip behind one prefix, on two processes. A killed run goes on from its last
+checkpoint when it is started again.
 """
 
 import json
@@ -49,8 +49,7 @@ class TrainConfig:
 def train(config: TrainConfig, folder: Path) -> Path:
     """Run the phases that are not finished yet; returns the checkpoint folder `folder/lynx-tiny`.
 
-    Raises: DataError when a phase stopped early, or the folder holds a run with other settings than its
-    steps.
+    Raises: DataError when a phase stopped early, or the folder holds a run with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"

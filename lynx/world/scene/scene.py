@@ -7,7 +7,7 @@ is the unit square, x to the right and y down; time is seconds; distance is mete
 
 import math
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, groupby
 
 import numpy as np
 
@@ -18,12 +18,8 @@ FPS = 24
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLORS = {
-    "red": (222, 50, 47),
-    "green": (52, 178, 82),
-    "blue": (45, 105, 230),
-    "yellow": (246, 207, 60),
-    "pink": (240, 112, 200),
-    "white": (246, 246, 242),
+    "red": (222, 50, 47), "green": (52, 178, 82), "blue": (45, 105, 230),
+    "yellow": (246, 207, 60), "pink": (240, 112, 200), "white": (246, 246, 242),
 }
 SIZES = {"small": 0.09, "big": 0.155}
 """Radius of a shape as a fraction of the frame."""
@@ -34,8 +30,8 @@ DISTANCES = {"near": (1.2, 2.0), "far": (4.0, 5.5)}
 MOMENTS = {"start": (0.42, 0.54), "middle": (1.8, 2.1), "end": (3.26, 3.36)}
 """Middle of a burst's onsets, seconds: one range for each third of the clip."""
 SOUNDS = ("bell", "drum", "siren", "chirp", "hum")
-SOUND_SPACING = 0.34
-SOUND_LENGTH = 0.3
+SOUND_SPACING, SOUND_LENGTH = 0.34, 0.3
+"""Seconds from one sound of a burst to the next, and of each."""
 GAINS = {"quiet": 0.09, "loud": 0.6}
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -45,10 +41,7 @@ FAST_FRAMES = 3
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: its looks, its path (linear, over the whole clip), its distance, its back's color.
-
-    scale: of its radius; the second camera sees a shape smaller.
-    """
+    """One shape and its path, which is linear, over the whole clip."""
 
     shape: str
     color: str
@@ -57,8 +50,8 @@ class Item:
     start: tuple[float, float]
     end: tuple[float, float]
     depth: float
-    back: str
-    scale: float = 1.0
+    back: str  # color of its back
+    scale: float = 1.0  # of its radius; the second camera sees a shape smaller
 
     @property
     def radius(self) -> float:
@@ -115,13 +108,7 @@ class Scene:
     @property
     def bursts(self) -> tuple[tuple[SoundEvent, ...], ...]:
         """The sounds grouped into runs of one kind, in order of time."""
-        runs: list[list[SoundEvent]] = []
-        for event in self.sounds:
-            if runs and runs[-1][0].kind == event.kind:
-                runs[-1].append(event)
-            else:
-                runs.append([event])
-        return tuple(tuple(run) for run in runs)
+        return tuple(tuple(run) for _, run in groupby(self.sounds, lambda event: event.kind))
 
 
 def side_of(x: float) -> str:
