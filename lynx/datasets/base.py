@@ -35,25 +35,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which examples of a source are wanted.
-
-    n: at most so many, drawn by `seed`; None: all of them.
-    senses: only examples that have all of these media, and no other media of them; None: any.
-    focus: only examples with a question of one of these types.
-    types: no questions of other types.
-    held_out: groups (folds, speakers) of which the split "test" consists and which "train" leaves out.
-    """
+    """Which examples of a source are wanted."""
 
     split: str = "train"
     seed: int = 0
-    n: int | None = None
-    senses: tuple[str, ...] | None = None
-    focus: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
+    n: int | None = None  # at most so many, drawn by `seed`
+    senses: tuple[str, ...] | None = None  # only examples with all of these media, and no others of theirs
+    focus: tuple[str, ...] = ()  # only examples with a question of one of these types
+    types: tuple[str, ...] = ()  # no questions of other types
+    held_out: tuple[str, ...] = ()  # groups (folds, speakers) that make "test" and that "train" leaves out
 
     def draw(self, examples: Sequence[Example]) -> list[Example]:
-        """Those of a source's examples that fit `focus`, `n` and `types`, in this order."""
+        """Those of a source's examples that fit `focus`, `n` and `types`, applied in this order."""
         kept = list(examples)
         if self.focus:
             kept = [each for each in kept if any(turn.type in self.focus for turn in each.turns)]

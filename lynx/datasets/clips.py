@@ -14,11 +14,9 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
 
     The video says how long the clip is; where there is none, the first sense does.
 
-    Raises:
-        DataError: the example has no medium for one of the senses.
+    Raises: DataError: the example has no medium for one of the senses.
     """
-    missing = sorted(set(modalities) - set(example.media))
-    if missing:
+    if missing := sorted(set(modalities) - set(example.media)):
         raise DataError(
             f"example {example.id!r} has no {missing[0]}; it has {', '.join(example.media) or 'no media'}"
         )

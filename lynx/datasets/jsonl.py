@@ -7,7 +7,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.errors import DataError
@@ -32,11 +31,8 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); expected JSON lines") from error
     examples = [_parse_line(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if wanted.senses is not None:
-        examples = [
-            replace(example, media={sense: example.media[sense] for sense in wanted.senses})
-            for example in examples
-            if set(wanted.senses) <= set(example.media)
-        ]
+        examples = [each for each in examples if set(wanted.senses) <= set(each.media)]
+        examples = [replace(each, media={s: each.media[s] for s in wanted.senses}) for each in examples]
     return wanted.draw(examples)
 
 
@@ -52,12 +48,10 @@ def _parse_line(file: Path, number: int, line: str) -> Example:
     missing = [str(medium) for medium in media.values() if not medium.exists()]
     if missing:
         raise DataError(f"{where}: {', '.join(missing)} does not exist; paths are relative to {file.parent}")
-    turns = tuple(_parse_turn(where, turn) for turn in row.get("turns", ()))
-    return Example(id=str(row.get("id", number)), media=media, turns=turns)
-
-
-def _parse_turn(where: str, turn: Any) -> Turn:
-    if not isinstance(turn, dict) or not {"question", "answer"} <= set(turn):
-        raise DataError(f'{where}: a turn needs "question" and "answer", this one is {turn!r}')
-    senses = tuple(turn.get("senses", ()))
-    return Turn(str(turn["question"]), str(turn["answer"]), str(turn.get("type", "")), senses)
+    turns = []
+    for turn in row.get("turns", ()):
+        if not isinstance(turn, dict) or not {"question", "answer"} <= set(turn):
+            raise DataError(f'{where}: a turn needs "question" and "answer", this one is {turn!r}')
+        said, kind = (str(turn["question"]), str(turn["answer"])), str(turn.get("type", ""))
+        turns.append(Turn(*said, kind, tuple(turn.get("senses", ()))))
+    return Example(id=str(row.get("id", number)), media=media, turns=tuple(turns))

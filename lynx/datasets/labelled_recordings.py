@@ -33,7 +33,11 @@ def read_recordings(folder: Path) -> list[Recording]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give the one that holds the recordings")
     tables = sorted((folder / "meta").glob("*.csv"))
-    found = _from_table(tables[0]) if tables else _from_folders(folder)
+    found = _from_table(tables[0]) if tables else []
+    for file in sorted(folder.glob("*/*")) if not tables else ():
+        if file.suffix.lower() in SUFFIXES:
+            number = re.match(r"(\d+)-", file.stem)
+            found.append(Recording(file, label_of(file.parent.name), number[1] if number else ""))
     if not found:
         raise DataError(
             f"{folder} holds no labelled recordings: expected meta/esc50.csv (filename, fold, category) "
@@ -60,15 +64,6 @@ def _from_table(table: Path) -> list[Recording]:
     return found
 
 
-def _from_folders(folder: Path) -> list[Recording]:
-    found = []
-    for each in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for file in sorted(path for path in each.iterdir() if path.suffix.lower() in SUFFIXES):
-            number = re.match(r"(\d+)-", file.stem)
-            found.append(Recording(file, label_of(each.name), number[1] if number else ""))
-    return found
-
-
 def groups_of(name: str, path: str | Path | None) -> list[str]:
     """The folds of the recordings in `path`."""
     return folds(read_recordings(folder_of(name, path)))
@@ -89,20 +84,15 @@ def open_recordings(name: str, path: str | Path | None, wanted: Wanted) -> list[
     recordings = keep_split(read_recordings(folder), folder, wanted)
     if wanted.senses is not None and set(wanted.senses) != {AUDIO}:
         recordings = []  # they are heard, and that is all
-    return wanted.draw(
-        [
-            Example(
-                recording.path.relative_to(folder).as_posix(),
-                {AUDIO: recording.path},
-                (Turn(QUESTION, recording.label, "sound", (AUDIO,)),),
-            )
-            for recording in recordings
-        ]
-    )
+    examples = []
+    for each in recordings:
+        turn = Turn(QUESTION, each.label, "sound", (AUDIO,))
+        examples.append(Example(each.path.relative_to(folder).as_posix(), {AUDIO: each.path}, (turn,)))
+    return wanted.draw(examples)
 
 
 def keep_split(recordings: list[Recording], folder: Path, wanted: Wanted) -> list[Recording]:
-    """Those of the split that is wanted. Raises: DataError: no such split, or no such folds."""
+    """The recordings of the split that is wanted. Raises: DataError: no such split, or no such folds."""
     if wanted.split not in SPLITS:
         raise DataError(f"recordings have no split {wanted.split!r}; they have {' and '.join(SPLITS)}")
     held, there = set(wanted.held_out), folds(recordings)

@@ -15,15 +15,10 @@ from lynx.errors import DataError
 
 @dataclass(frozen=True)
 class DataSource:
-    """How a source is read.
+    """How a source is read: import strings, "module:function"."""
 
-    open: "module:function" of `(name, path, wanted) -> examples`; it heeds all of `wanted`.
-    groups: "module:function" of `(name, path) -> names`, where its examples belong to folds that can be
-    held out; "" where they do not.
-    """
-
-    open: str
-    groups: str = ""
+    open: str  # of `(name, path, wanted) -> examples`, which heeds all of `wanted`
+    groups: str = ""  # of `(name, path) -> names` of the folds that can be held out; "" where there are none
 
 
 SOURCES = {
@@ -38,15 +33,8 @@ MOVED = ("esc10", "digits")
 
 
 def open_data(
-    name: str,
-    path: str | Path | None = None,
-    *,
-    split: str = "train",
-    seed: int = 0,
-    n: int | None = None,
-    senses: Sequence[str] | None = None,
-    focus: Sequence[str] = (),
-    types: Sequence[str] = (),
+    name: str, path: str | Path | None = None, *, split: str = "train", seed: int = 0, n: int | None = None,
+    senses: Sequence[str] | None = None, focus: Sequence[str] = (), types: Sequence[str] = (),
     held_out: Sequence[str] = (),
 ) -> Sequence[Example]:
     """The examples of the source `name` ("jsonl" and "labelled" with a path, "world" without).
@@ -56,8 +44,7 @@ def open_data(
     With `types` no questions of other types.
     held_out: folds of "labelled" recordings: the split "train" is all others, "test" is these.
 
-    Raises:
-        DataError: unknown source, unreadable file, no such fold, or nothing left.
+    Raises: DataError: unknown source, unreadable file, no such fold, or nothing left.
     """
     if name in MOVED:
         raise DataError(

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lynx.backbones import Backbone
 from lynx.backbones.decoding import generate
 from lynx.types import Prompt
 
 MAX_NEW_TOKENS = 20
-"""New tokens of an answer, at most; the longest of the world's answers has 11 words."""
+"""Maximum number of new tokens of an answer; the longest of the world's answers has 11 words."""
 
 
 @torch.no_grad()
@@ -23,66 +24,46 @@ def answer_batch(
 ) -> list[str]:
     """The greedy answer to each prompt, as if asked alone; under the adapters that are on.
 
-    clips: a number a prompt, the same for those about the same media; all are where none are given.
+    clips: a number for each prompt, the same for those about the same media; () = all are about the same.
     """
-    shared, clips = _shared(prompts), clips or [0] * len(prompts)
+    clips = clips or [0] * len(prompts)
+    # What all prompts begin with is computed once a clip; at least one token is left of each.
+    rows = [prompt.input_ids[0].tolist() for prompt in prompts]
+    longest, shortest = max(map(len, rows)), min(map(len, rows)) - 1
+    shared = next((i for i in range(shortest) if any(row[i] != rows[0][i] for row in rows)), shortest)
     first = {clip: prompt for clip, prompt in reversed(list(zip(clips, prompts, strict=True)))}
     output = backbone.model(
         inputs_embeds=torch.cat([prompt.inputs_embeds[:, :shared] for prompt in first.values()]),
         attention_mask=torch.cat([prompt.attention_mask[:, :shared] for prompt in first.values()]),
         position_ids=torch.cat([prompt.position_ids[..., :shared] for prompt in first.values()], -2),
-        use_cache=True,
-        logits_to_keep=1,
+        use_cache=True, logits_to_keep=1,
     )
-    cache, row = output.cache, {clip: i for i, clip in enumerate(first)}
-    cache.batch_select_indices(torch.tensor([row[clip] for clip in clips], device=backbone.device))
-    embeds, mask, positions = _rest(prompts, shared)
-    ends = torch.tensor(_ends(backbone), device=mask.device)
+    cache, place = output.cache, {clip: i for i, clip in enumerate(first)}
+    cache.batch_select_indices(torch.tensor([place[clip] for clip in clips], device=backbone.device))
+    # What follows is padded in front, so that all prompts end side by side.
+    padded: tuple[list[Tensor], ...] = ([], [], [])
+    for prompt, row in zip(prompts, rows, strict=True):
+        front, mask = (longest - len(row), 0), prompt.attention_mask
+        padded[0].append(F.pad(prompt.inputs_embeds[:, shared:], (0, 0, *front)))
+        padded[1].append(F.pad(prompt.position_ids[..., shared:], front))
+        padded[2].append(torch.cat([mask[:, :shared], F.pad(mask[:, shared:], front)], 1))
+    embeds, positions, mask = torch.cat(padded[0]), torch.cat(padded[1], -2), torch.cat(padded[2])
+    # embeds: (B, longest - shared, D), mask: (B, longest)
+    ends = torch.tensor(backbone.model.generation_config.eos_token_id, device=mask.device)  # one or several
     ids = torch.zeros(len(prompts), 0, dtype=torch.long, device=mask.device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=mask.device)
     while ids.shape[1] < limit and not done.all():
         output = backbone.model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            cache=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache,
+            use_cache=True, logits_to_keep=1,
         )
         new = output.logits[:, -1].argmax(-1).masked_fill(done, backbone.pad_id)
         ids = torch.cat([ids, new[:, None]], 1)  # (B, new)
         done |= torch.isin(new, ends)
         embeds = backbone.model.get_input_embeddings()(new[:, None])
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        mask = F.pad(mask, (0, 1), value=1)
         positions = positions[..., -1:] + 1
     return [_text(backbone, row) for row in ids]
-
-
-def _shared(prompts: Sequence[Prompt]) -> int:
-    """The number of tokens with which all prompts begin; at least one is left of each."""
-    rows = [prompt.input_ids[0].tolist() for prompt in prompts]
-    length = min(len(row) for row in rows) - 1
-    return next((i for i in range(length) if any(row[i] != rows[0][i] for row in rows)), length)
-
-
-def _rest(prompts: Sequence[Prompt], shared: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What follows the shared part, padded in front: embeds (B, R, D), mask (B, shared + R), positions."""
-    longest = max(prompt.input_ids.shape[1] for prompt in prompts)
-    embeds, masks, positions = [], [], []
-    for prompt in prompts:
-        gap = longest - prompt.input_ids.shape[1]
-        rest = prompt.inputs_embeds[:, shared:]
-        embeds.append(torch.cat([rest.new_zeros(1, gap, rest.shape[-1]), rest], 1))
-        places = prompt.position_ids[..., shared:]
-        positions.append(torch.cat([places.new_zeros(*places.shape[:-1], gap), places], -1))
-        mask = prompt.attention_mask
-        masks.append(torch.cat([mask[:, :shared], mask.new_zeros(1, gap), mask[:, shared:]], 1))
-    return torch.cat(embeds), torch.cat(masks), torch.cat(positions, -2)
-
-
-def _ends(backbone: Backbone) -> list[int]:
-    ends = backbone.model.generation_config.eos_token_id
-    return list(ends) if isinstance(ends, (list, tuple)) else [ends]
 
 
 def _text(backbone: Backbone, ids: Tensor) -> str:

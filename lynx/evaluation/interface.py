@@ -26,9 +26,9 @@ from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Figures, Gro
 POINTS = 256
 """Tokens of a group that are drawn and that the axes are found with: the same number of each counts alike."""
 ROWS = 4096
-"""Tokens that are looked at together: bounds the memory that a large vocabulary takes."""
+"""Maximum number of tokens normalized at once: bounds the memory that a large vocabulary takes."""
 WORLD_CLIPS = 16
-"""Clips of the miniature world that are the reference of the backbone that lives in it."""
+"""Clips of the miniature world that are the reference of the backbone trained on it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure_interface(
 ) -> InterfaceMap:
     """Compare the tokens of a session's senses, aligned and not, with each other and with the vocabulary.
 
-    reference: by default clips of the miniature world for the backbone that lives in it, else the clip's own
+    reference: by default clips of the miniature world for the backbone trained on it, else the clip's own
     video. guidance: takes the reference's place in L_stat, whose mean and variance are what was aligned to.
     The clip is encoded if it is not yet, and read once more for each sense that was aligned.
     Raises: LynxError: media that cannot be read, a guidance of another backbone.
@@ -79,66 +79,40 @@ def measure_interface(
     if guidance is not None:
         guidance.check(model.backbone)
     if reference is None and model.backbone.words is not None:
-        reference = world_reference(model)
+        frames = _world_frames()
+        stream = model.stream(VIDEO, frames, frames.times)  # which the model keeps, as it does a clip's
+        reference = Reference(_on_frames(stream), f"{WORLD_CLIPS} other videos")
     kinds = _kinds(session, reference)
     named = {kind.sense: kind for kind in kinds if kind.aligned}
-    video = named.get(VIDEO)
+    words, video = named[VOCABULARY], named.get(VIDEO)
     near = named.get(REFERENCE, video)
-    goal = None
+    goal = None  # mean and variance (D,) that L_stat is taken to
     if guidance is not None:
         goal = guidance.token_mean, guidance.token_var
     elif near is not None:
         tokens = near.tokens.float().cpu()
         goal = tokens.mean(0), tokens.var(0, correction=0)
     points, explained = principal_axes([kind.sample() for kind in kinds])
-    groups = tuple(
-        Group(
-            kind.sense,
-            kind.label,
-            kind.aligned,
-            where,
-            _figures(kind, near, named[VOCABULARY], video, goal),
+    groups = []
+    for kind, where in zip(kinds, points, strict=True):
+        spread = kind.distance(kind)
+        # Words were never meant to have the statistics of videos.
+        statistics = float(statistics_loss(kind.tokens.cpu(), *goal)) if goal and kind is not words else None
+        figures = Figures(
+            tokens=len(kind.tokens), norm=kind.norm, to_itself=spread, to_vocabulary=kind.distance(words),
+            to_reference=kind.distance(near) if near else None,
+            to_video=kind.distance(video) if video else None,
+            gap=kind.distance(near) - (spread + near.distance(near)) / 2 if near else None,
+            statistics=statistics,
         )
-        for kind, where in zip(kinds, points, strict=True)
-    )
+        groups.append(Group(kind.sense, kind.label, kind.aligned, where, figures))
     label = reference.label if reference is not None else "this clip's own video" if video else None
-    return InterfaceMap(groups, label, explained)
-
-
-def _figures(
-    kind: _Tokens,
-    near: _Tokens | None,
-    words: _Tokens,
-    video: _Tokens | None,
-    goal: tuple[Tensor, Tensor] | None,
-) -> Figures:
-    """near: the reference; goal: mean and variance (D,) that L_stat is taken to."""
-    spread = kind.distance(kind)
-    statistics = None
-    if goal is not None and kind is not words:  # which were never meant to have them
-        statistics = float(statistics_loss(kind.tokens.cpu(), *goal))
-    return Figures(
-        tokens=len(kind.tokens),
-        norm=kind.norm,
-        to_reference=kind.distance(near) if near else None,
-        to_vocabulary=kind.distance(words),
-        to_video=kind.distance(video) if video else None,
-        to_itself=spread,
-        gap=kind.distance(near) - (spread + near.distance(near)) / 2 if near else None,
-        statistics=statistics,
-    )
-
-
-def world_reference(model: StreamEncoder) -> Reference:
-    """Clips of the miniature world, drawn in memory; the model keeps their tokens as it does a clip's."""
-    frames = _world_frames()
-    stream = model.stream(VIDEO, frames, frames.times)
-    return Reference(_on_frames(stream), f"{WORLD_CLIPS} other videos")
+    return InterfaceMap(tuple(groups), label, explained)
 
 
 @lru_cache(maxsize=1)
 def _world_frames() -> Frames:
-    """The frames of all clips, one behind the other."""
+    """The frames of clips of the miniature world, one behind the other, drawn in memory."""
     clips = open_data("world", split="validation", n=WORLD_CLIPS, senses=(VIDEO,))
     videos = [media for clip in clips if isinstance(media := clip.media[VIDEO], Frames)]
     pixels = torch.cat([frames.pixels for frames in videos])
@@ -167,7 +141,7 @@ def _kinds(session: Session, reference: Reference | None) -> list[_Tokens]:
 def vocabulary(backbone: Backbone) -> Tensor:
     """The input embeddings (n, D) of all that the tokenizer knows, or of the words the backbone was taught.
 
-    What was never taught all points one way: it would pass for a vocabulary that is compact.
+    Embeddings that were never trained all point one way: they would make the vocabulary look compact.
     """
     embeddings: Tensor = backbone.model.get_input_embeddings().weight.detach()
     if backbone.words is None:

@@ -16,8 +16,6 @@ from lynx.errors import DataError
 ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
-_Row = tuple[bool, str, float | None]
-"""Right or wrong, the reference, how often a guess is right."""
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 
 
@@ -42,7 +40,7 @@ class Score:
     n: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The score as plain JSON values."""
+        """As plain JSON values."""
         return asdict(self)
 
 
@@ -57,9 +55,8 @@ class Scores:
     by_type: dict[str, Score]
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as plain JSON values."""
-        by_type = {kind: score.to_dict() for kind, score in self.by_type.items()}
-        return {**self.overall.to_dict(), "by_type": by_type}
+        """As plain JSON values."""
+        return asdict(self.overall) | {"by_type": {name: asdict(part) for name, part in self.by_type.items()}}
 
 
 def chance_level(references: Sequence[str]) -> float:
@@ -70,9 +67,7 @@ def chance_level(references: Sequence[str]) -> float:
 
 
 def score(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    types: Sequence[str] | None = None,
+    predictions: Sequence[str], references: Sequence[str], types: Sequence[str] | None = None,
     guesses: Sequence[float | None] | None = None,
 ) -> Scores:
     """Exact match of every prediction with its reference, overall and by type (sorted by name).
@@ -80,35 +75,28 @@ def score(
     guesses: for each question how often a guess is right, 0..1; None: as often as the most common answer to
     the questions of its type that have none.
 
-    Raises:
-        DataError: lists of different lengths, or no questions at all.
+    Raises: DataError: lists of different lengths, or no questions at all.
     """
-    types = [""] * len(references) if types is None else types
-    guesses = [None] * len(references) if guesses is None else guesses
-    if not len(predictions) == len(references) == len(types) == len(guesses):
+    n = len(references)
+    types = [""] * n if types is None else types
+    guesses = [None] * n if guesses is None else guesses
+    if not len(predictions) == n == len(types) == len(guesses):
         raise DataError(
-            f"{len(predictions)} predictions, {len(references)} references, {len(types)} types and "
+            f"{len(predictions)} predictions, {n} references, {len(types)} types and "
             f"{len(guesses)} guesses; every question needs one of each"
         )
-    rows: dict[str, list[_Row]] = defaultdict(list)
-    for prediction, reference, kind, guess in zip(predictions, references, types, guesses, strict=True):
-        rows[kind].append((exact_match(prediction, reference), reference, guess))
-    by_type = {kind: _score_one(rows[kind]) for kind in sorted(rows)}
-    n = len(references)
     if n == 0:
         raise DataError("no questions to score; at least one is needed")
-    overall = Score(
-        accuracy=sum(part.accuracy * part.n for part in by_type.values()) / n,
-        chance=sum(part.chance * part.n for part in by_type.values()) / n,
-        n=n,
-    )
-    return Scores(overall, by_type)
-
-
-def _score_one(rows: Sequence[_Row]) -> Score:
-    hits = sum(right for right, _, _ in rows)
-    blind = [reference for _, reference, guess in rows if guess is None]
-    guessed = sum(guess for _, _, guess in rows if guess is not None)
-    if blind:
-        guessed += chance_level(blind) * len(blind)
-    return Score(hits / len(rows), guessed / len(rows), len(rows))
+    rows: dict[str, list[tuple[bool, str, float | None]]] = defaultdict(list)
+    for prediction, reference, kind, guess in zip(predictions, references, types, guesses, strict=True):
+        rows[kind].append((exact_match(prediction, reference), reference, guess))
+    by_type: dict[str, Score] = {}
+    for kind in sorted(rows):
+        mine = rows[kind]
+        hits = sum(right for right, _, _ in mine)
+        guessed = sum(guess for _, _, guess in mine if guess is not None)
+        if blind := [reference for _, reference, guess in mine if guess is None]:
+            guessed += chance_level(blind) * len(blind)
+        by_type[kind] = Score(hits / len(mine), guessed / len(mine), len(mine))
+    accuracy = sum(part.accuracy * part.n for part in by_type.values()) / n
+    return Scores(Score(accuracy, sum(part.chance * part.n for part in by_type.values()) / n, n), by_type)

@@ -10,9 +10,7 @@ from lynx.model import Lynx
 
 
 def evaluate(
-    model: Lynx,
-    examples: Sequence[Example],
-    progress: Callable[[int, int], None] | None = None,
+    model: Lynx, examples: Sequence[Example], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Ask a chat about each recording, one question of every type: its phrasings take turns.
 
@@ -33,20 +31,16 @@ def evaluate(
                 named.append(asked[-1])
         if progress:
             progress(number + 1, len(examples))
-    by_type = {kind: part.to_dict() for kind, part in _score(asked).by_type.items()}
-    return {**_score(named).overall.to_dict(), "by_type": by_type, "confusion": _confusion(named)}
+    confusion: dict[str, Counter[str]] = {turn.answer: Counter() for turn, _ in named}
+    for turn, answer in named:
+        confusion[turn.answer][answer] += 1
+    return {
+        **_score(named).overall.to_dict(),
+        "by_type": _score(asked).to_dict()["by_type"],
+        "confusion": {name: dict(answers.most_common()) for name, answers in confusion.items()},
+    }
 
 
 def _score(answered: Sequence[tuple[Turn, str]]) -> Scores:
-    return score(
-        [answer for _, answer in answered],
-        [turn.answer for turn, _ in answered],
-        [turn.type for turn, _ in answered],
-    )
-
-
-def _confusion(answered: Sequence[tuple[Turn, str]]) -> dict[str, dict[str, int]]:
-    table: dict[str, Counter[str]] = {turn.answer: Counter() for turn, _ in answered}
-    for turn, answer in answered:
-        table[turn.answer][answer] += 1
-    return {name: dict(answers.most_common()) for name, answers in table.items()}
+    turns = [turn for turn, _ in answered]
+    return score([said for _, said in answered], [t.answer for t in turns], [t.type for t in turns])

@@ -1,8 +1,8 @@
 """Balanced sampling of questions: of every type equally many, and of every type's answers equally many.
 
-Whoever cannot sense what is asked gets the chance level: that of a type's best constant answer, 1 in 2 for
-yes and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"),
-that of naming one of the shapes in it.
+A model that cannot sense what is asked is at chance: that of a type's best constant answer, 1 in 2 for yes
+and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"), that of
+naming one of the shapes in it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from lynx.datasets.base import Turn
 from lynx.errors import DataError
-from lynx.world.dataset import EVALUATION, check_key, question_rng
+from lynx.world.dataset import EVALUATION, check_key
 from lynx.world.questions.asking import ask_type
 from lynx.world.questions.types import QUESTION_TYPES, QuestionType
-from lynx.world.scene.scene import draw_scene
+from lynx.world.scene.scene import draw_scene, scene_rng
 
 PER_CLIP = 2
-"""Questions of one type about one clip, at most."""
+"""Maximum number of questions of one type about one clip."""
 MAX_SCENES = 400
-"""Scenes looked at for one question, at most."""
+"""Maximum number of scenes looked at for one question."""
 Quota = dict[tuple[str, str], int]
 """How many questions are still wanted of each (type, answer); free text counts as the answer ""."""
 
@@ -27,11 +27,9 @@ Quota = dict[tuple[str, str], int]
 class Question:
     """One question of an evaluation."""
 
-    index: int
-    """Of the clip, within the evaluation's split and seed."""
+    index: int  # of the clip, within the evaluation's split and seed
     turn: Turn
-    guess: float | None = None
-    """How often the best guess of who only sees the picture is right; None: as the best constant answer."""
+    guess: float | None = None  # see `QuestionType.guess`
 
 
 def types_for(senses: Collection[str], needed: Collection[str]) -> list[str]:
@@ -59,7 +57,7 @@ def sample_balanced(counts: Mapping[str, int], split: str, seed: int) -> list[Qu
         if not kinds:
             return questions
         scene = draw_scene(split, seed, index)
-        rng = question_rng(scene, EVALUATION)
+        rng = scene_rng(scene.key, EVALUATION)
         for kind in kinds:
 
             def wanted(answer: str, kind: QuestionType = kind) -> bool:
@@ -68,9 +66,8 @@ def sample_balanced(counts: Mapping[str, int], split: str, seed: int) -> list[Qu
             for turn in ask_type(kind, scene, rng, PER_CLIP, wanted):
                 left[_key(kind, turn.answer)] -= 1
                 questions.append(Question(index, turn, kind.guess(scene)))
-    raise DataError(
-        f"the world's {split} split has no {sum(left.values())} more questions like {kinds[0].name!r}"
-    )
+    more = f"{sum(left.values())} more questions like {kinds[0].name!r}"
+    raise DataError(f"the world's {split} split has no {more}")
 
 
 def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[Question]:
@@ -85,11 +82,8 @@ def subsample(questions: Sequence[Question], counts: Mapping[str, int]) -> list[
 
 
 def _quota(counts: Mapping[str, int]) -> Quota:
-    quota: Quota = {}
-    for name, count in counts.items():
-        answers = QUESTION_TYPES[name].answers or ("",)
-        quota |= {(name, answer): share for answer, share in split_evenly(count, answers).items()}
-    return quota
+    shares = {name: split_evenly(n, QUESTION_TYPES[name].answers or ("",)) for name, n in counts.items()}
+    return {(name, answer): n for name, answers in shares.items() for answer, n in answers.items()}
 
 
 def _key(kind: QuestionType, answer: str) -> tuple[str, str]:

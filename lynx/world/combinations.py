@@ -13,10 +13,10 @@ from lynx.world.evaluation import (
     MEASURED,
     SPLIT,
     AllAnswers,
-    Answers,
     Cells,
     Progress,
     Senses,
+    accuracy,
     by_type,
     collect_answers,
     score_questions,
@@ -26,11 +26,7 @@ from lynx.world.questions.types import QUESTION_TYPES
 
 
 def evaluate_combinations(
-    model: Lynx,
-    n: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-    cache: Path | None = None,
+    model: Lynx, n: int = 1000, seed: int = 0, progress: Progress | None = None, cache: Path | None = None
 ) -> dict[str, Any]:
     """Measure the senses that the model has adapters for, alone and together, on the same questions.
 
@@ -50,7 +46,8 @@ def evaluate_combinations(
             "their adapters"
         )
     cells = {sense: Cells.of(sense, n) for sense in senses}
-    three = split_evenly(n // 4, [name for name in QUESTION_TYPES if _is_three(name, senses)])
+    needs = {name: set(kind.senses) for name, kind in QUESTION_TYPES.items()}
+    three = split_evenly(n // 4, [k for k, v in needs.items() if len(v) == 3 and v <= {VIDEO, *senses}])
     counts = dict(three)
     for name, count in (pair for cell in cells.values() for pair in cell.together.items()):
         counts[name] = max(count, counts.get(name, 0))
@@ -60,36 +57,28 @@ def evaluate_combinations(
     return {"modality": "all", "n": n, "seed": seed, **figures}
 
 
-def _is_three(name: str, senses: Sequence[str]) -> bool:
-    needs = QUESTION_TYPES[name].senses
-    return len(needs) == 3 and set(needs) <= {VIDEO, *senses}
-
-
 def _given(question: Question, senses: Sequence[str]) -> list[Senses]:
-    """Under which senses a question is asked."""
+    """The sets of senses that a question is asked under."""
     everything, added = (VIDEO, *senses), [s for s in question.turn.senses if s != VIDEO]
-    if not added:
-        return [(VIDEO,), *((VIDEO, sense) for sense in senses), everything]
+    given: list[Senses] = [(VIDEO,), *((VIDEO, sense) for sense in added or senses)]
     if len(added) == 2:
-        return [(VIDEO,), (VIDEO, added[0]), (VIDEO, added[1]), (VIDEO, *added), everything]
-    others = [sense for sense in senses if sense != added[0]]
-    beside = {added[0], others[question.index % len(others)]}
-    pair = tuple(sense for sense in senses if sense in beside)
-    return [(VIDEO,), (VIDEO, added[0]), *([(VIDEO, *pair)] if len(senses) > 2 else []), everything]
+        given.append((VIDEO, *added))
+    elif added and len(senses) > 2:  # beside one other sense, each in turn
+        others = [sense for sense in senses if sense != added[0]]
+        beside = {added[0], others[question.index % len(others)]}
+        given.append((VIDEO, *(sense for sense in senses if sense in beside)))
+    return [*given, everything]
 
 
 def _summarize(
-    senses: Sequence[str],
-    cells: Mapping[str, Cells],
-    three: Mapping[str, int],
-    questions: Sequence[Question],
-    answers: AllAnswers,
+    senses: Sequence[str], cells: Mapping[str, Cells], three: Mapping[str, int],
+    questions: Sequence[Question], answers: AllAnswers,
 ) -> dict[str, Any]:
     everything = (VIDEO, *senses)
     asked = {sense: subsample(questions, cells[sense].needed) for sense in senses}
     alone = {sense: summarize(sense, cells[sense], questions, answers) for sense in senses}
     for figures in alone.values():
-        del figures["by_type"]
+        del figures["by_type"]  # there is one for all of them
     company: dict[str, dict[str, float]] = {}
     lost = dict.fromkeys(senses, 0.0)
     for given in [*((VIDEO, *pair) for pair in combinations(senses, 2)), everything]:
@@ -97,7 +86,7 @@ def _summarize(
         company[name] = {}
         for sense in given[1:]:
             if mine := [question for question in asked[sense] if question in answers.given[given]]:
-                before, after = (_accuracy(mine, answers.given[g]) for g in ((VIDEO, sense), given))
+                before, after = (accuracy(mine, answers.given[g]) for g in ((VIDEO, sense), given))
                 company[name][sense] = after
                 lost[sense] = max(lost[sense], before - after)
     seen = subsample(questions, next(iter(cells.values())).seen)
@@ -108,7 +97,7 @@ def _summarize(
         "alone": alone,
         "together": company,
         "lost": lost,
-        "video_only_all": _accuracy(seen, answers.given[everything]),
+        "video_only_all": accuracy(seen, answers.given[everything]),
         "three_senses": _three(subsample(questions, three), answers, everything) if three else None,
         "by_type": by_type(questions, columns),
     }
@@ -117,17 +106,8 @@ def _summarize(
 def _three(questions: Sequence[Question], answers: AllAnswers, everything: Senses) -> dict[str, float]:
     """Of questions that need three senses: with exactly these, with all, and with each missing."""
     one, other = (sense for sense in questions[0].turn.senses if sense != VIDEO)
-    columns = {
-        "with": (VIDEO, one, other),
-        "all": everything,
-        f"without {one}": (VIDEO, other),
-        f"without {other}": (VIDEO, one),
-        "video alone": (VIDEO,),
-    }
+    columns = {"with": (VIDEO, one, other), "all": everything}
+    columns |= {f"without {one}": (VIDEO, other), f"without {other}": (VIDEO, one), "video alone": (VIDEO,)}
     chance = score_questions(questions, answers.given[everything]).overall.chance
-    scores = {name: _accuracy(questions, answers.given[given]) for name, given in columns.items()}
+    scores = {name: accuracy(questions, answers.given[given]) for name, given in columns.items()}
     return {"n": len(questions), "chance": chance, **scores}
-
-
-def _accuracy(questions: Sequence[Question], answers: Answers) -> float:
-    return score_questions(questions, answers).overall.accuracy

@@ -15,23 +15,17 @@ from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.animation import draw_clip
 from lynx.world.scene.picture import draw_frames
-from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene
+from lynx.world.scene.scene import DURATION, FPS, SPLITS, Scene, draw_scene, scene_rng
 from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 4
-"""Version of what the world looks and sounds like; whoever changes it counts up, and caches are made anew."""
+"""Version of what the world looks and sounds like; a change raises it, so that caches are made anew."""
 SCENES_PER_CLIP = 400
 """Scenes looked through for a clip that is to allow one type of question; no two clips share any."""
 QUESTIONS, EVALUATION = 101, 102
-"""Uses of questions, which end the seeds they are drawn with: what training asks depends neither on what is
-shown nor on what is asked in an evaluation."""
-
-
-def question_rng(scene: Scene, use: int) -> np.random.Generator:
-    """The random numbers with which questions about a scene are drawn, for one use of them."""
-    split, seed, index = scene.key
-    return np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index, use]))
+"""Last parts of the seeds of questions: what training asks depends neither on what is shown nor on what an
+evaluation asks."""
 
 
 def check_key(split: str, seed: int) -> None:
@@ -47,26 +41,23 @@ def frame_numbers(frames: int) -> np.ndarray:
     return np.floor(sample_times(DURATION, frames).numpy() * FPS + 1e-6).astype(int)
 
 
+Renderer = Callable[[Scene, int, int], MediaSource]
+
+
 def _frames(pictures: np.ndarray, times: torch.Tensor) -> Frames:
     return Frames(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), times, DURATION)
 
 
-def _video(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_frames(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
-
-
-def _audio(scene: Scene, frames: int, size: int) -> Waveform:
-    return Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE)
+def _pictures(draw: Callable[[Scene, np.ndarray, int], np.ndarray]) -> Renderer:
+    return lambda scene, frames, size: _frames(
+        draw(scene, frame_numbers(frames), size), sample_times(DURATION, frames)
+    )
 
 
 def _depth(scene: Scene, frames: int, size: int) -> DepthClip:
-    return DepthClip.of(
-        draw_depth(scene, frame_numbers(frames), size),
-        times=sample_times(DURATION, frames).numpy(),
-        duration=DURATION,
-        intrinsics=intrinsics(size)[:3, :3],
-        poses=np.repeat(np.eye(4)[None], frames, axis=0),
-    )
+    maps, poses = draw_depth(scene, frame_numbers(frames), size), np.repeat(np.eye(4)[None], frames, axis=0)
+    times, matrix = sample_times(DURATION, frames).numpy(), intrinsics(size)[:3, :3]
+    return DepthClip.of(maps, times=times, duration=DURATION, intrinsics=matrix, poses=poses)
 
 
 def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
@@ -75,16 +66,12 @@ def _high_fps(scene: Scene, frames: int, size: int) -> Frames:
     return _frames(clip, torch.arange(len(clip), dtype=torch.float64) / FPS)
 
 
-def _multi_view(scene: Scene, frames: int, size: int) -> Frames:
-    return _frames(draw_second_view(scene, frame_numbers(frames), size), sample_times(DURATION, frames))
-
-
-RENDERERS: dict[str, Callable[[Scene, int, int], MediaSource]] = {
-    "video": _video,
-    "audio": _audio,
+RENDERERS: dict[str, Renderer] = {
+    "video": _pictures(draw_frames),
+    "audio": lambda scene, frames, size: Waveform(torch.from_numpy(render_sound(scene)), SAMPLE_RATE),
     "depth": _depth,
     "high_fps": _high_fps,
-    "multi_view": _multi_view,
+    "multi_view": _pictures(draw_second_view),
 }
 """What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
 
@@ -114,25 +101,16 @@ class SceneMedia(Mapping[str, MediaSource]):
 class WorldDataset(Sequence[Example]):
     """Clips of the world with questions that their senses can answer, each drawn when it is looked at."""
 
-    split: str
-    """"train", "validation" or "test": these share no clip, whatever the seed."""
-    seed: int
-    """Which clips of the split; 0 or more."""
-    n: int
-    """How many clips."""
-    senses: tuple[str, ...] = ("video", "audio")
-    """The media of every clip, and what its questions may need."""
-    frames: int = 8
-    """Pictures of a clip, at the middles of as many equal parts; sound and fast motion come whole."""
-    size: int = 128
-    """Width and height of the pictures, pixels."""
-    types: Collection[str] | None = None
-    """Types of questions that are kept; None: all."""
-    per_type: int = 1
-    """Questions of one type about a clip, at most."""
+    split: str  # "train", "validation" or "test": these share no clip, whatever the seed
+    seed: int  # which clips of the split; 0 or more
+    n: int  # number of clips
+    senses: tuple[str, ...] = ("video", "audio")  # the media of every clip, and what its questions may need
+    frames: int = 8  # at the middles of as many equal parts; sound and fast motion come whole
+    size: int = 128  # width and height of the pictures, pixels
+    types: Collection[str] | None = None  # types of questions that are kept; None: all
+    per_type: int = 1  # maximum number of questions of one type about a clip
     focus: Sequence[str] = ()
-    """Types of questions for which clips are drawn in turn, so that rare ones are asked often enough to be
-    learned: each clip has a question of its type."""
+    """Types of questions that clips are chosen for in turn, so that rare ones are asked often enough."""
 
     def __post_init__(self) -> None:
         check_key(self.split, self.seed)
@@ -150,28 +128,19 @@ class WorldDataset(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self._example(i) for i in range(self.n)[index]]
-        return self._example(range(self.n)[index])
-
-    def _example(self, index: int) -> Example:
-        scene = self._scene(index)
-        turns = ask(scene, question_rng(scene, QUESTIONS), self.senses, self.per_type)
+            return [self[i] for i in range(self.n)[index]]
+        index = range(self.n)[index]
+        scene = draw_scene(self.split, self.seed, index * SCENES_PER_CLIP if self.focus else index)
+        if self.focus:
+            kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
+            numbers = range(index * SCENES_PER_CLIP, (index + 1) * SCENES_PER_CLIP)
+            block = (draw_scene(self.split, self.seed, number) for number in numbers)
+            scene = next((each for each in block if any(True for _ in kind.candidates(each))), scene)
+        turns = ask(scene, scene_rng(scene.key, QUESTIONS), self.senses, self.per_type)
         name = f"{self.split}-{self.seed}-{scene.key[2]}"
-        return Example(
-            id=name,
-            media=SceneMedia(scene, self.senses, self.frames, self.size),
-            turns=tuple(turn for turn in turns if self.types is None or turn.type in self.types),
-            key=f"world{RENDERER}-{name}-{self.frames}x{self.size}",
-        )
-
-    def _scene(self, index: int) -> Scene:
-        if not self.focus:
-            return draw_scene(self.split, self.seed, index)
-        kind = QUESTION_TYPES[self.focus[index % len(self.focus)]]
-        numbers = range(index * SCENES_PER_CLIP, (index + 1) * SCENES_PER_CLIP)
-        block = (draw_scene(self.split, self.seed, number) for number in numbers)
-        fitting = (scene for scene in block if any(True for _ in kind.candidates(scene)))
-        return next(fitting, None) or draw_scene(self.split, self.seed, index * SCENES_PER_CLIP)
+        media = SceneMedia(scene, self.senses, self.frames, self.size)
+        kept = tuple(turn for turn in turns if self.types is None or turn.type in self.types)
+        return Example(name, media, kept, key=f"world{RENDERER}-{name}-{self.frames}x{self.size}")
 
 
 def open_world(name: str, path: str | Path | None, wanted: Wanted) -> WorldDataset:

@@ -1,7 +1,7 @@
 """Measures a sense or a backbone on clips never seen in training: H.264 and AAC, read as a user's."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,48 +21,39 @@ MEASURED = tuple(sense for sense in RENDERERS if sense != VIDEO)
 BATCH = 12
 """Questions that are collected before they are answered side by side."""
 Progress = Callable[[int, int], None]
-"""Called with how many clips are done, and of how many."""
+"""Called with the number of clips done and the number of all."""
 Senses = tuple[str, ...]
 Answers = dict[Question, str]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """How many questions of each type each cell of the results rests on.
+    """How many questions of each type each cell of the results rests on."""
 
-    needed: they need the sense, alone or with video; both: they need the sense and video; seen: they need
-    video alone.
-    """
-
-    needed: Mapping[str, int]
-    both: Mapping[str, int]
-    seen: Mapping[str, int]
+    needed: Mapping[str, int]  # they need the sense, alone or with video
+    both: Mapping[str, int]  # they need the sense and video
+    seen: Mapping[str, int]  # they need video alone
 
     @classmethod
     def of(cls, modality: str, n: int) -> "Cells":
         """`n` questions a cell, shared evenly among its types."""
         senses = (VIDEO, modality)
         wanted = ((senses, (modality,)), (senses, senses), ((VIDEO,), (VIDEO,)))
-        needed, both, seen = (split_evenly(n, types_for(has, needs)) for has, needs in wanted)
-        return cls(needed, both, seen)
+        return cls(*(split_evenly(n, types_for(has, needs)) for has, needs in wanted))
 
     @property
     def together(self) -> dict[str, int]:
         """Questions of each type that all cells can be taken from."""
         cells = (self.needed, self.both, self.seen)
-        return {
-            name: max(cell.get(name, 0) for cell in cells)
-            for name in {**self.needed, **self.both, **self.seen}
-        }
+        return {name: max(cell.get(name, 0) for cell in cells) for every in cells for name in every}
 
 
 @dataclass(frozen=True)
 class AllAnswers:
-    """The answers under each condition.
+    """The answers by the senses that were `given`, their adapters on, and under two more conditions.
 
-    given: by the senses that were given, their adapters on. withheld: by a sense whose adapter was on while
-    only the video was given. stock: about video alone, one question at a time through transformers' own
-    `generate`, all adapters off, which makes the model the stock one bit for bit.
+    withheld: by a sense whose adapter was on while only the video was given. stock: about video alone, one
+    question at a time through transformers' own `generate`, all adapters off: the stock model, bit for bit.
     """
 
     given: dict[Senses, Answers] = field(default_factory=lambda: defaultdict(dict))
@@ -71,11 +62,7 @@ class AllAnswers:
 
 
 def evaluate(
-    model: Lynx,
-    modality: str,
-    n: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
+    model: Lynx, modality: str, n: int = 1000, seed: int = 0, progress: Progress | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a modality: `n` questions in every cell, accuracies 0..1, answers balanced within each type.
@@ -84,8 +71,8 @@ def evaluate(
     `without`: the same on video alone, adapters off; `withheld`: on video alone, adapter on, so that the
     words are known and the sense is missing; `both_senses`: questions that need video and modality, in a cell
     of their own (None if there are none); `video_only_on`, `_off`: questions on video, likewise;
-    `video_only_stock`: the same one by one, see `AllAnswers.stock`; `chance`: the best guess of who sees the
-    picture alone (`balanced_sampling.py`).
+    `video_only_stock`: the same one by one, see `AllAnswers.stock`; `chance`: the best guess from the picture
+    alone (`balanced_sampling.py`).
 
     Raises: DataError if the world asks nothing about the modality; AdapterError if the model has none for it.
     """
@@ -94,8 +81,7 @@ def evaluate(
         raise DataError(f"the world's clips are evaluated for {', '.join(MEASURED)}, not for {modality!r}")
     model.adapter(modality)
     questions = sample_balanced(cells.together, SPLIT, seed)
-    both = ((VIDEO, modality), (VIDEO,))
-    conditions = dict.fromkeys(questions, both)
+    conditions = dict.fromkeys(questions, ((VIDEO, modality), (VIDEO,)))
     answers = collect_answers(model, (modality,), conditions, seed, progress, cache)
     return {"modality": modality, "n": n, "seed": seed, **summarize(modality, cells, questions, answers)}
 
@@ -112,13 +98,8 @@ def evaluate_backbone(
 
 
 def collect_answers(
-    model: Lynx,
-    senses: Sequence[str],
-    conditions: Mapping[Question, Collection[Senses]],
-    seed: int,
-    progress: Progress | None = None,
-    cache: Path | None = None,
-    stock: bool = True,
+    model: Lynx, senses: Sequence[str], conditions: Mapping[Question, Collection[Senses]], seed: int,
+    progress: Progress | None = None, cache: Path | None = None, stock: bool = True,
 ) -> AllAnswers:
     """Ask each question under each of its sets of senses, with the adapters of these alone on; one that needs
     a single new sense also without that sense, its adapter on.
@@ -132,15 +113,20 @@ def collect_answers(
     def fill(given: Senses, on: Senses) -> None:
         prompts = waiting.pop((given, on))
         with model.using(*on):
-            clips = [question.index for question in prompts]
-            said = answer_batch(model.backbone, list(prompts.values()), clips)
+            indices = [question.index for question in prompts]
+            said = answer_batch(model.backbone, list(prompts.values()), indices)
         column = answers.given[given] if given == on else answers.withheld[on[-1]]
         column.update(zip(prompts, said, strict=True))
 
-    for clip, asked in _clips(conditions, seed, cache, progress, senses):
+    groups: dict[int, list[Question]] = defaultdict(list)
+    for question in conditions:
+        groups[question.index].append(question)
+    # The next clips are drawn while one is being asked about.
+    clips = stream_clips(SPLIT, seed, groups, cache or default_cache(), senses=senses)
+    for number, (index, clip) in enumerate(clips, 1):
         media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
-        for question in asked:
+        for question in groups[index]:
             message = {"role": "user", "content": question.turn.question}
             added = [sense for sense in question.turn.senses if sense != VIDEO]
             withheld = [((VIDEO,), (VIDEO, *added))] if len(added) == 1 else []
@@ -153,27 +139,11 @@ def collect_answers(
                     answers.stock[question] = answer_alone(model.backbone, prompt)
         for key in [key for key, prompts in waiting.items() if len(prompts) >= BATCH]:
             fill(*key)
+        if progress:
+            progress(number, len(groups))
     for key in list(waiting):
         fill(*key)
     return answers
-
-
-def _clips(
-    questions: Iterable[Question],
-    seed: int,
-    cache: Path | None,
-    progress: Progress | None,
-    senses: Sequence[str],
-) -> Iterator[tuple[Path, list[Question]]]:
-    """The clips and what is asked about each; the next ones are drawn while one is being asked about."""
-    groups: dict[int, list[Question]] = defaultdict(list)
-    for question in questions:
-        groups[question.index].append(question)
-    clips = stream_clips(SPLIT, seed, groups, cache or default_cache(), senses=senses)
-    for number, (index, clip) in enumerate(clips, 1):
-        yield clip, groups[index]
-        if progress:
-            progress(number, len(groups))
 
 
 def summarize(
@@ -181,20 +151,25 @@ def summarize(
 ) -> dict[str, Any]:
     """The figures of `evaluate` from all questions and their answers."""
     on, off = answers.given[VIDEO, modality], answers.given[VIDEO,]
+    withheld, stock = answers.withheld[modality], answers.stock
     needed, both, seen = (subsample(questions, cell) for cell in (cells.needed, cells.both, cells.seen))
-    heard = score_questions(needed, on)
-    columns = {"with": on, "without": off, "withheld": answers.withheld[modality], "stock": answers.stock}
+    columns = {"with": on, "without": off, "withheld": withheld, "stock": stock}
     return {
-        "with": heard.overall.accuracy,
-        "without": score_questions(needed, off).overall.accuracy,
-        "withheld": score_questions(needed, answers.withheld[modality]).overall.accuracy,
-        "chance": heard.overall.chance,
-        "both_senses": score_questions(both, on).overall.accuracy if both else None,
-        "video_only_on": score_questions(seen, on).overall.accuracy,
-        "video_only_off": score_questions(seen, off).overall.accuracy,
-        "video_only_stock": score_questions(seen, answers.stock).overall.accuracy,
+        "with": accuracy(needed, on),
+        "without": accuracy(needed, off),
+        "withheld": accuracy(needed, withheld),
+        "chance": score_questions(needed, on).overall.chance,
+        "both_senses": accuracy(both, on) if both else None,
+        "video_only_on": accuracy(seen, on),
+        "video_only_off": accuracy(seen, off),
+        "video_only_stock": accuracy(seen, stock),
         "by_type": by_type(questions, columns),
     }
+
+
+def accuracy(questions: Sequence[Question], answers: Answers) -> float:
+    """The share of the questions that are answered right, 0..1."""
+    return score_questions(questions, answers).overall.accuracy
 
 
 def score_questions(questions: Sequence[Question], answers: Answers) -> Scores:

@@ -24,10 +24,10 @@ from PIL import Image
 
 from lynx.media.writer import write_stream
 from lynx.types import Waveform
-from lynx.world.dataset import QUESTIONS, RENDERER, RENDERERS, check_key, question_rng
+from lynx.world.dataset import QUESTIONS, RENDERER, RENDERERS, check_key
 from lynx.world.questions.asking import ask
 from lynx.world.scene.animation import draw_clip
-from lynx.world.scene.scene import DURATION, FPS, Scene, draw_scene
+from lynx.world.scene.scene import DURATION, FPS, Scene, draw_scene, scene_rng
 from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_clip, intrinsics
 
@@ -37,12 +37,7 @@ DEPTH_RATE = 4
 
 
 def render(
-    seed: int,
-    out_dir: str | Path,
-    split: str = "test",
-    index: int = 0,
-    size: int = 480,
-    per_type: int = 1,
+    seed: int, out_dir: str | Path, split: str = "test", index: int = 0, size: int = 480, per_type: int = 1
 ) -> Path:
     """Write all there is of a scene, `size` pixels wide, `per_type` questions of each type; gives `out_dir`.
 
@@ -54,15 +49,11 @@ def render(
     write_clip(scene, folder / CLIP, size)
     for extra in EXTRA_FILES.values():
         extra.write(scene, folder / extra.name, size)
-    turns = ask(scene, question_rng(scene, QUESTIONS), per_type=per_type)
+    turns = ask(scene, scene_rng(scene.key, QUESTIONS), per_type=per_type)
+    media = {s: (EXTRA_FILES[s].name or s) if s in EXTRA_FILES else CLIP for s in RENDERERS}
     description = {
-        "seed": seed,
-        "split": split,
-        "index": index,
-        "duration": DURATION,
-        "media": {s: (EXTRA_FILES[s].name or s) if s in EXTRA_FILES else CLIP for s in RENDERERS},
-        "depth_rate": DEPTH_RATE,
-        "questions": [asdict(turn) for turn in turns],
+        "seed": seed, "split": split, "index": index, "duration": DURATION, "media": media,
+        "depth_rate": DEPTH_RATE, "questions": [asdict(turn) for turn in turns],
     }
     (folder / "qa.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -95,12 +86,9 @@ def write_depth(scene: Scene, folder: Path, size: int) -> None:
 class ExtraFile:
     """What a sense is read from that is not in the clip itself."""
 
-    suffix: str
-    """How its name ends beside a clip that `stream_clips` keeps."""
-    name: str
-    """Its name in a folder of `render`; "" fills the folder itself."""
-    write: Callable[[Scene, Path, int], None]
-    """Writes it, from the scene, its path and the size in pixels."""
+    suffix: str  # how its name ends beside a clip that `stream_clips` keeps
+    name: str  # in a folder of `render`; "" fills the folder itself
+    write: Callable[[Scene, Path, int], None]  # takes the scene, the path and the size in pixels
 
 
 EXTRA_FILES = {
@@ -115,18 +103,8 @@ def sense_path(clip: Path, sense: str) -> Path:
     return clip.with_name(clip.stem + EXTRA_FILES[sense].suffix) if sense in EXTRA_FILES else clip
 
 
-def clip_path(cache: Path, split: str, seed: int, index: int, size: int) -> Path:
-    """Where `render_clips` keeps a clip; another version of the renderer has another folder."""
-    return cache / f"world{RENDERER}-{size}" / f"{split}-{seed}" / f"{index:06d}.mp4"
-
-
 def stream_clips(
-    split: str,
-    seed: int,
-    indices: Iterable[int],
-    out_dir: str | Path,
-    size: int = 320,
-    processes: int = 2,
+    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2,
     senses: Collection[str] = (),
 ) -> Iterator[tuple[int, Path]]:
     """Write the clips of these indices, with sound and what `senses` need; gives each as soon as it is there.
@@ -134,39 +112,29 @@ def stream_clips(
     They come in ascending order; those that are there already are kept. See `sense_path`.
     """
     check_key(split, seed)
-    paths = {index: clip_path(Path(out_dir), split, seed, index, size) for index in sorted(set(indices))}
+    folder = Path(out_dir, f"world{RENDERER}-{size}", f"{split}-{seed}")
+    paths = {index: folder / f"{index:06d}.mp4" for index in sorted(set(indices))}
     extra = tuple(sense for sense in senses if sense in EXTRA_FILES)
-    missing = [
-        index
-        for index, path in paths.items()
-        if not all(one.exists() for one in (path, *(sense_path(path, sense) for sense in extra)))
-    ]
+    parts = {i: [path, *(sense_path(path, sense) for sense in extra)] for i, path in paths.items()}
+    missing = [index for index, files in parts.items() if not all(file.exists() for file in files)]
     if not missing:
         yield from paths.items()
         return
-    paths[missing[0]].parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write_one, split, seed, size, extra)
     pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare)
     try:
-        written = zip(missing, pool.map(write, missing, [paths[index] for index in missing]), strict=True)
-        waiting = set(missing)
+        written = pool.map(write, missing, [paths[index] for index in missing])  # in this order
         for index, path in paths.items():
-            while index in waiting:
-                waiting.remove(next(written)[0])
+            if index in missing:
+                next(written)
             yield index, path
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def render_clips(
-    split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2
-) -> dict[int, Path]:
-    """Write the clips of these indices as `stream_clips` does, and wait for all of them."""
-    return dict(stream_clips(split, seed, indices, out_dir, size, processes))
-
-
 def _prepare() -> None:
-    """Make a worker modest: one thread, and what draws ahead yields to what answers."""
+    """One thread, and a low priority: what draws ahead yields to what answers."""
     torch.set_num_threads(1)
     os.nice(10)
 

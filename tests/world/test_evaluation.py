@@ -25,7 +25,7 @@ from lynx.world.evaluation import (
     evaluate_backbone,
     summarize,
 )
-from lynx.world.files import render_clips, sense_path
+from lynx.world.files import sense_path, stream_clips
 from lynx.world.pretraining.model import build_backbone, save_backbone
 from lynx.world.questions.types import QUESTION_TYPES
 
@@ -71,7 +71,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_answers_side_by_side_are_those_of_a_chat(model: Lynx, cache: Path) -> None:
-    path = render_clips("test", 7, [0], cache)[0]
+    path = dict(stream_clips("test", 7, [0], cache))[0]
     for media in ({"video": path}, {"video": path, "audio": path}):
         session = model.chat(**media)
         streams = list(session.encode().values())
@@ -88,7 +88,7 @@ def test_answers_side_by_side_are_those_of_a_chat(model: Lynx, cache: Path) -> N
 
 def test_questions_about_several_clips_keep_to_their_own(model: Lynx, cache: Path) -> None:
     prompts, clips, alone = [], [], []
-    for number, path in render_clips("test", 7, [0, 1], cache).items():
+    for number, path in dict(stream_clips("test", 7, [0, 1], cache)).items():
         session = model.chat(video=path, audio=path)
         streams = list(session.encode().values())
         for question in QUESTIONS[: 2 + number]:
@@ -184,7 +184,7 @@ def test_answers_are_those_under_the_senses_they_were_asked_for(model: Lynx, cac
     (question,) = sample_balanced({"nearest_and_sound": 1}, "test", 7)
     given = [("video",), ("video", "audio"), ("video", "audio", "depth")]
     answers = collect_answers(model, MEASURED, {question: given}, 7, cache=cache)
-    path = render_clips("test", 7, [question.index], cache)[question.index]
+    path = dict(stream_clips("test", 7, [question.index], cache))[question.index]
     for senses in given:
         session = model.chat(**{sense: sense_path(path, sense) for sense in senses})
         said = session.ask(question.turn.question, max_new_tokens=MAX_NEW_TOKENS)
@@ -198,7 +198,7 @@ def test_a_withheld_sense_leaves_its_adapter_on(model: Lynx, cache: Path) -> Non
     answers = collect_answers(model, ("audio",), conditions, 7, cache=cache)
     assert set(answers.withheld) == {"audio"}
     for question in questions:
-        path = render_clips("test", 7, [question.index], cache)[question.index]
+        path = dict(stream_clips("test", 7, [question.index], cache))[question.index]
         streams = list(model.chat(video=path).encode().values())
         prompt = model.backbone.compose([{"role": "user", "content": question.turn.question}], streams)
         with model.using("audio"):

@@ -12,12 +12,12 @@ from lynx.media.audio import read_audio
 from lynx.media.container import probe
 from lynx.media.video import read_frames
 from lynx.types import sample_times
-from lynx.world.dataset import QUESTIONS, RENDERER, question_rng
-from lynx.world.files import render, render_clips
+from lynx.world.dataset import QUESTIONS, RENDERER
+from lynx.world.files import render, stream_clips
 from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
-from lynx.world.scene.scene import DURATION, draw_scene
+from lynx.world.scene.scene import DURATION, draw_scene, scene_rng
 from lynx.world.scene.sound import render_sound
 from lynx.world.scene.views import draw_depth
 
@@ -77,7 +77,7 @@ def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> N
     for path in examples:
         description = json.loads(path.read_text())
         scene = draw_scene(description["split"], description["seed"], description["index"])
-        turns = ask(scene, question_rng(scene, QUESTIONS))
+        turns = ask(scene, scene_rng(scene.key, QUESTIONS))
         assert [(q["question"], q["answer"]) for q in description["questions"]] == [
             (turn.question, turn.answer) for turn in turns
         ]
@@ -87,12 +87,12 @@ def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> N
 
 
 def test_clips_are_kept_and_only_missing_ones_made(tmp_path: Path) -> None:
-    first = render_clips("validation", 1, [4, 2], tmp_path, size=64)
+    first = dict(stream_clips("validation", 1, [4, 2], tmp_path, size=64))
     assert list(first) == [2, 4]
     stamps = {index: path.stat().st_mtime_ns for index, path in first.items()}
-    again = render_clips("validation", 1, [2, 4], tmp_path, size=64)
+    again = dict(stream_clips("validation", 1, [2, 4], tmp_path, size=64))
     assert {index: path.stat().st_mtime_ns for index, path in again.items()} == stamps
-    assert list(render_clips("validation", 1, [4, 3, 2], tmp_path, size=64)) == [2, 3, 4]
+    assert list(dict(stream_clips("validation", 1, [4, 3, 2], tmp_path, size=64))) == [2, 3, 4]
     assert f"world{RENDERER}" in str(first[2]) and not list(tmp_path.rglob("half-*"))
     assert probe(first[4]).audio
 

@@ -94,7 +94,7 @@ def test_every_word_of_every_text_is_taught_and_one_token():
 
 
 def test_told_scenes_answer_only_from_what_they_tell():
-    """A sense that the text leaves out is answered evenly at random: no answer of `sound` is a favourite."""
+    """A sense that the text leaves out is answered evenly at random: no answer of `sound` is a favorite."""
     guesses = Counter()
     for index in range(1500):
         text, turns = tell(draw_scene("train", 10, index), np.random.default_rng(index))

@@ -12,7 +12,7 @@ from lynx.datasets.clips import content_key, render_clip
 from lynx.modalities import get
 from lynx.types import sample_times
 from lynx.world.dataset import WorldDataset
-from lynx.world.files import render, render_clips, sense_path, stream_clips
+from lynx.world.files import render, sense_path, stream_clips
 from lynx.world.scene.scene import DURATION, FPS, draw_scene
 from lynx.world.scene.views import draw_second_clip, draw_second_view
 
@@ -106,7 +106,7 @@ def test_all_senses_of_a_clip_are_rendered_at_its_moments():
 
 
 def test_kept_clips_have_what_their_senses_read(tmp_path):
-    plain = render_clips("validation", 1, [2], tmp_path, size=64)[2]
+    plain = dict(stream_clips("validation", 1, [2], tmp_path, size=64))[2]
     stamp = plain.stat().st_mtime_ns
     assert not sense_path(plain, "depth").exists() and sense_path(plain, "audio") == plain
     ((index, clip),) = stream_clips("validation", 1, [2], tmp_path, size=64, senses=("depth", "multi_view"))

@@ -29,26 +29,19 @@ PLACES = ("where", "motion", "moves", "mover", "beside")
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Frames with what every patch of them shows, see `dense_targets`.
+    """Frames with what every patch of them shows, see `dense_targets`."""
 
-    pixels: (T, 3, H, W) preprocessed; classes: (T, N, 2); places: (T, N, 3).
-    """
-
-    pixels: Tensor
-    classes: Tensor
-    places: Tensor
+    pixels: Tensor  # (T, 3, H, W) preprocessed
+    classes: Tensor  # (T, N, 2)
+    places: Tensor  # (T, N, 3)
 
 
 def _frame_batch(backbone: Backbone, shown: Sequence[tuple[Scene, np.ndarray]]) -> FrameBatch:
     """The frames of these numbers of each scene, drawn and preprocessed."""
-    pixels, classes, places = [], [], []
-    for scene, numbers in shown:
-        frames = torch.from_numpy(draw_frames(scene, numbers, DRAWN)).permute(0, 3, 1, 2)
-        pixels.append(backbone.pixels(frames))
-        of_patches = dense_targets(scene, numbers, GRID)
-        classes.append(torch.from_numpy(of_patches[0]))
-        places.append(torch.from_numpy(of_patches[1]))
-    return FrameBatch(torch.cat(pixels), torch.cat(classes), torch.cat(places))
+    frames = [torch.from_numpy(draw_frames(*each, DRAWN)).permute(0, 3, 1, 2) for each in shown]
+    targets = [map(torch.from_numpy, dense_targets(*each, GRID)) for each in shown]
+    classes, places = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    return FrameBatch(torch.cat([backbone.pixels(each) for each in frames]), classes, places)
 
 
 def vision_batch(backbone: Backbone, step: int, frames: int = 96) -> FrameBatch:
@@ -78,7 +71,7 @@ def _choose(turns: list[Turn], rng: np.random.Generator, count: int) -> list[Tur
 def joint_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Questions about the video, most of them about places, which are learned last, and one it cannot answer.
 
-    That one is about a sense that the video does not show, and its answer is drawn at random.
+    That one is about a sense that the video does not show; its answer is drawn at random.
     """
     seen = ask(scene, rng, ("video",), per_type=3)
     placed = [turn for turn in seen if turn.type in PLACES]

@@ -36,7 +36,7 @@ def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarr
 
 
 class DenseHeads(nn.Module):
-    """Linear readers of patch features; they are thrown away after training."""
+    """Linear heads on patch features; they are thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,8 +56,7 @@ class DenseHeads(nn.Module):
 def accuracy(heads: DenseHeads, features: Tensor, classes: Tensor) -> float:
     """Share of the patches with a shape whose shape and color are both read right."""
     with torch.no_grad():
-        right = (heads.shape(features).argmax(-1) == classes[..., 0]) & (
-            heads.color(features).argmax(-1) == classes[..., 1]
-        )
+        read = torch.stack([head(features).argmax(-1) for head in (heads.shape, heads.color)], -1)
+        right = (read == classes).all(-1)
         shown = classes[..., 0] > 0
     return float((right & shown).sum() / shown.sum().clamp(min=1))

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +29,14 @@ class MuonAdamW:
     def __init__(
         self, groups: list[tuple[list[tuple[str, nn.Parameter]], float]], lr: float, steps: int
     ) -> None:
+        self.steps = steps
         matrices, others = [], []
         for parameters, scale in groups:
-            inner = [p for n, p in parameters if p.ndim == 2 and "embed" not in n and "shared" not in n]
-            outer = [p for n, p in parameters if not any(p is q for q in inner)]
-            matrices.append({"params": inner, "lr": lr * scale, "peak": lr * scale})
-            others.append({"params": outer, "lr": lr * scale, "peak": lr * scale})
-        self.steps = steps
+            inner = {n: p for n, p in parameters if p.ndim == 2 and "embed" not in n and "shared" not in n}
+            outer = [p for n, p in parameters if n not in inner]
+            rate = {"lr": lr * scale, "peak": lr * scale}
+            matrices.append({"params": list(inner.values()), **rate})
+            others.append({"params": outer, **rate})
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
@@ -79,14 +79,12 @@ class Phase:
                 raise SystemExit(1)
             yield step
             if not self.quiet and ((step + 1) % every == 0 or step + 1 == total):
-                self._save(step + 1)
-
-    def _save(self, step: int) -> None:
-        """Write the checkpoint; a kill in the middle leaves the old one."""
-        half = self.checkpoint.with_suffix(".half")
-        optimizers: list[dict[str, Any]] = [each.state_dict() for each in self.optimizer.optimizers]
-        torch.save({"model": self.modules.state_dict(), "optimizers": optimizers, "step": step}, half)
-        os.replace(half, self.checkpoint)
+                # Written aside, so that a kill in the middle leaves the old checkpoint.
+                half = self.checkpoint.with_suffix(".half")
+                optimizers = [each.state_dict() for each in self.optimizer.optimizers]
+                state = {"model": self.modules.state_dict(), "optimizers": optimizers, "step": step + 1}
+                torch.save(state, half)
+                os.replace(half, self.checkpoint)
 
     def log(self, step: int, **values: Tensor | float) -> None:
         """Add a line to the phase's log, now and then."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -20,7 +21,7 @@ from lynx.world.pretraining.tokenizer import build_tokenizer
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
 WIDTH = 128
-"""Of the vision tower."""
+"""Width of the vision tower."""
 FRAMES = 8
 """Frames of a clip that the backbone is trained on."""
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -30,49 +31,30 @@ NOTE = (
 )
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
-    """The architecture: SigLIP 128 x 4 on 8 x 8 patches, pooled to 4 x 4 tokens a frame; Qwen2 160 x 4."""
+def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast]:
+    """A new backbone with random weights, and its tokenizer.
+
+    SigLIP 128 x 4 on 8 x 8 patches, pooled to 4 x 4 tokens a frame; Qwen2 160 x 4.
+    """
+    tokenizer = build_tokenizer(vocabulary())
+    layers: dict[str, Any] = {"num_hidden_layers": 4, "num_attention_heads": 4}
     vision = SiglipVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        vision_use_head=False,
+        hidden_size=WIDTH, intermediate_size=512, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
+        vision_use_head=False, **layers,
     )
     text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=480,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=160, intermediate_size=480, num_key_value_heads=2,
+        max_position_embeddings=8192, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, **layers,
     )
-    return LlavaOnevisionConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.vocab["<image>"],
-        video_token_index=tokenizer.vocab["<video>"],
-        image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-        tie_word_embeddings=True,
+    config = LlavaOnevisionConfig(
+        vision_config=vision, text_config=text, image_token_index=tokenizer.vocab["<image>"],
+        video_token_index=tokenizer.vocab["<video>"], image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        vision_feature_select_strategy="full", vision_feature_layer=-1, tie_word_embeddings=True,
     )
-
-
-def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast]:
-    """A new backbone with random weights, and its tokenizer."""
-    tokenizer = build_tokenizer(vocabulary())
     torch.manual_seed(seed)
-    model = LlavaOnevisionForConditionalGeneration(build_config(tokenizer))
-    return model, tokenizer
+    return LlavaOnevisionForConditionalGeneration(config), tokenizer
 
 
 def trainable_backbone(seed: int) -> LlavaOnevision:
@@ -95,38 +77,22 @@ def save_backbone(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     common = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": size,
+        **dict.fromkeys(("do_convert_rgb", "do_normalize", "do_rescale", "do_resize"), True),
+        "image_mean": list(MEAN), "image_std": list(STD), "resample": 3, "rescale_factor": 1 / 255,
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
     }
-    image = {
-        "image_processor_type": "LlavaOnevisionImageProcessor",
-        "image_grid_pinpoints": [[IMAGE_SIZE] * 2],
-    }
+    image = common | {"image_processor_type": "LlavaOnevisionImageProcessor"}
+    video = common | {"video_processor_type": "LlavaOnevisionVideoProcessor"}
     processor = {
         "processor_class": "LlavaOnevisionProcessor",
         "num_image_tokens": (IMAGE_SIZE // PATCH_SIZE) ** 2,
         "vision_feature_select_strategy": "full",
     }
-    _write(folder / "preprocessor_config.json", common | image)
-    _write(
-        folder / "video_preprocessor_config.json",
-        common | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
-    )
-    _write(folder / "processor_config.json", processor)
-    _write(
-        folder / "lynx_tiny.json",
-        {"frames": FRAMES, "note": NOTE, "training": provenance, "words": vocabulary()},
-    )
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    tiny = {"frames": FRAMES, "note": NOTE, "training": provenance, "words": vocabulary()}
+    contents = {
+        "preprocessor_config": image | {"image_grid_pinpoints": [[IMAGE_SIZE] * 2]},
+        "video_preprocessor_config": video, "processor_config": processor, "lynx_tiny": tiny,
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 It learns every sense's words here, as a large model knows them from text. Where the text leaves a sense
 out, the answer is drawn evenly from the possible ones: asked about what it cannot sense, the model guesses
-and has no favourite.
+without a favorite.
 """
 
 import re
@@ -15,45 +15,34 @@ from lynx.world.questions.asking import ask
 from lynx.world.questions.types import NUMBERS, QUESTION_TYPES
 from lynx.world.scene.scene import MOMENTS, SOUNDS, Item, Scene, moment_of
 
-REAL_SOUNDS = (
-    "dog",
-    "rooster",
-    "rain",
-    "waves",
-    "fire",
-    "baby",
-    "sneeze",
-    "clock",
-    "helicopter",
-    "chainsaw",
-)
+REAL_SOUNDS = ("dog", "rooster", "rain", "waves", "fire", "baby", "sneeze", "clock", "helicopter", "chainsaw")
 """The classes of ESC-10, known as words only."""
 SENSES = ("audio", "depth", "high_fps", "multi_view")
 _SPOKEN = (
-    "what number do you hear ?",
-    "which number do you hear ?",
-    "what number is spoken ?",
-    "which digit do you hear ?",
-    "what does the voice say ?",
-    "which number does the voice say ?",
+    "what number do you hear ?", "which number do you hear ?", "what number is spoken ?",
+    "which digit do you hear ?", "what does the voice say ?", "which number does the voice say ?",
 )
 SPEECH = ("a voice says", *_SPOKEN, "what digit is spoken ?", "is it a", "the", "noise", "animal")
 
 
 def tell(scene: Scene, rng: np.random.Generator) -> tuple[str, list[Turn]]:
     """Tell a scene as facts, some senses left out: the text, and questions with answers."""
-    scene = _rename_sounds(scene, rng)
+    if rng.random() >= 0.5:  # real sounds stand for the world's own
+        names = dict(zip(SOUNDS, rng.permutation(REAL_SOUNDS), strict=False))
+        sounds = tuple(replace(event, kind=str(names[event.kind])) for event in scene.sounds)
+        scene = replace(scene, sounds=sounds)
     known = {"video", *(sense for sense in SENSES if rng.random() < 0.75)}
     sentences = [_look(item, rng) for item in scene.items]
     if "audio" in known:
         sentences += _hear(scene)
     if "depth" in known:
         sentences += [f"the {item.shape} is {item.distance}" for item in scene.items]
-        sentences += [
-            f"the {turn.answer} is nearest" for turn in ask(scene, rng, ("depth",)) if turn.type == "nearest"
-        ]
+        asked = ask(scene, rng, ("depth",))
+        sentences += [f"the {turn.answer} is nearest" for turn in asked if turn.type == "nearest"]
     if "high_fps" in known:
-        sentences.append(_flash(scene))
+        flasher, count = scene.items[scene.flasher].shape, len(scene.flashes)
+        flashes = f"the {flasher} flashes {NUMBERS[count]} times"
+        sentences.append(flashes if count else "zero flashes , nothing flashes")
     if "multi_view" in known:
         sentences.append(f"a {scene.hidden.color} {scene.hidden.shape} is hidden")
         sentences += [f"the back of the {item.shape} is {item.back}" for item in scene.items]
@@ -70,14 +59,6 @@ def guess(turn: Turn, rng: np.random.Generator) -> Turn:
     """The same question with an answer drawn evenly from the possible ones."""
     answers = QUESTION_TYPES[turn.type].answers
     return replace(turn, answer=answers[int(rng.integers(len(answers)))])
-
-
-def _rename_sounds(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Let real sounds stand for the world's own in half of the texts."""
-    if rng.random() < 0.5:
-        return scene
-    names = dict(zip(SOUNDS, rng.permutation(REAL_SOUNDS), strict=False))
-    return replace(scene, sounds=tuple(replace(event, kind=str(names[event.kind])) for event in scene.sounds))
 
 
 def _look(item: Item, rng: np.random.Generator) -> str:
@@ -105,28 +86,11 @@ def _hear(scene: Scene) -> list[str]:
     return told
 
 
-def _flash(scene: Scene) -> str:
-    if not scene.flashes:
-        return "zero flashes , nothing flashes"
-    return f"the {scene.items[scene.flasher].shape} flashes {NUMBERS[len(scene.flashes)]} times"
-
-
 def vocabulary() -> list[str]:
-    """Every word of the world, sorted: what the tokenizer holds whole and the backbone has been taught."""
-    texts = [
-        *NUMBERS,
-        *SOUNDS,
-        *REAL_SOUNDS,
-        *MOMENTS,
-        *SPEECH,
-        "user",
-        "assistant",
-        "system",
-        "shape one object at",
-    ]
+    """Every word of the world, sorted: those that are one token and that the backbone has been taught."""
+    told = "there is a that does not move moves in from to flashes times first last hidden nothing hear . and"
+    said = "user assistant system shape one object at"
+    texts = [*NUMBERS, *SOUNDS, *REAL_SOUNDS, *MOMENTS, *SPEECH, told, said]
     for kind in QUESTION_TYPES.values():
         texts += [*kind.answers, *(re.sub(r"{.*?}", "", phrasing) for phrasing in kind.phrasings)]
-    texts.append(
-        "there is a that does not move moves in from to flashes times first last hidden nothing hear . and"
-    )
     return sorted({word for text in texts for word in text.split()})

@@ -2,8 +2,8 @@
 
 Three phases. *Vision*: the tower on single frames with a label for every patch (the stand-in for SigLIP's
 pre-training). *Text*: the language model on scenes told in words. Both run side by side. *Joint*: both on
-videos, all questions of a clip behind one prefix, on two processes. Killed and started again it goes on from
-its last checkpoint.
+videos, all questions of a clip behind one prefix, on two processes. A killed run goes on from its last
+checkpoint when it is started again.
 """
 
 import json
@@ -49,11 +49,17 @@ class TrainConfig:
 def train(config: TrainConfig, folder: Path) -> Path:
     """Run the phases that are not finished yet; returns the checkpoint folder `folder/lynx-tiny`.
 
-    Raises: DataError when a phase stopped early, or the folder holds a run with other settings than its
-    steps.
+    Raises: DataError when a phase stopped early, or the folder holds a run with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_run(config, folder)
+    path = folder / "config.json"
+    if path.exists():  # the number of joint steps may change from one start to the next, nothing else
+        before = json.loads(path.read_text()) | {"joint_steps": config.joint_steps}
+        if before != asdict(config):
+            raise DataError(
+                f"{folder} holds a run with other settings ({path.name}): give the same, or another --out"
+            )
+    path.write_text(json.dumps(asdict(config), indent=2) + "\n")
     context = mp.get_context("spawn")
     workers = [context.Process(target=phase, args=(config, folder)) for phase in (train_vision, train_text)]
     for worker in workers:
@@ -64,27 +70,10 @@ def train(config: TrainConfig, folder: Path) -> Path:
         raise DataError(
             f"a phase in {folder} stopped early: give the command again to go on from its checkpoint"
         )
-    mp.spawn(train_joint, (config, folder, _free_port()), nprocs=config.processes)
+    with socket.create_server(("127.0.0.1", 0)) as probe:  # a free port, where the processes can meet
+        port = int(probe.getsockname()[1])
+    mp.spawn(train_joint, (config, folder, port), nprocs=config.processes)
     return export(config, folder)
-
-
-def _free_port() -> int:
-    """A port on which the processes of the joint phase can meet, on this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_same_run(config: TrainConfig, folder: Path) -> None:
-    """The number of joint steps may change from one start to the next, nothing else."""
-    path = folder / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text()) | {"joint_steps": config.joint_steps}
-        if before != asdict(config):
-            raise DataError(
-                f"{folder} holds a run with other settings ({path.name}): give the same, or another --out"
-            )
-    path.write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
 def train_vision(config: TrainConfig, folder: Path) -> None:
@@ -128,8 +117,13 @@ def train_joint(rank: int, config: TrainConfig, folder: Path, port: int) -> None
     modules = nn.ModuleDict({"model": backbone.model, "heads": heads})
     tower = {n: p for n, p in modules.named_parameters() if "vision_tower" in n or n.startswith("heads")}
     others = [(n, p) for n, p in modules.named_parameters() if n not in tower]
+    vision, text = (torch.load(folder / f"{n}.pt", weights_only=True)["model"] for n in ("vision", "text"))
+    model: Any = backbone.model.model
+    parts = {"tower.": model.vision_tower, "heads.": heads, "language.": model.language_model}
+    for prefix, part in parts.items():
+        found = {n.removeprefix(prefix): w for n, w in (vision | text).items() if n.startswith(prefix)}
+        part.load_state_dict(found)
     groups = [(list(tower.items()), config.tower_lr), (others, 1.0)]
-    _load_phases(modules, folder)
     optimizer = MuonAdamW(groups, config.joint_lr, config.joint_steps)
     phase = Phase("joint", folder, modules, optimizer, quiet=rank > 0)
     packer = Packer(backbone)
@@ -165,10 +159,9 @@ def patch_features(backbone: LlavaOnevision, pixels: Tensor) -> Tensor:
 
 
 def video_streams(backbone: LlavaOnevision, features: Tensor, clips: int) -> list[Stream]:
-    """Patch features (clips * FRAMES, N, D) -> the video stream of each clip, as `encode` makes them.
+    """Patch features (clips * FRAMES, N, D) -> the video stream of each clip, as `encode` makes it.
 
-    In one pass over all clips, which is faster than clip by clip, and from features that the dense heads read
-    as well.
+    One pass over all clips is faster than clip by clip, and the dense heads read the same features.
     """
     model: Any = backbone.model.model
     pooled = model.apply_pooling(model.multi_modal_projector(features))  # (clips * FRAMES, n, D)
@@ -179,21 +172,8 @@ def video_streams(backbone: LlavaOnevision, features: Tensor, clips: int) -> lis
     return [Stream(VIDEO, clip, times, layout.cell, layout.grid, None) for clip in tokens]
 
 
-def _load_phases(modules: nn.ModuleDict, folder: Path) -> None:
-    vision, text = (torch.load(folder / f"{n}.pt", weights_only=True)["model"] for n in ("vision", "text"))
-    model: Any = modules["model"]
-    parts = {
-        "tower.": model.model.vision_tower,
-        "heads.": modules["heads"],
-        "language.": model.model.language_model,
-    }
-    for prefix, part in parts.items():
-        found = {n.removeprefix(prefix): w for n, w in (vision | text).items() if n.startswith(prefix)}
-        part.load_state_dict(found)
-
-
 def _average_gradients(modules: nn.Module, processes: int) -> None:
-    """Mean over the processes, then scaled down to a norm of 1."""
+    """Mean over the processes, then scaled down to a norm of 1; one message, not one a parameter."""
     gradients = [p.grad for p in modules.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
@@ -211,10 +191,6 @@ def export(config: TrainConfig, folder: Path) -> Path:
     model.load_state_dict(weights)
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asdict(config).items())
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
-    provenance: dict[str, object] = {
-        "command": f"lynx world train {options}",
-        "commit": commit.strip(),
-        "joint_step": state["step"],
-    }
-    save_backbone(model, tokenizer, folder / "lynx-tiny", provenance)
+    origin = {"command": f"lynx world train {options}", "commit": commit.strip(), "joint_step": state["step"]}
+    save_backbone(model, tokenizer, folder / "lynx-tiny", origin)
     return folder / "lynx-tiny"

@@ -1,7 +1,4 @@
-"""What each type of question may ask of a scene: every instance with its answer.
-
-A function takes a scene and lists pairs of slots, which fill a phrasing, and the answer.
-"""
+"""All that each type of question can ask of a scene: slots that fill a phrasing, and the answer."""
 
 from collections.abc import Callable, Iterable
 
@@ -32,12 +29,12 @@ def caption(scene: Scene) -> str:
 
 
 def shapes(scene: Scene) -> list[str]:
-    """The shapes that the picture shows."""
+    """The shapes in the picture."""
     return [item.shape for item in scene.items]
 
 
 def colors(scene: Scene) -> list[str]:
-    """The colors that the picture shows, one for each shape."""
+    """The colors in the picture, one for each shape."""
     return [item.color for item in scene.items]
 
 
@@ -46,22 +43,27 @@ def of_items(attribute: Callable[[Item], str]) -> Instances:
     return lambda scene: [({"item": item}, attribute(item)) for item in scene.items]
 
 
-def exists(scene: Scene) -> Candidates:
-    """Ask for shapes, colors and both together."""
-    shapes = {item.shape for item in scene.items}
-    colors = {item.color for item in scene.items}
-    pairs = {(item.color, item.shape) for item in scene.items}
-    for shape in SHAPES:
-        yield {"thing": shape}, _yes(shape in shapes)
-    for color in COLORS:
-        yield {"thing": f"{color} shape"}, _yes(color in colors)
-    for color in sorted(colors):
-        for shape in sorted(shapes):
-            yield {"thing": f"{color} {shape}"}, _yes((color, shape) in pairs)
+def always(answer: Callable[[Scene], str]) -> Instances:
+    """Ask once about the whole scene."""
+    return lambda scene: [({}, answer(scene))]
 
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def exists(scene: Scene) -> Candidates:
+    """Ask for shapes, colors and both together."""
+    shown, used = set(shapes(scene)), set(colors(scene))
+    for shape in SHAPES:
+        yield {"thing": shape}, _yes(shape in shown)
+    for color in COLORS:
+        yield {"thing": f"{color} shape"}, _yes(color in used)
+    # A pair is only asked for where both halves are there: else the half would answer it.
+    for color in sorted(used):
+        for shape in sorted(shown):
+            both = any((item.color, item.shape) == (color, shape) for item in scene.items)
+            yield {"thing": f"{color} {shape}"}, _yes(both)
 
 
 def moves(scene: Scene) -> Candidates:
@@ -100,26 +102,19 @@ def beside(scene: Scene) -> Candidates:
                 yield {"item": one, "other": other, "side": "right"}, _yes(gaps.max() < 0)
 
 
-def _single(scene: Scene) -> str | None:
-    return scene.sounds[0].kind if len(scene.bursts) == 1 else None
+def _single(scene: Scene) -> list[str]:
+    """The kind of sound, where there is one burst alone."""
+    return [scene.sounds[0].kind] if len(scene.bursts) == 1 else []
 
 
 def sound(scene: Scene) -> Candidates:
     """Ask for the one kind of sound, or for silence."""
-    if not scene.sounds:
-        return [({}, "nothing")]
-    kind = _single(scene)
-    return [({}, kind)] if kind else []
+    return [({}, kind) for kind in _single(scene)] if scene.sounds else [({}, "nothing")]
 
 
 def of_burst(attribute: Callable[[Scene], str]) -> Instances:
     """Ask about an attribute of the one burst of sounds."""
-
-    def candidates(scene: Scene) -> Candidates:
-        kind = _single(scene)
-        return [({"kind": kind}, attribute(scene))] if kind else []
-
-    return candidates
+    return lambda scene: [({"kind": kind}, attribute(scene)) for kind in _single(scene)]
 
 
 def when(scene: Scene) -> Candidates:
@@ -132,18 +127,13 @@ def when(scene: Scene) -> Candidates:
 def heard(scene: Scene) -> Candidates:
     """Ask for each sound, heard or not."""
     kinds = {event.kind for event in scene.sounds}
-    others = [kind for kind in SOUNDS if kind not in kinds]
-    for kind in [*sorted(kinds), *others]:
+    for kind in [*sorted(kinds), *(kind for kind in SOUNDS if kind not in kinds)]:
         yield {"kind": kind}, _yes(kind in kinds)
 
 
 def ordered(which: int) -> Instances:
     """Ask for the first (0) or the last (1) of two sounds."""
-
-    def candidates(scene: Scene) -> Candidates:
-        return [({}, scene.bursts[which][0].kind)] if len(scene.bursts) == 2 else []
-
-    return candidates
+    return lambda scene: [({}, scene.bursts[which][0].kind)] if len(scene.bursts) == 2 else []
 
 
 def _crossings(scene: Scene) -> Iterable[tuple[Item, str, str]]:
@@ -178,54 +168,40 @@ def sound_at_side(scene: Scene) -> Candidates:
             yield {"item": item, "side": side}, kind
 
 
-def _nearest(scene: Scene) -> Item | None:
-    """The only near shape among several."""
+def _nearest(scene: Scene) -> list[Item]:
+    """The only near shape among several, where there is one."""
     ranked = sorted(scene.items, key=lambda item: item.depth)
-    alone = len(ranked) > 1 and ranked[0].distance == "near" and ranked[1].distance == "far"
-    return ranked[0] if alone else None
+    return ranked[:1] if [item.distance for item in ranked[:2]] == ["near", "far"] else []
 
 
 def of_nearest(answer: Callable[[Item], str]) -> Instances:
     """Ask for an attribute of the only near shape."""
-
-    def candidates(scene: Scene) -> Candidates:
-        item = _nearest(scene)
-        return [({}, answer(item))] if item else []
-
-    return candidates
+    return lambda scene: [({}, answer(item)) for item in _nearest(scene)]
 
 
 def nearest_and_sound(scene: Scene) -> Candidates:
     """Ask for the color of the only near shape and for the one kind of sound, in one answer."""
-    item, kind = _nearest(scene), _single(scene)
-    return [({}, f"{item.color} and {kind}")] if item and kind else []
+    return [({}, f"{item.color} and {kind}") for item in _nearest(scene) for kind in _single(scene)]
 
 
 def nearest_at_sound(scene: Scene) -> Candidates:
     """Ask for the side of the only near shape at a sound, while another shape is on the other side."""
-    crossings, near = list(_crossings(scene)), _nearest(scene)
-    for item, kind, side in crossings:
-        others = [other for one, name, other in crossings if one is not near and name == kind]
-        if item is near and any(other != side for other in others):
-            yield {"kind": kind}, side
+    crossings = list(_crossings(scene))
+    for near in _nearest(scene):
+        for item, kind, side in crossings:
+            others = [other for one, name, other in crossings if one is not near and name == kind]
+            if item is near and any(other != side for other in others):
+                yield {"kind": kind}, side
 
 
 def of_flasher(answer: Callable[[Item], str]) -> Instances:
     """Ask for an attribute of the shape that flashes, among several."""
-
-    def candidates(scene: Scene) -> Candidates:
-        several = len(scene.items) > 1
-        return [({}, answer(scene.items[scene.flasher]))] if scene.flashes and several else []
-
-    return candidates
+    return lambda scene: (
+        [({}, answer(scene.items[scene.flasher]))] if scene.flashes and len(scene.items) > 1 else []
+    )
 
 
 def flashing(scene: Scene) -> Candidates:
     """Ask whether a shape flashes, of each of several."""
     for number, item in enumerate(scene.items if len(scene.items) > 1 else ()):
         yield {"item": item}, _yes(bool(scene.flashes) and number == scene.flasher)
-
-
-def always(answer: Callable[[Scene], str]) -> Instances:
-    """Ask once about the whole scene."""
-    return lambda scene: [({}, answer(scene))]

@@ -11,29 +11,18 @@ import numpy as np
 
 from lynx.world.scene.scene import COLORS, FPS, Background, Item, Scene
 
+LIT = 0.3
+"""Radius that a flashing shape leaps up to, as a fraction of the frame."""
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.hypot(x, y) - 0.95
-
-
-def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.84
-
-
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x) * 0.866 - (y + 0.12) * 0.5, y + 0.12) - 0.56
-
-
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    angle = np.arctan2(x, -y) % (2 * np.pi / 5)
-    fold = np.abs(angle - np.pi / 5)
+    """Ten mirrored wedges between a tip and a notch: the angle is folded into one, an edge is a line."""
     tip = np.pi / 5
+    fold = np.abs(np.arctan2(x, -y) % (2 * tip) - tip)
     radius = np.hypot(x, y)
     u, v = radius * np.cos(tip - fold), radius * np.sin(tip - fold)
-    inner_u, inner_v = 0.5 * np.cos(tip), 0.5 * np.sin(tip)
-    edge_u, edge_v = inner_u - 1.08, inner_v
+    edge_u, edge_v = 0.5 * np.cos(tip) - 1.08, 0.5 * np.sin(tip)
     return ((u - 1.08) * edge_v - v * edge_u) / np.hypot(edge_u, edge_v)
 
 
@@ -42,21 +31,24 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(b - 0.95, a - 0.33))
 
 
-LIT = 0.3
-"""Radius that a flashing shape leaps up to, as a fraction of the frame."""
-
 FIELDS: dict[str, Field] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
+    "circle": lambda x, y: np.hypot(x, y) - 0.95,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.84,
+    "triangle": lambda x, y: np.maximum(np.abs(x) * 0.866 - (y + 0.12) * 0.5, y + 0.12) - 0.56,
     "star": _star,
     "cross": _cross,
 }
+"""Signed distance to a shape's edge, below 0 inside; x and y in radii from its center."""
 
 
-def draw_frames(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
-    """Draw the given frames (numbers at `FPS`) of the first camera: `(T, size, size, 3)` uint8."""
-    backdrop = draw_background(scene.background, size)
+def draw_frames(
+    scene: Scene, frames: Sequence[int] | np.ndarray, size: int, backdrop: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw the given frames (numbers at `FPS`) of a scene: `(T, size, size, 3)` uint8.
+
+    backdrop: (size, size, 3) float32 in 0..255, what stands still; None: the scene's background.
+    """
+    backdrop = draw_background(scene.background, size) if backdrop is None else backdrop
     canvas = np.repeat(backdrop[None], len(frames), axis=0)
     for number, item in enumerate(scene.items):
         lit = lit_frames(scene) if number == scene.flasher else frozenset()
@@ -78,22 +70,14 @@ def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = F
     """
     color = np.array(COLORS[item.color], dtype=np.float32)
     scale = LIT / item.radius if lit else 1.0
-    shadow = np.float32(0.35)
-    _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), shadow, softness=0.25)
-    _paint(picture, item, x, y, color * np.float32(0.62), np.float32(1), scale=scale)
-    _paint(picture, item, x, y, color, np.float32(1), inset=0.11, scale=scale)
+    _paint(picture, item, x + 0.012, y + 0.016, np.zeros(3, np.float32), 0.35, softness=0.25)
+    _paint(picture, item, x, y, color * np.float32(0.62), scale=scale)
+    _paint(picture, item, x, y, color, inset=0.11, scale=scale)
 
 
 def _paint(
-    picture: np.ndarray,
-    item: Item,
-    x: float,
-    y: float,
-    color: np.ndarray,
-    opacity: np.float32,
-    inset: float = 0.0,
-    softness: float = 0.0,
-    scale: float = 1.0,
+    picture: np.ndarray, item: Item, x: float, y: float, color: np.ndarray, opacity: float = 1.0,
+    inset: float = 0.0, softness: float = 0.0, scale: float = 1.0,
 ) -> None:
     """Blend a shape into a window around it. `inset` and `softness` are fractions of its scaled radius."""
     size = picture.shape[0]
@@ -106,21 +90,22 @@ def _paint(
     rows = ((np.arange(top, bottom, dtype=np.float32) + 0.5) - y * size) / radius
     columns = ((np.arange(left, right, dtype=np.float32) + 0.5) - x * size) / radius
     field = FIELDS[item.shape](columns[None, :], rows[:, None]) + np.float32(inset)
-    ramp = max(1.0 / radius, 2 * softness)
-    alpha = (np.clip(0.5 - field / ramp, 0, 1) * opacity)[..., None].astype(np.float32)
+    ramp = max(1.0 / radius, 2 * softness)  # one pixel at least: the edge is antialiased
+    alpha = (np.clip(0.5 - field / ramp, 0, 1) * np.float32(opacity))[..., None].astype(np.float32)
     window = picture[top:bottom, left:right]
     window += alpha * (color - window)
 
 
 @lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the middles of all pixels: `(size, size)` float32 in 0..1."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     return np.meshgrid(axis, axis)
 
 
 def draw_background(background: Background, size: int) -> np.ndarray:
     """Draw the texture: `(size, size, 3)` float32 in 0..255."""
-    x, y = _grid(size)
+    x, y = grid(size)
     along = (x * np.cos(background.angle) + y * np.sin(background.angle)) / background.period
     across = (y * np.cos(background.angle) - x * np.sin(background.angle)) / background.period
     wave, cowave = np.sin(2 * np.pi * along), np.sin(2 * np.pi * across)

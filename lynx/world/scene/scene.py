@@ -6,7 +6,8 @@ is the unit square, x to the right and y down; time is seconds; distance is mete
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 
 import numpy as np
 
@@ -17,12 +18,8 @@ FPS = 24
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLORS = {
-    "red": (222, 50, 47),
-    "green": (52, 178, 82),
-    "blue": (45, 105, 230),
-    "yellow": (246, 207, 60),
-    "pink": (240, 112, 200),
-    "white": (246, 246, 242),
+    "red": (222, 50, 47), "green": (52, 178, 82), "blue": (45, 105, 230),
+    "yellow": (246, 207, 60), "pink": (240, 112, 200), "white": (246, 246, 242),
 }
 SIZES = {"small": 0.09, "big": 0.155}
 """Radius of a shape as a fraction of the frame."""
@@ -33,8 +30,8 @@ DISTANCES = {"near": (1.2, 2.0), "far": (4.0, 5.5)}
 MOMENTS = {"start": (0.42, 0.54), "middle": (1.8, 2.1), "end": (3.26, 3.36)}
 """Middle of a burst's onsets, seconds: one range for each third of the clip."""
 SOUNDS = ("bell", "drum", "siren", "chirp", "hum")
-SOUND_SPACING = 0.34
-SOUND_LENGTH = 0.3
+SOUND_SPACING, SOUND_LENGTH = 0.34, 0.3
+"""Seconds from one sound of a burst to the next, and of each."""
 GAINS = {"quiet": 0.09, "loud": 0.6}
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -44,7 +41,7 @@ FAST_FRAMES = 3
 
 @dataclass(frozen=True)
 class Item:
-    """One shape: its looks, its path (linear, over the whole clip), its distance, its back's color."""
+    """One shape and its path, which is linear, over the whole clip."""
 
     shape: str
     color: str
@@ -53,12 +50,13 @@ class Item:
     start: tuple[float, float]
     end: tuple[float, float]
     depth: float
-    back: str
+    back: str  # color of its back
+    scale: float = 1.0  # of its radius; the second camera sees a shape smaller
 
     @property
     def radius(self) -> float:
-        """Radius as a fraction of the frame."""
-        return SIZES[self.size]
+        """As a fraction of the frame."""
+        return SIZES[self.size] * self.scale
 
     @property
     def distance(self) -> str:
@@ -66,7 +64,7 @@ class Item:
         return "near" if self.depth <= DISTANCES["near"][1] else "far"
 
     def position(self, time: float | np.ndarray) -> np.ndarray:
-        """Centre at `time` seconds: `(..., 2)` of x, y."""
+        """Center at `time` seconds: `(..., 2)` of x, y."""
         part = np.clip(np.asarray(time, dtype=np.float64) / DURATION, 0, 1)[..., None]
         return (1 - part) * np.array(self.start) + part * np.array(self.end)
 
@@ -110,13 +108,7 @@ class Scene:
     @property
     def bursts(self) -> tuple[tuple[SoundEvent, ...], ...]:
         """The sounds grouped into runs of one kind, in order of time."""
-        runs: list[list[SoundEvent]] = []
-        for event in self.sounds:
-            if runs and runs[-1][0].kind == event.kind:
-                runs[-1].append(event)
-            else:
-                runs.append([event])
-        return tuple(tuple(run) for run in runs)
+        return tuple(tuple(run) for _, run in groupby(self.sounds, lambda event: event.kind))
 
 
 def side_of(x: float) -> str:
@@ -129,23 +121,40 @@ def moment_of(onset: float) -> str:
     return ("start", "middle", "end")[min(int(onset / DURATION * 3), 2)]
 
 
+def scene_rng(key: tuple[str, int, int], *use: int) -> np.random.Generator:
+    """The random numbers of a scene, or of one use of it: of its sound, or of questions about it."""
+    split, seed, index = key
+    return np.random.default_rng([SPLITS[split], seed, index, *use])
+
+
 def draw_scene(split: str, seed: int, index: int) -> Scene:
     """Draw the scene `index` of a split; the same key always gives the same scene.
 
     Raises: KeyError for an unknown split.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index]))
+    # Whoever changes the order in which random numbers are taken changes every clip.
+    rng = scene_rng(key := (split, seed, index))
     items = _draw_items(rng)
-    flashes = _draw_flashes(rng)
-    return Scene(
-        key=(split, seed, index),
-        items=items,
-        background=_draw_background(rng),
-        sounds=_draw_sounds(rng),
-        flasher=int(rng.integers(len(items))),
-        flashes=flashes,
-        hidden=_draw_hidden(rng),
+    # A flash is over before the next frame of a grid of 4 frames a second.
+    slots = np.arange(1, math.floor(DURATION * FPS / FAST_FRAMES) - 1, 2)
+    chosen = rng.permutation(slots)[: int(rng.integers(0, 4))]
+    flashes = tuple(int(slot) * FAST_FRAMES + 1 for slot in sorted(chosen))
+    base = rng.integers(52, 104, size=3)
+    base = (base + base.mean() * 1.5) / 2.5
+    shift = rng.choice([-1, 1]) * rng.uniform(8, 20)
+    first, second = (tuple(int(v) for v in np.clip(base + d, 20, 130)) for d in (0.0, shift))
+    background = Background(
+        texture=str(rng.choice(TEXTURES)),
+        colors=(first, second),  # type: ignore[arg-type]
+        angle=float(rng.uniform(0, math.pi)),
+        period=float(rng.uniform(0.12, 0.3)),
+        seed=int(rng.integers(2**31)),
     )
+    sounds = _draw_sounds(rng)
+    flasher = int(rng.integers(len(items)))
+    hidden = _draw_item(rng, str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))))
+    hidden = replace(hidden, size="big", motion="still", start=(0.5, 0.16), end=(0.5, 0.16))
+    return Scene(key, items, background, sounds, flasher, flashes, hidden)
 
 
 def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
@@ -153,49 +162,31 @@ def _draw_items(rng: np.random.Generator) -> tuple[Item, ...]:
     count = int(rng.integers(1, 4))
     shapes = rng.permutation(SHAPES)[:count]
     colors = rng.permutation(list(COLORS))[:count]
+    times = np.linspace(0, DURATION, 13)
     while True:
         items = tuple(_draw_item(rng, str(s), str(c)) for s, c in zip(shapes, colors, strict=True))
-        if _clear(items):
+        if all(
+            np.linalg.norm(one.position(times) - other.position(times), axis=-1).min()
+            >= 0.95 * (one.radius + other.radius)
+            for one, other in combinations(items, 2)
+        ):
             return items
 
 
 def _draw_item(rng: np.random.Generator, shape: str, color: str) -> Item:
     motion = str(rng.choice(MOTIONS))
-    start, end = _draw_path(rng, motion)
-    distance = DISTANCES[str(rng.choice(list(DISTANCES)))]
-    return Item(
-        shape=shape,
-        color=color,
-        size=str(rng.choice(list(SIZES))),
-        motion=motion,
-        start=start,
-        end=end,
-        depth=float(rng.uniform(*distance)),
-        back=str(rng.choice(list(COLORS))),
-    )
-
-
-def _draw_path(rng: np.random.Generator, motion: str) -> tuple[tuple[float, float], tuple[float, float]]:
     low, high = (float(rng.uniform(*SIDES[side])) for side in ("left", "right"))
     across = float(rng.uniform(0.17, 0.83))
     if motion in ("left", "right"):
-        ends = ((high, across), (low, across))
-        return ends if motion == "left" else (ends[1], ends[0])
-    x = float(rng.uniform(*SIDES[str(rng.choice(list(SIDES)))]))
-    if motion == "still":
-        return (x, across), (x, across)
-    ends = ((x, high), (x, low))
-    return ends if motion == "up" else (ends[1], ends[0])
-
-
-def _clear(items: tuple[Item, ...]) -> bool:
-    times = np.linspace(0, DURATION, 13)
-    for i, one in enumerate(items):
-        for other in items[:i]:
-            gap = np.linalg.norm(one.position(times) - other.position(times), axis=-1)
-            if gap.min() < 0.95 * (one.radius + other.radius):
-                return False
-    return True
+        ends = ((low, across), (high, across))
+    else:
+        x = float(rng.uniform(*SIDES[str(rng.choice(list(SIDES)))]))
+        ends = ((x, across), (x, across)) if motion == "still" else ((x, low), (x, high))
+    start, end = reversed(ends) if motion in ("left", "up") else ends
+    near, far = DISTANCES[str(rng.choice(list(DISTANCES)))]
+    size = str(rng.choice(list(SIZES)))
+    depth, back = float(rng.uniform(near, far)), str(rng.choice(list(COLORS)))
+    return Item(shape, color, size, motion, start, end, depth, back)
 
 
 def _draw_sounds(rng: np.random.Generator) -> tuple[SoundEvent, ...]:
@@ -212,31 +203,3 @@ def _draw_sounds(rng: np.random.Generator) -> tuple[SoundEvent, ...]:
         return tuple(SoundEvent(kinds[0], onset + i * SOUND_SPACING, gain) for i in range(count))
     onsets = [float(rng.uniform(*list(MOMENTS.values())[moment])) for moment in moments]
     return tuple(SoundEvent(kind, onset, gain) for kind, onset in zip(kinds, onsets, strict=True))
-
-
-def _draw_flashes(rng: np.random.Generator) -> tuple[int, ...]:
-    """No flash or one to three, each between the frames that 4 samples a second would show."""
-    slots = np.arange(1, math.floor(DURATION * FPS / FAST_FRAMES) - 1, 2)
-    chosen = rng.permutation(slots)[: int(rng.integers(0, 4))]
-    return tuple(int(slot) * FAST_FRAMES + 1 for slot in sorted(chosen))
-
-
-def _draw_hidden(rng: np.random.Generator) -> Item:
-    """The shape that stands beside the first camera, where only the second one sees it."""
-    item = _draw_item(rng, str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))))
-    spot = (0.5, 0.16)
-    return Item(item.shape, item.color, "big", "still", spot, spot, item.depth, item.back)
-
-
-def _draw_background(rng: np.random.Generator) -> Background:
-    base = rng.integers(52, 104, size=3)
-    base = (base + base.mean() * 1.5) / 2.5
-    shift = rng.choice([-1, 1]) * rng.uniform(8, 20)
-    first, second = (tuple(int(v) for v in np.clip(base + d, 20, 130)) for d in (0.0, shift))
-    return Background(
-        texture=str(rng.choice(TEXTURES)),
-        colors=(first, second),  # type: ignore[arg-type]
-        angle=float(rng.uniform(0, math.pi)),
-        period=float(rng.uniform(0.12, 0.3)),
-        seed=int(rng.integers(2**31)),
-    )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lynx.world.scene.scene import DURATION, SOUND_LENGTH, SPLITS, Scene
+from lynx.world.scene.scene import DURATION, SOUND_LENGTH, Scene, scene_rng
 
 SAMPLE_RATE = 16000
 NOISE_FLOOR = 0.001
@@ -22,9 +22,8 @@ Voice = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 def _bell(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
     partials = ((1.0, 1.0, 7.0), (2.76, 0.7, 10.0), (5.4, 0.4, 16.0))
     phase = 2 * np.pi * 830 * pitch * t
-    return np.asarray(
-        sum(level * np.exp(-fade * t) * np.sin(ratio * phase) for ratio, level, fade in partials)
-    )
+    rings = [level * np.exp(-fade * t) * np.sin(ratio * phase) for ratio, level, fade in partials]
+    return np.asarray(sum(rings))
 
 
 def _drum(t: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
@@ -60,20 +59,15 @@ RELEASE = 0.08
 
 def render_sound(scene: Scene, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """The clip's sound: `(n,)` float32 mono in [-1, 1], `DURATION` seconds at `sample_rate` Hz."""
-    split, seed, index = scene.key
-    rng = np.random.default_rng(np.random.SeedSequence([SPLITS[split], seed, index, len(VOICES)]))
+    rng = scene_rng(scene.key, len(VOICES))
     wave = rng.standard_normal(round(DURATION * sample_rate), dtype=np.float32) * np.float32(NOISE_FLOOR)
-    for event in scene.sounds:
-        start = round(event.onset * sample_rate)
-        sound = _sound(event.kind, sample_rate, rng)[: len(wave) - start]
-        wave[start : start + len(sound)] += np.float32(event.gain) * sound
-    return wave.clip(-1, 1)
-
-
-def _sound(kind: str, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """One sound of `SOUND_LENGTH` seconds with a peak of one: `(n,)` float32."""
     t = np.arange(round(SOUND_LENGTH * sample_rate)) / sample_rate
-    pitch = 1 + float(rng.uniform(-DETUNING, DETUNING))
-    envelope = np.clip(t / ATTACKS[kind], 0, 1) * np.clip((SOUND_LENGTH - t) / RELEASE, 0, 1) ** 2
-    wave = envelope * VOICES[kind](t, pitch, rng)
-    return (wave / np.abs(wave).max()).astype(np.float32)
+    for event in scene.sounds:
+        pitch = 1 + float(rng.uniform(-DETUNING, DETUNING))
+        envelope = np.clip(t / ATTACKS[event.kind], 0, 1) * np.clip((SOUND_LENGTH - t) / RELEASE, 0, 1) ** 2
+        sound = envelope * VOICES[event.kind](t, pitch, rng)
+        sound = (sound / np.abs(sound).max()).astype(np.float32)  # a peak of one
+        start = round(event.onset * sample_rate)
+        end = min(start + len(sound), len(wave))
+        wave[start:end] += np.float32(event.gain) * sound[: end - start]
+    return wave.clip(-1, 1)
