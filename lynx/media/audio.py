@@ -31,14 +31,14 @@ def read_audio(
     window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or spans more than MAX_SECONDS.
     """
-    (start, end), parts = window, list(hear(path, sample_rate, track, *window))
+    (start, end), parts = window, list(iter_audio(path, sample_rate, track, *window))
     begin = parts[-1][0] if parts else 0.0
     sound = np.concatenate([np.zeros(0, np.float32), *(samples for _, samples in parts)])
     sound = sound[round((start - begin) * sample_rate) :]
     return Waveform(torch.from_numpy(sound[: round(min(end - start, 1e9) * sample_rate)]), sample_rate)
 
 
-def hear(
+def iter_audio(
     path: str | Path, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before.

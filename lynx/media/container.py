@@ -15,7 +15,7 @@ from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
 
 from lynx.errors import MediaError
-from lynx.media.file_cache import of_file
+from lynx.media.file_cache import cached_by_file
 from lynx.types import AudioTrack, MediaInfo, VideoTrack
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _duration(container: InputContainer) -> float:
     return duration
 
 
-@of_file
+@cached_by_file
 def probe(path: str | Path) -> MediaInfo:
     """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
     with open_recording(path) as container:

@@ -14,7 +14,7 @@ from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE, probe
 from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
 from lynx.media.video import read_levels
-from lynx.types import DepthClip, returns
+from lynx.types import DepthClip, valid_depth
 
 MAX_MAPS = 10_000_000
 """Maximum frames of a depth video: 28 hours at 100 a second."""
@@ -42,8 +42,8 @@ def open_depth(
 ) -> DepthClip:
     """The depth in a folder of maps or of a mesh with poses, a .npy stack, a mesh, a point cloud, or a video.
 
-    unit: metres of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
-    metres, for what has no unit of its own. views, size: of the cameras around a mesh, pixels a side.
+    unit: meters of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
+    meters, for what has no unit of its own. views, size: of the cameras around a mesh, pixels a side.
     Raises MediaError when it is none of these, or damaged.
     """
     path = Path(path)
@@ -88,16 +88,16 @@ def _beside(root: Path) -> list[Path]:
     return [root / name for name in (TIMES, *INTRINSICS) if (root / name).is_file()]
 
 
-def to_metres(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
-    """Stored depth -> float32 metres: integers are steps of `unit` metres (65535: no return), floats metres.
+def to_meters(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
+    """Stored depth -> float32 meters: integers are steps of `unit` meters (65535: no return), floats meters.
 
     Raises MediaError for 8-bit values, which have no unit, and for what is no number.
     """
     if values.dtype.kind not in "uif" or values.dtype.itemsize == 1:
-        raise MediaError(f"Depth is stored as 16-bit millimetres or as metres, not as {values.dtype}.")
+        raise MediaError(f"Depth is stored as 16-bit millimeters or as meters, not as {values.dtype}.")
     if values.dtype.kind == "f":
-        return returns(values)
-    return returns(np.where(values == NO_RETURN, 0, values) * unit)
+        return valid_depth(values)
+    return valid_depth(np.where(values == NO_RETURN, 0, values) * unit)
 
 
 def _numbered(folder: Path, ending: str) -> list[Path]:
@@ -111,7 +111,7 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
 
 def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
     if not files:
-        raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimetres are read.")
+        raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
     times, notes = _clock(root, files, fps)
     poses, lost = _poses(root, [file.stem for file in files])
     if lost:
@@ -121,7 +121,7 @@ def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -
 
 
 def _read_maps(files: Sequence[Path], unit: float, indices: Sequence[int]) -> np.ndarray:
-    maps = [to_metres(_read_png(files[index]), unit) for index in indices]
+    maps = [to_meters(_read_png(files[index]), unit) for index in indices]
     if len({one.shape for one in maps}) > 1:
         raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
     return np.stack(maps)
@@ -197,14 +197,14 @@ def _poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, int]:
 
 
 def _posed_mesh(path: Path, size: int) -> DepthClip:
-    """A folder with one mesh and `pose/*.txt`, its unit metres."""
+    """A folder with one mesh and `pose/*.txt`, its unit meters."""
     meshes = _meshes(path)
     stems = [file.stem for file in _numbered(path / "pose", "txt")]
     poses, _ = _poses(path, stems)
     if len(meshes) != 1 or poses is None or not stems:
         raise MediaError(
             f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; expected "
-            "depth/*.png in millimetres, or one mesh with pose/*.txt."
+            "depth/*.png in millimeters, or one mesh with pose/*.txt."
         )
     return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
 
@@ -222,11 +222,11 @@ def _stack(path: Path, unit: float) -> DepthClip:
         raise MediaError(f"{path.name!r} holds {stack.shape}; depth is a stack of maps (T, H, W).")
     if max(stack.shape[1:]) > MAX_SIDE:
         raise MediaError(f"{path.name!r} holds {stack.shape}; sides of up to {MAX_SIDE} pixels are read.")
-    typical = to_metres(stack[len(stack) // 2], unit)
+    typical = to_meters(stack[len(stack) // 2], unit)
     notes: tuple[str, ...] = ()
     scale = 1.0
     if stack.dtype.kind == "f" and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
-        scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimetres",)
+        scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimeters",)
     times = None
     if (path.parent / TIMES).is_file():
         times, _ = _clock(path.parent, [path] * len(stack), None)
@@ -234,7 +234,7 @@ def _stack(path: Path, unit: float) -> DepthClip:
         notes = (*notes, f"{len(stack)} depth maps have no times (times.txt): they are spread over the clip")
     return DepthClip(
         len(stack),
-        lambda indices: to_metres(np.asarray(stack[list(indices)]), unit) * np.float32(scale),
+        lambda indices: to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale),
         times,
         _end(times),
         _intrinsics(path.parent),
@@ -265,8 +265,8 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
 def _read_video(path: Path, rate: float, reach: tuple[float, float], indices: Sequence[int]) -> np.ndarray:
     levels = read_levels(path, [(index + 0.5) / rate for index in indices])
     if levels.ndim == 3:
-        return to_metres(levels)
+        return to_meters(levels)
     if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
         raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
-    metres = levels[..., 1] / 255 * reach[1]
-    return returns(np.where(metres < reach[0], 0, metres))  # near black is what coding leaves of black
+    meters = levels[..., 1] / 255 * reach[1]
+    return valid_depth(np.where(meters < reach[0], 0, meters))  # near black is what coding leaves of black

@@ -1,6 +1,6 @@
 """Meshes and point clouds seen by cameras, as depth. The one module that uses trimesh.
 
-Distances are metres along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
+Distances are meters along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
 the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the world's. Nothing is measured
 before it is asked for: a scan of thousands of maps costs what its chosen views cost.
 """
@@ -106,7 +106,7 @@ def orbit_clip(
 ) -> DepthClip:
     """Depth from `views` cameras on a circle around a shape, which fills their `size` x `size` pixels.
 
-    Its unit is taken for metres where that lies within `reach` of the cameras; else it is drawn as a shape
+    Its unit is taken for meters where that lies within `reach` of the cameras; else it is drawn as a shape
     of 2 m, and that is noted.
     """
     middle, radius = shape.bounds
@@ -124,7 +124,7 @@ def orbit_clip(
 
 
 def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size: int) -> DepthClip:
-    """Depth of a shape in metres, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
+    """Depth of a shape in meters, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
 
     Poses that are not finite are left out, which is noted. Raises MediaError when there is no other.
     """
@@ -148,7 +148,7 @@ def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size:
 
 
 def resized(intrinsics: np.ndarray, scale: float) -> np.ndarray:
-    """The (3, 3) camera matrix of a picture made `scale` times as large; pixel centres are whole numbers."""
+    """The (3, 3) camera matrix of a picture made `scale` times as large; pixel centers are whole numbers."""
     matrix = intrinsics.astype(np.float64).copy()
     matrix[:2, :2] *= scale
     matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5

@@ -31,7 +31,7 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
     return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, durations[0])
 
 
-def show_frames(
+def iter_frames(
     path: str | Path, times: Tensor | Sequence[float], max_side: int | None = None
 ) -> Iterator[np.ndarray]:
     """The same pictures, (H, W, 3) uint8, one after another: of a long clip one is held at a time."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
-from lynx.media.audio import hear, read_audio
+from lynx.media.audio import iter_audio, read_audio
 from lynx.media.container import probe
 from lynx.modalities.base import Modality
 from lynx.modalities.video import Video
@@ -312,7 +312,7 @@ def _listen(sound: Waveform | str | Path, sample_rate: int) -> Iterator[Tensor]:
     if isinstance(sound, Waveform):
         yield sound.samples
     else:
-        yield from (torch.from_numpy(samples) for _, samples in hear(sound, sample_rate))
+        yield from (torch.from_numpy(samples) for _, samples in iter_audio(sound, sample_rate))
 
 
 def _file(source: MediaSource) -> str | Path:

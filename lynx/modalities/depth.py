@@ -2,7 +2,7 @@
 
 Two ways to draw depth. *turbo*: near is red, far is blue, on a scale that is the same for every picture, so
 that near means near in all of them; *normals*: which way each surface faces, as in a normal map. What
-returned nothing is black. The functions are pure: `depth: (..., H, W) metres, 0 = no return`.
+returned nothing is black. The functions are pure: `depth: (..., H, W) meters, 0 = no return`.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ SURFACE = 0.03
 
 @dataclass(frozen=True)
 class DepthRendering:
-    """How depth is drawn, in metres."""
+    """How depth is drawn, in meters."""
 
     near: float = 0.2
     far: float = 10.0
@@ -65,7 +65,7 @@ class DepthRendering:
     choose: str = "uniform"
     """uniform: the maps nearest to the moments; pose_aware: those whose cameras differ most."""
     unit: float = 0.001
-    """Metres of one step of integer maps."""
+    """Meters of one step of integer maps."""
     fps: float | None = None
     """The rate at which the numbers in the maps' names count; None where they are no clock."""
     max_side: int = 384
@@ -74,7 +74,7 @@ class DepthRendering:
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far:
             raise DataError(
-                f"near={self.near} and far={self.far} must be metres, near above 0 and below far."
+                f"near={self.near} and far={self.far} must be meters, near above 0 and below far."
             )
         if not (self.unit > 0 and (self.fps is None or self.fps > 0) and self.max_side >= 2):
             raise DataError(f"unit={self.unit}, fps={self.fps}, max_side={self.max_side} must be above 0.")
@@ -94,10 +94,10 @@ def closeness(depth: np.ndarray, near: float, far: float, scale: str = "log") ->
 
     linear: (1/d - 1/far) / (1/near - 1/far). log: log(far/d) / log(far/near).
     """
-    metres = np.where(depth > 0, np.clip(depth.astype(np.float64), near, far), np.nan)
+    meters = np.where(depth > 0, np.clip(depth.astype(np.float64), near, far), np.nan)
     if scale == "log":
-        return np.log(far / metres) / np.log(far / near)
-    return (1 / metres - 1 / far) / (1 / near - 1 / far)
+        return np.log(far / meters) / np.log(far / near)
+    return (1 / meters - 1 / far) / (1 / near - 1 / far)
 
 
 def turbo(depth: np.ndarray, near: float, far: float, scale: str = "log") -> np.ndarray:
@@ -341,7 +341,7 @@ class _MapStatistics:
         self.near, self.far = near, far
         self.maps: set[int] = set()
         self.pixels = self.returned = self.outside = 0
-        self.middles: list[float] = []  # of each map, metres
+        self.middles: list[float] = []  # of each map, meters
 
     def add(self, index: np.ndarray, depth: np.ndarray) -> None:
         """Note maps (n, H, W), those at `index` (n,)."""
