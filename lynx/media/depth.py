@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tokenize import TokenError
 
@@ -23,6 +21,7 @@ BROKEN = (
     *(SyntaxError, TokenError),
 )
 """What numpy raises for the headers of .npy files that are damaged."""
+DAMAGED = "it is damaged or of another kind"
 TIMES = "times.txt"
 """Beside maps: the second at which each was measured."""
 INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
@@ -48,9 +47,7 @@ def open_depth(
     """
     path = Path(path)
     if not path.exists():
-        raise MediaError(
-            f"There is no file {str(path)!r}; give depth maps, a mesh, a point cloud or a video."
-        )
+        raise MediaError(f"There is no file {str(path)!r}; give depth maps, a mesh, points or a video.")
     if path.is_dir():
         root, maps = _maps(path)
         if maps or (path / "depth").is_dir():
@@ -110,21 +107,21 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
 
 
 def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
+    """Maps of one size, `files`, with what lies in `root` of their times and cameras."""
     if not files:
         raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
     times, notes = _clock(root, files, fps)
     poses, lost = _poses(root, [file.stem for file in files])
     if lost:
         notes = (*notes, f"{lost} of {len(files)} camera poses are missing or not finite")
-    read = partial(_read_maps, files, unit)
-    return DepthClip(len(files), read, times, _end(times), _intrinsics(root), poses, notes)
 
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        maps = [to_meters(_read_png(files[index]), unit) for index in indices]
+        if len({one.shape for one in maps}) > 1:
+            raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
+        return np.stack(maps)
 
-def _read_maps(files: Sequence[Path], unit: float, indices: Sequence[int]) -> np.ndarray:
-    maps = [to_meters(_read_png(files[index]), unit) for index in indices]
-    if len({one.shape for one in maps}) > 1:
-        raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
-    return np.stack(maps)
+    return DepthClip(len(files), measure, times, _end(times), _intrinsics(root), poses, notes)
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -135,9 +132,7 @@ def _read_png(path: Path) -> np.ndarray:
                 raise MediaError(f"{path.name!r} is {image.size}; sides of up to {MAX_SIDE} pixels are read.")
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(
-            f"{path.name!r} cannot be read as a PNG: it is damaged or of another kind."
-        ) from error
+        raise MediaError(f"{path.name!r} cannot be read as a PNG: {DAMAGED}.") from error
     if values.ndim != 2 or values.dtype.itemsize == 1:
         raise MediaError(f"{path.name!r} is no depth map but a {image.mode} picture; 16-bit gray is read.")
     return values
@@ -211,12 +206,9 @@ def _posed_mesh(path: Path, size: int) -> DepthClip:
 
 def _stack(path: Path, unit: float) -> DepthClip:
     try:
-        # no archive and no pickle, whatever the bytes say
-        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")  # no archive, no pickle
     except BROKEN as error:
-        raise MediaError(
-            f"{path.name!r} cannot be read as a .npy array of numbers: it is damaged or of another kind."
-        ) from error
+        raise MediaError(f"{path.name!r} cannot be read as a .npy array of numbers: {DAMAGED}.") from error
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim != 3 or not stack.size:
         raise MediaError(f"{path.name!r} holds {stack.shape}; depth is a stack of maps (T, H, W).")
@@ -227,19 +219,14 @@ def _stack(path: Path, unit: float) -> DepthClip:
     scale = 1.0
     if stack.dtype.kind == "f" and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
         scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimeters",)
-    times = None
-    if (path.parent / TIMES).is_file():
-        times, _ = _clock(path.parent, [path] * len(stack), None)
-    else:
-        notes = (*notes, f"{len(stack)} depth maps have no times (times.txt): they are spread over the clip")
-    return DepthClip(
-        len(stack),
-        lambda indices: to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale),
-        times,
-        _end(times),
-        _intrinsics(path.parent),
-        notes=notes,
-    )
+    times, unknown = _clock(path.parent, [path] * len(stack), None)
+    notes += unknown
+
+
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        return to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale)
+
+    return DepthClip(len(stack), measure, times, _end(times), _intrinsics(path.parent), notes=notes)
 
 
 def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
@@ -253,20 +240,16 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
             f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
         )
-    clip = DepthClip(
-        count, partial(_read_video, path, rate, reach), np.arange(count) / rate, info.duration, None, None
-    )
-    if read_levels(path, [0.0]).ndim == 4:
-        note = f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m"
-        clip = replace(clip, notes=(note,))
-    return clip
+    gray = f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m"
+    notes = (gray,) if read_levels(path, [0.0]).ndim == 4 else ()
 
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        levels = read_levels(path, [(index + 0.5) / rate for index in indices])
+        if levels.ndim == 3:
+            return to_meters(levels)
+        if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
+            raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
+        meters = levels[..., 1] / 255 * reach[1]
+        return valid_depth(np.where(meters < reach[0], 0, meters))  # near black: what coding leaves of it
 
-def _read_video(path: Path, rate: float, reach: tuple[float, float], indices: Sequence[int]) -> np.ndarray:
-    levels = read_levels(path, [(index + 0.5) / rate for index in indices])
-    if levels.ndim == 3:
-        return to_meters(levels)
-    if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
-        raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
-    meters = levels[..., 1] / 255 * reach[1]
-    return valid_depth(np.where(meters < reach[0], 0, meters))  # near black is what coding leaves of black
+    return DepthClip(count, measure, np.arange(count) / rate, info.duration, notes=notes)
