@@ -29,9 +29,7 @@ def _frame_size(text: str) -> tuple[int, int]:
     "estimate",
     "lynx estimate --backbone llava-onevision-7b --frames 32 --senses audio --precision nf4",
     option("--frames", type=count, help="moments looked at; default: the backbone's own"),
-    option(
-        "--senses", nargs="*", default=[], metavar="SENSE", help="senses beside the video, such as audio"
-    ),
+    option("--senses", nargs="*", default=[], metavar="SENSE", help="senses beside the video, such as audio"),
     option(
         "--size",
         type=_frame_size,

@@ -3,24 +3,18 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
 
 from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE, probe
-from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
+from lynx.media.mesh import BROKEN, MESHES, load_shape, orbit_clip, posed_clip
 from lynx.media.video import read_levels
 from lynx.types import DepthClip, valid_depth
 
 MAX_MAPS = 10_000_000
 """Maximum frames of a depth video: 28 hours at 100 a second."""
-BROKEN = (
-    *(ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError),
-    *(SyntaxError, TokenError),
-)
-"""What numpy raises for the headers of .npy files that are damaged."""
 DAMAGED = "it is damaged or of another kind"
 TIMES = "times.txt"
 """Beside maps: the second at which each was measured."""
@@ -221,7 +215,6 @@ def _stack(path: Path, unit: float) -> DepthClip:
         scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimeters",)
     times, unknown = _clock(path.parent, [path] * len(stack), None)
     notes += unknown
-
 
     def measure(indices: Sequence[int]) -> np.ndarray:
         return to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale)

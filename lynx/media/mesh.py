@@ -11,6 +11,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from struct import error as StructError
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intri
 ELEVATION = 25.0  # degrees by which the orbit looks down
 BROKEN = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError),
-    *(NameError, AssertionError, EOFError, MemoryError, StructError),
+    *(NameError, AssertionError, EOFError, MemoryError, StructError, SyntaxError, TokenError),
 )
-"""What trimesh raises for files that are damaged or of another kind."""
+"""What trimesh and numpy raise for files that are damaged or of another kind."""
 MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
 
