@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
 
 import lynx
 from lynx.cli.registry import Options, Result, adapter_option, command, count, model_options, option
@@ -54,7 +53,20 @@ def _env(options: Options) -> Result:
         return importlib.util.find_spec(name) is not None
 
     missing = {part: [name for name in names if not installed(name)] for part, names in PARTS.items()}
-    extensions = _extensions() if not missing["library"] else {}  # they are imported by what is missing
+    extensions = {}  # what other installed packages bring: from where, and why something is left out
+    if not missing["library"]:  # else they cannot be imported
+        from lynx.backbones.loading import extensions as families
+        from lynx.evaluation.benchmarks import extensions as benchmarks
+        from lynx.modalities import extensions as senses
+
+        shown = ("name", "package", "version", "path")
+        extensions = {
+            table.group: [
+                {name: getattr(each, name) for name in shown} | {"left_out": each.problem or None}
+                for each in table.added()
+            ]
+            for table in (senses, families, benchmarks)
+        }
     if not (embedded := Path(lynx.__file__).parent / "assets" / "lynx-tiny" / "config.json").is_file():
         missing["library"].append(str(embedded))
     device = f"cpu: {platform.machine()}, {os.cpu_count()} cores"
@@ -74,22 +86,6 @@ def _env(options: Options) -> Result:
         "extensions": extensions,
         "missing": missing,
         "ready": not any(missing[part] for part in ("library", "app")),
-    }
-
-
-def _extensions() -> dict[str, Any]:
-    """What other installed packages bring, group by group: from where, and why something is left out."""
-    from lynx.backbones.loading import extensions as families
-    from lynx.evaluation.benchmarks import extensions as benchmarks
-    from lynx.modalities import extensions as senses
-
-    shown = ("name", "package", "version", "path")
-    return {
-        table.group: [
-            {name: getattr(each, name) for name in shown} | {"left_out": each.problem or None}
-            for each in table.added()
-        ]
-        for table in (senses, families, benchmarks)
     }
 
 

@@ -46,7 +46,14 @@ def open_depth(
         root, maps = _maps(path)
         if maps or (path / "depth").is_dir():
             return _folder(root, maps, unit, fps)
-        return _posed_mesh(path, size)
+        # a mesh in meters with pose/*.txt
+        meshes, stems = _meshes(path), [file.stem for file in _numbered(path / "pose", "txt")]
+        if len(meshes) != 1 or not stems or (poses := _poses(path, stems)) is None:
+            raise MediaError(
+                f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; "
+                "expected depth/*.png in millimeters, or one mesh with pose/*.txt."
+            )
+        return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
     if path.suffix.lower() == ".npy":
         return _stack(path, unit)
     if path.suffix.lower() in MESHES:
@@ -105,8 +112,8 @@ def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -
     if not files:
         raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
     times, notes = _clock(root, files, fps)
-    poses, lost = _poses(root, [file.stem for file in files])
-    if lost:
+    poses = _poses(root, [file.stem for file in files])
+    if poses is not None and (lost := (~np.isfinite(poses).all((1, 2))).sum()):
         notes = (*notes, f"{lost} of {len(files)} camera poses are missing or not finite")
 
     def measure(indices: Sequence[int]) -> np.ndarray:
@@ -172,30 +179,17 @@ def _intrinsics(root: Path) -> np.ndarray | None:
     return None
 
 
-def _poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, int]:
-    """(n, 4, 4) and how many of them are lost; None where there is no folder of poses."""
+def _poses(root: Path, stems: Sequence[str]) -> np.ndarray | None:
+    """(n, 4, 4), NaN where one is missing; None where there is no folder of poses."""
     if not (root / "pose").is_dir():
-        return None, 0
+        return None
     poses = np.full((len(stems), 4, 4), np.nan)
     for pose, stem in zip(poses, stems, strict=True):
         if (file := root / "pose" / f"{stem}.txt").is_file():
             if (matrix := _numbers(file)).shape != (4, 4):
                 raise MediaError(f"{file.name!r} is no pose: 4 x 4 numbers, camera to world.")
             pose[:] = matrix
-    return poses, int((~np.isfinite(poses).all((1, 2))).sum())
-
-
-def _posed_mesh(path: Path, size: int) -> DepthClip:
-    """A folder with one mesh and `pose/*.txt`, its unit meters."""
-    meshes = _meshes(path)
-    stems = [file.stem for file in _numbered(path / "pose", "txt")]
-    poses, _ = _poses(path, stems)
-    if len(meshes) != 1 or poses is None or not stems:
-        raise MediaError(
-            f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; expected "
-            "depth/*.png in millimeters, or one mesh with pose/*.txt."
-        )
-    return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
+    return poses
 
 
 def _stack(path: Path, unit: float) -> DepthClip:

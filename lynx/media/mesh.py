@@ -91,14 +91,12 @@ def clean_shape(shape: Shape) -> Shape:
         size = np.ptp(corners.reshape(-1, 3), axis=0).max()
         good = finite[faces].all(1) & (np.linalg.norm(normals, axis=1) > 1e-14 * size**2)
         kept, what = replace(shape, faces=faces[good]), "faces"
-        dropped, left = int((~good).sum()), int(good.sum())
     else:
-        kept, what = replace(shape, points=points[finite]), "points"
-        dropped, left = int((~finite).sum()), int(finite.sum())
-    if not left or not kept.bounds[1]:
-        raise MediaError(f"{name!r} has no surface: its {dropped + left} {what} are degenerate.")
-    if dropped:
-        note = f"{dropped} of {dropped + left} {what} of {name} are degenerate and left out"
+        good, kept, what = finite, replace(shape, points=points[finite]), "points"
+    if not good.any() or not kept.bounds[1]:
+        raise MediaError(f"{name!r} has no surface: its {len(good)} {what} are degenerate.")
+    if dropped := int((~good).sum()):
+        note = f"{dropped} of {len(good)} {what} of {name} are degenerate and left out"
         kept = replace(kept, notes=(*kept.notes, note))
     return kept
 

@@ -140,21 +140,17 @@ def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRende
     """
     if rendering.level_db is None:
         return listen()
-    power = peak_power(listen(), rendering.sample_rate // 10)
-    gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
-    return (part * 10 ** (gain / 20) for part in listen())
-
-
-def peak_power(sound: Iterable[Tensor], length: int) -> Tensor:
-    """The highest mean power of `length` samples in a row (of all, if fewer), at every quarter of that."""
+    length = rendering.sample_rate // 10
     step = max(1, length // 4)
-    found: list[Tensor] = []
-    for block in _blocks(sound, WINDOWS_AT_ONCE * step, length - step):
+    found: list[Tensor] = []  # the highest mean power in each block
+    for block in _blocks(listen(), WINDOWS_AT_ONCE * step, length - step):
         if not found:
-            length = min(length, len(block))
+            length = min(length, len(block))  # all of it, if it is shorter
         if len(block) >= length:
             found.append(block.float().square().unfold(0, length, step).mean(1).max())
-    return torch.stack(found).max()
+    power = torch.stack(found).max()
+    gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
+    return (part * 10 ** (gain / 20) for part in listen())
 
 
 def add_slopes(pictures: Tensor, rendering: AudioRendering) -> Tensor:
