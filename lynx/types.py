@@ -107,7 +107,7 @@ Measure = Callable[[Sequence[int]], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class DepthClip:
-    """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 metres, 0 = no return.
+    """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 meters, 0 = no return.
 
     times: (count,) ascending seconds, None where the maps have no clock. intrinsics: (3, 3) pixels. poses:
     (count, 4, 4), not finite where the camera was lost. `notes`: what had to be assumed.
@@ -123,23 +123,23 @@ class DepthClip:
     background: bool = False  # whether what has no return is nothing, as around a mesh, and no hole
 
     @classmethod
-    def of(cls, metres: np.ndarray, **known: Any) -> "DepthClip":
-        """Maps in memory: (T, H, W) metres, with what is known of `times`, `duration`, `intrinsics`, `poses`.
+    def of(cls, meters: np.ndarray, **known: Any) -> "DepthClip":
+        """Maps in memory: (T, H, W) meters, with what is known of `times`, `duration`, `intrinsics`, `poses`.
 
         Raises MediaError when there is no map, or not one time and pose for each.
         """
-        if metres.ndim != 3 or not metres.size:
-            raise MediaError(f"Depth needs maps (T, H, W) in metres, not {metres.shape}.")
+        if meters.ndim != 3 or not meters.size:
+            raise MediaError(f"Depth needs maps (T, H, W) in meters, not {meters.shape}.")
         for name in ("times", "poses"):
-            if known.get(name) is not None and len(known[name]) != len(metres):
-                raise MediaError(f"{len(metres)} depth maps need as many {name}, not {len(known[name])}.")
-        return cls(len(metres), lambda indices: returns(metres[list(indices)]), **known)
+            if known.get(name) is not None and len(known[name]) != len(meters):
+                raise MediaError(f"{len(meters)} depth maps need as many {name}, not {len(known[name])}.")
+        return cls(len(meters), lambda indices: valid_depth(meters[list(indices)]), **known)
 
 
-def returns(metres: np.ndarray) -> np.ndarray:
-    """float32 metres with 0 for whatever is no distance."""
+def valid_depth(meters: np.ndarray) -> np.ndarray:
+    """float32 meters with 0 for whatever is no distance."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+        return np.where(np.isfinite(meters) & (meters > 0), meters, 0).astype(np.float32)
 
 
 MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]

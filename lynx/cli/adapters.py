@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any, get_args
 
-from lynx.cli.registry import ADAPTERS, Options, Parser, Result, command, model_arguments, rendering_argument
+from lynx.cli.registry import ADAPTERS, Options, Result, command, model_options, option, rendering_option
 from lynx.config import Placement
 from lynx.errors import AdapterError, LynxError
 
 
-def _list_arguments(parser: Parser) -> None:
-    parser.add_argument("--dir", type=Path, default=ADAPTERS, help="where they are (default: adapters)")
-
-
-@command("adapters list", _list_arguments, "lynx adapters list")
+@command(
+    "adapters list",
+    "lynx adapters list",
+    option("--dir", type=Path, default=ADAPTERS, help="where they are (default: adapters)"),
+)
 def _list(options: Options) -> Result:
     """List the adapters of a folder: sense, backbone, revision and measured figures.
 
@@ -46,12 +46,12 @@ def _load_backbone(options: Options, source: Any) -> Any:
     return load_backbone(options.backbone or str(source), options.precision, options.device)
 
 
-def _check_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="folder or Hub id of the adapter")
-    model_arguments(parser, named=True)
-
-
-@command("adapters check", _check_arguments, "lynx adapters check adapters/audio")
+@command(
+    "adapters check",
+    "lynx adapters check adapters/audio",
+    option("folder", metavar="DIR", help="folder or Hub id of the adapter"),
+    model_options(named=True),
+)
 def _check(options: Options) -> Result:
     """Read an adapter strictly: every tensor's name and shape, its backbone, its rendering."""
     from lynx import hub
@@ -69,15 +69,15 @@ def _check(options: Options) -> Result:
     }
 
 
-def _pull_arguments(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", help="owner/name on the Hub, or owner/name@revision")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
-    parser.add_argument(
+@command(
+    "adapters pull",
+    "lynx adapters pull owner/lynx-audio --out adapters/lynx-audio",
+    option("id", metavar="ID", help="owner/name on the Hub, or owner/name@revision"),
+    option("--revision", metavar="REV", help="branch, tag or commit (default: main)"),
+    option(
         "--out", type=Path, metavar="DIR", help="where it goes (default: adapters/ and the repository's name)"
-    )
-
-
-@command("adapters pull", _pull_arguments, "lynx adapters pull owner/lynx-audio --out adapters/lynx-audio")
+    ),
+)
 def _pull(options: Options) -> Result:
     """Download an adapter from the Hub into a folder; the commit it is pinned to is shown and noted there."""
     from lynx.adapters.sharing import pull_adapter
@@ -93,14 +93,14 @@ def _pull(options: Options) -> Result:
     }
 
 
-def _push_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of the adapter")
-    parser.add_argument("id", metavar="ID", help="owner/name on the Hub; made where there is none")
-    parser.add_argument("--private", action="store_true", help="nobody else may see it")
-    model_arguments(parser, named=True)
-
-
-@command("adapters push", _push_arguments, "lynx adapters push runs/audio owner/lynx-audio --private")
+@command(
+    "adapters push",
+    "lynx adapters push runs/audio owner/lynx-audio --private",
+    option("folder", metavar="DIR", type=Path, help="folder of the adapter"),
+    option("id", metavar="ID", help="owner/name on the Hub; made where there is none"),
+    option("--private", action="store_true", help="nobody else may see it"),
+    model_options(named=True),
+)
 def _push(options: Options) -> Result:
     """Upload an adapter to the Hub with its model card, once it passes `lynx adapters check`."""
     from lynx.adapters.format import inspect_adapter
@@ -111,38 +111,27 @@ def _push(options: Options) -> Result:
     return {"repo": pushed.repo, "commit": pushed.commit, "files": list(pushed.files)}
 
 
-def _import_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="checkpoint with folders vision/ and llm/")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ours is written")
-    parser.add_argument("--modality", default="audio", help="the sense it was trained for (default: audio)")
-    parser.add_argument("--name", help="what the adapter is called (default: as the modality)")
-    rendering_argument(parser, "how its pseudo-frames were drawn, where that is not lynx's default")
-    parser.add_argument(
+@command(
+    "adapters import",
+    "lynx adapters import checkpoint-1000 --backbone llava-onevision-0.5b --out adapters/audio-ov",
+    option("folder", metavar="DIR", type=Path, help="checkpoint with folders vision/ and llm/"),
+    option("--out", type=Path, required=True, metavar="DIR", help="where ours is written"),
+    option("--modality", default="audio", help="the sense it was trained for (default: audio)"),
+    option("--name", help="what the adapter is called (default: as the modality)"),
+    rendering_option("how its pseudo-frames were drawn, where that is not lynx's default"),
+    option(
         "--placement",
         default="continue",
         choices=get_args(Placement),
         help="which positions its tokens had in the prompt (default: continue, behind all before them)",
-    )
-    model_arguments(parser, named=True)
-
-
-@command(
-    "adapters import",
-    _import_arguments,
-    "lynx adapters import checkpoint-1000 --backbone llava-onevision-0.5b --out adapters/audio-ov",
+    ),
+    model_options(named=True),
 )
 def _import(options: Options) -> Result:
     """Turn a checkpoint of the method's released code into an adapter, and verify tensors and outputs."""
     from lynx.adapters.released_code import import_adapter, read_backbone_name
 
     backbone = _load_backbone(options, read_backbone_name(options.folder))
-    report = import_adapter(
-        options.folder,
-        backbone,
-        options.out,
-        modality=options.modality,
-        name=options.name,
-        rendering=options.rendering,
-        placement=options.placement,
-    )
+    given = {name: getattr(options, name) for name in ("modality", "name", "rendering", "placement")}
+    report = import_adapter(options.folder, backbone, options.out, **given)
     return {"written": str(options.out), "modality": options.modality, "backbone": backbone.source, **report}

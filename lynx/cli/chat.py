@@ -9,56 +9,45 @@ from lynx.cli.registry import (
     Options,
     Parser,
     Result,
-    adapter_argument,
+    adapter_option,
     command,
     count,
     load_model,
-    model_arguments,
+    model_options,
+    option,
     progress,
 )
 from lynx.errors import LynxError
 
 
-def _media_arguments(parser: Parser) -> None:
-    """The options that open a session; `_session` opens it."""
+def _media_options(parser: Parser) -> None:
+    """The options that open a session; `_open_session` reads them."""
     from lynx.modalities import extensions
 
     media = parser.add_argument_group("media (each sense takes its own track of the file)")
     for name, modality in extensions.all().items():
         media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE")
-    parser.add_argument(
-        "--frames", type=count, metavar="N", help="moments looked at; default: the backbone's own"
-    )
-    adapter_argument(parser)
-    model_arguments(parser)
+    text = "moments looked at; default: the backbone's own"
+    parser.add_argument("--frames", type=count, metavar="N", help=text)
+    adapter_option(parser)
+    model_options()(parser)
 
 
-def _session(options: Options) -> Any:
+def _open_session(options: Options) -> Any:
     from lynx.modalities import extensions
 
     media = {name: path for name in extensions.all() if (path := getattr(options, name))}
     return load_model(options, *media).chat(frames=options.frames, **media)
 
 
-def _chat_arguments(parser: Parser) -> None:
-    _media_arguments(parser)
-    parser.add_argument(
-        "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
-    )
-    parser.add_argument("--without", metavar="SENSE", help="answer every question again without this sense")
-    parser.add_argument(
-        "--evidence", action="store_true", help="tell how much each answer rests on each sense"
-    )
+def _film_options(parser: Parser) -> None:
     film = parser.add_argument_group("film (of the last answer)")
-    film.add_argument(
-        "--film", type=Path, metavar="FILE.mp4", help="write the clip with what the answer rests on over it"
-    )
-    film.add_argument(
-        "--word", metavar="WORD", help="of the answer, or its number from 1; default: the whole answer"
-    )
-    film.add_argument(
-        "--window", type=_window, metavar="START-END", help="seconds of the clip, such as 12-20; default: all"
-    )
+    text = "write the clip with what the answer rests on over it"
+    film.add_argument("--film", type=Path, metavar="FILE.mp4", help=text)
+    text = "of the answer, or its number from 1; default: the whole answer"
+    film.add_argument("--word", metavar="WORD", help=text)
+    text = "seconds of the clip, such as 12-20; default: all"
+    film.add_argument("--window", type=_window, metavar="START-END", help=text)
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -71,42 +60,42 @@ def _window(text: str) -> tuple[float, float]:
 
 @command(
     "chat",
-    _chat_arguments,
     'lynx chat --video clip.mp4 --audio clip.mp4 --ask "what sound do you hear ?" --evidence '
     "--film answer.mp4 --word 1",
+    _media_options,
+    option(
+        "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
+    ),
+    option("--without", metavar="SENSE", help="answer every question again without this sense"),
+    option("--evidence", action="store_true", help="tell how much each answer rests on each sense"),
+    _film_options,
 )
 def _chat(options: Options) -> Result:
     """Ask a model about a clip, with as many senses as it has adapters."""
     if not options.film and (options.word or options.window):
         raise LynxError("--word and --window say what --film shows: give --film FILE.mp4, too")
-    session = _session(options)
+    session = _open_session(options)
     turns = []
     for question in options.ask or filter(None, map(str.strip, sys.stdin)):
-        turn: Result = {"question": question, "answer": _answer(session, question, shown=not options.json)}
+        pieces = []
+        for piece in session.stream(question):
+            pieces.append(piece)
+            if not options.json:  # a person reads along
+                print(piece, end="", flush=True)
+        turn: Result = {"question": question}
+        if options.json:
+            turn["answer"] = "".join(pieces).strip()
+        else:
+            print()
         turn |= {"used": session.used, "notes": list(session.notes)}
         if options.evidence:
             turn["rests_on"] = session.evidence.share()
         if options.without:
             turn["without"] = session.compare(without=options.without).without[options.without]
         turns.append(turn)
-        if not options.json:
-            turn.pop("answer")  # it has been read
     if options.film:
         turns[-1]["film"] = _film(session, options)
     return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
-
-
-def _answer(session: Any, question: str, shown: bool) -> str:
-    """The answer, printed piece by piece as it is generated where a person reads."""
-    pieces = []
-    for piece in session.stream(question):
-        pieces.append(piece)
-        if shown:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    if shown:
-        sys.stdout.write("\n")
-    return "".join(pieces).strip()
 
 
 def _film(session: Any, options: Options) -> Result:
@@ -121,17 +110,15 @@ def _film(session: Any, options: Options) -> Result:
     return {"path": str(film.path), "seconds": [film.start, film.end], "word": film.word, "notes": film.notes}
 
 
-def _map_arguments(parser: Parser) -> None:
-    _media_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.png", help="where the picture is written, if at all"
-    )
-    parser.add_argument(
+@command(
+    "map",
+    "lynx map --video clip.mp4 --audio clip.mp4 --out map.png",
+    _media_options,
+    option("--out", type=Path, metavar="FILE.png", help="where the picture is written, if at all"),
+    option(
         "--guidance", type=Path, metavar="FILE", help="what `lynx guide` wrote; L_stat is then taken to it"
-    )
-
-
-@command("map", _map_arguments, "lynx map --video clip.mp4 --audio clip.mp4 --out map.png")
+    ),
+)
 def _map(options: Options) -> Result:
     """Say where a clip's tokens lie among words and other videos, before and after alignment, and draw it."""
     from lynx.evaluation.interface import measure_interface
@@ -143,7 +130,7 @@ def _map(options: Options) -> Result:
     if options.out:
         require_matplotlib()  # said before the model is loaded
     guidance = Guidance.load(options.guidance) if options.guidance else None
-    found = measure_interface(_session(options), guidance=guidance)
+    found = measure_interface(_open_session(options), guidance=guidance)
     if options.out:
         draw(found).save(options.out)
     rows = found.table()

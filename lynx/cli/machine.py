@@ -1,17 +1,34 @@
 """`lynx app` and `lynx env`: what runs here."""
 
-from lynx.cli.registry import Options, Parser, Result, adapter_argument, command, count, model_arguments
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import lynx
+from lynx.cli.registry import Options, Result, adapter_option, command, count, model_options, option
 from lynx.errors import LynxError
 
+PARTS = {
+    "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
+    "app": ("gradio", "spaces", "moviepy", "matplotlib"),
+    "world": ("moviepy",),
+    "plots": ("matplotlib",),
+    "quantization": ("bitsandbytes",),
+}
+"""What each part of the product needs: the import names of its packages."""
 
-def _app_arguments(parser: Parser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=count, default=7860, help="port to listen on (default: 7860)")
-    adapter_argument(parser)
-    model_arguments(parser, device=False)
 
-
-@command("app", _app_arguments, "lynx app --port 7860")
+@command(
+    "app",
+    "lynx app --port 7860",
+    option("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"),
+    option("--port", type=count, default=7860, help="port to listen on (default: 7860)"),
+    adapter_option,
+    model_options(device=False),
+)
 def _app(options: Options) -> Result:
     """Serve the app; without --adapter it begins with those of the checkout that fit the backbone."""
     try:
@@ -25,13 +42,55 @@ def _app(options: Options) -> Result:
     return {}
 
 
-def _nothing(parser: Parser) -> None:
-    """A command without options of its own."""
-
-
-@command("env", _nothing, "lynx env --json")
+@command("env", "lynx env --json")
 def _env(options: Options) -> Result:
     """Show versions, device, caches, and what is missing for the library and the app."""
-    from lynx.cli.environment import report
+    import torch
 
-    return report()
+    from lynx.hub import CACHE
+
+    def installed(name: str) -> bool:
+        return importlib.util.find_spec(name) is not None
+
+    missing = {part: [name for name in names if not installed(name)] for part, names in PARTS.items()}
+    extensions = {}  # what other installed packages bring: from where, and why something is left out
+    if not missing["library"]:  # else they cannot be imported
+        from lynx.backbones.loading import extensions as families
+        from lynx.evaluation.benchmarks import extensions as benchmarks
+        from lynx.modalities import extensions as senses
+
+        shown = ("name", "package", "version", "path")
+        extensions = {
+            table.group: [
+                {name: getattr(each, name) for name in shown} | {"left_out": each.problem or None}
+                for each in table.added()
+            ]
+            for table in (senses, families, benchmarks)
+        }
+    if not (embedded := Path(lynx.__file__).parent / "assets" / "lynx-tiny" / "config.json").is_file():
+        missing["library"].append(str(embedded))
+    device = f"cpu: {platform.machine()}, {os.cpu_count()} cores"
+    ffmpeg = shutil.which("ffmpeg")
+    if installed("imageio_ffmpeg"):  # the one that moviepy starts; reading needs none, PyAV brings its own
+        import imageio_ffmpeg
+
+        ffmpeg = str(imageio_ffmpeg.get_ffmpeg_exe())
+    return {
+        "lynx": lynx.__version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for names in PARTS.values() for name in names},
+        "device": f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else device,
+        "torch_threads": torch.get_num_threads(),
+        "hub_cache": CACHE,
+        "ffmpeg": ffmpeg,
+        "extensions": extensions,
+        "missing": missing,
+        "ready": not any(missing[part] for part in ("library", "app")),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

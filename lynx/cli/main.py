@@ -11,7 +11,7 @@ import sys
 import warnings
 
 import lynx
-from lynx.cli import adapters, chat, machine, models, recordings, stages, world  # noqa: F401  they register
+from lynx.cli import adapters, chat, evaluation, machine, models, stages, world  # noqa: F401  they register
 from lynx.cli.registry import COMMANDS, Command, Result
 from lynx.errors import LynxError
 
@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted")
     finally:
-        _leave_group()
+        # torchrun's group of processes: its threads abort an interpreter that ends before it is left
+        distributed = sys.modules.get("torch.distributed")
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
     return 0
 
 
@@ -59,13 +62,6 @@ def _set_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("lynx: %(message)s"))
     logging.getLogger("lynx").addHandler(handler)
-
-
-def _leave_group() -> None:
-    """Leave the group of processes that `torchrun` made: its threads abort an interpreter that ends first."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _failed(message: str) -> int:
@@ -98,7 +94,8 @@ def _parser(chosen: Command) -> argparse.ArgumentParser:
         epilog=f"example:\n  {chosen.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    chosen.arguments(parser)
+    for declare in chosen.declared:
+        declare(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
     parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
     return parser

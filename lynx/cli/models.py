@@ -1,16 +1,14 @@
 """`lynx params`, `estimate`, `backbones`: what a model is made of, before it is loaded."""
 
-from typing import Any
-
-from lynx.cli.registry import Options, Parser, Result, command, count, model_arguments
+from lynx.cli.registry import Options, Result, command, count, model_options, option
 
 
-def _params_arguments(parser: Parser) -> None:
-    parser.add_argument("--backbone", required=True, help="catalog name, folder or Hub id")
-    parser.add_argument("--rank", type=count, default=64, help="rank of both LoRAs (default: 64)")
-
-
-@command("params", _params_arguments, "lynx params --backbone llava-onevision-0.5b --json")
+@command(
+    "params",
+    "lynx params --backbone llava-onevision-0.5b --json",
+    option("--backbone", required=True, help="catalog name, folder or Hub id"),
+    option("--rank", type=count, default=64, help="rank of both LoRAs (default: 64)"),
+)
 def _params(options: Options) -> Result:
     """Count the parameters that one sense adds to a backbone, without loading its weights."""
     from lynx.adapters.lora import count_parameters
@@ -27,52 +25,38 @@ def _frame_size(text: str) -> tuple[int, int]:
     return count(height), count(width)
 
 
-def _estimate_arguments(parser: Parser) -> None:
-    parser.add_argument("--frames", type=count, help="moments looked at; default: the backbone's own")
-    parser.add_argument(
-        "--senses", nargs="*", default=[], metavar="SENSE", help="senses beside the video, such as audio"
-    )
-    parser.add_argument(
+@command(
+    "estimate",
+    "lynx estimate --backbone llava-onevision-7b --frames 32 --senses audio --precision nf4",
+    option("--frames", type=count, help="moments looked at; default: the backbone's own"),
+    option("--senses", nargs="*", default=[], metavar="SENSE", help="senses beside the video, such as audio"),
+    option(
         "--size",
         type=_frame_size,
         metavar="HEIGHTxWIDTH",
         help="of the video's frames, where the family keeps their shape; default: that of pseudo-frames",
-    )
-    parser.add_argument("--rank", type=count, default=64, help="rank of the adapters' LoRAs (default: 64)")
-    model_arguments(parser)
-
-
-@command(
-    "estimate",
-    _estimate_arguments,
-    "lynx estimate --backbone llava-onevision-7b --frames 32 --senses audio --precision nf4",
+    ),
+    option("--rank", type=count, default=64, help="rank of the adapters' LoRAs (default: 64)"),
+    model_options(),
 )
 def _estimate(options: Options) -> Result:
     """Say how many tokens and bytes a conversation needs and whether they fit, before anything is loaded."""
     from lynx.backbones.estimate import estimate
 
-    found = estimate(
-        options.backbone,
-        frames=options.frames,
-        senses=options.senses,
-        precision=options.precision,
-        device=options.device,
-        size=options.size,
-        rank=options.rank,
-    )
-    return found.to_dict() if options.json else {"estimate": found.sentence} | _gigabytes(found)
-
-
-def _gigabytes(found: Any) -> Result:
+    names = ("frames", "senses", "precision", "device", "size", "rank")
+    found = estimate(options.backbone, **{name: getattr(options, name) for name in names})
+    if options.json:
+        return found.to_dict()
     parts = ("weights", "adapters", "kv_cache", "activations", "kept", "total")
-    return {"tokens": found.tokens, "gigabytes": {part: getattr(found, part) / 1e9 for part in parts}}
+    gigabytes = {part: getattr(found, part) / 1e9 for part in parts}
+    return {"estimate": found.sentence, "tokens": found.tokens, "gigabytes": gigabytes}
 
 
-def _backbones_arguments(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", help="a catalog name; default: all")
-
-
-@command("backbones", _backbones_arguments, "lynx backbones qwen2.5-vl-3b")
+@command(
+    "backbones",
+    "lynx backbones qwen2.5-vl-3b",
+    option("name", nargs="?", help="a catalog name; default: all"),
+)
 def _backbones(options: Options) -> Result:
     """List the known backbones: Hub id, license, tokens a frame, memory in each precision, LoRA targets."""
     from lynx.backbones import CATALOG

@@ -13,34 +13,29 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 Config = TypeVar("Config")
 
 
-def add_options(
-    parser: argparse.ArgumentParser, cls: type, title: str = "settings of the stage"
-) -> None:
+def add_options(parser: argparse.ArgumentParser, cls: type, title: str = "settings of the stage") -> None:
     """One option for every field of the dataclass `cls`, in a group of its own."""
     group = parser.add_argument_group(title)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        group.add_argument("--" + field.name.replace("_", "-"), **_argument(field, hints[field.name]))
+        hint, text = hints[field.name], field.metadata["help"].replace("%", "%%")
+        if field.default is not None:
+            text += f" (default: {field.default})"
+        kind = next((kind for kind in get_args(hint) if kind is not types.NoneType), hint)  # of X | None: X
+        keywords: dict[str, Any]
+        if get_origin(hint) is Literal:
+            keywords = {"choices": get_args(hint)}
+        elif kind is bool:
+            keywords = {"action": argparse.BooleanOptionalAction}
+        else:
+            keywords = {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+        group.add_argument("--" + field.name.replace("_", "-"), default=field.default, help=text, **keywords)
 
 
 def read_options(options: argparse.Namespace, cls: type[Config]) -> Config:
     """The dataclass that the parsed options describe; its `__post_init__` checks hold here as anywhere."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     return cls(**{name: getattr(options, name) for name in names})
-
-
-def _argument(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
-    """`add_argument`'s keywords for one field."""
-    text = field.metadata["help"].replace("%", "%%")
-    if field.default is not None:
-        text += f" (default: {field.default})"
-    keywords: dict[str, Any] = {"default": field.default, "help": text}
-    if get_origin(hint) is Literal:
-        return keywords | {"choices": get_args(hint)}
-    kind = next(kind for kind in get_args(hint) if kind is not types.NoneType) if get_args(hint) else hint
-    if kind is bool:
-        return keywords | {"action": argparse.BooleanOptionalAction}
-    return keywords | {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
 
 
 def add_moved_options(parser: argparse.ArgumentParser, names: Iterable[str], where: str) -> None:

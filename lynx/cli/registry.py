@@ -1,4 +1,4 @@
-"""What every command is made of: its registration, the arguments that many share, and the model they ask for.
+"""What every command is made of: its registration, the options that many share, and the model they ask for.
 
 What a command needs is imported when it runs: `lynx --help` costs no torch.
 """
@@ -17,6 +17,8 @@ from lynx.errors import DataError
 Parser = argparse.ArgumentParser
 Options = argparse.Namespace
 Result = dict[str, Any]
+Declare = Callable[[Parser], object]
+"""Adds one option or several to the parser of a command."""
 
 ADAPTERS = Path("adapters")
 """Where trained adapters lie in a checkout, one folder a sense."""
@@ -24,11 +26,11 @@ ADAPTERS = Path("adapters")
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `run` does it, `arguments` declares its options; the function's docstring is its help."""
+    """A command: `run` does it, `declared` are its options; the function's docstring is its help."""
 
     name: str
     example: str
-    arguments: Callable[[Parser], None]
+    declared: Sequence[Declare]
     run: Callable[[Options], Result]
 
     @property
@@ -40,72 +42,67 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(
-    name: str, arguments: Callable[[Parser], None], example: str
-) -> Callable[..., Callable[[Options], Result]]:
-    """Register a function as `lynx NAME`."""
+def command(name: str, example: str, *declared: Declare) -> Callable[..., Callable[[Options], Result]]:
+    """Register a function as `lynx NAME`, with these options."""
 
     def register(run: Callable[[Options], Result]) -> Callable[[Options], Result]:
-        COMMANDS[name] = Command(name, example, arguments, run)
+        COMMANDS[name] = Command(name, example, declared, run)
         return run
 
     return register
 
 
-def model_arguments(parser: Parser, device: bool = True, named: bool = False) -> None:
+def option(*names: str, **keywords: Any) -> Declare:
+    """One option or positional argument: what `add_argument` takes."""
+    return lambda parser: parser.add_argument(*names, **keywords)
+
+
+def model_options(device: bool = True, named: bool = False) -> Declare:
     """The options that say which model. named: by default the one that the files given name, so None."""
-    group = parser.add_argument_group("model")
-    default = "the one that DIR names" if named else "lynx-tiny"
-    group.add_argument(
-        "--backbone",
-        default=None if named else default,
-        help=f"catalog name, folder or Hub id (default: {default})",
-    )
-    group.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"])
-    if device:
-        group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+    def declare(parser: Parser) -> None:
+        group = parser.add_argument_group("model")
+        default = "the one that DIR names" if named else "lynx-tiny"
+        text = f"catalog name, folder or Hub id (default: {default})"
+        group.add_argument("--backbone", default=None if named else default, help=text)
+        group.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"])
+        if device:
+            group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+    return declare
 
 
-def adapter_argument(parser: Parser) -> None:
+def adapter_option(parser: Parser) -> None:
     """The option that adds adapters."""
-    parser.add_argument(
-        "--adapter",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="folder or Hub id of an adapter; repeatable",
-    )
+    text = "folder or Hub id of an adapter; repeatable"
+    parser.add_argument("--adapter", action="append", default=[], metavar="DIR", help=text)
 
 
-def data_arguments(parser: Parser, default: str | None = "world") -> None:
+def data_options(default: str | None = "world") -> Declare:
     """The options that say which examples; read them with `open_examples`."""
-    group = parser.add_argument_group("data")
-    shown = f" (default: {default})" if default else ""
-    group.add_argument(
-        "--data",
-        nargs="+",
-        action="append",
-        required=default is None,
-        metavar=("NAME", "PATH"),
-        help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
-        f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
-    )
-    group.add_argument("--data-path", type=Path, metavar="PATH", help="the path, where --data names none")
-    group.add_argument(
-        "--held-out",
-        nargs="+",
-        default=[],
-        metavar="FOLD",
-        help="folds of labelled recordings that are left out of training, and evaluated",
-    )
-    group.add_argument(
-        "--n",
-        type=count,
-        help="clips of each source, at most (default: all; of the world, which has no end, 1000)",
-    )
-    group.add_argument(
-        "--data-seed", type=int, default=0, metavar="N", help="seed that draws them (default: 0)"
-    )
+
+    def declare(parser: Parser) -> None:
+        group = parser.add_argument_group("data")
+        shown = f" (default: {default})" if default else ""
+        group.add_argument(
+            "--data",
+            nargs="+",
+            action="append",
+            required=default is None,
+            metavar=("NAME", "PATH"),
+            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
+            f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
+        )
+        text = "the path, where --data names none"
+        group.add_argument("--data-path", type=Path, metavar="PATH", help=text)
+        text = "folds of labelled recordings that are left out of training, and evaluated"
+        group.add_argument("--held-out", nargs="+", default=[], metavar="FOLD", help=text)
+        text = "clips of each source, at most (default: all; of the world, which has no end, 1000)"
+        group.add_argument("--n", type=count, help=text)
+        text = "seed that draws them (default: 0)"
+        group.add_argument("--data-seed", type=int, default=0, metavar="N", help=text)
+
+    return declare
 
 
 def open_examples(
@@ -116,50 +113,37 @@ def open_examples(
     types: Sequence[str] = (),
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
 ) -> Any:
-    """The examples that `data_arguments` asks for, source by source; `senses` of each by its name."""
-    from lynx.datasets.sources import open_data
+    """The examples that `data_options` ask for, source by source; `senses` of each by its name.
 
-    sources = [_source(words, options.data_path) for words in options.data or [["world"]]]
+    Raises DataError for a source of two paths, and for a fold to hold out that none of several sources has.
+    """
+    from lynx.datasets.sources import groups_of, open_data
+
+    sources: list[tuple[str, Path | None]] = []
+    for words in options.data or [["world"]]:
+        name, *paths = words
+        if len(paths) > 1:
+            raise DataError(f"--data takes a name and a path, not {' '.join(words)}: repeat it for more")
+        sources.append((name, Path(paths[0]) if paths else options.data_path))
+    held_out = [list(options.held_out) for _ in sources]
+    if len(sources) > 1 and options.held_out:  # each holds out what it has of them
+        groups = [groups_of(*source) for source in sources]
+        if unknown := sorted(set(options.held_out).difference(*groups)):
+            there = ", ".join(sorted({group for each in groups for group in each})) or "none"
+            raise DataError(f"no source has {unknown[0]!r} to hold out; there are {there}")
+        held_out = [[group for group in options.held_out if group in each] for each in groups]
+    shared: dict[str, Any] = {"split": split, "seed": options.data_seed, "n": options.n}
+    shared |= {"focus": focus, "types": types}
     parts = [
-        open_data(
-            name,
-            path,
-            split=split,
-            seed=options.data_seed,
-            n=options.n,
-            senses=senses(name),
-            focus=focus,
-            types=types,
-            held_out=held_out,
-        )
-        for (name, path), held_out in zip(sources, _held_out(sources, options.held_out), strict=True)
+        open_data(name, path, senses=senses(name), held_out=folds, **shared)
+        for (name, path), folds in zip(sources, held_out, strict=True)
     ]
     return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
 
 
-def _source(words: Sequence[str], path: Path | None) -> tuple[str, Path | None]:
-    name, *paths = words
-    if len(paths) > 1:
-        raise DataError(f"--data takes a name and a path, not {' '.join(words)}: repeat it for more")
-    return name, Path(paths[0]) if paths else path
-
-
-def _held_out(sources: Sequence[tuple[str, Path | None]], held_out: Sequence[str]) -> list[list[str]]:
-    """For each source what it holds out: of several sources each what it has."""
-    if len(sources) < 2 or not held_out:
-        return [list(held_out) for _ in sources]
-    from lynx.datasets.sources import groups_of
-
-    groups = [groups_of(*source) for source in sources]
-    if unknown := sorted(set(held_out).difference(*groups)):
-        there = ", ".join(sorted({group for each in groups for group in each})) or "none"
-        raise DataError(f"no source has {unknown[0]!r} to hold out; there are {there}")
-    return [[group for group in held_out if group in each] for each in groups]
-
-
-def rendering_argument(parser: Parser, help: str) -> None:
+def rendering_option(text: str) -> Declare:
     """The option that says how pseudo-frames are drawn."""
-    parser.add_argument("--rendering", type=_json_object, default={}, metavar="JSON", help=help)
+    return option("--rendering", type=_json_object, default={}, metavar="JSON", help=text)
 
 
 def _json_object(text: str) -> dict[str, Any]:

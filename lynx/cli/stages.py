@@ -7,81 +7,59 @@ from lynx.cli.registry import (
     Options,
     Parser,
     Result,
-    adapter_argument,
+    adapter_option,
     command,
-    data_arguments,
+    data_options,
     load_model,
-    model_arguments,
+    model_options,
     open_examples,
-    rendering_argument,
+    option,
+    rendering_option,
 )
+from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 
 
-def _stage_arguments(parser: Parser, modality: bool = True, several: bool = False) -> None:
-    if several:
-        parser.add_argument(
-            "--modality",
-            nargs="+",
-            required=True,
-            metavar="SENSE",
-            help="the sense that is trained; several get one LLM LoRA that works for all of them, and their "
-            "adapters are in, and go to, PATH/SENSE",
-        )
-    elif modality:
-        parser.add_argument("--modality", required=True, help="the sense that is trained")
+def _stage_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
-    data_arguments(parser)
-    model_arguments(parser)
+    data_options()(parser)
+    model_options()(parser)
 
 
 RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
 """Where options went that served that one adapter."""
+MOVED = ("--variants", "--final-lr", "--average")
 
 
-def _guide_arguments(parser: Parser) -> None:
-    from lynx.config import GuideConfig
-
-    _stage_arguments(parser, modality=False)
-    add_options(parser, GuideConfig)
-
-
-@command("guide", _guide_arguments, "lynx guide --data world --n 500 --out runs/guidance.safetensors")
+@command(
+    "guide",
+    "lynx guide --data world --n 500 --out runs/guidance.safetensors",
+    _stage_options,
+    lambda parser: add_options(parser, GuideConfig),
+)
 def _guide(options: Options) -> Result:
     """Stage 1: gather the statistics of the token interface over reference videos."""
-    from lynx.config import GuideConfig
     from lynx.training.guidance import guide
 
-    guidance = guide(
-        load_model(options),
-        open_examples(options, senses=lambda name: ("video",)),
-        read_options(options, GuideConfig),
-    )
+    model, examples = load_model(options), open_examples(options, senses=lambda name: ("video",))
+    guidance = guide(model, examples, read_options(options, GuideConfig))
     path = guidance.save(options.out)
     return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
 
 
-def _align_arguments(parser: Parser) -> None:
-    from lynx.config import AlignConfig
-
-    parser.add_argument(
-        "--guidance", type=Path, required=True, metavar="FILE", help="what `lynx guide` wrote"
-    )
-    _stage_arguments(parser)
-    parser.add_argument("--name", help="what the adapter is called (default: as the sense)")
-    rendering_argument(parser, "how its pseudo-frames are drawn, where that is not lynx's default")
-    add_options(parser, AlignConfig)
-    add_moved_options(parser, ["--variants", "--final-lr", "--average"], RECIPE)
-
-
 @command(
     "align",
-    _align_arguments,
     "lynx align --modality audio --guidance runs/guidance.safetensors --out runs/audio",
+    option("--guidance", type=Path, required=True, metavar="FILE", help="what `lynx guide` wrote"),
+    option("--modality", required=True, help="the sense that is trained"),
+    _stage_options,
+    option("--name", help="what the adapter is called (default: as the sense)"),
+    rendering_option("how its pseudo-frames are drawn, where that is not lynx's default"),
+    lambda parser: add_options(parser, AlignConfig),
+    lambda parser: add_moved_options(parser, MOVED, RECIPE),
 )
 def _align(options: Options) -> Result:
     """Stage 2: train the vision LoRA of a sense on that sense alone, without pairs or text."""
     from lynx import modalities
-    from lynx.config import AlignConfig
     from lynx.training.alignment import align
     from lynx.training.guidance import Guidance
 
@@ -93,41 +71,45 @@ def _align(options: Options) -> Result:
     return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
 
 
-def _tune_arguments(parser: Parser) -> None:
-    from lynx.config import Sampling, TuneConfig
-
-    _stage_arguments(parser, several=True)
-    parser.add_argument(
+@command(
+    "tune",
+    "lynx tune --modality audio --out runs/audio",
+    option(
+        "--modality",
+        nargs="+",
+        required=True,
+        metavar="SENSE",
+        help="the sense that is trained; several get one LLM LoRA that works for all of them, and their "
+        "adapters are in, and go to, PATH/SENSE",
+    ),
+    _stage_options,
+    option(
         "--focus",
         nargs="+",
         default=[],
         metavar="TYPE",
         help="only clips with a question of one of these types, which are met in turn",
-    )
-    parser.add_argument(
+    ),
+    option(
         "--types",
         nargs="+",
         default=[],
         metavar="TYPE",
         help="only questions of these types, so that what is hard is asked more often",
-    )
-    parser.add_argument(
+    ),
+    option(
         "--cache",
         type=Path,
         metavar="PATH",
         help="folder of the encoded streams, which several runs may share (default: one in --out)",
-    )
-    adapter_argument(parser)
-    add_options(parser, TuneConfig)
-    add_options(parser, Sampling, "what a step shows and asks")
-    moved = ["--variants", "--final-lr", "--average", "--noise", "--mixup"]
-    add_moved_options(parser, moved, RECIPE)
-
-
-@command("tune", _tune_arguments, "lynx tune --modality audio --out runs/audio")
+    ),
+    adapter_option,
+    lambda parser: add_options(parser, TuneConfig),
+    lambda parser: add_options(parser, Sampling, "what a step shows and asks"),
+    lambda parser: add_moved_options(parser, (*MOVED, "--noise", "--mixup"), RECIPE),
+)
 def _tune(options: Options) -> Result:
     """Stage 3: train the LLM LoRA on clips with the sense, questions and answers."""
-    from lynx.config import Sampling, TuneConfig
     from lynx.training.tuning import tune
 
     config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)

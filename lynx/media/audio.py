@@ -7,16 +7,16 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
-from lynx.types import Waveform
+from lynx.types import MediaInfo, Waveform
 
 MAX_SECONDS = 2 * 3600.0
 """Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
 LAST_PACKET = 1.0
 """Seconds by which a sound may exceed MAX_SECONDS, since encoders pad the last packet."""
+READ = f"sound of up to {MAX_SECONDS / 3600:.0f} h is read"
 MAX_CHANNELS = 64
 """Maximum channels of a track; FFmpeg's resampler takes no more."""
 PREROLL = 0.2
@@ -31,14 +31,14 @@ def read_audio(
     window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or spans more than MAX_SECONDS.
     """
-    (start, end), parts = window, list(hear(path, sample_rate, track, *window))
+    (start, end), parts = window, list(iter_audio(path, sample_rate, track, *window))
     begin = parts[-1][0] if parts else 0.0
     sound = np.concatenate([np.zeros(0, np.float32), *(samples for _, samples in parts)])
     sound = sound[round((start - begin) * sample_rate) :]
     return Waveform(torch.from_numpy(sound[: round(min(end - start, 1e9) * sample_rate)]), sample_rate)
 
 
-def hear(
+def iter_audio(
     path: str | Path, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before.
@@ -46,63 +46,54 @@ def hear(
     That second may move: where silence before `start` is left out, what came earlier moves up to it.
     """
     info = probe(path)
+    _check_track(info, track, min(end, info.duration) - start)
+    resampler = av.AudioResampler(format="flt", rate=sample_rate)
+    found = False
+    clock = begin = lead = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
+    with open_recording(path) as container:
+        offset = start_of(container)
+        if begin:
+            container.seek(round((begin + offset) * av.time_base))
+        for frame in decode(container, container.streams.audio[track]):
+            time, length = frame.time - offset, frame.samples / frame.sample_rate
+            if time >= end:
+                break
+            if time < clock == begin and begin:  # the first packet found is an earlier one
+                clock = begin = time
+            # the header may have said less than the timestamps do
+            if (span := max(time, clock) + length - start) > MAX_SECONDS + LAST_PACKET:
+                raise MediaError(
+                    f"The sound of {info.path.name!r} spans {span / 3600:.1f} h or more by its timestamps, "
+                    f"gaps included; {READ}: cut it, or encode it anew without the gaps."
+                )
+            gap = time - clock
+            if gap > (0.001 if clock == begin else 0.1):  # a gap in the timestamps is a silence
+                unasked = max(0.0, min(time, lead) - clock)  # of it; it may be of hours, and is left out
+                begin += unasked
+                yield begin, np.zeros(round((gap - unasked) * sample_rate), np.float32)
+                clock += gap
+            clock += length
+            yield from ((begin, _mono(out)) for out in resampler.resample(frame))
+            found = True
+        if not found and not begin:
+            raise MediaError(f"The audio track of {info.path.name!r} holds no sound.")
+        yield from ((begin, _mono(out)) for out in resampler.resample(None))
+
+
+def _check_track(info: MediaInfo, track: int, seconds: float) -> None:
+    """Raises MediaError when there is no such track, or it has more channels or seconds than are read."""
     name, count = info.path.name, len(info.audio)
     if not count:
         raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
     if not 0 <= track < count:
         raise MediaError(f"{name!r} has {count} audio tracks (0..{count - 1}), no track {track}.")
-    if info.audio[track].channels > MAX_CHANNELS:
+    if (channels := info.audio[track].channels) > MAX_CHANNELS:
         raise MediaError(
-            f"Track {track} of {name!r} has {info.audio[track].channels} channels; sound of up to "
-            f"{MAX_CHANNELS} is read: mix it down first."
+            f"Track {track} of {name!r} has {channels} channels; sound of up to {MAX_CHANNELS} is read: "
+            "mix it down first."
         )
-    if min(end, info.duration) - start > MAX_SECONDS + LAST_PACKET:
-        raise MediaError(
-            f"{name!r} lasts {info.duration / 3600:.1f} h; "
-            f"sound of up to {MAX_SECONDS / 3600:.0f} h is read: cut it."
-        )
-    with open_recording(path) as container:
-        yield from _samples(container, container.streams.audio[track], sample_rate, start, end)
-
-
-def _samples(
-    container: InputContainer, stream: av.AudioStream, sample_rate: int, start: float, end: float
-) -> Iterator[tuple[float, np.ndarray]]:
-    """(n,) float32 at a time, the mean of the channels; a gap in the timestamps is a silence."""
-    resampler = av.AudioResampler(format="flt", rate=sample_rate)
-    offset, found = start_of(container), False
-    clock = begin = lead = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
-    if begin:
-        container.seek(round((begin + offset) * av.time_base))
-    for frame in decode(container, stream):
-        time, length = frame.time - offset, frame.samples / frame.sample_rate
-        if time >= end:
-            break
-        if time < clock == begin and begin:  # the first packet found is an earlier one
-            clock = begin = time
-        _check_span(container, max(time, clock) + length - start)
-        gap = time - clock
-        if gap > (0.001 if clock == begin else 0.1):
-            unasked = max(0.0, min(time, lead) - clock)  # of the silence; it may be of hours, and is left out
-            begin += unasked
-            yield begin, np.zeros(round((gap - unasked) * sample_rate), np.float32)
-            clock += gap
-        clock += length
-        yield from ((begin, _mono(out)) for out in resampler.resample(frame))
-        found = True
-    if not found and not begin:
-        raise MediaError(f"The audio track of {Path(container.name).name!r} holds no sound.")
-    yield from ((begin, _mono(out)) for out in resampler.resample(None))
-
-
-def _check_span(container: InputContainer, seconds: float) -> None:
-    """Raises MediaError when so much sound, with its gaps, is too much; the header may have said less."""
     if seconds > MAX_SECONDS + LAST_PACKET:
-        raise MediaError(
-            f"The sound of {Path(container.name).name!r} spans {seconds / 3600:.1f} h or more by its "
-            f"timestamps, gaps included; sound of up to {MAX_SECONDS / 3600:.0f} h is read: "
-            "cut it, or encode it anew without the gaps."
-        )
+        raise MediaError(f"{name!r} lasts {info.duration / 3600:.1f} h; {READ}: cut it.")
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:

@@ -15,7 +15,7 @@ from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
 
 from lynx.errors import MediaError
-from lynx.media.file_cache import of_file
+from lynx.media.file_cache import cached_by_file
 from lynx.types import AudioTrack, MediaInfo, VideoTrack
 
 logger = logging.getLogger(__name__)
@@ -69,51 +69,43 @@ def _last_moment(container: InputContainer, start_from: float) -> float:
     return end - start_of(container)
 
 
-def _duration(container: InputContainer) -> float:
-    """Seconds. A header that promises more than the file holds is an error; a silent one is replaced."""
-    name = Path(container.name).name
-    if container.duration is None or container.duration <= 0:
-        duration = _last_moment(container, 0.0)
-    else:
-        duration = container.duration / av.time_base
-        if container.format.name.startswith(HEADER_KNOWS_DURATION):
-            end = _last_moment(container, duration)
-            if end < duration - max(1.0, 0.02 * duration):
-                raise MediaError(
-                    f"{name!r} is cut off: it should last {duration:.1f} s but its data ends early."
-                )
-    if duration <= 0:
-        raise MediaError(f"{name!r} holds no moment of video or sound.")
-    return duration
-
-
-@of_file
+@cached_by_file
 def probe(path: str | Path) -> MediaInfo:
     """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
     with open_recording(path) as container:
+        name = Path(path).name
         videos, audios = video_streams(container), list(container.streams.audio)
         if not videos and not audios:
-            raise MediaError(f"{Path(path).name!r} has neither a picture nor a sound track.")
-        duration = _duration(container)
+            raise MediaError(f"{name!r} has neither a picture nor a sound track.")
+        if container.duration is None or container.duration <= 0:
+            duration = _last_moment(container, 0.0)
+        else:
+            duration = container.duration / av.time_base
+            if container.format.name.startswith(HEADER_KNOWS_DURATION):
+                end = _last_moment(container, duration)
+                if end < duration - max(1.0, 0.02 * duration):
+                    raise MediaError(
+                        f"{name!r} is cut off: it should last {duration:.1f} s but its data ends early."
+                    )
+        if duration <= 0:
+            raise MediaError(f"{name!r} holds no moment of video or sound.")
         audio = tuple(AudioTrack(s.rate, c.channels, c.name) for s in audios if (c := s.codec_context))
         return MediaInfo(Path(path), duration, _video_track(container, videos[0]) if videos else None, audio)
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:
     """A picture track; the rotation is a property of its frames, so one is decoded."""
+    name = Path(container.name).name
     container.seek(0)
     if (first := next(decode(container, stream), None)) is None:
-        raise MediaError(f"{Path(container.name).name!r} has a picture track without a picture.")
-    rotation = round(first.rotation)
+        raise MediaError(f"{name!r} has a picture track without a picture.")
     width, height = stream.codec_context.width, stream.codec_context.height
     if max(width, height) > MAX_SIDE:
-        raise MediaError(
-            f"{Path(container.name).name!r} is {width}x{height}; sides of up to {MAX_SIDE} pixels are read."
-        )
-    if rotation % 180:
+        raise MediaError(f"{name!r} is {width}x{height}; sides of up to {MAX_SIDE} pixels are read.")
+    if round(first.rotation) % 180:
         width, height = height, width
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    return VideoTrack(width, height, rate, stream.codec_context.name, rotation)
+    return VideoTrack(width, height, rate, stream.codec_context.name, round(first.rotation))
 
 
 def decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:

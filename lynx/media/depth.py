@@ -2,27 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
 
 from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE, probe
-from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
+from lynx.media.mesh import BROKEN, MESHES, load_shape, orbit_clip, posed_clip
 from lynx.media.video import read_levels
-from lynx.types import DepthClip, returns
+from lynx.types import DepthClip, valid_depth
 
 MAX_MAPS = 10_000_000
 """Maximum frames of a depth video: 28 hours at 100 a second."""
-BROKEN = (
-    *(ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, RuntimeError),
-    *(SyntaxError, TokenError),
-)
-"""What numpy raises for the headers of .npy files that are damaged."""
+DAMAGED = "it is damaged or of another kind"
 TIMES = "times.txt"
 """Beside maps: the second at which each was measured."""
 INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
@@ -42,20 +35,25 @@ def open_depth(
 ) -> DepthClip:
     """The depth in a folder of maps or of a mesh with poses, a .npy stack, a mesh, a point cloud, or a video.
 
-    unit: metres of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
-    metres, for what has no unit of its own. views, size: of the cameras around a mesh, pixels a side.
+    unit: meters of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
+    meters, for what has no unit of its own. views, size: of the cameras around a mesh, pixels a side.
     Raises MediaError when it is none of these, or damaged.
     """
     path = Path(path)
     if not path.exists():
-        raise MediaError(
-            f"There is no file {str(path)!r}; give depth maps, a mesh, a point cloud or a video."
-        )
+        raise MediaError(f"There is no file {str(path)!r}; give depth maps, a mesh, points or a video.")
     if path.is_dir():
         root, maps = _maps(path)
         if maps or (path / "depth").is_dir():
             return _folder(root, maps, unit, fps)
-        return _posed_mesh(path, size)
+        # a mesh in meters with pose/*.txt
+        meshes, stems = _meshes(path), [file.stem for file in _numbered(path / "pose", "txt")]
+        if len(meshes) != 1 or not stems or (poses := _poses(path, stems)) is None:
+            raise MediaError(
+                f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; "
+                "expected depth/*.png in millimeters, or one mesh with pose/*.txt."
+            )
+        return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
     if path.suffix.lower() == ".npy":
         return _stack(path, unit)
     if path.suffix.lower() in MESHES:
@@ -88,16 +86,16 @@ def _beside(root: Path) -> list[Path]:
     return [root / name for name in (TIMES, *INTRINSICS) if (root / name).is_file()]
 
 
-def to_metres(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
-    """Stored depth -> float32 metres: integers are steps of `unit` metres (65535: no return), floats metres.
+def to_meters(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
+    """Stored depth -> float32 meters: integers are steps of `unit` meters (65535: no return), floats meters.
 
     Raises MediaError for 8-bit values, which have no unit, and for what is no number.
     """
     if values.dtype.kind not in "uif" or values.dtype.itemsize == 1:
-        raise MediaError(f"Depth is stored as 16-bit millimetres or as metres, not as {values.dtype}.")
+        raise MediaError(f"Depth is stored as 16-bit millimeters or as meters, not as {values.dtype}.")
     if values.dtype.kind == "f":
-        return returns(values)
-    return returns(np.where(values == NO_RETURN, 0, values) * unit)
+        return valid_depth(values)
+    return valid_depth(np.where(values == NO_RETURN, 0, values) * unit)
 
 
 def _numbered(folder: Path, ending: str) -> list[Path]:
@@ -110,21 +108,21 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
 
 
 def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
+    """Maps of one size, `files`, with what lies in `root` of their times and cameras."""
     if not files:
-        raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimetres are read.")
+        raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
     times, notes = _clock(root, files, fps)
-    poses, lost = _poses(root, [file.stem for file in files])
-    if lost:
+    poses = _poses(root, [file.stem for file in files])
+    if poses is not None and (lost := (~np.isfinite(poses).all((1, 2))).sum()):
         notes = (*notes, f"{lost} of {len(files)} camera poses are missing or not finite")
-    read = partial(_read_maps, files, unit)
-    return DepthClip(len(files), read, times, _end(times), _intrinsics(root), poses, notes)
 
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        maps = [to_meters(_read_png(files[index]), unit) for index in indices]
+        if len({one.shape for one in maps}) > 1:
+            raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
+        return np.stack(maps)
 
-def _read_maps(files: Sequence[Path], unit: float, indices: Sequence[int]) -> np.ndarray:
-    maps = [to_metres(_read_png(files[index]), unit) for index in indices]
-    if len({one.shape for one in maps}) > 1:
-        raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
-    return np.stack(maps)
+    return DepthClip(len(files), measure, times, _end(times), _intrinsics(root), poses, notes)
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -135,9 +133,7 @@ def _read_png(path: Path) -> np.ndarray:
                 raise MediaError(f"{path.name!r} is {image.size}; sides of up to {MAX_SIDE} pixels are read.")
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(
-            f"{path.name!r} cannot be read as a PNG: it is damaged or of another kind."
-        ) from error
+        raise MediaError(f"{path.name!r} cannot be read as a PNG: {DAMAGED}.") from error
     if values.ndim != 2 or values.dtype.itemsize == 1:
         raise MediaError(f"{path.name!r} is no depth map but a {image.mode} picture; 16-bit gray is read.")
     return values
@@ -183,63 +179,41 @@ def _intrinsics(root: Path) -> np.ndarray | None:
     return None
 
 
-def _poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, int]:
-    """(n, 4, 4) and how many of them are lost; None where there is no folder of poses."""
+def _poses(root: Path, stems: Sequence[str]) -> np.ndarray | None:
+    """(n, 4, 4), NaN where one is missing; None where there is no folder of poses."""
     if not (root / "pose").is_dir():
-        return None, 0
+        return None
     poses = np.full((len(stems), 4, 4), np.nan)
     for pose, stem in zip(poses, stems, strict=True):
         if (file := root / "pose" / f"{stem}.txt").is_file():
             if (matrix := _numbers(file)).shape != (4, 4):
                 raise MediaError(f"{file.name!r} is no pose: 4 x 4 numbers, camera to world.")
             pose[:] = matrix
-    return poses, int((~np.isfinite(poses).all((1, 2))).sum())
-
-
-def _posed_mesh(path: Path, size: int) -> DepthClip:
-    """A folder with one mesh and `pose/*.txt`, its unit metres."""
-    meshes = _meshes(path)
-    stems = [file.stem for file in _numbered(path / "pose", "txt")]
-    poses, _ = _poses(path, stems)
-    if len(meshes) != 1 or poses is None or not stems:
-        raise MediaError(
-            f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; expected "
-            "depth/*.png in millimetres, or one mesh with pose/*.txt."
-        )
-    return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
+    return poses
 
 
 def _stack(path: Path, unit: float) -> DepthClip:
     try:
-        # no archive and no pickle, whatever the bytes say
-        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")  # no archive, no pickle
     except BROKEN as error:
-        raise MediaError(
-            f"{path.name!r} cannot be read as a .npy array of numbers: it is damaged or of another kind."
-        ) from error
+        raise MediaError(f"{path.name!r} cannot be read as a .npy array of numbers: {DAMAGED}.") from error
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim != 3 or not stack.size:
         raise MediaError(f"{path.name!r} holds {stack.shape}; depth is a stack of maps (T, H, W).")
     if max(stack.shape[1:]) > MAX_SIDE:
         raise MediaError(f"{path.name!r} holds {stack.shape}; sides of up to {MAX_SIDE} pixels are read.")
-    typical = to_metres(stack[len(stack) // 2], unit)
+    typical = to_meters(stack[len(stack) // 2], unit)
     notes: tuple[str, ...] = ()
     scale = 1.0
     if stack.dtype.kind == "f" and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
-        scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimetres",)
-    times = None
-    if (path.parent / TIMES).is_file():
-        times, _ = _clock(path.parent, [path] * len(stack), None)
-    else:
-        notes = (*notes, f"{len(stack)} depth maps have no times (times.txt): they are spread over the clip")
-    return DepthClip(
-        len(stack),
-        lambda indices: to_metres(np.asarray(stack[list(indices)]), unit) * np.float32(scale),
-        times,
-        _end(times),
-        _intrinsics(path.parent),
-        notes=notes,
-    )
+        scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimeters",)
+    times, unknown = _clock(path.parent, [path] * len(stack), None)
+    notes += unknown
+
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        return to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale)
+
+    return DepthClip(len(stack), measure, times, _end(times), _intrinsics(path.parent), notes=notes)
 
 
 def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
@@ -253,20 +227,16 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
             f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
         )
-    clip = DepthClip(
-        count, partial(_read_video, path, rate, reach), np.arange(count) / rate, info.duration, None, None
-    )
-    if read_levels(path, [0.0]).ndim == 4:
-        note = f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m"
-        clip = replace(clip, notes=(note,))
-    return clip
+    gray = f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m"
+    notes = (gray,) if read_levels(path, [0.0]).ndim == 4 else ()
 
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        levels = read_levels(path, [(index + 0.5) / rate for index in indices])
+        if levels.ndim == 3:
+            return to_meters(levels)
+        if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
+            raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
+        meters = levels[..., 1] / 255 * reach[1]
+        return valid_depth(np.where(meters < reach[0], 0, meters))  # near black: what coding leaves of it
 
-def _read_video(path: Path, rate: float, reach: tuple[float, float], indices: Sequence[int]) -> np.ndarray:
-    levels = read_levels(path, [(index + 0.5) / rate for index in indices])
-    if levels.ndim == 3:
-        return to_metres(levels)
-    if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
-        raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
-    metres = levels[..., 1] / 255 * reach[1]
-    return returns(np.where(metres < reach[0], 0, metres))  # near black is what coding leaves of black
+    return DepthClip(count, measure, np.arange(count) / rate, info.duration, notes=notes)

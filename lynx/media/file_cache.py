@@ -11,7 +11,7 @@ KEPT = 256
 """Results of one function; what was asked for least recently makes room."""
 
 
-def of_file(function: Callable[[str | Path], T]) -> Callable[[str | Path], T]:
+def cached_by_file(function: Callable[[str | Path], T]) -> Callable[[str | Path], T]:
     """`function` of a path, called once for every state of the file: its place, size and second of change.
 
     What it raises is not remembered.

@@ -1,6 +1,6 @@
 """Meshes and point clouds seen by cameras, as depth. The one module that uses trimesh.
 
-Distances are metres along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
+Distances are meters along the camera's axis, 0 = no return. Cameras are those of ScanNet and OpenCV: x to
 the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the world's. Nothing is measured
 before it is asked for: a scan of thousands of maps costs what its chosen views cost.
 """
@@ -11,6 +11,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from struct import error as StructError
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,14 @@ FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intri
 ELEVATION = 25.0  # degrees by which the orbit looks down
 BROKEN = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError),
-    *(NameError, AssertionError, EOFError, MemoryError, StructError),
+    *(NameError, AssertionError, EOFError, MemoryError, StructError, SyntaxError, TokenError),
 )
-"""What trimesh raises for files that are damaged or of another kind."""
+"""What trimesh and numpy raise for files that are damaged or of another kind."""
 MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
 
-See = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
+Size = tuple[int, int]  # height and width, pixels
+See = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,12 @@ def clean_shape(shape: Shape) -> Shape:
         size = np.ptp(corners.reshape(-1, 3), axis=0).max()
         good = finite[faces].all(1) & (np.linalg.norm(normals, axis=1) > 1e-14 * size**2)
         kept, what = replace(shape, faces=faces[good]), "faces"
-        dropped, left = int((~good).sum()), int(good.sum())
     else:
-        kept, what = replace(shape, points=points[finite]), "points"
-        dropped, left = int((~finite).sum()), int(finite.sum())
-    if not left or not kept.bounds[1]:
-        raise MediaError(f"{name!r} has no surface: its {dropped + left} {what} are degenerate.")
-    if dropped:
-        note = f"{dropped} of {dropped + left} {what} of {name} are degenerate and left out"
+        good, kept, what = finite, replace(shape, points=points[finite]), "points"
+    if not good.any() or not kept.bounds[1]:
+        raise MediaError(f"{name!r} has no surface: its {len(good)} {what} are degenerate.")
+    if dropped := int((~good).sum()):
+        note = f"{dropped} of {len(good)} {what} of {name} are degenerate and left out"
         kept = replace(kept, notes=(*kept.notes, note))
     return kept
 
@@ -106,7 +106,7 @@ def orbit_clip(
 ) -> DepthClip:
     """Depth from `views` cameras on a circle around a shape, which fills their `size` x `size` pixels.
 
-    Its unit is taken for metres where that lies within `reach` of the cameras; else it is drawn as a shape
+    Its unit is taken for meters where that lies within `reach` of the cameras; else it is drawn as a shape
     of 2 m, and that is noted.
     """
     middle, radius = shape.bounds
@@ -114,17 +114,15 @@ def orbit_clip(
     scale, notes = 1.0, shape.notes
     if radius * (away - 1) < reach[0] or radius * (away + 1) > reach[1]:
         scale = 1 / radius
-        extent = 2 * radius
-        notes = (*notes, f"{shape.name} is {extent:.4g} across in an unknown unit: drawn as if it were 2 m")
+        given = f"{shape.name} is {2 * radius:.4g} across in an unknown unit"
+        notes = (*notes, f"{given}: drawn as if it were 2 m")
     placed = replace(shape, points=(shape.points - middle) * scale)
     poses = orbit(views, radius * scale * away, np.eye(3)[2] if up is None else up)
-    camera = pinhole(size)
-    scan = partial(_scan, placed, poses, camera, (size, size))
-    return DepthClip(views, scan, intrinsics=camera, poses=poses, notes=notes, background=True)
+    return _clip(placed, poses, pinhole(size), (size, size), notes)
 
 
 def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size: int) -> DepthClip:
-    """Depth of a shape in metres, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
+    """Depth of a shape in meters, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
 
     Poses that are not finite are left out, which is noted. Raises MediaError when there is no other.
     """
@@ -138,17 +136,15 @@ def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size:
         camera = pinhole(size)
         notes = (*notes, f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed")
     else:
-        sides = 2 * camera[[1, 0], 2] + 1  # the axis meets the picture in its middle
-        scale = min(1.0, size / sides.max())
-        pixels = (max(1, round(float(sides[0]) * scale)), max(1, round(float(sides[1]) * scale)))
+        height, width = (2 * camera[[1, 0], 2] + 1).tolist()  # the axis meets the picture in its middle
+        scale = min(1.0, size / max(height, width))
+        pixels = (max(1, round(height * scale)), max(1, round(width * scale)))
         camera = resized(camera, scale)
-    poses = poses[good]
-    scan = partial(_scan, shape, poses, camera, pixels)
-    return DepthClip(len(poses), scan, intrinsics=camera, poses=poses, notes=notes, background=True)
+    return _clip(shape, poses[good], camera, pixels, notes)
 
 
 def resized(intrinsics: np.ndarray, scale: float) -> np.ndarray:
-    """The (3, 3) camera matrix of a picture made `scale` times as large; pixel centres are whole numbers."""
+    """The (3, 3) camera matrix of a picture made `scale` times as large; pixel centers are whole numbers."""
     matrix = intrinsics.astype(np.float64).copy()
     matrix[:2, :2] *= scale
     matrix[:2, 2] = (matrix[:2, 2] + 0.5) * scale - 0.5
@@ -164,8 +160,8 @@ def pinhole(size: int) -> np.ndarray:
 def orbit(views: int, distance: float, up: np.ndarray) -> np.ndarray:
     """Poses (views, 4, 4) on a circle about the origin, looking at it from ELEVATION degrees above."""
     side = np.roll(up, 1)  # the coordinate axes: any two of them are at right angles
-    angles = np.linspace(0, 2 * np.pi, views, endpoint=False)
-    around = np.cos(angles)[:, None] * side + np.sin(angles)[:, None] * np.cross(up, side)
+    angles = np.linspace(0, 2 * np.pi, views, endpoint=False)[:, None]
+    around = np.cos(angles) * side + np.sin(angles) * np.cross(up, side)  # (views, 3)
     tilt = np.radians(ELEVATION)
     eyes = distance * (np.cos(tilt) * around + np.sin(tilt) * up)
     poses = np.repeat(np.eye(4)[None], views, axis=0)
@@ -177,26 +173,32 @@ def orbit(views: int, distance: float, up: np.ndarray) -> np.ndarray:
     return poses
 
 
-def _scan(
-    shape: Shape, poses: np.ndarray, camera: np.ndarray, pixels: tuple[int, int], indices: Sequence[int]
-) -> np.ndarray:
-    see = ray_caster(shape) if len(shape.faces) else partial(splat, shape.points)
-    return np.stack([see(poses[index], camera, pixels) for index in indices])
+def _clip(
+    shape: Shape, poses: np.ndarray, camera: np.ndarray, pixels: Size, notes: tuple[str, ...]
+) -> DepthClip:
+    def measure(indices: Sequence[int]) -> np.ndarray:
+        see = ray_caster(shape) if len(shape.faces) else partial(splat, shape.points)
+        return np.stack([see(poses[index], camera, pixels) for index in indices])
+
+    return DepthClip(len(poses), measure, intrinsics=camera, poses=poses, notes=notes, background=True)
 
 
 def ray_caster(shape: Shape) -> See:
     """`(pose, intrinsics, (H, W)) -> (H, W)` float32 depth of a mesh, in its unit, 0 where no face is hit."""
     mesh = _trimesh().Trimesh(shape.points, shape.faces, process=False)
-    rays = _embree().RayMeshIntersector(mesh)
+    try:
+        from trimesh.ray.ray_pyembree import RayMeshIntersector
+    except ImportError as error:
+        raise MediaError("Meshes are seen with embreex: pip install 'lynx[mesh]'.") from error
+    rays = RayMeshIntersector(mesh)
     corner = shape.points[shape.faces[:, 0]]
     normal = np.cross(shape.points[shape.faces[:, 1]] - corner, shape.points[shape.faces[:, 2]] - corner)
 
-    def see(pose: np.ndarray, camera: np.ndarray, pixels: tuple[int, int]) -> np.ndarray:
+    def see(pose: np.ndarray, camera: np.ndarray, pixels: Size) -> np.ndarray:
         v, u = np.indices(pixels).reshape(2, -1)
-        ahead = np.stack(
-            [(u - camera[0, 2]) / camera[0, 0], (v - camera[1, 2]) / camera[1, 1], np.ones(len(u))]
-        )
-        direction = (pose[:3, :3] @ ahead).T  # 1 along the camera's axis: the ray's length is the depth
+        x, y = (u - camera[0, 2]) / camera[0, 0], (v - camera[1, 2]) / camera[1, 1]
+        # 1 along the camera's axis, so that a ray's length is the depth
+        direction = (pose[:3, :3] @ np.stack([x, y, np.ones(len(u))])).T
         hit = rays.intersects_first(np.broadcast_to(pose[:3, 3], direction.shape), direction)  # face, or -1
         depth = np.zeros(len(u))
         there, face = hit >= 0, hit[hit >= 0]
@@ -209,11 +211,7 @@ def ray_caster(shape: Shape) -> See:
 
 
 def splat(
-    points: np.ndarray,
-    pose: np.ndarray,
-    camera: np.ndarray,
-    pixels: tuple[int, int],
-    reach: int | None = None,
+    points: np.ndarray, pose: np.ndarray, camera: np.ndarray, pixels: Size, reach: int | None = None
 ) -> np.ndarray:
     """(H, W) float32 depth of points (n, 3), in their unit: the nearest wins, 0 where there is none.
 
@@ -233,15 +231,11 @@ def splat(
         a, b, c = np.ptp(points, axis=0)
         apart = np.sqrt(2 * (a * b + b * c + c * a) / len(points)) * camera[0, 0] / np.percentile(depth, 1)
         reach = min(MAX_SPLAT, int(np.ceil(apart - 0.5)))  # squares of 2 * apart: four points in each
-    for axis in (0, 1):
-        buffer = _spread(buffer, reach or 0, axis)
+    reach = reach or 0
+    for axis in (0, 1):  # the nearest of up to `reach` pixels to both sides
+        wide = np.pad(buffer, [(reach * (a == axis),) * 2 for a in (0, 1)], constant_values=np.inf)
+        buffer = np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1, axis).min(-1)
     return np.where(np.isfinite(buffer), buffer, 0).astype(np.float32)
-
-
-def _spread(buffer: np.ndarray, reach: int, axis: int) -> np.ndarray:
-    """The least of the values (H, W) up to `reach` pixels to both sides along an axis."""
-    wide = np.pad(buffer, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], constant_values=np.inf)
-    return np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1, axis).min(-1)
 
 
 def _trimesh() -> Any:
@@ -250,11 +244,3 @@ def _trimesh() -> Any:
     except ImportError as error:
         raise MediaError("Meshes and point clouds need trimesh: pip install 'lynx[mesh]'.") from error
     return trimesh
-
-
-def _embree() -> Any:
-    try:
-        import trimesh.ray.ray_pyembree as embree
-    except ImportError as error:
-        raise MediaError("Meshes are seen with embreex: pip install 'lynx[mesh]'.") from error
-    return embree

@@ -49,10 +49,14 @@ def read_within_limits(path: Path) -> bytes:
         return _glb(data, name)
     if kind == ".ply":
         return _ply(data, name)
-    if kind == ".stl" and not data[:6].lstrip().lower().startswith(b"solid"):
-        return _binary_stl(data, name)
-    if kind == ".stl" and size == 84 + 50 * int.from_bytes(data[80:84], "little"):
-        return _binary_stl(data, name)  # some write "solid" there too
+    if kind == ".stl":
+        faces = int.from_bytes(data[80:84], "little")
+        fits = size == 84 + 50 * faces  # some binary files begin with "solid", too
+        if fits or not data[:6].lstrip().lower().startswith(b"solid"):
+            if not fits:
+                raise _less(name, f"{faces:,} faces, {84 + 50 * faces:,} bytes,")
+            check_counts(name, 3 * faces, faces)
+            return data
     text = _text(data, name)
     if kind == ".obj":
         return _obj(text, name)
@@ -64,9 +68,8 @@ def read_within_limits(path: Path) -> bytes:
 def check_counts(name: str, points: int, faces: int) -> None:
     """Raises MediaError when a shape has more points or faces than are read."""
     if not (0 <= points <= MAX_POINTS and 0 <= faces <= MAX_FACES):
-        raise _above(
-            name, f"declares {points:,} points and {faces:,} faces", f"{MAX_POINTS:,} and {MAX_FACES:,}"
-        )
+        declared, limit = f"{points:,} points and {faces:,} faces", f"{MAX_POINTS:,} and {MAX_FACES:,}"
+        raise _above(name, f"declares {declared}", limit)
 
 
 def _above(name: str, given: str, limit: str) -> MediaError:
@@ -74,9 +77,8 @@ def _above(name: str, given: str, limit: str) -> MediaError:
 
 
 def _less(name: str, declared: str) -> MediaError:
-    return MediaError(
-        f"{name!r} declares {declared}, which is not what it holds. It is damaged: export it again."
-    )
+    what = f"{declared}, which is not what it holds"
+    return MediaError(f"{name!r} declares {what}. It is damaged: export it again.")
 
 
 def _text(data: bytes, name: str) -> bytes:
@@ -100,14 +102,6 @@ def _obj(text: bytes, name: str) -> bytes:
     points = [line for line in lines if line.startswith(b"v")]
     check_counts(name, len(points), sum(max(0, len(face.split()) - 3) for face in faces))
     return b"\n".join(points + faces)
-
-
-def _binary_stl(data: bytes, name: str) -> bytes:
-    faces = int.from_bytes(data[80:84], "little")
-    if len(data) != 84 + 50 * faces:
-        raise _less(name, f"{faces:,} faces, {84 + 50 * faces:,} bytes,")
-    check_counts(name, 3 * faces, faces)
-    return data
 
 
 def _ply(data: bytes, name: str) -> bytes:
@@ -153,12 +147,18 @@ def _glb(data: bytes, name: str) -> bytes:
     whole = json.loads(data[20 : 20 + size])
     if packed := COMPRESSED.keys() & {*whole.get("extensionsRequired", ())}:
         how = " and ".join(sorted(COMPRESSED[extension] for extension in packed))
-        raise MediaError(
-            f"{name!r} is compressed with {how}, which is not read: export it without compression."
-        )
+        what = f"compressed with {how}, which is not read"
+        raise MediaError(f"{name!r} is {what}: export it without compression.")
     if any("uri" in buffer for buffer in whole.get("buffers", ())):
         raise MediaError(f"{name!r} keeps its points in other files: export it as one .glb.")
-    meshes = [list(map(_primitive, mesh["primitives"])) for mesh in whole.get("meshes", ())]
+    meshes = [
+        [
+            {"attributes": {"POSITION": given["attributes"]["POSITION"]}}
+            | {key: given[key] for key in ("indices", "mode") if key in given}
+            for given in mesh["primitives"]
+        ]
+        for mesh in whole.get("meshes", ())
+    ]
     primitives = [primitive for mesh in meshes for primitive in mesh]
     accessors = _used_accessors(whole, primitives, len(data) - 20 - size, name)
     costs = [_cost(mesh, accessors) for mesh in meshes]
@@ -178,11 +178,6 @@ def _glb(data: bytes, name: str) -> bytes:
     rest = data[20 + size :]
     head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(text) + len(rest), len(text), b"JSON")
     return head + text + rest
-
-
-def _primitive(given: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = {"POSITION": given["attributes"]["POSITION"]}
-    return {"attributes": attributes} | {key: given[key] for key in ("indices", "mode") if key in given}
 
 
 def _used_accessors(
@@ -222,16 +217,13 @@ def _used_accessors(
 
 def _cost(mesh: list[dict[str, Any]], accessors: list[Any]) -> tuple[int, int, int]:
     """Points, faces and parts of a mesh."""
-    points = [accessors[primitive["attributes"]["POSITION"]]["count"] for primitive in mesh]
-    corners = [
-        accessors[primitive["indices"]]["count"] if "indices" in primitive else count
-        for primitive, count in zip(mesh, points, strict=True)
-    ]
-    faces = sum(
-        count if primitive.get("mode") == STRIP else count // 3
-        for primitive, count in zip(mesh, corners, strict=True)
-    )
-    return sum(points), faces, len(mesh)
+    points = faces = 0
+    for primitive in mesh:
+        count = accessors[primitive["attributes"]["POSITION"]]["count"]
+        points += count
+        corners = accessors[primitive["indices"]]["count"] if "indices" in primitive else count
+        faces += corners if primitive.get("mode") == STRIP else corners // 3
+    return points, faces, len(mesh)
 
 
 def _placed_meshes(whole: Mapping[str, Any], name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -251,21 +243,17 @@ def _placed_meshes(whole: Mapping[str, Any], name: str) -> Iterator[tuple[int, n
             raise MediaError(f"{name!r} has nodes with two parents, which are not read: export it as a tree.")
         seen.add(index)
         node = nodes[index]
-        matrix = parent @ _local_matrix(node)
+        if "matrix" in node:  # stored column by column
+            matrix = np.asarray(node["matrix"], dtype=np.float64).reshape(4, 4).T
+        else:  # a translation of a rotation (x, y, z, w) of a scale
+            x, y, z, w = np.asarray(node.get("rotation", (0, 0, 0, 1)), dtype=np.float64)
+            length = x * x + y * y + z * z + w * w
+            cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+            turn = np.eye(3) + 2 * (w * cross + cross @ cross) / length if length else np.eye(3)
+            matrix = np.eye(4)
+            matrix[:3, :3] = turn * np.asarray(node.get("scale", (1, 1, 1)), dtype=np.float64)
+            matrix[:3, 3] = node.get("translation", (0, 0, 0))
+        matrix = parent @ matrix
         if "mesh" in node:
             yield node["mesh"], matrix
         waiting += [(child, matrix) for child in node.get("children", ())]
-
-
-def _local_matrix(node: Mapping[str, Any]) -> np.ndarray:
-    """(4, 4): stored column by column, or a translation of a rotation (x, y, z, w) of a scale."""
-    if "matrix" in node:
-        return np.asarray(node["matrix"], dtype=np.float64).reshape(4, 4).T
-    x, y, z, w = np.asarray(node.get("rotation", (0, 0, 0, 1)), dtype=np.float64)
-    length = x * x + y * y + z * z + w * w
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    matrix = np.eye(4)
-    turn = np.eye(3) + 2 * (w * cross + cross @ cross) / length if length else np.eye(3)
-    matrix[:3, :3] = turn * np.asarray(node.get("scale", (1, 1, 1)), dtype=np.float64)
-    matrix[:3, 3] = node.get("translation", (0, 0, 0))
-    return matrix

@@ -31,24 +31,23 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
     return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, durations[0])
 
 
-def show_frames(
+def iter_frames(
     path: str | Path, times: Tensor | Sequence[float], max_side: int | None = None
 ) -> Iterator[np.ndarray]:
     """The same pictures, (H, W, 3) uint8, one after another: of a long clip one is held at a time."""
-    times = torch.as_tensor(times, dtype=torch.float64)
     return (pixels for pixels, _ in _displayed(path, times, lambda frame: _picture(frame, max_side)))
 
 
 def read_levels(path: str | Path, times: Tensor | Sequence[float]) -> np.ndarray:
     """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
-    times = torch.as_tensor(times, dtype=torch.float64)
     return np.stack([levels for levels, _ in _displayed(path, times, _levels)])
 
 
 def _displayed(
-    path: str | Path, times: Tensor, convert: Callable[[Any], np.ndarray]
+    path: str | Path, times: Tensor | Sequence[float], convert: Callable[[Any], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, float]]:
     """What `convert` makes of the frame at each moment, with the recording's seconds."""
+    times = torch.as_tensor(times, dtype=torch.float64)
     known = times.ndim == 1 and len(times) and times.isfinite().all()
     if not known or times[0] < 0 or (times.diff() < 0).any():
         raise MediaError(f"Frames are read at ascending moments in seconds from 0, not at {times.tolist()}.")
@@ -87,9 +86,8 @@ class _Playhead:
         if self.shown is None:  # the track begins after this moment: its first frame stands in
             self.shown = self.ahead
         if self.shown is None:
-            raise MediaError(
-                f"{Path(self.container.name).name!r} has no picture at {time:.2f} s: it is cut off."
-            )
+            name = Path(self.container.name).name
+            raise MediaError(f"{name!r} has no picture at {time:.2f} s: it is cut off.")
         return self.shown
 
     def _seek(self, moment: float) -> None:
@@ -124,7 +122,3 @@ def _levels(frame: av.VideoFrame) -> np.ndarray:
     if not frame.format.name.startswith("gray16"):
         return _picture(frame, None)
     return np.rot90(frame.reformat(format="gray16le").to_ndarray(), round(frame.rotation / 90) % 4)
-
-
-
-

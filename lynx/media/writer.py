@@ -61,13 +61,17 @@ def write_stream(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
-        half = Path(folder, "film.mp4")
-        sound = str(_write_wav(Path(folder, "sound.wav"), waveform)) if waveform else None
+        half, sound = Path(folder, "film.mp4"), Path(folder, "sound.wav")
+        if waveform:  # as 16-bit PCM, which ffmpeg encodes
+            samples = (waveform.samples.float().clamp(-1, 1) * 32767).round().short().numpy()
+            with wave.open(str(sound), "wb") as file:
+                file.setparams((1, 2, waveform.sample_rate, len(samples), "NONE", ""))
+                file.writeframes(samples.astype("<i2").tobytes())
         with film_encoder(
             str(half),
             size,
             fps,
-            audiofile=sound,
+            audiofile=str(sound) if waveform else None,
             audio_codec="aac",
             preset="faster",
             threads=1,  # more would make the file depend on the number of cores
@@ -86,14 +90,3 @@ def write_stream(
 
 def _failure(path: Path, reason: str) -> str:
     return f"{path.name!r} could not be written ({reason.strip()}): is there room in its folder?"
-
-
-def _write_wav(path: Path, waveform: "Waveform") -> Path:
-    """The sound as 16-bit PCM, which ffmpeg encodes."""
-    samples = (waveform.samples.float().clamp(-1, 1) * 32767).round().short().numpy()
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(waveform.sample_rate)
-        file.writeframes(samples.astype("<i2").tobytes())
-    return path

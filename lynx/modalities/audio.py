@@ -8,18 +8,17 @@ centered at its frame's time; low frequencies are at the bottom, time runs to th
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
-from lynx.media.audio import hear, read_audio
+from lynx.media.audio import iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.modalities.base import Modality
+from lynx.modalities.base import Modality, path_of
 from lynx.modalities.video import Video
 from lynx.types import Frames, MediaSource, Waveform
 
@@ -31,6 +30,7 @@ WINDOWS_AT_ONCE = 4096
 """Maximum windows compared at once in the search for the loudest tenth of a second."""
 MOST_GAIN = 40.0
 """Maximum decibels by which a recording is made louder: what is fainter is noise."""
+EXPECTED = "Sound is read from a file or from a Waveform"
 SLOPE_S = 0.032
 """Seconds to either side between which a slope in time is taken."""
 SLOPE_BANDS = 0.1
@@ -64,24 +64,19 @@ class AudioRendering:
     blue, where the middle is flat. Voices differ in level more than in slopes."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.window_s * self.sample_rate <= self.n_fft:
-            raise DataError(
-                f"A window of {self.window_s} s does not fit n_fft={self.n_fft} at {self.sample_rate} Hz."
-            )
-        if not self.hop_s * self.sample_rate >= 1:
-            raise DataError(f"hop_s={self.hop_s} is less than one sample at {self.sample_rate} Hz.")
-        if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
-            raise DataError(
-                f"fmin={self.fmin} and fmax={self.fmax} must lie between 0 and {self.sample_rate / 2} Hz."
-            )
+        rate, n_fft = self.sample_rate, self.n_fft
+        if not 0 < self.window_s * rate <= n_fft:
+            raise DataError(f"A window of {self.window_s} s does not fit {n_fft=} at {rate} Hz.")
+        if not self.hop_s * rate >= 1:
+            raise DataError(f"hop_s={self.hop_s} is less than one sample at {rate} Hz.")
+        if not 0 <= self.fmin < self.fmax <= rate / 2:
+            raise DataError(f"fmin={self.fmin} and fmax={self.fmax} must lie between 0 and {rate / 2} Hz.")
         if not self.floor_db < self.ceil_db:
             raise DataError(f"floor_db={self.floor_db} must be below ceil_db={self.ceil_db}.")
         if self.show not in ("level", "slopes"):
             raise DataError(f"show={self.show!r} is none of level, slopes.")
-        if (mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax).sum(1) == 0).any():
-            raise DataError(
-                f"{self.n_mels} mel bands need more than n_fft={self.n_fft}: some would always be black."
-            )
+        if (mel_filters(rate, n_fft, self.n_mels, self.fmin, self.fmax).sum(1) == 0).any():
+            raise DataError(f"{self.n_mels} mel bands need more than {n_fft=}: some would always be black.")
 
     @property
     def hop(self) -> int:
@@ -98,17 +93,12 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: fl
     return torch.from_numpy(bank.T).float().contiguous()
 
 
-def log_mel(samples: Tensor, rendering: AudioRendering) -> Tensor:
-    """The spectrogram of samples (n,) at rendering.sample_rate: (columns, F) uint8, floor to ceil as 0..255.
+def spectrogram(sound: Iterable[Tensor], rendering: AudioRendering) -> Iterator[Tensor]:
+    """Log-mel columns (COLUMNS_AT_ONCE or fewer, F) uint8, floor to ceil as 0..255, of samples in parts (n,).
 
     Column j is centered at sample j * hop; beyond both ends there is silence. The bands of a column add up to
     the power of the sound there (by Parseval's theorem), relative to a full-scale sine.
     """
-    return torch.cat(list(spectrogram([samples], rendering)))
-
-
-def spectrogram(sound: Iterable[Tensor], rendering: AudioRendering) -> Iterator[Tensor]:
-    """`log_mel` of samples that come in parts (n,), COLUMNS_AT_ONCE of its columns at a time."""
     r = rendering
     length = round(r.window_s * r.sample_rate)
     window = torch.hann_window(length, periodic=True)
@@ -150,21 +140,17 @@ def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRende
     """
     if rendering.level_db is None:
         return listen()
-    power = peak_power(listen(), rendering.sample_rate // 10)
-    gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
-    return (part * 10 ** (gain / 20) for part in listen())
-
-
-def peak_power(sound: Iterable[Tensor], length: int) -> Tensor:
-    """The highest mean power of `length` samples in a row (of all, if fewer), at every quarter of that."""
+    length = rendering.sample_rate // 10
     step = max(1, length // 4)
-    found: list[Tensor] = []
-    for block in _blocks(sound, WINDOWS_AT_ONCE * step, length - step):
+    found: list[Tensor] = []  # the highest mean power in each block
+    for block in _blocks(listen(), WINDOWS_AT_ONCE * step, length - step):
         if not found:
-            length = min(length, len(block))
+            length = min(length, len(block))  # all of it, if it is shorter
         if len(block) >= length:
             found.append(block.float().square().unfold(0, length, step).mean(1).max())
-    return torch.stack(found).max()
+    power = torch.stack(found).max()
+    gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
+    return (part * 10 ** (gain / 20) for part in listen())
 
 
 def add_slopes(pictures: Tensor, rendering: AudioRendering) -> Tensor:
@@ -215,11 +201,10 @@ class Audio(Modality):
         """Seconds of the whole recording. Raises MediaError when it has no audio track."""
         if isinstance(source, Waveform):
             return source.duration
-        info = probe(_file(source))
+        info = probe(path_of(source, EXPECTED))
         if not info.audio:
-            raise MediaError(
-                f"{info.path.name!r} has no audio track; give a separate sound file or switch sound off."
-            )
+            name = info.path.name
+            raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
         return info.duration
 
     def render(self, source: MediaSource, times: Tensor) -> Frames:
@@ -235,42 +220,36 @@ class Audio(Modality):
         """
         times = torch.as_tensor(times, dtype=torch.float64)
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
-        sound = self._sound(source, whole=not spacing)
-        if isinstance(sound, Waveform):
-            spacing = spacing or sound.duration
-        listen = partial(_listen, sound, self.rendering.sample_rate)
+        rate = self.rendering.sample_rate
+        if not isinstance(source, Waveform):
+            path = path_of(source, EXPECTED)
+            source = path if spacing else read_audio(path, rate)
+        if isinstance(source, Waveform):
+            if source.sample_rate != rate:
+                raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
+            if not len(source.samples):
+                raise MediaError("The waveform holds no samples.")
+            spacing = spacing or source.duration
+
+        def listen() -> Iterable[Tensor]:
+            if isinstance(source, Waveform):
+                return [source.samples]
+            return (torch.from_numpy(samples) for _, samples in iter_audio(path, rate))
+
         spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
-        index = self._columns(times, spacing)  # (T, columns of a picture)
-        size = max(2, min(size, COLUMNS_A_PART // index.shape[1]) // 2 * 2)  # even: some families merge two
+        seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
+        step = self.rendering.hop / rate  # seconds from column to column
+        count = max(1, round(seconds / step))  # columns of a picture
+        first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
+        index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
+        size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
         for begin in range(0, len(times), size):
             pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
             if begin + size >= len(times):
                 spectra.finish()
             pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
             pixels = add_slopes(pictures, self.rendering)
-            yield Frames(pixels, times[begin : begin + size], spectra.samples / self.rendering.sample_rate)
-
-    def _sound(self, source: MediaSource, whole: bool) -> Waveform | str | Path:
-        """What is heard: as a whole, or the file of it."""
-        rate = self.rendering.sample_rate
-        if not isinstance(source, Waveform):
-            path = _file(source)
-            if not whole:
-                return path
-            source = read_audio(path, rate)
-        if source.sample_rate != rate:
-            raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
-        if not len(source.samples):
-            raise MediaError("The waveform holds no samples.")
-        return source
-
-    def _columns(self, times: Tensor, spacing: float) -> Tensor:
-        """The columns of the spectrogram in each picture: (T, columns a picture) int64, maybe outside."""
-        seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
-        step = self.rendering.hop / self.rendering.sample_rate
-        count = max(1, round(seconds / step))
-        first = (times - count * step / 2) / step + 0.5
-        return first.round().long()[:, None] + torch.arange(count)
+            yield Frames(pixels, times[begin : begin + size], spectra.samples / rate)
 
 
 class _Spectrogram:
@@ -305,17 +284,3 @@ class _Spectrogram:
             pass
         if not self.samples:
             raise MediaError("The recording holds no sound.")
-
-
-def _listen(sound: Waveform | str | Path, sample_rate: int) -> Iterator[Tensor]:
-    """Samples (n,) at a time, of a file as it is decoded."""
-    if isinstance(sound, Waveform):
-        yield sound.samples
-    else:
-        yield from (torch.from_numpy(samples) for _, samples in hear(sound, sample_rate))
-
-
-def _file(source: MediaSource) -> str | Path:
-    if not isinstance(source, str | Path):
-        raise MediaError(f"Sound is read from a file or from a Waveform, not from {type(source).__name__}.")
-    return source

@@ -9,12 +9,19 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 from torch import Tensor
 
 from lynx.config import short_repr
-from lynx.errors import DataError
+from lynx.errors import DataError, MediaError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
 from lynx.types import Frames, MediaSource
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0..255."""
+
+
+def path_of(source: MediaSource, expected: str) -> str | Path:
+    """The path that a sense is read from. Raises MediaError when the source is none."""
+    if not isinstance(source, str | Path):
+        raise MediaError(f"{expected}, not from {type(source).__name__}.")
+    return source
 
 
 class Modality(ABC):

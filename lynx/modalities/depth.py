@@ -2,7 +2,7 @@
 
 Two ways to draw depth. *turbo*: near is red, far is blue, on a scale that is the same for every picture, so
 that near means near in all of them; *normals*: which way each surface faces, as in a normal map. What
-returned nothing is black. The functions are pure: `depth: (..., H, W) metres, 0 = no return`.
+returned nothing is black. The functions are pure: `depth: (..., H, W) meters, 0 = no return`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from torch import Tensor
 from lynx.errors import DataError, MediaError
 from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality
+from lynx.modalities.base import Modality, path_of
 from lynx.modalities.video import Video
 from lynx.types import DepthClip, Frames, MediaSource
 
@@ -50,7 +50,7 @@ SURFACE = 0.03
 
 @dataclass(frozen=True)
 class DepthRendering:
-    """How depth is drawn, in metres."""
+    """How depth is drawn, in meters."""
 
     near: float = 0.2
     far: float = 10.0
@@ -65,7 +65,7 @@ class DepthRendering:
     choose: str = "uniform"
     """uniform: the maps nearest to the moments; pose_aware: those whose cameras differ most."""
     unit: float = 0.001
-    """Metres of one step of integer maps."""
+    """Meters of one step of integer maps."""
     fps: float | None = None
     """The rate at which the numbers in the maps' names count; None where they are no clock."""
     max_side: int = 384
@@ -73,9 +73,7 @@ class DepthRendering:
 
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far:
-            raise DataError(
-                f"near={self.near} and far={self.far} must be metres, near above 0 and below far."
-            )
+            raise DataError(f"near={self.near} and far={self.far} must be meters, near above 0, below far.")
         if not (self.unit > 0 and (self.fps is None or self.fps > 0) and self.max_side >= 2):
             raise DataError(f"unit={self.unit}, fps={self.fps}, max_side={self.max_side} must be above 0.")
         allowed = {
@@ -94,10 +92,10 @@ def closeness(depth: np.ndarray, near: float, far: float, scale: str = "log") ->
 
     linear: (1/d - 1/far) / (1/near - 1/far). log: log(far/d) / log(far/near).
     """
-    metres = np.where(depth > 0, np.clip(depth.astype(np.float64), near, far), np.nan)
+    meters = np.where(depth > 0, np.clip(depth.astype(np.float64), near, far), np.nan)
     if scale == "log":
-        return np.log(far / metres) / np.log(far / near)
-    return (1 / metres - 1 / far) / (1 / near - 1 / far)
+        return np.log(far / meters) / np.log(far / near)
+    return (1 / meters - 1 / far) / (1 / near - 1 / far)
 
 
 def turbo(depth: np.ndarray, near: float, far: float, scale: str = "log") -> np.ndarray:
@@ -115,10 +113,8 @@ def surface_normals(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """
     height, width = depth.shape[-2:]
     v, u = np.indices((height, width))
-    rays = np.stack(
-        [(u - intrinsics[0, 2]) / intrinsics[0, 0], (v - intrinsics[1, 2]) / intrinsics[1, 1]], -1
-    )
-    rays = np.concatenate([rays, np.ones((height, width, 1))], -1)
+    x, y = (u - intrinsics[0, 2]) / intrinsics[0, 0], (v - intrinsics[1, 2]) / intrinsics[1, 1]
+    rays = np.stack([x, y, np.ones((height, width))], -1)  # (H, W, 3)
     points = np.where(depth > 0, depth, np.nan)[..., None] * rays  # (..., H, W, 3)
     right, down = (_smooth(_slope(points, axis), depth) for axis in (-2, -3))
     normal = np.cross(down, right)
@@ -146,21 +142,19 @@ def _smooth(slopes: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
     That is whatever is known and at most SURFACE nearer or farther than the pixel, in parts of its depth.
     """
+    height, width = depth.shape[-2:]
+    edge = [(0, 0)] * (depth.ndim - 2) + [(1, 1), (1, 1)]  # beyond the map nothing is known
+    depths = np.pad(depth, edge, constant_values=np.nan)
+    around = np.pad(slopes, [*edge, (0, 0)], constant_values=np.nan)
     total, count = np.zeros_like(slopes), np.zeros((*depth.shape, 1))
     for down, right in np.ndindex(3, 3):
-        there, here = _overlap(down - 1, depth.shape[-2]), _overlap(right - 1, depth.shape[-1])
-        target, source = (..., there[0], here[0]), (..., there[1], here[1])
-        slope = slopes[(*source, slice(None))]
-        same = np.abs(depth[source] - depth[target]) <= SURFACE * depth[target]
+        there = (..., slice(down, down + height), slice(right, right + width))
+        slope = around[(*there, slice(None))]  # (..., H, W, 3)
+        same = np.abs(depths[there] - depth) <= SURFACE * depth
         same &= np.isfinite(slope).all(-1)
-        total[(*target, slice(None))] += np.where(same[..., None], slope, 0)
-        count[(*target, slice(None))] += same[..., None]
+        total += np.where(same[..., None], slope, 0)
+        count += same[..., None]
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """The part of an axis whose neighbor at `shift` exists, and those neighbors."""
-    return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
 
 
 def draw_normals(normals: np.ndarray, frame: str = "camera") -> np.ndarray:
@@ -253,14 +247,16 @@ class Depth(Modality):
         index, moments, notes = self._choose(clip, times.numpy())
         notes = (*clip.notes, *notes, *self._camera_notes(clip, np.unique(index)))
         duration = clip.duration if clip.duration is not None else float(times[0] + times[-1])
-        statistics = _MapStatistics(self.rendering.near, self.rendering.far)
+        seen: dict[int, tuple[float, ...]] = {}  # `_statistics` of each map drawn
         for begin in range(0, len(index), size):
             part = slice(begin, begin + size)
             unique, inverse = np.unique(index[part], return_inverse=True)
             depth, k = shrink(clip.measure(unique.tolist()), self.rendering.max_side)
-            statistics.add(unique, depth)
+            for number, one in zip(unique.tolist(), depth, strict=True):
+                if number not in seen:
+                    seen[number] = self._statistics(one)
             if part.stop >= len(index):
-                notes += statistics.remarks(clip.background)
+                notes += self._remarks(np.array(list(seen.values())), clip.background)
             drawn = self._draw(clip, depth, unique, k)
             pictures = np.stack(list(drawn.values()), 1)[inverse]  # (moments, pictures, H, W, 3)
             yield Frames(
@@ -275,28 +271,30 @@ class Depth(Modality):
         r = self.rendering
         if isinstance(source, DepthClip):
             return source
-        if not isinstance(source, str | Path):
-            raise MediaError(f"Depth is read from files or a DepthClip, not from {type(source).__name__}.")
-        return open_depth(source, unit=r.unit, fps=r.fps, reach=(r.near, r.far), views=views, size=r.max_side)
+        path = path_of(source, "Depth is read from files or a DepthClip")
+        return open_depth(path, unit=r.unit, fps=r.fps, reach=(r.near, r.far), views=views, size=r.max_side)
 
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Which maps are drawn, the moments they stand for, and what has to be said about it."""
         clock = clip.times
         if clock is None:  # spread over the clip, whose middle the moments are spread around
             clock = (np.arange(clip.count) + 0.5) * (times[0] + times[-1]) / clip.count
+        after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
+        before = (after - 1).clip(min=0)
+        nearest = np.where(times - clock[before] <= clock[after] - times, before, after)
+        index = np.searchsorted(clock, clock[nearest])  # (T,); of maps of one time the first
         if self.rendering.choose == "pose_aware":
             if clip.poses is None:
-                return (*_nearest(clock, times), ("no camera poses: the views are chosen evenly in time",))
+                return index, times, ("no camera poses: the views are chosen evenly in time",)
             index = farthest_views(clip.poses, len(times))
             if not len(index):
                 raise MediaError("None of the camera poses is finite; choose the views evenly in time.")
             few = f"only {len(index)} of {clip.count} maps have a camera pose: {len(index)} views are drawn"
             return index, clock[index], (few,) if len(index) < len(times) else ()
-        index, moments = _nearest(clock, times)
         gap = np.abs(clock[index] - times)
         usual = max(*(np.median(np.diff(t)) if len(t) > 1 else 0.0 for t in (clock, times)), 0.1)
         far = f"{(gap > usual).sum()} of {len(times)} moments lie up to {gap.max():.1f} s from any depth map"
-        return index, moments, (far,) if (gap > usual).any() else ()
+        return index, times, (far,) if (gap > usual).any() else ()
 
     def _camera_notes(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
         """What the cameras of the maps at `index` (n,) do not say. Raises MediaError if it is needed."""
@@ -307,10 +305,7 @@ class Depth(Modality):
             notes.append(f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed")
         if self.rendering.frame == "world":
             if clip.poses is None:
-                raise MediaError(
-                    "Normals in the world's frame need camera poses: give pose/*.txt, or draw in the "
-                    "camera's frame."
-                )
+                raise MediaError("Normals in the world's frame need camera poses: give pose/*.txt.")
             if lost := (~_has_pose(clip.poses[index])).sum():
                 notes.append(f"{lost} of {len(index)} maps have no camera pose: their surfaces are black")
         return tuple(notes)
@@ -333,50 +328,26 @@ class Depth(Modality):
             drawn["surface"] = draw_normals(normals, r.frame)
         return drawn
 
+    def _statistics(self, depth: np.ndarray) -> tuple[float, ...]:
+        """Of a map (H, W): its pixels, how many returned, how many of them out of range, their median (m)."""
+        r, returned = self.rendering, depth[depth > 0]
+        outside = ((returned < r.near) | (returned > r.far)).sum()
+        return depth.size, returned.size, outside, np.median(returned) if returned.size else np.nan
 
-class _MapStatistics:
-    """Holes and distances of the maps drawn so far, each counted once; `remarks` says what is unusual."""
-
-    def __init__(self, near: float, far: float) -> None:
-        self.near, self.far = near, far
-        self.maps: set[int] = set()
-        self.pixels = self.returned = self.outside = 0
-        self.middles: list[float] = []  # of each map, metres
-
-    def add(self, index: np.ndarray, depth: np.ndarray) -> None:
-        """Note maps (n, H, W), those at `index` (n,)."""
-        for number, one in zip(index.tolist(), depth, strict=True):
-            if number not in self.maps:
-                self.maps.add(number)
-                returned = one[one > 0]
-                self.pixels += one.size
-                self.returned += returned.size
-                self.outside += int(((returned < self.near) | (returned > self.far)).sum())
-                self.middles += [float(np.median(returned))] if returned.size else []
-
-    def remarks(self, background: bool) -> tuple[str, ...]:
-        """Raises MediaError when nothing returned in any of them."""
-        if not self.returned:
+    def _remarks(self, statistics: np.ndarray, background: bool) -> tuple[str, ...]:
+        """What is unusual in maps (n, 4 statistics). Raises MediaError when nothing returned in any."""
+        r, (pixels, returned, outside, _) = self.rendering, statistics.sum(0)
+        if not returned:
             raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
         notes = []
-        if (holes := 1 - self.returned / self.pixels) >= 0.01 and not background:
+        if (holes := 1 - returned / pixels) >= 0.01 and not background:
             notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
-        if (outside := self.outside / self.returned) > 0.5:
-            notes.append(
-                f"{outside:.0%} of the depth lies beyond {self.near:g}-{self.far:g} m "
-                f"(around {np.median(self.middles):.3g} m)"
-            )
+        if outside / returned > 0.5:
+            reach, middle = f"{r.near:g}-{r.far:g} m", np.nanmedian(statistics[:, 3])
+            notes.append(f"{outside / returned:.0%} of the depth lies beyond {reach} (around {middle:.3g} m)")
         return tuple(notes)
 
 
 def _has_pose(poses: np.ndarray) -> np.ndarray:
     """Which of the cameras (n, 4, 4) stand somewhere: (n,) bool."""
     return np.asarray(np.isfinite(poses[:, :3, :3]).all((1, 2)))
-
-
-def _nearest(clock: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The map (T,) measured nearest to each moment, the earliest of several; and the moments."""
-    after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
-    before = (after - 1).clip(min=0)
-    nearest = np.where(times - clock[before] <= clock[after] - times, before, after)
-    return np.searchsorted(clock, clock[nearest]), times  # of maps of one time the first

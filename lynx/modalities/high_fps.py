@@ -7,7 +7,6 @@ holds them is checked, and said where it does not.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from lynx.errors import DataError, MediaError
 from lynx.media.container import probe
-from lynx.media.video import read_frames
-from lynx.modalities.base import Modality
-from lynx.modalities.video import Video
+from lynx.modalities.base import Modality, path_of
+from lynx.modalities.video import EXPECTED, Video, VideoRendering
 from lynx.types import Frames, MediaSource
 
 SAME = 12
@@ -100,25 +98,19 @@ class HighFps(Modality):
         """The same pictures, `size` at a time; whether frames repeat is known with the last of them."""
         n = self.rendering.tile
         times = torch.as_tensor(times, dtype=torch.float64)
-        duration = self.duration(source)
+        sight, duration = Video(VideoRendering(self.rendering.max_side)), self.duration(source)
         fast = fast_times(times, n * n, duration)  # (T, k)
         notes = self._check_rate(source, fast)
         same: list[Tensor] = []
         before = torch.empty(0)
         for moments, shown in zip(fast.split(size), times.split(size), strict=True):
             order = moments.flatten().argsort(stable=True)
-            frames = self._read(source, moments.flatten()[order])[order.argsort()]
+            frames = sight.render(source, moments.flatten()[order]).pixels[order.argsort()]
             same.append(find_repeats(torch.cat([before, frames]) if len(before) else frames))
             before = frames[-1:]
             if len(torch.cat(same)) == fast.numel() - 1:
                 notes += self._check_repeats(torch.cat(same), n * n)
             yield Frames(tile_frames(frames, n), shown, duration, notes=notes)
-
-    def _read(self, source: MediaSource, moments: Tensor) -> Tensor:
-        if isinstance(source, Frames):
-            return source.at(moments).pixels
-        assert isinstance(source, str | Path)  # `duration` has seen to it
-        return read_frames(source, moments, self.rendering.max_side).pixels
 
     def _check_rate(self, source: MediaSource, moments: Tensor) -> tuple[str, ...]:
         """Raises MediaError when the rate is no higher than the video's; says when it is too low."""
@@ -127,7 +119,7 @@ class HighFps(Modality):
         if isinstance(source, Frames):
             rate = 1 / float(source.times.diff().median()) if len(source) > 1 else 0.0
         else:
-            track = probe(source).video if isinstance(source, str | Path) else None
+            track = probe(path_of(source, EXPECTED)).video
             rate = track.fps if track else 0.0
         if rate * SLACK < wanted / k * 2:
             raise MediaError(
@@ -153,7 +145,6 @@ class HighFps(Modality):
             )
         if same.all():
             return ("nothing moves in this recording, at any frame rate",)
-        if within.float().mean() > 0.5:
-            share = float(within.float().mean())
+        if (share := float(within.float().mean())) > 0.5:
             return (f"{share:.0%} of the fast frames show no change: little moves, or frames are repeated",)
         return ()

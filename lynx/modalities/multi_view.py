@@ -49,7 +49,7 @@ def views_of(source: MediaSource | View) -> dict[str, View]:
     elif isinstance(source, View | Frames):
         views = {"second view": source if isinstance(source, View) else View(source)}
     elif isinstance(source, str | Path):
-        views = _folder(Path(source)) if Path(source).is_dir() else {Path(source).stem: View(source)}
+        views = _read_folder(Path(source)) if Path(source).is_dir() else {Path(source).stem: View(source)}
     else:
         raise MediaError(f"Further views are clips, not {type(source).__name__}.")
     if not views:
@@ -61,18 +61,16 @@ def _is_clip(path: Path) -> bool:
     return path.suffix.lower() in Video.suffixes
 
 
-def _folder(folder: Path) -> dict[str, View]:
+def _read_folder(folder: Path) -> dict[str, View]:
     clips = {path.stem: path for path in sorted(folder.iterdir()) if _is_clip(path)}
     offsets: dict[str, float] = {}
     if (folder / OFFSETS).is_file():
         try:
-            offsets = {
-                name: float(value) for name, value in json.loads((folder / OFFSETS).read_text()).items()
-            }
+            given = json.loads((folder / OFFSETS).read_text())
+            offsets = {name: float(value) for name, value in given.items()}
         except (ValueError, TypeError, AttributeError) as error:
-            raise MediaError(
-                f"{OFFSETS} in {str(folder)!r} must be seconds by the names of clips."
-            ) from error
+            problem = f"{OFFSETS} in {str(folder)!r} must be seconds by the names of clips."
+            raise MediaError(problem) from error
         if unknown := sorted(set(offsets) - set(clips)):
             raise MediaError(f"{OFFSETS} names {unknown[0]!r}; the clips are {', '.join(clips) or 'none'}.")
     return {name: View(path, offsets.get(name, 0.0)) for name, path in clips.items()}
@@ -120,7 +118,10 @@ class MultiView(Modality):
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, those of `size` moments at a time."""
         views, times = views_of(source), torch.as_tensor(times, dtype=torch.float64)
-        there = {name: self._records(view, times) for name, view in views.items()}  # (T,) bool each
+        there: dict[str, Tensor] = {}  # at which moments each view has a picture: (T,) bool
+        for name, view in views.items():
+            local = times - view.offset
+            there[name] = (local >= 0) & (local <= self._ends(view) - view.offset + LAST_FRAME)
         first = next((view for name, view in views.items() if there[name].any()), None)
         if first is None:
             raise MediaError(f"None of the views records at {times.tolist()} s; check their offsets.")
@@ -137,14 +138,13 @@ class MultiView(Modality):
                 seen = there[name][at]
                 if seen.any():
                     pixels = sight.render(view.clip, times[at][seen] - view.offset).pixels
-                    shown[seen, number] = _sized(pixels, shape)
+                    if tuple(pixels.shape[-2:]) != shape:
+                        pixels = F.interpolate(
+                            pixels, shape, mode="bicubic", align_corners=False, antialias=True
+                        )
+                    shown[seen, number] = pixels
             moments = times[at].repeat_interleave(len(views))
             yield Frames(shown.flatten(0, 1), moments, duration, tuple(views) * len(at), notes)
-
-    def _records(self, view: View, times: Tensor) -> Tensor:
-        """At which of `times` (T,) on the first camera's clock a view has a picture: (T,) bool."""
-        local = times - view.offset
-        return (local >= 0) & (local <= self._ends(view) - view.offset + LAST_FRAME)
 
     @staticmethod
     def _ends(view: View) -> float:
@@ -152,10 +152,3 @@ class MultiView(Modality):
         if isinstance(view.clip, Frames):
             return view.offset + view.clip.duration
         return view.offset + Video().duration(view.clip)
-
-
-def _sized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(T, 3, H, W) uint8 -> (T, 3, *size)."""
-    if tuple(pixels.shape[-2:]) == size:
-        return pixels
-    return F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.video import fit, read_frames
-from lynx.modalities.base import Modality
+from lynx.modalities.base import Modality, path_of
 from lynx.types import Frames, MediaSource
+
+EXPECTED = "Video is read from a file or from Frames"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class Video(Modality):
         """Seconds of the whole recording. Raises MediaError when it has no picture track."""
         if isinstance(source, Frames):
             return source.duration
-        if not isinstance(source, str | Path):
-            raise MediaError(f"Video is read from a file or from Frames, not from {type(source).__name__}.")
-        info = probe(source)
+        info = probe(path_of(source, EXPECTED))
         if info.video is None:
             raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
         return info.duration
@@ -47,7 +46,7 @@ class Video(Modality):
         if isinstance(source, Frames):
             height, width = source.pixels.shape[-2:]
             return height, width
-        track = probe(source).video if isinstance(source, str | Path) else None
+        track = probe(path_of(source, EXPECTED)).video
         if track is None:
             raise MediaError(f"{source!r} has no picture track.")
         width, height = fit(track.width, track.height, self.rendering.max_side)
@@ -57,9 +56,7 @@ class Video(Modality):
         """Frames (T, 3, H, W) uint8 displayed at `times` (T,) seconds."""
         if isinstance(source, Frames):
             return source.at(times)
-        if not isinstance(source, str | Path):
-            raise MediaError(f"Video is read from a file or from Frames, not from {type(source).__name__}.")
-        return read_frames(source, times, self.rendering.max_side)
+        return read_frames(path_of(source, EXPECTED), times, self.rendering.max_side)
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """Frames as `render` gives them, `size` at a time."""

@@ -18,7 +18,7 @@ from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import TEXT, Evidence
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
-from lynx.media.video import show_frames
+from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
 from lynx.types import VIDEO, Frames, Waveform
 from lynx.visualization.drawing import Lane, attention_curve, clock, full_heat
@@ -181,7 +181,7 @@ def _pictures(source: Any, shown: tuple[int, int] | None, times: Tensor) -> Iter
     elif isinstance(source, Frames):
         yield from (source.at(time[None]).pixels[0] for time in times)
     else:
-        for pixels in show_frames(source, times, max(shown)):
+        for pixels in iter_frames(source, times, max(shown)):
             yield torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lynx.media.file_cache import of_file
+from lynx.media.file_cache import cached_by_file
 
 
 def test_a_file_is_looked_at_once_until_it_changes(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    @of_file
+    @cached_by_file
     def first_line(path: str | Path) -> str:
         """The first line."""
         seen.append(Path(path).name)
@@ -37,7 +37,7 @@ def test_a_file_is_looked_at_once_until_it_changes(tmp_path: Path) -> None:
 def test_what_fails_is_tried_again(tmp_path: Path) -> None:
     calls = 0
 
-    @of_file
+    @cached_by_file
     def fails(path: str | Path) -> None:
         nonlocal calls
         calls += 1

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lynx.errors import MediaError
-from lynx.media.audio import hear, read_audio
+from lynx.media.audio import iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.media.video import _Playhead, read_frames, show_frames
+from lynx.media.video import _Playhead, iter_frames, read_frames
 from lynx.media.writer import write_video
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.types import Frames, Waveform, sample_times
@@ -255,7 +255,7 @@ def test_a_gap_in_the_timestamps_counts_as_sound(tmp_path):
     ):
         with pytest.raises(MediaError, match=r"'gap.mkv' spans 27.8 h .* up to 2 h is read: cut it"):
             listen()
-    after = list(hear(path, 16000, start=1e5 + 0.3, end=1e5 + 0.7))
+    after = list(iter_audio(path, 16000, start=1e5 + 0.3, end=1e5 + 0.7))
     assert sum(len(samples) for _, samples in after) < 2 * 16000  # the silence before is not made
     window = read_audio(path, 16000, window=(1e5 + 0.3, 1e5 + 0.7)).samples
     assert len(window) == 6400 and not window[:3200].any() and (window[3200:] == 0.5).all()
@@ -316,12 +316,12 @@ def test_a_cut_file_with_its_index_in_front_is_found_out(tmp_path):
 def test_frames_one_after_another_are_the_same(tmp_path):
     path = encode(tmp_path / "clip.mp4", np.arange(25) * 0.04, gop=7)
     asked = sample_times(1.0, 9)
-    shown = show_frames(path, asked, 32)
+    shown = iter_frames(path, asked, 32)
     assert iter(shown) is shown  # not a list: a long clip would fill the memory
     together = read_frames(path, asked, 32).pixels.permute(0, 2, 3, 1).numpy()
     assert np.array_equal(np.stack(list(shown)), together)
     with pytest.raises(MediaError, match="no file"):
-        next(show_frames(tmp_path / "missing.mp4", asked))
+        next(iter_frames(tmp_path / "missing.mp4", asked))
 
 
 @pytest.mark.parametrize("window", [(0.0, 1.0), (1.0, 1.5), (0.1, 0.4), (2.5, 9.0), (3.95, 4.0)])

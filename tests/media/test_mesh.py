@@ -10,7 +10,7 @@ import trimesh
 from PIL import Image
 
 from lynx.errors import MediaError
-from lynx.media.depth import open_depth, to_metres
+from lynx.media.depth import open_depth, to_meters
 from lynx.media.mesh import (
     Shape,
     clean_shape,
@@ -130,22 +130,22 @@ def test_pictures_are_no_depth_maps(tmp_path):
         open_depth(tmp_path / "nowhere")
 
 
-def test_stored_numbers_become_metres():
-    assert to_metres(np.array([[0, 1500, 65535]], np.uint16)).tolist() == [[0, 1.5, 0]]
+def test_stored_numbers_become_meters():
+    assert to_meters(np.array([[0, 1500, 65535]], np.uint16)).tolist() == [[0, 1.5, 0]]
     floats = np.array([[np.nan, np.inf, -1.0, 2.5]])
-    assert to_metres(floats).tolist() == [[0, 0, 0, 2.5]]
+    assert to_meters(floats).tolist() == [[0, 0, 0, 2.5]]
     for wrong in (np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool), np.zeros((2, 2), complex)):
-        with pytest.raises(MediaError, match="millimetres"):
-            to_metres(wrong)
+        with pytest.raises(MediaError, match="millimeters"):
+            to_meters(wrong)
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [(np.uint16, 1000), (np.float32, 1), (np.float64, 1000)])
 def test_a_stack_of_maps(tmp_path, dtype, factor):
-    metres = np.linspace(1, 4, 5 * 3 * 4).reshape(5, 3, 4)
-    np.save(tmp_path / "depth.npy", (metres * factor).astype(dtype))
+    meters = np.linspace(1, 4, 5 * 3 * 4).reshape(5, 3, 4)
+    np.save(tmp_path / "depth.npy", (meters * factor).astype(dtype))
     clip = open_depth(tmp_path / "depth.npy")
-    assert clip.count == 5 and np.abs(clip.measure([1, 4]) - metres[[1, 4]]).max() < 0.001
-    assert ("read as millimetres" in clip.notes[0]) == (dtype == np.float64)
+    assert clip.count == 5 and np.abs(clip.measure([1, 4]) - meters[[1, 4]]).max() < 0.001
+    assert ("read as millimeters" in clip.notes[0]) == (dtype == np.float64)
     np.savetxt(tmp_path / "times.txt", np.arange(5) / 2)
     assert open_depth(tmp_path / "depth.npy").duration == 2.5
 
@@ -163,7 +163,7 @@ def test_stacks_that_are_none(tmp_path):
         open_depth(path)
 
 
-def test_a_16_bit_video_is_millimetres(tmp_path):
+def test_a_16_bit_video_is_millimeters(tmp_path):
     levels = (1000 + 10 * np.arange(12)[:, None, None] + np.arange(32 * 48).reshape(32, 48)).astype(np.uint16)
     clip = open_depth(write_video(tmp_path / "depth.mkv", levels, "gray16le", "ffv1"))
     assert clip.count == 12 and clip.duration == pytest.approx(1.5, abs=0.01) and clip.notes == ()
@@ -251,7 +251,7 @@ def test_an_orbit_looks_at_the_middle_with_up_above():
             assert rotation[:, 1] @ up < -0.5  # the picture's y points down
 
 
-def test_a_shape_in_an_unknown_unit_is_drawn_as_if_it_were_two_metres(tmp_path):
+def test_a_shape_in_an_unknown_unit_is_drawn_as_if_it_were_two_meters(tmp_path):
     box = trimesh.creation.box((1.0, 2.0, 1.0))
     for name, scale, said in (("m", 1.0, False), ("mm", 1000.0, True), ("tiny", 1e-4, True)):
         box.copy().apply_scale(scale).export(tmp_path / f"{name}.ply")

@@ -35,12 +35,12 @@ def plane(normal, offset, height=64, width=96, camera=CAMERA):
     return depth
 
 
-def steady(metres, **known):
-    return DepthClip.of(np.asarray(metres, np.float32), **known)
+def steady(meters, **known):
+    return DepthClip.of(np.asarray(meters, np.float32), **known)
 
 
 @pytest.mark.parametrize(
-    ("metres", "linear", "log"),
+    ("meters", "linear", "log"),
     [
         (0.2, 1.0, 1.0),
         (10.0, 0.0, 0.0),
@@ -50,8 +50,8 @@ def steady(metres, **known):
         (2.0, 0.4 / 4.9, math.log(5) / math.log(50)),
     ],
 )
-def test_disparity_is_clipped_and_scaled(metres, linear, log):
-    one = np.full((1, 1), metres)
+def test_disparity_is_clipped_and_scaled(meters, linear, log):
+    one = np.full((1, 1), meters)
     assert closeness(one, 0.2, 10.0, "linear").item() == pytest.approx(linear)
     assert closeness(one, 0.2, 10.0, "log").item() == pytest.approx(log)
 
@@ -67,8 +67,8 @@ def test_disparity_is_clipped_and_scaled(metres, linear, log):
     ],
 )
 def test_turbo_is_the_published_map(unit, color):
-    metres = 1 / (unit / 255 * (1 / 1.0 - 1 / 8.0) + 1 / 8.0)
-    drawn = turbo(np.full((2, 3), metres), 1.0, 8.0, "linear")
+    meters = 1 / (unit / 255 * (1 / 1.0 - 1 / 8.0) + 1 / 8.0)
+    drawn = turbo(np.full((2, 3), meters), 1.0, 8.0, "linear")
     assert drawn.shape == (2, 3, 3) and drawn.dtype == np.uint8
     assert np.abs(drawn.astype(int) - color).max() <= 1
 
@@ -81,9 +81,9 @@ def test_turbo_follows_its_published_polynomial():
         (27.34824973, -89.90310912, 110.36276771, -60.58204836, 12.64194608, 0.10667330),
     ]
     part = np.linspace(0, 1, 256)
-    metres = 1 / (part * (1 / 1.0 - 1 / 8.0) + 1 / 8.0)
+    meters = 1 / (part * (1 / 1.0 - 1 / 8.0) + 1 / 8.0)
     expected = np.stack([np.polyval(row, part) for row in fit], -1).clip(0, 1) * 255
-    errors = np.abs(turbo(metres[None], 1.0, 8.0, "linear")[0] - expected)
+    errors = np.abs(turbo(meters[None], 1.0, 8.0, "linear")[0] - expected)
     assert errors.max() < 33 and errors.mean() < 7
 
 
@@ -180,20 +180,20 @@ def test_odd_sizes_are_drawn(height, width):
 
 
 def test_uniform_views_are_those_measured_nearest():
-    metres = np.stack([np.full((4, 4), 1.0 + i) for i in range(6)])
-    clip = steady(metres, times=np.array([0.0, 0.1, 0.2, 3.0, 3.1, 5.0]), duration=6.0)
+    meters = np.stack([np.full((4, 4), 1.0 + i) for i in range(6)])
+    clip = steady(meters, times=np.array([0.0, 0.1, 0.2, 3.0, 3.1, 5.0]), duration=6.0)
     frames = Depth().render(clip, torch.tensor([0.06, 0.5, 2.9, 4.5]))
-    expected = [turbo(metres[i], 0.2, 10.0)[0, 0].tolist() for i in (1, 2, 3, 5)]
+    expected = [turbo(meters[i], 0.2, 10.0)[0, 0].tolist() for i in (1, 2, 3, 5)]
     assert frames.pixels[:, :, 0, 0].tolist() == expected
     assert frames.times.tolist() == pytest.approx([0.06, 0.5, 2.9, 4.5]) and frames.duration == 6.0
 
 
 def test_maps_without_a_clock_are_spread_over_the_clip():
-    metres = np.stack([np.full((4, 4), 1.0 + i) for i in range(3)])
-    frames = Depth().render(steady(metres), sample_times(9.0, 6))
-    expected = [turbo(metres[i], 0.2, 10.0)[0, 0].tolist() for i in (0, 0, 1, 1, 2, 2)]
+    meters = np.stack([np.full((4, 4), 1.0 + i) for i in range(3)])
+    frames = Depth().render(steady(meters), sample_times(9.0, 6))
+    expected = [turbo(meters[i], 0.2, 10.0)[0, 0].tolist() for i in (0, 0, 1, 1, 2, 2)]
     assert frames.pixels[:, :, 0, 0].tolist() == expected and frames.duration == pytest.approx(9.0)
-    assert Depth().duration(steady(metres)) == 3.0
+    assert Depth().duration(steady(meters)) == 3.0
 
 
 def test_moments_far_from_every_map_are_said():
@@ -243,13 +243,13 @@ def test_one_infinite_pose_does_not_break_the_choice():
 def test_pose_aware_pictures_are_those_of_the_cameras_chosen():
     poses = orbit(8, 2.0, np.eye(3)[2])
     poses[0] = np.inf
-    metres = np.stack([np.full((4, 4), 1.0 + i) for i in range(8)])
-    clip = steady(metres, times=np.arange(8.0), duration=8.0, poses=poses)
+    meters = np.stack([np.full((4, 4), 1.0 + i) for i in range(8)])
+    clip = steady(meters, times=np.arange(8.0), duration=8.0, poses=poses)
     aware = Depth(DepthRendering(choose="pose_aware"))
     frames = aware.render(clip, sample_times(8.0, 3))
     index = farthest_views(poses, 3)
     assert frames.times.tolist() == index.tolist() and 0 not in index
-    assert frames.pixels[:, :, 0, 0].tolist() == [turbo(metres[i], 0.2, 10.0)[0, 0].tolist() for i in index]
+    assert frames.pixels[:, :, 0, 0].tolist() == [turbo(meters[i], 0.2, 10.0)[0, 0].tolist() for i in index]
     many = aware.render(clip, sample_times(8.0, 16))
     assert len(many) == 7 and "only 7 of 8" in many.notes[0]
 
@@ -345,13 +345,13 @@ def test_a_mesh_is_seen_once_around_in_as_many_pictures_as_moments(tmp_path):
 @pytest.mark.parametrize("show", ["turbo", "both"])
 def test_parts_are_the_whole_and_never_hold_more_maps_than_they_draw(show):
     rng, asked = np.random.default_rng(3), []
-    metres = rng.uniform(0.1, 30.0, (9, 12, 16)).astype(np.float32) * (rng.random((9, 12, 16)) > 0.3)
+    meters = rng.uniform(0.1, 30.0, (9, 12, 16)).astype(np.float32) * (rng.random((9, 12, 16)) > 0.3)
     poses = np.repeat(np.eye(4)[None], 9, axis=0)
     poses[4] = np.nan
 
     def measure(indices):
         asked.append(len(indices))
-        return metres[list(indices)]
+        return meters[list(indices)]
 
     clip = DepthClip(9, measure, np.arange(9.0), 9.0, CAMERA, poses)
     sense = Depth(DepthRendering(show=show, frame="world", far=5.0))

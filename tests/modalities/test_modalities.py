@@ -13,11 +13,16 @@ import torch
 from lynx.errors import DataError, MediaError
 from lynx.media.writer import write_video
 from lynx.modalities import OTHER_COLORS, REGISTRY, color_of, get
-from lynx.modalities.audio import Audio, AudioRendering, log_mel
+from lynx.modalities.audio import Audio, AudioRendering, spectrogram
 from lynx.modalities.video import Video
 from lynx.types import Frames, Waveform, sample_times
 
 RATE = 16000
+
+
+def log_mel(samples, rendering):
+    """(columns, F) uint8 of samples (n,)."""
+    return torch.cat(list(spectrogram([samples], rendering)))
 
 
 def tone(hertz, seconds, amplitude=1.0):
