@@ -9,7 +9,7 @@ state, and whichever thread runs the model meets them. The output projection bel
 Axis letters: B batch, Hq query heads, Hkv key heads, d width of a head, n queries, S keys (cache included).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -87,13 +87,13 @@ class RowRecorder:
     While the model runs only those queries are kept (a few kilobytes a token) and the last key tensor of each
     layer, which holds all earlier ones. The rows are computed once, at the end, by `rows`. Batch size 1.
 
-    positions: positions in the prompt whose rows are wanted as well, unless they come from a KV cache.
+    position: one in the prompt whose row is wanted as well, unless it comes from a KV cache.
     """
 
-    def __init__(self, positions: Sequence[int] = ()) -> None:
-        self.positions = tuple(positions)
+    def __init__(self, position: int | None = None) -> None:
+        self.position = position
         self._queries: dict[int, list[tuple[Tensor, int]]] = {}  # per layer: (1, Hq, 1, d), keys it may see
-        self._extra: dict[int, dict[int, Tensor]] = {}  # per layer and position: (1, Hq, 1, d)
+        self._extra: dict[int, list[tuple[Tensor, int]]] = {}  # the same of `position`
         self._keys: dict[int, tuple[Tensor, float]] = {}  # per layer: (1, Hkv, S, d), scaling
 
     def record(
@@ -108,10 +108,10 @@ class RowRecorder:
             return
         # Of a whole prompt copies: a view would keep all of its queries alive.
         queries.append((query[:, :, -1:].clone(), total))
-        for position in self.positions:
-            local = position - (total - n)  # the first total - n keys come from the cache
+        if self.position is not None:
+            local = self.position - (total - n)  # the first total - n keys come from the cache
             if 0 <= local < n:
-                self._extra.setdefault(layer, {})[position] = query[:, :, local : local + 1].clone()
+                self._extra[layer] = [(query[:, :, local : local + 1].clone(), self.position + 1)]
 
     def rows(self) -> Tensor:
         """Attention of each step, the mean over layers and heads: (steps, S) float32; rows sum to 1.
@@ -120,12 +120,9 @@ class RowRecorder:
         """
         return self._mean_rows(self._queries)
 
-    def row_at(self, position: int) -> Tensor | None:
-        """The row (S,) of one of `positions`, 0 behind it; None where that position came from a cache."""
-        if any(position not in self._extra.get(layer, {}) for layer in self._keys) or not self._keys:
-            return None
-        at = {layer: [(queries[position], position + 1)] for layer, queries in self._extra.items()}
-        return self._mean_rows(at)[0]
+    def prompt_row(self) -> Tensor | None:
+        """The row (S,) of `position`, 0 behind it; None where there is none or it came from a cache."""
+        return self._mean_rows(self._extra)[0] if self._extra else None
 
     @torch.no_grad()
     def _mean_rows(self, queries: dict[int, list[tuple[Tensor, int]]]) -> Tensor:

@@ -132,6 +132,12 @@ class Backbone(ABC):
         """How many tokens of the context the senses may take; the rest is kept for the conversation."""
         return self.context - min(TEXT_RESERVE, self.context // 4)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the backbone was never taught; none for one that learned open text."""
+        known = self.words
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
+        return [word for word in dict.fromkeys(words) if known is not None and word not in known]
+
     def lora_shapes(self, part: str, rank: int) -> dict[str, tuple[int, int]]:
         """Name, as in PEFT's files, and shape of every tensor of a LoRA on the "vision" or "llm" part."""
         targets = {"vision": self.vision_targets, "llm": self.llm_targets}[part]

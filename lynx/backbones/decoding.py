@@ -71,9 +71,9 @@ def generate(
 
 
 def stream_text(
-    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], Tensor], stop: threading.Event
-) -> Generator[str, None, Tensor]:
-    """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
+    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], object], stop: threading.Event
+) -> Generator[str]:
+    """Yield the text that `run(streamer)` generates, piece by piece.
 
     `run` has a thread of its own, and its exceptions are raised here. A caller that leaves early sets `stop`
     by that, and waits for the thread.
@@ -87,7 +87,7 @@ def stream_text(
             yield from (piece for piece in streamer if piece)
         finally:
             stop.set()
-        return future.result()
+        future.result()
 
 
 def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:

@@ -7,7 +7,7 @@ nothing, and therefore bit for bit what stock `generate` gives.
 """
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from cachetools import Cache, LRUCache
 from torch import Tensor
 
 from lynx import compat
+from lynx.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -106,6 +107,15 @@ class KvCaches:
         """Drop the caches of conversations that nobody holds any more."""
         for name in [name for name in self._kept if name[0]() is None]:
             del self._kept[name]
+
+
+def prompt_labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
+    """The labels (S) of a prompt with these streams, where placeholders alone would all look alike."""
+    labels: list[Label] = prompt.input_ids[0].tolist()
+    for sense, span in prompt.spans.items():
+        for number, position in enumerate(span.tolist()):
+            labels[position] = (keys[sense], number)
+    return labels
 
 
 def common_length(one: Sequence[Label], other: Sequence[Label]) -> int:

@@ -48,6 +48,14 @@ class StreamEncoder(AdaptedBackbone):
                 self.streams.put(key, stream)
             return stream
 
+    def drop_kept(self, in_use: int) -> bool:
+        """Drop all streams and KV caches kept for later; False where there were none but so many in use."""
+        with self.lock:
+            kept = len(self.kv_caches) > 0 or len(self.streams) > in_use
+            self.kv_caches.clear()
+            self.streams.clear()
+        return kept
+
     def _render_and_encode(self, sense: str, source: Any, times: Tensor) -> Stream:
         """Read, render and encode part by part: of a long clip no two parts of large frames are in memory."""
         encoded, small = [], []
