@@ -200,6 +200,11 @@ class Stream:
         return tokens if mark is None else tokens + mark.to(tokens)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens and the frames."""
+        return sum(x.nbytes for x in (self.tokens, self.times, self.cells, self.frames.pixels))
+
+    @property
     def steps(self) -> int:
         """How many moments the stream has tokens of."""
         return int((~self.times.isnan()).sum()) // math.prod(self.grid)

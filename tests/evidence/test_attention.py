@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lynx.evidence.attention import Evidence, above
+from lynx.evidence.attention import Evidence
 from lynx.types import Frames, Stream
 
 
@@ -44,7 +44,7 @@ def test_shares_leave_the_sinks_out_and_sum_to_one(evidence):
 
 
 def test_maps_are_frames_by_rows_by_columns(evidence):
-    plain = evidence.heatmap(0, "video", baseline=False)
+    plain = replace(evidence, baseline=None).heatmap(0, "video")
     assert plain.shape == (2, 1, 2) and torch.allclose(plain.flatten(), torch.tensor([0.0, 0.1, 0.0, 0.1]))
     # the baseline of the video's cells is flat: scaled to the same sum (0.2 of 0.4), it takes 0.05 from each
     assert torch.allclose(
@@ -59,9 +59,10 @@ def test_an_empty_answer_rests_on_nothing(evidence):
 
 
 def test_curves_have_a_value_for_every_moment(evidence):
-    times, values = evidence.curve(1, "audio", baseline=False)
+    evidence = replace(evidence, baseline=None)
+    times, values = evidence.curve(1, "audio")
     assert times.tolist() == [0.0, 0.5] and torch.allclose(values, torch.tensor([0.0, 0.4]))
-    times, values = evidence.curve([0, 1], "video", baseline=False)
+    times, values = evidence.curve([0, 1], "video")
     assert times.tolist() == [0.0, 0.5] and torch.allclose(values, torch.tensor([0.05, 0.15]))
 
 
@@ -81,6 +82,9 @@ def test_words_gather_their_tokens():
     assert words() == []
 
 
-def test_above_is_what_exceeds_the_scaled_baseline():
-    assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])), torch.tensor([1.0, 0.0]))
-    assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 0.0])), torch.tensor([3.0, 1.0]))
+def test_maps_are_what_exceeds_the_scaled_baseline(evidence):
+    flat = torch.tensor([0.5, *[0.05] * 4, 0.0, 0.0, 0.0, 0.0, 0.0])
+    values = replace(evidence, baseline=flat).heatmap(1, "video").flatten()  # 0.2 in the third cell alone
+    assert torch.allclose(values, torch.tensor([0.0, 0.0, 0.15, 0.0]))
+    values = replace(evidence, baseline=torch.zeros(10)).heatmap(1, "video").flatten()
+    assert torch.equal(values, torch.tensor([0.0, 0.0, 0.2, 0.0]))
