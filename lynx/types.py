@@ -40,10 +40,10 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a recording holds; duration in seconds."""
+    """What a recording holds."""
 
     path: Path
-    duration: float
+    duration: float  # seconds
     video: VideoTrack | None
     audio: tuple[AudioTrack, ...]
 
@@ -102,58 +102,48 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-Measure = Callable[[Sequence[int]], np.ndarray]
-
-
 @dataclass(frozen=True, eq=False)
 class DepthClip:
-    """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 metres, 0 = no return.
+    """Depth maps of a clip, measured when they are asked for."""
 
-    times: (count,) ascending seconds, None where the maps have no clock. intrinsics: (3, 3) pixels. poses:
-    (count, 4, 4), not finite where the camera was lost. `notes`: what had to be assumed.
-    """
-
-    count: int
-    measure: Measure
-    times: np.ndarray | None = None
-    duration: float | None = None
-    intrinsics: np.ndarray | None = None
-    poses: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    count: int  # of maps
+    measure: Callable[[Sequence[int]], np.ndarray]  # indices -> (n, H, W) float32 meters, 0 = no return
+    times: np.ndarray | None = None  # (count,) ascending seconds, None where the maps have no clock
+    duration: float | None = None  # seconds
+    intrinsics: np.ndarray | None = None  # (3, 3) pixels
+    poses: np.ndarray | None = None  # (count, 4, 4), not finite where the camera was lost
+    notes: tuple[str, ...] = ()  # what had to be assumed
     background: bool = False  # whether what has no return is nothing, as around a mesh, and no hole
 
     @classmethod
-    def of(cls, metres: np.ndarray, **known: Any) -> "DepthClip":
-        """Maps in memory: (T, H, W) metres, with what is known of `times`, `duration`, `intrinsics`, `poses`.
+    def of(cls, meters: np.ndarray, **known: Any) -> "DepthClip":
+        """Maps in memory: (T, H, W) meters, with what is known of `times`, `duration`, `intrinsics`, `poses`.
 
         Raises MediaError when there is no map, or not one time and pose for each.
         """
-        if metres.ndim != 3 or not metres.size:
-            raise MediaError(f"Depth needs maps (T, H, W) in metres, not {metres.shape}.")
+        if meters.ndim != 3 or not meters.size:
+            raise MediaError(f"Depth needs maps (T, H, W) in meters, not {meters.shape}.")
         for name in ("times", "poses"):
-            if known.get(name) is not None and len(known[name]) != len(metres):
-                raise MediaError(f"{len(metres)} depth maps need as many {name}, not {len(known[name])}.")
-        return cls(len(metres), lambda indices: returns(metres[list(indices)]), **known)
+            if known.get(name) is not None and len(known[name]) != len(meters):
+                raise MediaError(f"{len(meters)} depth maps need as many {name}, not {len(known[name])}.")
+        return cls(len(meters), lambda indices: returns(meters[list(indices)]), **known)
 
 
-def returns(metres: np.ndarray) -> np.ndarray:
-    """float32 metres with 0 for whatever is no distance."""
+def returns(meters: np.ndarray) -> np.ndarray:
+    """float32 meters with 0 for whatever is no distance."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+        return np.where(np.isfinite(meters) & (meters > 0), meters, 0).astype(np.float32)
 
 
 MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
 """What a sense is read from: a path, or media in memory; several clips are a mapping from their names."""
 
-
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
 
-
 PLACEMENTS = ("continue", "parallel", "share")
-"""Which positions a modality's tokens get, beside other modalities: behind all that is before them; right
-behind the video, where each of them would stand alone; or, in a family with positions in time and space, at
-the video's own moments. It travels with the adapter."""
+"""Which positions the tokens of a sense get: behind all before them; right behind the video, as if alone; or,
+in a family with positions in time and space, at the video's own moments. It travels with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +179,15 @@ class Stream:
     times: Tensor  # (n,) seconds, NaN for a newline
     cells: Tensor  # (n, 2) int, -1 for a newline
     grid: tuple[int, int]
-    frames: Any  # lynx.types.Frames: the uint8 (pseudo-)frames as the model sees them
+    frames: Any  # Frames: the uint8 (pseudo-)frames as the model sees them
     placement: str = "continue"  # one of PLACEMENTS
     type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
 
     @property
     def embeds(self) -> Tensor:
         """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
-        tokens, mark = self.tokens, self.type_embedding
-        return tokens if mark is None else tokens + mark.to(tokens)
+        mark = self.type_embedding
+        return self.tokens if mark is None else self.tokens + mark.to(self.tokens)
 
     @property
     def nbytes(self) -> int:

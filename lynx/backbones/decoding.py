@@ -1,7 +1,7 @@
-"""Generating an answer: the ids that stock `generate` gives, and their text, as it is written or by token."""
+"""Generating an answer: the ids that stock `generate` gives, and their text as it is written."""
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +88,3 @@ def stream_text(
         finally:
             stop.set()
         future.result()
-
-
-def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:
-    """The text that each of the tokens at `steps` adds to an answer (n,) ids; joined they are the answer.
-
-    Tokens are decoded together, since a space or an accent may depend on the token before. A character made
-    of several tokens belongs to the last of them: until then it is decoded as U+FFFD, which is cut off.
-    """
-    texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
-    texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
-    return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]

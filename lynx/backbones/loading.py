@@ -17,7 +17,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from lynx import compat, hub
@@ -164,24 +163,6 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
         ) from error
 
 
-def read_tokenizer(source: CheckpointSource) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the chat template of the whole model rather than that of its LLM."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"cannot read the tokenizer of {source.name!r}: {error}") from error
-    template = _read_json(source, "chat_template.json").get("chat_template")
-    jinja = Path(source.location, "chat_template.jinja")
-    if jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
-    if template is not None:
-        tokenizer.chat_template = template
-    if tokenizer.chat_template is None:
-        wanted = "chat_template.jinja or chat_template.json"
-        raise BackboneError(f"{source.name!r} has no chat template ({wanted})")
-    return tokenizer
-
-
 def _read_model(
     source: CheckpointSource, config: PreTrainedConfig, precision: str, device: torch.device
 ) -> PreTrainedModel:
@@ -234,7 +215,18 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     check_device(precision, target)
     preprocessing = read_preprocessing(where)
     where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
-    tokenizer = read_tokenizer(where)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read the tokenizer of {where.name!r}: {error}") from error
+    # The template of the whole model wins over that of its LLM.
+    jinja = Path(where.location, "chat_template.jinja")
+    template = _read_json(where, "chat_template.json").get("chat_template")
+    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else template
+    tokenizer.chat_template = template if template is not None else tokenizer.chat_template
+    if tokenizer.chat_template is None:
+        wanted = "chat_template.jinja or chat_template.json"
+        raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
     with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")

@@ -11,12 +11,12 @@ answer again (`lynx.evidence.hiding`) is the check.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lynx.backbones.decoding import split_answer
 from lynx.types import Prompt, Stream
 
 if TYPE_CHECKING:
@@ -118,5 +118,9 @@ def answer_evidence(
     sinks[0] = True
     for sense, span in prompt.spans.items():  # its placeholders are special too, but no sinks; newlines are
         sinks[span] = streams[sense].times.isnan()
-    tokens = split_answer(tokenizer, answer, steps)
+    # Decoded together, since a space or an accent may depend on the token before. A character made of several
+    # tokens belongs to the last of them: until then it is decoded as U+FFFD, which is cut off.
+    texts = [str(tokenizer.decode(answer[: step + 1], skip_special_tokens=True)) for step in steps]
+    texts = ["", *(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
+    tokens = [text[len(before) :] for before, text in pairwise(texts)]
     return Evidence(tokens, rows[steps], prompt.spans, streams, sinks, baseline)
