@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, TextIteratorStreamer
 
 from lynx.backbones.attention import RowRecorder, recording
 from lynx.backbones.decoding import generate, stream_text
@@ -22,17 +22,14 @@ from lynx.backbones.kv_cache import KvCache, prompt_labels
 from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import Evidence, answer_evidence
-from lynx.evidence.hiding import answer_score, hide
+from lynx.evidence.hiding import occlusion
 from lynx.streams.budget import plan
 from lynx.streams.encoder import StreamEncoder
 from lynx.types import VIDEO, Stream
 
-if TYPE_CHECKING:
-    from transformers import TextIteratorStreamer
-
 Result = TypeVar("Result")
 History = list[dict[str, str]]
-Senses = str | Sequence[str]
+Senses = str | Sequence[str]  # one or several
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Session:
             messages, senses = self._with(question), self._on()
             joins: list[Callable[[], None]] = []
 
-            def run(streamer: "TextIteratorStreamer") -> None:
+            def run(streamer: TextIteratorStreamer) -> None:
                 options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
                 joins.append(self._generate(messages, senses, streamer=streamer, **options)[1])
 
@@ -186,10 +183,8 @@ class Session:
             keys = self._stream_keys(self.used)
             if (model.llm_identity(*keys), keys) != origin:
                 raise LynxError("the adapters have changed since the last answer: ask again")
-            seen = {name: self.streams[name] for name in self.used}
-            hidden = {**seen, sense: hide(model, seen[sense], window)}
-            whole, rest = (answer_score(model, history[:-1], streams, ids) for streams in (seen, hidden))
-            return whole - rest
+            streams = {name: self.streams[name] for name in self.used}
+            return occlusion(model, history[:-1], streams, ids, sense, window)
 
     # --- encode -> compose -> generate -> evidence ------------------------------------------------
 
@@ -219,10 +214,7 @@ class Session:
     def _generate(
         self, messages: History, senses: tuple[str, ...], **options: Any
     ) -> tuple[str, Callable[[], None]]:
-        """The answer to the last message, with these senses, and a function that lets it join the history.
-
-        options: of `decoding.generate`: max_new_tokens, temperature, streamer.
-        """
+        """The answer to the last message, and what lets it join the history; options of `decoding.generate`."""
         model, backbone = self.model, self.model.backbone
         # Under the lock from encoding to the last token: no adapter is exchanged between keys and answer.
         with model.lock, model.using(*senses):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from transformers import (
 from lynx import compat
 from lynx.backbones.base import Backbone
 from lynx.types import Prompt
-
-if TYPE_CHECKING:
-    from transformers.generation.streamers import BaseStreamer
 
 
 class StopOnEvent(StoppingCriteria):
@@ -42,7 +39,7 @@ def generate(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     cache: Cache | None = None,
-    streamer: "BaseStreamer | None" = None,
+    streamer: TextIteratorStreamer | None = None,
     stop: threading.Event | None = None,
 ) -> Tensor:
     """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.

@@ -9,16 +9,13 @@ nothing, and therefore bit for bit what stock `generate` gives.
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cachetools import Cache, LRUCache
 from torch import Tensor
+from transformers import DynamicCache
 
 from lynx import compat
 from lynx.types import Prompt
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 MAX_BYTES = 2**30
 """Maximum bytes of all KV caches that a model keeps between answers, across its conversations."""
@@ -34,7 +31,7 @@ Name = tuple["weakref.ref[object]", tuple[str, ...]]
 class KvCache:
     """Keys and values of S positions, with all that decides them."""
 
-    cache: "DynamicCache"  # keys and values (1, Hkv, S, d) a layer
+    cache: DynamicCache  # keys and values (1, Hkv, S, d) a layer
     labels: Sequence[Label]  # S of them
     loras: Hashable  # the weights of the LLM LoRAs that were on (`AdaptedBackbone.llm_identity`)
     baseline: Tensor | None  # see `Evidence`; it belongs to these media, and is computed with them only
