@@ -242,7 +242,7 @@ def test_occlusion_is_of_the_answer_that_ends_the_history(chat):
 
 def test_the_budget_is_known_before_anything_is_read(model):
     budget = plan(model, {"video": clip(), "audio": sound()}, 10)
-    assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.total == 322 and budget.frames == 10
+    assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.frames == 10
     assert budget.times[0] == pytest.approx(0.2) and budget.duration == 4.0 and budget.context == 2048
     with pytest.raises(BackboneError, match="at most 47 frames"):
         plan(model, {"video": clip(), "audio": sound()}, 100)

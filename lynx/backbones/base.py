@@ -95,7 +95,6 @@ class Backbone(ABC):
         revision: str | None = None,
         default_frames: int = 16,
         words: frozenset[str] | None = None,
-        note: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -104,7 +103,6 @@ class Backbone(ABC):
         self.revision = revision
         self.default_frames = default_frames
         self.words = words
-        self.note = note
 
     @property
     def device(self) -> torch.device:

@@ -56,12 +56,6 @@ class KvCaches:
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all caches that are kept."""
-        # LRUCache.__getitem__, behind `values()` too, marks an entry as used: look without touching the order
-        return sum(Cache.__getitem__(self._kept, name).nbytes for name in self._kept)
-
     def take(
         self, conversation: object, senses: tuple[str, ...], loras: Hashable, labels: Sequence[Label]
     ) -> KvCache | None:
@@ -74,6 +68,7 @@ class KvCaches:
         self._forget_ended()
         mine = weakref.ref(conversation)
         same = self._kept.pop((mine, senses), None)
+        # LRUCache's own __getitem__, behind `values()` too, would mark an entry as used.
         others = [Cache.__getitem__(self._kept, name) for name in self._kept if name[0] == mine]
         usable = [kept for kept in (same, *others) if kept is not None and kept.loras == loras]
         best = max(usable, key=lambda kept: common_length(kept.labels, labels[:-1]), default=None)

@@ -64,7 +64,7 @@ class CheckpointSource:
     location: str  # once fetched, a folder
     revision: str | None = None  # once fetched, a commit
     default_frames: int | None = None
-    note: str = ""
+    note: str = ""  # what a person should know of it when it cannot be read
 
 
 def parse_source(source: str | Path) -> CheckpointSource:
@@ -238,7 +238,6 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
-        note=str(extra.get("note", where.note)),
     )
 
 
@@ -266,5 +265,4 @@ def skeleton(name: str | Path) -> Backbone:
         source=where.name,
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
-        note=where.note,
     )

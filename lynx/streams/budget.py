@@ -30,11 +30,6 @@ class Plan:
         """Number of moments."""
         return len(self.times)
 
-    @property
-    def total(self) -> int:
-        """Tokens of all senses."""
-        return sum(self.tokens.values())
-
 
 def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
