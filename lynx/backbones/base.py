@@ -186,7 +186,7 @@ class Backbone(ABC):
         return ((frames.float() - mean) / std).to(self.device, self.dtype)
 
     def video_pixels(self, frames: Tensor) -> Tensor:
-        """The same for the RGB video, bit-equal to the stock video processor."""
+        """`pixels` of the RGB video, bit-equal to the stock video processor's."""
         return self.pixels(frames)
 
     @abstractmethod

@@ -54,7 +54,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """Everything at its peak."""
+        """Bytes of everything at its peak."""
         return self.weights + self.adapters + self.kv_cache + self.activations + self.kept
 
     @property
@@ -71,7 +71,7 @@ class Estimate:
 
     @property
     def sentence(self) -> str:
-        """All of it for people, in one sentence."""
+        """The estimate as a sentence."""
         what = f"{self.frames} frames of {', '.join(self.tokens)} are {self.media:,} tokens"
         need = f"{self.backbone} in {self.precision} needs about {self.total / 1e9:.2g} GB"
         if self.media > self.media_context:

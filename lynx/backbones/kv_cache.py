@@ -56,6 +56,11 @@ class KvCaches:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches that are kept, of each at most the limit."""
+        return int(self._kept.currsize)
+
     def take(
         self, conversation: object, senses: tuple[str, ...], loras: Hashable, labels: Sequence[Label]
     ) -> KvCache | None:

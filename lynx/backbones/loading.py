@@ -47,13 +47,20 @@ _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 
 
-def get_family(kind: str) -> type[Backbone]:
-    """The family of that `model_type`. Raises: BackboneError when there is none."""
+def get_family(kind: str, name: str = "", note: str = "") -> type[Backbone]:
+    """The family of that `model_type`.
+
+    Raises: BackboneError with what is known of `kind` and of the checkpoint `name` (`note`).
+    """
     family: type[Backbone] | None = extensions.find(kind)
-    if family is None:
-        known = ", ".join(extensions.all())
-        raise BackboneError(f"no family {kind!r}; there are {known}. {extensions.problem(kind)}".strip())
-    return family
+    if family is not None:
+        return family
+    known: dict[str, type[Backbone]] = extensions.all()
+    hints = [each.relatives[kind] for each in known.values() if kind in each.relatives]
+    more = [text for text in (*hints, note, extensions.problem(kind)) if text]
+    about = " ".join(f"{text[:1].upper()}{text[1:].removesuffix('.')}." for text in more)
+    what = f"{name!r} is a {kind!r} model" if name else f"no family {kind!r}"
+    raise BackboneError(f"{what}; the families lynx knows: {', '.join(known)}. {about}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class CheckpointSource:
     location: str  # once fetched, a folder
     revision: str | None = None  # once fetched, a commit
     default_frames: int | None = None
-    note: str = ""  # what a person should know of it when it cannot be read
+    note: str = ""  # said where its family is unknown
 
 
 def parse_source(source: str | Path) -> CheckpointSource:
@@ -125,14 +132,7 @@ def read_config(source: CheckpointSource) -> PreTrainedConfig:
     kind = _read_json(source, "config.json").get("model_type")
     if kind is None:
         raise BackboneError(f"{source.name!r} has no configuration: expected config.json with a model_type")
-    if extensions.find(str(kind)) is None:
-        known: dict[str, type[Backbone]] = extensions.all()
-        hints = {other: hint for family in known.values() for other, hint in family.relatives.items()}
-        more = [text for text in (hints.get(str(kind)), source.note, extensions.problem(str(kind))) if text]
-        raise BackboneError(
-            f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(known)}. "
-            + " ".join(f"{text[:1].upper()}{text[1:].removesuffix('.')}." for text in more)
-        )
+    get_family(str(kind), source.name, source.note)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -76,7 +76,7 @@ class Qwen25VL(Backbone):
         return steps * (height // self.merged) * (width // self.merged)
 
     def frame_pixels(self, size: tuple[int, int] | None) -> int:
-        """Those of the video's own shape, or of the pseudo-frames' square."""
+        """Pixels of a frame of the video's own shape, or of the pseudo-frames' square."""
         return math.prod(self._video_size(size)) if size is not None else self.square**2
 
     def pixels(self, frames: Tensor) -> Tensor:
