@@ -14,11 +14,7 @@ from lynx.types import Prompt
 
 
 class Lynx(StreamEncoder):
-    """A frozen Video LLM and its adapters.
-
-    Three layers, a file each: `AdaptedBackbone` adds adapters and switches them on, `StreamEncoder` turns
-    media into streams, and this one answers.
-    """
+    """A frozen Video LLM and its adapters; `AdaptedBackbone` adds them, `StreamEncoder` encodes media."""
 
     def generate(self, prompt: Prompt, **options: Any) -> Tensor:
         """`decoding.generate` under the adapters that are on: the new ids (B, new) of a prompt."""

@@ -1,38 +1,35 @@
 """A conversation over one set of media: which senses are on, the history, and the answers.
 
-The way of an answer stands in `Session._generate`: encode each sense once, compose one prompt, generate with
-what the KV cache already holds, record the attention. A first answer is bit for bit what stock `generate`
-gives for the same prompt; later ones continue a cache, which equals a full prefill but for the order of a few
-sums. Where memory runs out, there is one more try without what is only kept for later, then one with half of
-the frames.
+`Session._generate` is the way of an answer: encode, compose, generate, evidence. A first answer is bit for
+bit what stock `generate` gives for the same prompt; later ones continue a KV cache, which equals a full
+prefill but for the order of a few sums. Where memory runs out, there is one more try without what is only
+kept for later, then one with half of the frames.
 """
 
-import re
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, TextIteratorStreamer
 
 from lynx.backbones.attention import RowRecorder, recording
 from lynx.backbones.decoding import generate, stream_text
-from lynx.backbones.kv_cache import KvCache, Label
+from lynx.backbones.kv_cache import KvCache, prompt_labels
 from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import Evidence, answer_evidence
-from lynx.evidence.hiding import answer_score, hide
-from lynx.streams.budget import Plan, plan
+from lynx.evidence.hiding import occlusion
+from lynx.streams.budget import plan
 from lynx.streams.encoder import StreamEncoder
-from lynx.types import VIDEO, Message, Prompt, Stream
+from lynx.types import VIDEO, Stream
 
-if TYPE_CHECKING:
-    from transformers import TextIteratorStreamer
-
-__all__ = ["Comparison", "Plan", "Session", "plan"]
+Result = TypeVar("Result")
+History = list[dict[str, str]]
+Senses = str | Sequence[str]  # one or several
 
 
 @dataclass(frozen=True)
@@ -42,28 +39,6 @@ class Comparison:
     question: str
     answer: str
     without: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the model generated for a prompt, and what was recorded meanwhile."""
-
-    prompt: Prompt
-    streams: dict[str, Stream]
-    ids: Tensor  # (n,)
-    text: str
-    rows: RowRecorder
-    baseline: Tensor | None  # (S,) or longer, or what an earlier answer recorded
-    origin: tuple[Any, ...]  # what decides it beside the words: LLM LoRAs by weights, streams by keys
-
-
-@dataclass(frozen=True)
-class _Last:
-    """What `occlusion` needs of the last answer: little, since it lives as long as the conversation."""
-
-    ids: Tensor  # (n,)
-    history: list[dict[str, str]]  # which ends in it
-    origin: tuple[Any, ...]
 
 
 class Session:
@@ -81,59 +56,57 @@ class Session:
         self.media = {sense: source for sense, source in media.items() if source is not None}
         self.senses = dict.fromkeys(self.media, True)
         self.streams: dict[str, Stream] = {}
-        self.plan = plan(model, self.media, frames)
+        self._keys: dict[str, str] = {}  # of `streams`
         self._frames = frames  # as asked for; half of what was planned once memory ran out
         self._memory_notes: tuple[str, ...] = ()
-        self._keys: dict[str, str] = {}  # of `streams`
+        self._make_plan()
         self._busy, self._stop = threading.Lock(), threading.Event()
         self.clear()
 
     def clear(self) -> None:
         """Forget the conversation; the media stay encoded."""
-        self.history: list[dict[str, str]] = []
+        self.history: History = []
         self.notes = list(self.plan.notes)
         self.used: dict[str, tuple[int, float]] = {}
         self.evidence: Evidence | None = None
-        self._last: _Last | None = None
-
-    # --- questions --------------------------------------------------------------------------------
+        # Of the last answer: its ids (n,), the history that ends in it, weights of the LLM LoRAs, stream keys
+        self._last: tuple[Tensor, History, tuple[Any, ...]] | None = None
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
 
         def answer() -> str:
-            messages = self._with(question)
-            return self._finish(messages, self._generate(messages, self._on(), max_new_tokens, temperature))
+            messages, senses = self._with(question), self._on()
+            text, join = self._generate(messages, senses, **options)
+            join()
+            return text
 
         with self._answering():
-            return retry_with_more_room(answer, (self._drop_kept, self._halve_frames))
+            return self._with_room(answer)
 
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
-
-        def pieces() -> Generator[str]:
-            messages, senses = self._with(question), self._on()
-            found: list[_Answer] = []
-
-            def run(streamer: "TextIteratorStreamer") -> Tensor:
-                found.append(self._generate(messages, senses, max_new_tokens, temperature, streamer))
-                return found[0].ids
-
-            yield from stream_text(self.model.backbone.tokenizer, run, self._stop)
-            self._finish(messages, found[0])
-
-        def begin() -> tuple[str, Generator[str]]:
-            self._stop.clear()  # the stream of a first try that failed has set it
-            rest = pieces()
-            return next(rest, ""), rest
-
         with self._answering():
+            messages, senses = self._with(question), self._on()
+            joins: list[Callable[[], None]] = []
+
+            def run(streamer: TextIteratorStreamer) -> None:
+                options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+                joins.append(self._generate(messages, senses, streamer=streamer, **options)[1])
+
+            def begin() -> tuple[str, Generator[str]]:
+                self._stop.clear()  # the stream of a first try that failed has set it
+                rest = stream_text(self.model.backbone.tokenizer, run, self._stop)
+                return next(rest, ""), rest
+
             # Tried again only up to the first piece: afterwards the reader would be told things twice.
-            first, rest = retry_with_more_room(begin, (self._drop_kept, self._halve_frames))
+            first, rest = self._with_room(begin)
             with closing(rest), explain_out_of_memory():
                 if first:
                     yield first
                 yield from rest
+                joins[-1]()
 
     @property
     def busy(self) -> bool:
@@ -162,16 +135,11 @@ class Session:
             raise
 
     def compare(
-        self,
-        question: str | None = None,
-        *,
-        without: str | Sequence[str] | None = None,
-        max_new_tokens: int = 128,
+        self, question: str | None = None, *, without: Senses | None = None, max_new_tokens: int = 128
     ) -> Comparison:
         """Answer a question (the last one where none is given) again without each sense, outside the history.
 
-        without: the sense, or the senses, that are left out one at a time; all that are on beside the video
-        where not given.
+        without: the sense, or the senses, that are left out one at a time; all but the video where not given.
         Raises: LynxError where such a sense is not on, there is none, or there is no question.
         """
         senses = self._on()
@@ -186,19 +154,18 @@ class Session:
             raise LynxError("there is no question to compare yet")
         messages = self.history[:-1] if question is None else self._with(question)
 
-        def answer(chosen: tuple[str, ...]) -> str:
-            said = self._generate(messages, chosen, max_new_tokens).text
-            with self.model.lock:  # the conversation goes on with all: their cache is the last to be dropped
-                self.model.kv_caches.get(self, senses)
-            return said
-
-        def answers() -> Comparison:
-            whole = answer(senses)
-            rest = {left: answer(tuple(sense for sense in senses if sense != left)) for left in left_out}
-            return Comparison(messages[-1]["content"], whole, rest)
+        def answers() -> list[str]:
+            texts = []
+            for left in (None, *left_out):
+                chosen = tuple(sense for sense in senses if sense != left)
+                texts.append(self._generate(messages, chosen, max_new_tokens=max_new_tokens)[0])
+                with self.model.lock:  # the conversation goes on with all: their cache is dropped last
+                    self.model.kv_caches.get(self, senses)
+            return texts
 
         with self._answering():
-            return retry_with_more_room(answers, (self._drop_kept, self._halve_frames))
+            whole, *rest = self._with_room(answers)
+        return Comparison(messages[-1]["content"], whole, dict(zip(left_out, rest, strict=True)))
 
     def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
         """How much the log-probability of the last answer falls, in nats, when a sense is hidden.
@@ -206,40 +173,25 @@ class Session:
         window: hide only what lies between these seconds. Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        last, model = self._last, self.model
-        if last is None or sense not in self.used:
+        model = self.model
+        if self._last is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
-        if self.history != last.history:
+        ids, history, origin = self._last
+        if self.history != history:
             raise LynxError("the last answer is no longer that of the conversation: ask again")
         with self._answering(), explain_out_of_memory(), model.lock:
-            keys = {name: self._key(name) for name in self.used}
-            if (model.llm_identity(*keys), keys) != last.origin:
+            keys = self._stream_keys(self.used)
+            if (model.llm_identity(*keys), keys) != origin:
                 raise LynxError("the adapters have changed since the last answer: ask again")
-            seen = {name: self.streams[name] for name in self.used}
-            hidden = {**seen, sense: hide(model, seen[sense], window)}
-            question = self.history[:-1]
-            return answer_score(model, question, seen, last.ids) - answer_score(
-                model, question, hidden, last.ids
-            )
-
-    def unknown_words(self, question: str) -> list[str]:
-        """Words of the question that the backbone was never taught; none for one that learned open text."""
-        known = self.model.backbone.words
-        if known is None:
-            return []
-        words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", question.lower())
-        return [word for word in dict.fromkeys(words) if word not in known]
+            streams = {name: self.streams[name] for name in self.used}
+            return occlusion(model, history[:-1], streams, ids, sense, window)
 
     # --- encode -> compose -> generate -> evidence ------------------------------------------------
 
     def encode(self) -> dict[str, Stream]:
         """Read, render and encode every sense that is on and not encoded yet; returns all that are."""
-
-        def encoded() -> dict[str, Stream]:
-            self._encode(self._on())
-            return self.streams
-
-        return retry_with_more_room(encoded, (self._drop_kept, self._halve_frames))
+        self._with_room(lambda: self._encode(self._on()))
+        return self.streams
 
     def _encode(self, senses: tuple[str, ...]) -> dict[str, str]:
         """Bring `streams` up to date for these senses; returns their keys.
@@ -248,104 +200,75 @@ class Session:
         may have been exchanged, or trained further, since the last question.
         """
         with self.model.lock:
-            keys = {sense: self._key(sense) for sense in senses}
+            keys = self._stream_keys(senses)
             if any(self._keys.get(sense, key) != key for sense, key in keys.items()):
-                # The plan was made for what was there before: other adapters may fit other numbers of frames.
-                new = plan(self.model, self.media, self._frames)
-                self.plan = replace(new, notes=(*new.notes, *self._memory_notes))
-                keys = {sense: self._key(sense) for sense in senses}
+                self._make_plan()  # other adapters than before may fit other numbers of frames
+                keys = self._stream_keys(senses)
             for sense, key in keys.items():
                 if self._keys.get(sense) != key:
                     self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times)
                     self._keys[sense] = key
             return keys
 
-    def _key(self, sense: str) -> str:
-        return self.model.stream_key(sense, self.media[sense], self.plan.times)
-
     @torch.no_grad()
     def _generate(
-        self,
-        messages: Sequence[Message],
-        senses: tuple[str, ...],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        streamer: "TextIteratorStreamer | None" = None,
-    ) -> _Answer:
-        """The answer to the last message, with these senses; the history stays as it is."""
+        self, messages: History, senses: tuple[str, ...], **options: Any
+    ) -> tuple[str, Callable[[], None]]:
+        """The answer to the last message, and what lets it join the history; options: of `generate`."""
         model, backbone = self.model, self.model.backbone
         # Under the lock from encoding to the last token: no adapter is exchanged between keys and answer.
         with model.lock, model.using(*senses):
             keys = self._encode(senses)
             streams = {sense: self.streams[sense] for sense in senses}  # tokens (n, D) each
             prompt = backbone.compose(messages, list(streams.values()))  # embeddings (1, S, D)
-
-            loras, labels = model.llm_identity(*senses), self._labels(prompt, keys)  # S labels
+            loras = model.llm_identity(*senses)
+            labels = prompt_labels(prompt, keys)  # S of them
             known = model.kv_caches.take(self, senses, loras, labels)
-            cache = (
-                known.cache if known else DynamicCache(config=backbone.model.config.get_text_config())
-            )  # (1, Hkv, s, d) a layer, s < S
+            config = backbone.model.config.get_text_config()
+            cache = known.cache if known else DynamicCache(config=config)  # (1, Hkv, s, d) a layer, s < S
             # The token behind the media has seen them and not yet the question: the baseline of the evidence.
             behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
-            rows = RowRecorder(() if behind is None else (behind,))
+            rows = RowRecorder(behind)
             with recording(backbone, text_rows=rows):
-                ids = generate(
-                    backbone,
-                    prompt,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    cache=cache,
-                    streamer=streamer,
-                    stop=self._stop,
-                )[0]  # (1, n) -> (n,)
-            # Where that position came from the cache, its row was recorded when the cache was filled.
-            baseline = rows.row_at(behind) if behind is not None else None  # (S + n - 1,)
-            if baseline is None and known:
+                new = generate(backbone, prompt, cache=cache, stop=self._stop, **options)  # (1, n)
+            ids = new[0]
+            baseline = rows.prompt_row()  # (S + n - 1,)
+            if baseline is None and known:  # that position came from the cache: recorded when it was filled
                 baseline = known.baseline
             # The last token was chosen and never read: the cache holds S + n - 1 positions.
             kept = KvCache(cache, [*labels, *ids[:-1].tolist()], loras, baseline)
             model.kv_caches.keep(self, senses, kept)
         text = str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return _Answer(prompt, streams, ids, text, rows, baseline, (loras, keys))
 
-    @staticmethod
-    def _labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
-        """What stands at each position of a prompt, where placeholders alone would all look alike."""
-        labels: list[Label] = prompt.input_ids[0].tolist()
-        for sense, span in prompt.spans.items():
-            for number, position in enumerate(span.tolist()):
-                labels[position] = (keys[sense], number)
-        return labels
+        def join() -> None:
+            self.history = [*messages, {"role": "assistant", "content": text}]
+            frames = {sense: stream.frames for sense, stream in streams.items()}
+            self.used = {sense: (len(shown), shown.duration) for sense, shown in frames.items()}
+            self.notes = [*self.plan.notes, *(note for shown in frames.values() for note in shown.notes)]
+            if unknown := backbone.unknown_words(messages[-1]["content"]):
+                self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
+            attention = rows.rows()  # (n, S + n - 1)
+            self.evidence = answer_evidence(backbone.tokenizer, prompt, ids, attention, streams, baseline)
+            self._last = (ids, list(self.history), (loras, keys))
 
-    def _finish(self, messages: list[dict[str, str]], answer: _Answer) -> str:
-        """Let an answer join the history, with what is to be said about it."""
-        self.history = [*messages, {"role": "assistant", "content": answer.text}]
-        frames = {sense: stream.frames for sense, stream in answer.streams.items()}
-        self.used = {sense: (len(shown), shown.duration) for sense, shown in frames.items()}
-        self.notes = [*self.plan.notes, *(note for shown in frames.values() for note in shown.notes)]
-        if unknown := self.unknown_words(messages[-1]["content"]):
-            self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
-        self.evidence = answer_evidence(
-            self.model.backbone.tokenizer,
-            answer.prompt,
-            answer.ids,
-            answer.rows.rows(),  # (n, S + n - 1)
-            answer.streams,
-            answer.baseline,
-        )
-        self._last = _Last(answer.ids, list(self.history), answer.origin)
-        return answer.text
+        return text, join
 
-    def _with(self, question: str) -> list[dict[str, str]]:
-        if not question.strip():
+    def _with(self, question: str) -> History:
+        if not (question := question.strip()):
             raise LynxError("the question is empty")
-        return [*self.history, {"role": "user", "content": question.strip()}]
+        return [*self.history, {"role": "user", "content": question}]
 
     def _on(self) -> tuple[str, ...]:
-        unknown = sorted(set(self.senses) - set(self.media))
-        if unknown:
+        if unknown := sorted(set(self.senses) - set(self.media)):
             raise MediaError(f"no media for {', '.join(unknown)}: this session has {', '.join(self.media)}")
         return tuple(sense for sense, on in self.senses.items() if on)
+
+    def _stream_keys(self, senses: Iterable[str]) -> dict[str, str]:
+        return {name: self.model.stream_key(name, self.media[name], self.plan.times) for name in senses}
+
+    def _make_plan(self) -> None:
+        planned = plan(self.model, self.media, self._frames)
+        self.plan = replace(planned, notes=(*planned.notes, *self._memory_notes))
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -357,28 +280,21 @@ class Session:
         finally:
             self._busy.release()
 
-    # --- where memory runs out --------------------------------------------------------------------
-
-    def _drop_kept(self) -> bool:
-        """Drop what the model keeps only for later; False where there was nothing."""
-        with self.model.lock:
-            kept = len(self.model.kv_caches) > 0 or len(self.model.streams) > len(self.streams)
-            self.model.kv_caches.clear()
-            self.model.streams.clear()
-        return kept
+    def _with_room(self, call: Callable[[], Result]) -> Result:
+        make_room = (lambda: self.model.drop_kept(in_use=len(self.streams)), self._halve_frames)
+        return retry_with_more_room(call, make_room)
 
     def _halve_frames(self) -> bool:
         """Look at half of the moments from here on; False where there is one or none."""
         before = self.plan.frames
         if before < 2 or not self.media:
             return False
-        self._drop_kept()
+        self.model.drop_kept(in_use=0)
         self.streams.clear()
         self._keys.clear()
         self._last, self.used = None, {}  # they were about streams that are gone
         self._frames = before // 2
-        self._memory_notes = (f"{before // 2} frames instead of {before}: the memory ran out",)
-        halved = plan(self.model, self.media, self._frames)
-        self.plan = replace(halved, notes=(*halved.notes, *self._memory_notes))
+        self._memory_notes = (f"{self._frames} frames instead of {before}: the memory ran out",)
+        self._make_plan()
         self.notes = list(self.plan.notes)
         return True

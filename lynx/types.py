@@ -40,10 +40,10 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a recording holds; duration in seconds."""
+    """What a recording holds."""
 
     path: Path
-    duration: float
+    duration: float  # seconds
     video: VideoTrack | None
     audio: tuple[AudioTrack, ...]
 
@@ -102,24 +102,17 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-Measure = Callable[[Sequence[int]], np.ndarray]
-
-
 @dataclass(frozen=True, eq=False)
 class DepthClip:
-    """`count` depth maps of a clip: `measure(indices)` gives those, (n, H, W) float32 meters, 0 = no return.
+    """Depth maps of a clip, measured when they are asked for."""
 
-    times: (count,) ascending seconds, None where the maps have no clock. intrinsics: (3, 3) pixels. poses:
-    (count, 4, 4), not finite where the camera was lost. `notes`: what had to be assumed.
-    """
-
-    count: int
-    measure: Measure
-    times: np.ndarray | None = None
-    duration: float | None = None
-    intrinsics: np.ndarray | None = None
-    poses: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    count: int  # of maps
+    measure: Callable[[Sequence[int]], np.ndarray]  # indices -> (n, H, W) float32 meters, 0 = no return
+    times: np.ndarray | None = None  # (count,) ascending seconds, None where the maps have no clock
+    duration: float | None = None  # seconds
+    intrinsics: np.ndarray | None = None  # (3, 3) pixels
+    poses: np.ndarray | None = None  # (count, 4, 4), not finite where the camera was lost
+    notes: tuple[str, ...] = ()  # what had to be assumed
     background: bool = False  # whether what has no return is nothing, as around a mesh, and no hole
 
     @classmethod
@@ -145,15 +138,12 @@ def valid_depth(meters: np.ndarray) -> np.ndarray:
 MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
 """What a sense is read from: a path, or media in memory; several clips are a mapping from their names."""
 
-
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
 
-
 PLACEMENTS = ("continue", "parallel", "share")
-"""Which positions a modality's tokens get, beside other modalities: behind all that is before them; right
-behind the video, where each of them would stand alone; or, in a family with positions in time and space, at
-the video's own moments. It travels with the adapter."""
+"""Which positions the tokens of a sense get: behind all before them; right behind the video, as if alone; or,
+in a family with positions in time and space, at the video's own moments. It travels with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +179,20 @@ class Stream:
     times: Tensor  # (n,) seconds, NaN for a newline
     cells: Tensor  # (n, 2) int, -1 for a newline
     grid: tuple[int, int]
-    frames: Any  # lynx.types.Frames: the uint8 (pseudo-)frames as the model sees them
+    frames: Any  # Frames: the uint8 (pseudo-)frames as the model sees them
     placement: str = "continue"  # one of PLACEMENTS
     type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
 
     @property
     def embeds(self) -> Tensor:
         """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
-        tokens, mark = self.tokens, self.type_embedding
-        return tokens if mark is None else tokens + mark.to(tokens)
+        mark = self.type_embedding
+        return self.tokens if mark is None else self.tokens + mark.to(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens and the frames."""
+        return sum(x.nbytes for x in (self.tokens, self.times, self.cells, self.frames.pixels))
 
     @property
     def steps(self) -> int:

@@ -40,7 +40,6 @@ CONFINED = {
         "lynx/backbones/",
         "lynx/modalities/audio.py",  # its mel filters, imported when sound is drawn
         "lynx/session.py",
-        "lynx/streams/encoder.py",
         "lynx/compat.py",
         "lynx/world/",
     ),

@@ -1,22 +1,7 @@
 """Backbones: one file a family, one catalog row a model."""
 
 from lynx.backbones.base import Backbone, Preprocessing
-from lynx.backbones.catalog import CATALOG, EMBEDDED, FAMILIES
+from lynx.backbones.catalog import CATALOG, FAMILIES
 from lynx.backbones.loading import load_backbone, parse_source, skeleton
-from lynx.types import PLACEMENTS, Message, Prompt, Stream, TokenLayout
 
-__all__ = [
-    "CATALOG",
-    "EMBEDDED",
-    "FAMILIES",
-    "PLACEMENTS",
-    "Backbone",
-    "Prompt",
-    "Message",
-    "Preprocessing",
-    "Stream",
-    "TokenLayout",
-    "load_backbone",
-    "parse_source",
-    "skeleton",
-]
+__all__ = ["CATALOG", "FAMILIES", "Backbone", "Preprocessing", "load_backbone", "parse_source", "skeleton"]

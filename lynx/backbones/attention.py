@@ -9,15 +9,16 @@ state, and whichever thread runs the model meets them. The output projection bel
 Axis letters: B batch, Hq query heads, Hkv key heads, d width of a head, n queries, S keys (cache included).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lynx import compat
+from lynx.backbones.base import Backbone
 
 ATTENTION = "lynx"
 """Name under which transformers knows `lynx_attention` (`config._attn_implementation`)."""
@@ -35,30 +36,16 @@ _RECORDER = "lynx_attention_recorder"
 stock_attention = compat.stock_attention()
 
 
-class HasAttention(Protocol):
-    """What `recording` needs of a backbone."""
-
-    def vision_attention_modules(self) -> list[nn.Module]: ...  # noqa: D102
-
-    def text_attention_modules(self) -> list[nn.Module]: ...  # noqa: D102
-
-
 def lynx_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Stock sdpa attention; then the recorder of `module`, if it has one.
 
     query: (B, Hq, n, d); key, value: (B, Hkv, S, d); returns (B, n, Hq, d).
     """
     output, _ = stock_attention(module, query, key, value, attention_mask, **kwargs)
-    record = module.__dict__.get(_RECORDER)
-    if record is not None:
-        record(module, query, key, value, attention_mask, kwargs.get("scaling"), output)
+    if record := module.__dict__.get(_RECORDER):
+        record(module, query, key, value, output, scaling=kwargs.get("scaling"))
     return output, None
 
 
@@ -100,25 +87,17 @@ class RowRecorder:
     While the model runs only those queries are kept (a few kilobytes a token) and the last key tensor of each
     layer, which holds all earlier ones. The rows are computed once, at the end, by `rows`. Batch size 1.
 
-    positions: positions in the prompt whose rows are wanted as well, unless they come from a KV cache.
+    position: one in the prompt whose row is wanted as well, unless it comes from a KV cache.
     """
 
-    def __init__(self, positions: Sequence[int] = ()) -> None:
-        self.positions = tuple(positions)
+    def __init__(self, position: int | None = None) -> None:
+        self.position = position
         self._queries: dict[int, list[tuple[Tensor, int]]] = {}  # per layer: (1, Hq, 1, d), keys it may see
-        self._extra: dict[int, dict[int, Tensor]] = {}  # per layer and position: (1, Hq, 1, d)
+        self._extra: dict[int, list[tuple[Tensor, int]]] = {}  # the same of `position`
         self._keys: dict[int, tuple[Tensor, float]] = {}  # per layer: (1, Hkv, S, d), scaling
 
     def record(
-        self,
-        layer: int,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float | None,
-        output: Tensor,
+        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, *_: Tensor, scaling: float | None
     ) -> None:
         """Keep what `rows` needs of one call of one layer; of a decoding step, two references."""
         n, total = query.shape[2], key.shape[2]
@@ -129,10 +108,10 @@ class RowRecorder:
             return
         # Of a whole prompt copies: a view would keep all of its queries alive.
         queries.append((query[:, :, -1:].clone(), total))
-        for position in self.positions:
-            local = position - (total - n)  # the first total - n keys come from the cache
+        if self.position is not None:
+            local = self.position - (total - n)  # the first total - n keys come from the cache
             if 0 <= local < n:
-                self._extra.setdefault(layer, {})[position] = query[:, :, local : local + 1].clone()
+                self._extra[layer] = [(query[:, :, local : local + 1].clone(), self.position + 1)]
 
     def rows(self) -> Tensor:
         """Attention of each step, the mean over layers and heads: (steps, S) float32; rows sum to 1.
@@ -141,43 +120,33 @@ class RowRecorder:
         """
         return self._mean_rows(self._queries)
 
-    def row_at(self, position: int) -> Tensor | None:
-        """The row (S,) of one of `positions`, 0 behind it; None where that position came from a cache."""
-        if any(position not in self._extra.get(layer, {}) for layer in self._keys) or not self._keys:
-            return None
-        return self._mean_rows({k: [(v[position], position + 1)] for k, v in self._extra.items()})[0]
+    def prompt_row(self) -> Tensor | None:
+        """The row (S,) of `position`, 0 behind it; None where there is none or it came from a cache."""
+        return self._mean_rows(self._extra)[0] if self._extra else None
 
+    @torch.no_grad()
     def _mean_rows(self, queries: dict[int, list[tuple[Tensor, int]]]) -> Tensor:
+        """Attention (steps, S) float32, on the CPU, of each query over as many first keys as it sees."""
         if not queries:
             raise RuntimeError("no attention was recorded: run the model inside `with recording(...)`")
         total = torch.zeros(())
         for layer, steps in queries.items():
             key, scaling = self._keys[layer]
+            n_kv, n_keys, width = key.shape[1:]
             stacked = torch.cat([query for query, _ in steps], dim=2)[0].transpose(0, 1)  # (steps, Hq, d)
-            total = total + attention_rows(stacked, key[0], [n for _, n in steps], scaling)
+            grouped = stacked.float().unflatten(1, (n_kv, -1)).transpose(0, 1)  # (Hkv, steps, group, d)
+            scores = grouped.reshape(n_kv, -1, width) @ key[0].float().transpose(1, 2) * scaling
+            scores = scores.view(n_kv, len(steps), -1, n_keys)  # (Hkv, steps, group, S)
+            visible = torch.tensor([n for _, n in steps], device=key.device)
+            hidden = torch.arange(n_keys, device=key.device) >= visible[:, None]  # (steps, S)
+            scores = scores.masked_fill(hidden[None, :, None], float("-inf"))
+            total = total + scores.softmax(dim=-1).mean(dim=(0, 2)).cpu()  # (steps, S)
         return total / len(queries)
-
-
-@torch.no_grad()
-def attention_rows(queries: Tensor, key: Tensor, visible: Sequence[int], scaling: float) -> Tensor:
-    """Attention of single queries over the keys they may see, the mean over heads, in float32.
-
-    queries: (steps, Hq, d); key: (Hkv, S, d), query heads grouped by key head; visible: how many of the first
-    keys each step sees. Returns (steps, S) on the CPU.
-    """
-    steps, n_heads, width = queries.shape
-    n_kv, n_keys, _ = key.shape
-    grouped = queries.float().reshape(steps, n_kv, n_heads // n_kv, width).permute(1, 0, 2, 3)
-    scores = grouped.reshape(n_kv, -1, width) @ key.float().transpose(1, 2) * scaling
-    scores = scores.view(n_kv, steps, -1, n_keys)  # (Hkv, steps * group, S) -> (Hkv, steps, group, S)
-    hidden = torch.arange(n_keys, device=key.device) >= torch.tensor(visible, device=key.device)[:, None]
-    scores = scores.masked_fill(hidden[None, :, None], float("-inf"))
-    return scores.softmax(dim=-1).mean(dim=(0, 2)).cpu()
 
 
 @contextmanager
 def recording(
-    backbone: HasAttention, vision: VisionCallback | None = None, text_rows: RowRecorder | None = None
+    backbone: Backbone, vision: VisionCallback | None = None, text_rows: RowRecorder | None = None
 ) -> Iterator[None]:
     """Record attention of `backbone` inside the `with`; outputs do not change by a bit.
 
@@ -189,17 +158,8 @@ def recording(
     recorders: list[tuple[nn.Module, Callable[..., None]]] = []
     if vision is not None:
 
-        def record(
-            layer: int,
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
-            scaling: float | None,
-            output: Tensor,
-        ) -> None:
-            vision(layer, module, query, key, value, output)
+        def record(layer: int, *tensors: Any, scaling: float | None) -> None:
+            vision(layer, *tensors)
 
         # Vision modules do not know which layer they are: the recorder is told.
         modules = backbone.vision_attention_modules()
@@ -208,9 +168,7 @@ def recording(
         modules = backbone.text_attention_modules()
         recorders += [(module, partial(text_rows.record, layer)) for layer, module in enumerate(modules)]
     if any(_RECORDER in module.__dict__ for module, _ in recorders):
-        raise RuntimeError(
-            "this model's attention is being recorded already: leave the other `recording` first"
-        )
+        raise RuntimeError("this model's attention is being recorded already: leave that `recording` first")
     for module, recorder in recorders:
         module.__dict__[_RECORDER] = recorder
     try:

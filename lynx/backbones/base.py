@@ -20,10 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lynx.compat import PEFT_PREFIX
 from lynx.errors import BackboneError
-from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout
+from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
 
 TEXT_RESERVE = 512
-"""Tokens of the context kept free for the conversation; a quarter of a context that is small."""
+"""Tokens of the context kept free for the conversation; of a small context a quarter."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ class Backbone(ABC):
         revision: str | None = None,
         default_frames: int = 16,
         words: frozenset[str] | None = None,
-        note: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -104,7 +103,6 @@ class Backbone(ABC):
         self.revision = revision
         self.default_frames = default_frames
         self.words = words
-        self.note = note
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +130,12 @@ class Backbone(ABC):
         """How many tokens of the context the senses may take; the rest is kept for the conversation."""
         return self.context - min(TEXT_RESERVE, self.context // 4)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the backbone was never taught; none for one that learned open text."""
+        known = self.words
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
+        return [word for word in dict.fromkeys(words) if known is not None and word not in known]
+
     def lora_shapes(self, part: str, rank: int) -> dict[str, tuple[int, int]]:
         """Name, as in PEFT's files, and shape of every tensor of a LoRA on the "vision" or "llm" part."""
         targets = {"vision": self.vision_targets, "llm": self.llm_targets}[part]
@@ -155,24 +159,19 @@ class Backbone(ABC):
         """Sizes of the LLM, from the model's configuration: overridden for other field names."""
         text = config.get_text_config()
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return TextSizes(
-            text.num_hidden_layers,
-            text.hidden_size,
-            text.intermediate_size,
-            text.num_key_value_heads,
-            head_dim,
-        )
+        sizes = (text.num_hidden_layers, text.hidden_size, text.intermediate_size)
+        return TextSizes(*sizes, text.num_key_value_heads, head_dim)
 
     def frame_pixels(self, size: tuple[int, int] | None) -> int:
         """How many pixels of one frame the tower takes; size: as in `tokens`."""
         return math.prod(self.preprocessing.size)
 
-    @abstractmethod
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, h, w) at the one resolution of guidance and of all pseudo-frames.
 
         T' is T but for a family that merges frames and pads them to a multiple of that.
         """
+        return self.resize(frames, self.preprocessing.size)
 
     def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, 3, *size) normalized, in the model's precision and on its device.
@@ -182,12 +181,12 @@ class Backbone(ABC):
         frames = frames.cpu()
         if tuple(frames.shape[-2:]) != size:
             frames = F.interpolate(frames, size, mode="bicubic", align_corners=False, antialias=True)
-        mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32).view(3, 1, 1) * 255
-        std = torch.tensor(self.preprocessing.std, dtype=torch.float32).view(3, 1, 1) * 255
+        values = (self.preprocessing.mean, self.preprocessing.std)
+        mean, std = (torch.tensor(x, dtype=torch.float32).view(3, 1, 1) * 255 for x in values)
         return ((frames.float() - mean) / std).to(self.device, self.dtype)
 
     def video_pixels(self, frames: Tensor) -> Tensor:
-        """The same for the RGB video, bit-equal to the stock video processor."""
+        """`pixels` of the RGB video, bit-equal to the stock video processor's."""
         return self.pixels(frames)
 
     @abstractmethod
@@ -222,9 +221,10 @@ class Backbone(ABC):
         """Into how many windows a vision layer divides a pseudo-frame; its attention is within them."""
         return 1
 
-    @abstractmethod
     def interface_weights(self) -> list[Tensor]:
         """The projector's weights: they define the token interface, and are never quantized."""
+        model: Any = self.model
+        return list(model.model.multi_modal_projector.parameters())
 
     @property
     @abstractmethod
@@ -263,12 +263,8 @@ class Backbone(ABC):
             start = begin + first - done
             positions[..., first:last] = start + self.inner_positions(stream, last - first)
             done, next_position = last, max(next_position, start + self.extent(stream, last - first))
-            # Where the first stream stands decides for all: "share" begins with it, "parallel" right behind
-            # the video.
-            begins = begins or {
-                "share": start,
-                "parallel": next_position if stream.sense == VIDEO else start,
-            }
+            # The first stream decides for all: "share" begins with it, "parallel" right behind the video.
+            begins = begins or {"share": start, "parallel": next_position if stream.sense == VIDEO else start}
         positions[..., done:] = next_position + torch.arange(length - done)
         return positions
 
@@ -288,9 +284,7 @@ class Backbone(ABC):
         vision, text = self.vision_sizes(self.model.config), self.text_sizes(self.model.config)
         digest = hashlib.sha256()
         for weight in self.interface_weights():
-            digest.update(
-                weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
-            )
+            digest.update(tensor_bytes(weight.to(torch.bfloat16)))
         return {
             "vision_layers": len(self.vision_attention_modules()),
             "vision_hidden": vision.hidden,
@@ -342,27 +336,11 @@ class Backbone(ABC):
         """
         ids, spans, positions = self.insert(self.prompt_ids(messages, with_media=bool(streams)), streams)
         if len(ids) >= self.context:
-            raise BackboneError(
-                f"the prompt has {len(ids)} tokens, {self.source} takes fewer than {self.context}: "
-                "use fewer frames"
-            )
+            limit = f"{self.source} takes fewer than {self.context}"
+            raise BackboneError(f"the prompt has {len(ids)} tokens, {limit}: use fewer frames")
         input_ids = torch.tensor([ids], device=self.device)
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         for stream in streams:
             embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, D)
         positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
         return Prompt(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
-
-    def collate(self, prompts: Sequence[Prompt]) -> Prompt:
-        """Several prompts -> one left-padded batch (without spans)."""
-        length = max(prompt.input_ids.shape[1] for prompt in prompts)
-        pad_ids = torch.full((1, length), self.pad_id, device=self.device)
-        pad_embeds = self.model.get_input_embeddings()(pad_ids)
-        ids, embeds, masks, positions = [], [], [], []
-        for prompt in prompts:
-            gap = length - prompt.input_ids.shape[1]
-            ids.append(torch.cat([pad_ids[:, :gap], prompt.input_ids], dim=1))
-            embeds.append(torch.cat([pad_embeds[:, :gap], prompt.inputs_embeds], dim=1))
-            masks.append((torch.arange(length, device=self.device) >= gap).long()[None])
-            positions.append(F.pad(prompt.position_ids, (gap, 0)))  # padding is masked: any position will do
-        return Prompt(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))

@@ -17,79 +17,34 @@ from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 
-FAMILIES: dict[str, type[Backbone]] = {
-    family.family: family for family in (LlavaOnevision, Qwen25VL, InternVL)
-}
+FAMILIES: dict[str, type[Backbone]] = {each.family: each for each in (LlavaOnevision, Qwen25VL, InternVL)}
 """By `model_type`. Other installed packages may add to them: see `lynx.backbones.loading.extensions`."""
 
 _SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model",
-    "num_hidden_layers": 26,
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 384,
+    "model_type": "siglip_vision_model", "num_hidden_layers": 26, "hidden_size": 1152,
+    "intermediate_size": 4304, "num_attention_heads": 16, "patch_size": 14, "image_size": 384,
     "vision_use_head": False,
 }
 _INTERNVIT_300M = {
-    "model_type": "internvl_vision",
-    "num_hidden_layers": 24,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
+    "model_type": "internvl_vision", "num_hidden_layers": 24, "hidden_size": 1024,
+    "intermediate_size": 4096, "num_attention_heads": 16, "patch_size": [14, 14], "image_size": [448, 448],
     "attention_bias": True,
-    "image_size": [448, 448],
-    "patch_size": [14, 14],
 }
 _QWEN_TOWER = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "tokens_per_second": 2,
+    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
 }
+_LLM_SIZES = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "vocab_size",
+)
+"""Names of the sizes of an LLM, in the order in which the rows give them."""
 
 
-def _llm(
-    kind: str, layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int, **more: Any
-) -> dict[str, Any]:
-    return {
-        "model_type": kind,
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab,
-        "max_position_embeddings": 32_768,
-        **more,
-    }
-
-
-def _llava(tied: bool, *sizes: int) -> dict[str, Any]:
-    """sizes: as in `_llm`, from layers on."""
-    text = _llm("qwen2", *sizes, tie_word_embeddings=tied)
-    return {"vision_config": _SIGLIP_SO400M, "text_config": text, "tie_word_embeddings": tied}
-
-
-def _qwen(tied: bool, *sizes: int) -> dict[str, Any]:
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    more = {"max_position_embeddings": 128_000, "rope_parameters": rope}
-    text = _llm("qwen2_5_vl_text", *sizes) | more
-    tower = {**_QWEN_TOWER, "out_hidden_size": text["hidden_size"]}
-    return {"vision_config": tower, "text_config": text, "tie_word_embeddings": tied}
-
-
-def _internvl(kind: str, *sizes: int) -> dict[str, Any]:
-    more = {"head_dim": 128, "max_position_embeddings": 40_960} if kind == "qwen3" else {}
-    text = _llm(kind, *sizes) | more | {"tie_word_embeddings": False}
-    return {"vision_config": _INTERNVIT_300M, "text_config": text, "tie_word_embeddings": False}
+def _llm(kind: str, sizes: tuple[int, ...], **more: Any) -> dict[str, Any]:
+    named = dict(zip(_LLM_SIZES, sizes, strict=True))
+    return {"model_type": kind, **named, "max_position_embeddings": 32_768, **more}
 
 
 @dataclass(frozen=True)
@@ -110,94 +65,72 @@ class Row:
 
 UNVERIFIED = "geometry typed in from the public configuration; no checkpoint of it was loaded here"
 _SIZES_AGREE = f"{UNVERIFIED}, but the size of its files agrees"
-_LLAVA_SIZE, _INTERN_SIZE, _QWEN_PIXELS = (384, 384), (448, 448), (56 * 56, 28 * 28 * 16_384)
-
-
-def _llava_row(size: str, geometry: dict[str, Any]) -> Row:
-    source = f"llava-hf/llava-onevision-qwen2-{size}-ov-hf"
-    return Row(source, "llava_onevision", "apache-2.0", 16, geometry, note=UNVERIFIED, size=_LLAVA_SIZE)
-
-
-def _intern_row(source: str, license: str, geometry: dict[str, Any], note: str = _SIZES_AGREE) -> Row:
-    return Row(f"OpenGVLab/{source}", "internvl", license, 16, geometry, note=note, size=_INTERN_SIZE)
-
-
-_QWEN_LICENSE = "qwen"
 _UNSEEN_LICENSE = f"{UNVERIFIED}; its license is that of its sisters on the Hub, look there"
 
+
+def _llava(size: str, tied: bool, *sizes: int) -> Row:
+    text = _llm("qwen2", sizes, tie_word_embeddings=tied)
+    geometry = {"vision_config": _SIGLIP_SO400M, "text_config": text, "tie_word_embeddings": tied}
+    source = f"llava-hf/llava-onevision-qwen2-{size}-ov-hf"
+    return Row(source, "llava_onevision", "apache-2.0", 16, geometry, note=UNVERIFIED, size=(384, 384))
+
+
+def _qwen(source: str, license: str, tied: bool, *sizes: int, note: str) -> Row:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    text = _llm("qwen2_5_vl_text", sizes, max_position_embeddings=128_000, rope_parameters=rope)
+    tower = {**_QWEN_TOWER, "out_hidden_size": text["hidden_size"]}
+    geometry = {"vision_config": tower, "text_config": text, "tie_word_embeddings": tied}
+    pixels = (56 * 56, 28 * 28 * 16_384)
+    return Row(f"Qwen/{source}", "qwen2_5_vl", license, 16, geometry, note=note, pixels=pixels)
+
+
+def _internvl(source: str, license: str, kind: str, *sizes: int, note: str, paper: str = "") -> Row:
+    more = {"head_dim": 128, "max_position_embeddings": 40_960} if kind == "qwen3" else {}
+    text = _llm(kind, sizes, **more, tie_word_embeddings=False)
+    geometry = {"vision_config": _INTERNVIT_300M, "text_config": text, "tie_word_embeddings": False}
+    source = f"OpenGVLab/{source}"
+    return Row(source, "internvl", license, 16, geometry, note=note, size=(448, 448), paper=paper)
+
+
+def _internvl3(size: str, *sizes: int, note: str = _SIZES_AGREE) -> Row:
+    return _internvl(f"InternVL3-{size}-hf", "qwen", "qwen2", *sizes, 151_674, note=note)
+
+
+def _internvl35(size: str, *sizes: int, note: str = _SIZES_AGREE) -> Row:
+    return _internvl(f"InternVL3_5-{size}-HF", "apache-2.0", "qwen3", *sizes, 151_936, note=note)
+
+
+# Numbers: layers, hidden size, feed-forward size, query heads, key heads, vocabulary (of InternVL3 all one).
 CATALOG: dict[str, Row] = {
-    "llava-onevision-0.5b": _llava_row("0.5b", _llava(True, 24, 896, 4864, 14, 2, 152_000)),
-    "llava-onevision-7b": _llava_row("7b", _llava(False, 28, 3584, 18_944, 28, 4, 152_128)),
-    "llava-onevision-72b": _llava_row("72b", _llava(False, 80, 8192, 29_568, 64, 8, 152_064)),
-    "qwen2.5-vl-3b": Row(
-        "Qwen/Qwen2.5-VL-3B-Instruct",
-        "qwen2_5_vl",
-        "qwen-research",
-        16,
-        _qwen(True, 36, 2048, 11_008, 16, 2, 151_936),
+    "llava-onevision-0.5b": _llava("0.5b", True, 24, 896, 4864, 14, 2, 152_000),
+    "llava-onevision-7b": _llava("7b", False, 28, 3584, 18_944, 28, 4, 152_128),
+    "llava-onevision-72b": _llava("72b", False, 80, 8192, 29_568, 64, 8, 152_064),
+    "qwen2.5-vl-3b": _qwen(
+        "Qwen2.5-VL-3B-Instruct", "qwen-research", True, 36, 2048, 11_008, 16, 2, 151_936,
         note=f"the paper's Qwen2.5-VL-3B: this repository is transformers-native; {_SIZES_AGREE}",
-        pixels=_QWEN_PIXELS,
     ),
-    "qwen2.5-vl-7b": Row(
-        "Qwen/Qwen2.5-VL-7B-Instruct",
-        "qwen2_5_vl",
-        "apache-2.0",
-        16,
-        _qwen(False, 28, 3584, 18_944, 28, 4, 152_064),
-        note=UNVERIFIED,
-        pixels=_QWEN_PIXELS,
+    "qwen2.5-vl-7b": _qwen(
+        "Qwen2.5-VL-7B-Instruct", "apache-2.0", False, 28, 3584, 18_944, 28, 4, 152_064, note=UNVERIFIED
     ),
-    "internvl2.5-4b": Row(
-        "OpenGVLab/InternVL2_5-4B",
-        "internvl",
-        "mit",
-        16,
-        _internvl("qwen2", 36, 2048, 11_008, 16, 2, 151_674),
+    "internvl2.5-4b": _internvl(
+        "InternVL2_5-4B", "mit", "qwen2", 36, 2048, 11_008, 16, 2, 151_674,
         note="the paper's InternVL2.5-4B. This repository holds the original layout, which needs code of its "
         "own, and code from the Hub is never run; a transformers-native one of this size was not found (of "
         "2.5 there are OpenGVLab/InternVL2_5-2B-MPO-hf and -8B-MPO-hf). Convert it with transformers' "
         "convert_internvl_weights_to_hf.py and give the folder, or use internvl3-2b, internvl3.5-4b. "
         f"{_SIZES_AGREE[0].upper()}{_SIZES_AGREE[1:]}",
-        size=_INTERN_SIZE,
         paper="144.9 M (vision 25.166 M): the original code has one fused linear for q, k and v of the "
         "encoder, which takes one LoRA of 1024 -> 3072; the native class has three linears and takes three",
     ),
-    "internvl3-1b": _intern_row(
-        "InternVL3-1B-hf", _QWEN_LICENSE, _internvl("qwen2", 24, 896, 4864, 14, 2, 151_674), UNVERIFIED
-    ),
-    "internvl3-2b": _intern_row(
-        "InternVL3-2B-hf", _QWEN_LICENSE, _internvl("qwen2", 28, 1536, 8960, 12, 2, 151_674), _UNSEEN_LICENSE
-    ),
-    "internvl3-8b": _intern_row(
-        "InternVL3-8B-hf", _QWEN_LICENSE, _internvl("qwen2", 28, 3584, 18_944, 28, 4, 151_674)
-    ),
-    "internvl3-14b": _intern_row(
-        "InternVL3-14B-hf",
-        _QWEN_LICENSE,
-        _internvl("qwen2", 48, 5120, 13_824, 40, 8, 151_674),
-        _UNSEEN_LICENSE,
-    ),
-    "internvl3.5-1b": _intern_row(
-        "InternVL3_5-1B-HF", "apache-2.0", _internvl("qwen3", 28, 1024, 3072, 16, 8, 151_936)
-    ),
-    "internvl3.5-2b": _intern_row(
-        "InternVL3_5-2B-HF", "apache-2.0", _internvl("qwen3", 28, 2048, 6144, 16, 8, 151_936), _UNSEEN_LICENSE
-    ),
-    "internvl3.5-4b": _intern_row(
-        "InternVL3_5-4B-HF", "apache-2.0", _internvl("qwen3", 36, 2560, 9728, 32, 8, 151_936)
-    ),
-    "internvl3.5-8b": _intern_row(
-        "InternVL3_5-8B-HF",
-        "apache-2.0",
-        _internvl("qwen3", 36, 4096, 12_288, 32, 8, 151_936),
-        _UNSEEN_LICENSE,
-    ),
-    "internvl3.5-14b": _intern_row(
-        "InternVL3_5-14B-HF",
-        "apache-2.0",
-        _internvl("qwen3", 40, 5120, 17_408, 40, 8, 151_936),
-        _UNSEEN_LICENSE,
-    ),
+    "internvl3-1b": _internvl3("1B", 24, 896, 4864, 14, 2, note=UNVERIFIED),
+    "internvl3-2b": _internvl3("2B", 28, 1536, 8960, 12, 2, note=_UNSEEN_LICENSE),
+    "internvl3-8b": _internvl3("8B", 28, 3584, 18_944, 28, 4),
+    "internvl3-14b": _internvl3("14B", 48, 5120, 13_824, 40, 8, note=_UNSEEN_LICENSE),
+    "internvl3.5-1b": _internvl35("1B", 28, 1024, 3072, 16, 8),
+    "internvl3.5-2b": _internvl35("2B", 28, 2048, 6144, 16, 8, note=_UNSEEN_LICENSE),
+    "internvl3.5-4b": _internvl35("4B", 36, 2560, 9728, 32, 8),
+    "internvl3.5-8b": _internvl35("8B", 36, 4096, 12_288, 32, 8, note=_UNSEEN_LICENSE),
+    "internvl3.5-14b": _internvl35("14B", 40, 5120, 17_408, 40, 8, note=_UNSEEN_LICENSE),
 }
 
 EMBEDDED = "lynx-tiny"

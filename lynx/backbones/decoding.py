@@ -1,9 +1,9 @@
-"""Generating an answer: the ids that stock `generate` gives, and their text, as it is written or by token."""
+"""Generating an answer: the ids that stock `generate` gives, and their text as it is written."""
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from transformers import (
 from lynx import compat
 from lynx.backbones.base import Backbone
 from lynx.types import Prompt
-
-if TYPE_CHECKING:
-    from transformers.generation.streamers import BaseStreamer
 
 
 class StopOnEvent(StoppingCriteria):
@@ -42,7 +39,7 @@ def generate(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     cache: Cache | None = None,
-    streamer: "BaseStreamer | None" = None,
+    streamer: TextIteratorStreamer | None = None,
     stop: threading.Event | None = None,
 ) -> Tensor:
     """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
@@ -71,9 +68,9 @@ def generate(
 
 
 def stream_text(
-    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], Tensor], stop: threading.Event
-) -> Generator[str, None, Tensor]:
-    """Yield the text that `run(streamer)` generates, piece by piece; return what `run` returns.
+    tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], object], stop: threading.Event
+) -> Generator[str]:
+    """Yield the text that `run(streamer)` generates, piece by piece.
 
     `run` has a thread of its own, and its exceptions are raised here. A caller that leaves early sets `stop`
     by that, and waits for the thread.
@@ -87,15 +84,4 @@ def stream_text(
             yield from (piece for piece in streamer if piece)
         finally:
             stop.set()
-        return future.result()
-
-
-def split_answer(tokenizer: PreTrainedTokenizerBase, ids: Tensor, steps: Sequence[int]) -> list[str]:
-    """The text that each of the tokens at `steps` adds to an answer (n,) ids; joined they are the answer.
-
-    Tokens are decoded together, since a space or an accent may depend on the token before. A character made
-    of several tokens belongs to the last of them: until then it is decoded as U+FFFD, which is cut off.
-    """
-    texts = [str(tokenizer.decode(ids[: step + 1], skip_special_tokens=True)) for step in steps]
-    texts = [*(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
-    return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
+        future.result()

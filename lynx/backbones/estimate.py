@@ -9,7 +9,7 @@ measured peaks of small checkpoints, 4 to 64 frames in every precision (tests/ba
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from lynx.backbones.memory import free_bytes
 from lynx.backbones.quantization import QUANTIZED, check_device, dtype_of, pick_device, pick_precision
 from lynx.errors import DataError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
-from lynx.modalities import Modality
 from lynx.types import VIDEO
 
 TEXT_TOKENS = 256
@@ -55,7 +54,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """Everything at its peak."""
+        """Bytes of everything at its peak."""
         return self.weights + self.adapters + self.kv_cache + self.activations + self.kept
 
     @property
@@ -72,7 +71,7 @@ class Estimate:
 
     @property
     def sentence(self) -> str:
-        """All of it for people, in one sentence."""
+        """The estimate as a sentence."""
         what = f"{self.frames} frames of {', '.join(self.tokens)} are {self.media:,} tokens"
         need = f"{self.backbone} in {self.precision} needs about {self.total / 1e9:.2g} GB"
         if self.media > self.media_context:
@@ -84,8 +83,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        more = {"total": self.total, "fits": self.fits, "sentence": self.sentence}
-        return {**asdict(self), **more}
+        return {**asdict(self), "total": self.total, "fits": self.fits, "sentence": self.sentence}
 
 
 def estimate(
@@ -123,11 +121,15 @@ def estimate(
     if senses:
         peaks.append(costs.vision(frames, adapted=True))
     if target.type == "cpu":  # elsewhere pictures are drawn and kept in another memory than the model's
-        drawn = [_modalities(sense) for sense in senses]
-        peaks += [kind.drawing_bytes(seconds) for kinds in drawn for kind in kinds]
         shown = min(math.prod(size), THUMBNAIL_PIXELS) if size else THUMBNAIL_PIXELS
         streams += 3 * frames * shown
-        streams += sum(max(kind.picture_bytes(frames, seconds) for kind in kinds) for kinds in drawn)
+        for sense in senses:
+            try:
+                kinds = [modalities.get(sense)]
+            except DataError:  # an adapter's name, and no adapter is read here: the costliest modality counts
+                kinds = list(modalities.REGISTRY.values())
+            peaks += [kind.drawing_bytes(seconds) for kind in kinds]
+            streams += max(kind.picture_bytes(frames, seconds) for kind in kinds)
     # Each sense may have been switched off before: the cache of the rest is kept while this one is filled.
     others = sum(costs.kv_cache(length - tokens[sense]) for sense in senses)
     return Estimate(
@@ -139,7 +141,7 @@ def estimate(
         captions=captions,
         context=backbone.context,
         media_context=backbone.media_context,
-        weights=sum(costs.weights()),
+        weights=costs.weights(),
         adapters=len(senses) * costs.lora_bytes * sum(map(math.prod, shapes)),
         kv_cache=costs.kv_cache(length),
         activations=max(peaks),
@@ -161,7 +163,7 @@ def describe(name: str) -> dict[str, Any]:
         "license": row.license,
         "tokens_a_frame": (backbone.tokens(4) - backbone.tokens(2)) / 2,
         "weights_gb": {
-            name: round(sum(Costs(backbone, name, dtype, False).weights()) / 1e9, 2)
+            name: round(Costs(backbone, name, dtype, False).weights() / 1e9, 2)
             for name, dtype in precisions.items()
         },
         "lora_targets": {"vision": backbone.vision_targets, "llm": backbone.llm_targets},
@@ -169,53 +171,40 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _modalities(sense: str) -> list[type[Modality]]:
-    """The modality of a sense; all there are where it is an adapter's name: no adapter is read here."""
-    try:
-        return [modalities.get(sense)]
-    except DataError:
-        return list(modalities.REGISTRY.values())
-
-
 class Costs:
     """Bytes that a backbone on the meta device would take in a precision."""
 
     def __init__(self, backbone: Backbone, precision: str, dtype: torch.dtype, adapted: bool) -> None:
-        self.backbone, self.precision, self.dtype, self.adapted = backbone, precision, dtype, adapted
+        self.backbone, self.precision, self.adapted = backbone, precision, adapted
         self.text = backbone.text_sizes(backbone.model.config)
-        self.width = self.text.hidden
-        self.lora_bytes = 4 if precision in QUANTIZED else dtype.itemsize
+        self.width, self.itemsize = self.text.hidden, dtype.itemsize
+        self.lora_bytes = 4 if precision in QUANTIZED else dtype.itemsize  # of a weight
 
-    def weights(self) -> Iterator[int]:
-        """Of every tensor of the model, shared ones once."""
-        seen: set[int] = set()
-        for name, module in self.backbone.model.named_modules():
-            quantized = self.precision in QUANTIZED and re.fullmatch(self.backbone.llm_targets, name)
-            for key, weight in module.named_parameters(recurse=False):
-                if id(weight) not in seen:
-                    seen.add(id(weight))
-                    packed = quantized and key == "weight"
-                    yield self._packed(weight) if packed else weight.numel() * self.dtype.itemsize
-
-    def _packed(self, weight: torch.Tensor) -> int:
-        if self.precision == "int8":
-            return weight.numel() + 4 * weight.shape[0]  # a float32 scale a row
-        return weight.numel() // 2 + 4 * math.ceil(weight.numel() / NF4_BLOCK) + 4 * NF4_CODES
+    def weights(self) -> int:
+        """Bytes of all tensors of the model, shared ones once."""
+        total = 0
+        for name, weight in self.backbone.model.named_parameters():
+            module, _, key = name.rpartition(".")
+            count, linear = weight.numel(), re.fullmatch(self.backbone.llm_targets, module)
+            if self.precision not in QUANTIZED or not linear or key != "weight":
+                total += count * self.itemsize
+            elif self.precision == "int8":
+                total += count + 4 * weight.shape[0]  # a float32 scale a row
+            else:
+                total += count // 2 + 4 * math.ceil(count / NF4_BLOCK) + 4 * NF4_CODES
+        return total
 
     def kv_cache(self, length: int) -> int:
         """Keys and values of that many tokens in every layer."""
-        row = 2 * self.text.kv_heads * self.text.head_dim * self.dtype.itemsize
-        return self.text.layers * row * length
+        return self.text.layers * 2 * self.text.kv_heads * self.text.head_dim * self.itemsize * length
 
     def prefill(self, length: int) -> int:
         """The most that is alive in a layer of the LLM while it reads the prompt, the embeddings included."""
-        inner = self.text.inner
-        row = (
-            self._row(self.width, inner, gated=True, adapted=self.adapted)
-            + 2 * self.width * self.dtype.itemsize
-        )
-        multiplied = length * (row - inner * self.dtype.itemsize) + self._unpacked()
-        return int(max(length * row, multiplied))  # weights are unpacked before the last result is there
+        inner = self.text.inner * self.itemsize
+        row = self._row(self.width, self.text.inner, True, self.adapted) + 2 * self.width * self.itemsize
+        # A quantized layer's weights are unpacked to be multiplied with, before the last result is there.
+        unpacked = self.width * inner if self.precision in QUANTIZED else 0
+        return max(length * row, length * (row - inner) + unpacked)
 
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
         """The most that is alive in one pass of the tower, with the clip's pixels; size: as in `tokens`."""
@@ -224,16 +213,9 @@ class Costs:
         steps = math.ceil(min(frames, self.backbone.frames_per_pass) / tower.frames_per_patch)
         rows = steps * pixels / tower.patch**2
         layer = self._row(tower.hidden, tower.inner, tower.gated, adapted)
-        projector = 2 * (tower.hidden + self.width) * self.dtype.itemsize
-        return int(rows * max(layer, projector) + frames * 3 * pixels * self.dtype.itemsize)
+        projector = 2 * (tower.hidden + self.width) * self.itemsize
+        return int(rows * max(layer, projector) + frames * 3 * pixels * self.itemsize)
 
     def _row(self, hidden: int, inner: int, gated: bool, adapted: bool) -> int:
         """Bytes a token takes in a feed-forward layer: its input twice, and what lies between its linears."""
-        between = (3 if gated else 2) + (1 if adapted else 0)
-        return (2 * hidden + between * inner) * self.dtype.itemsize
-
-    def _unpacked(self) -> int:
-        """A quantized layer's weights as they are multiplied with."""
-        if self.precision not in QUANTIZED:
-            return 0
-        return int(self.width * self.text.inner * self.dtype.itemsize)
+        return (2 * hidden + (2 + gated + adapted) * inner) * self.itemsize

@@ -29,9 +29,7 @@ class InternVL(Backbone):
     }
     unquantized = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
     original_names = {
-        f"vision_model.encoder.layers.*.{theirs}": tuple(
-            f"vision_tower.encoder.layer.*.{name}" for name in ours
-        )
+        f"vision_model.encoder.layers.*.{theirs}": tuple(f"vision_tower.encoder.layer.*.{x}" for x in ours)
         for theirs, ours in {
             "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
             "attn.proj": ("attention.projection_layer",),
@@ -74,10 +72,6 @@ class InternVL(Backbone):
         split = self._ids if self.tokenizer is not None else str.encode
         return sum(len(split(f"\nFrame{number}: ")) + 2 for number in range(1, frames + 1))
 
-    def pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device."""
-        return self.resize(frames, self.preprocessing.size)
-
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols, D)."""
         # Stock drops the class token before pixel shuffle, so that all tokens are of a cell of the grid.
@@ -114,7 +108,3 @@ class InternVL(Backbone):
         """Patches at even rows and columns: one of each 2 x 2 that become a token."""
         rows, cols = self.patch_grid  # the 1 below: in the tower, the class token stands before the patches
         return (1 + torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()
-
-    def interface_weights(self) -> list[Tensor]:
-        """The projector's weights, its norm included."""
-        return list(self.model.model.multi_modal_projector.parameters())

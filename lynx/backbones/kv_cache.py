@@ -7,17 +7,15 @@ nothing, and therefore bit for bit what stock `generate` gives.
 """
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cachetools import Cache, LRUCache
 from torch import Tensor
+from transformers import DynamicCache
 
 from lynx import compat
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
+from lynx.types import Prompt
 
 MAX_BYTES = 2**30
 """Maximum bytes of all KV caches that a model keeps between answers, across its conversations."""
@@ -33,7 +31,7 @@ Name = tuple["weakref.ref[object]", tuple[str, ...]]
 class KvCache:
     """Keys and values of S positions, with all that decides them."""
 
-    cache: "DynamicCache"  # keys and values (1, Hkv, S, d) a layer
+    cache: DynamicCache  # keys and values (1, Hkv, S, d) a layer
     labels: Sequence[Label]  # S of them
     loras: Hashable  # the weights of the LLM LoRAs that were on (`AdaptedBackbone.llm_identity`)
     baseline: Tensor | None  # see `Evidence`; it belongs to these media, and is computed with them only
@@ -60,9 +58,8 @@ class KvCaches:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all caches that are kept."""
-        # LRUCache.__getitem__, behind `values()` too, marks an entry as used: look without touching the order
-        return sum(Cache.__getitem__(self._kept, name).nbytes for name in self._kept)
+        """Bytes of all caches that are kept, of each at most the limit."""
+        return int(self._kept.currsize)
 
     def take(
         self, conversation: object, senses: tuple[str, ...], loras: Hashable, labels: Sequence[Label]
@@ -76,6 +73,7 @@ class KvCaches:
         self._forget_ended()
         mine = weakref.ref(conversation)
         same = self._kept.pop((mine, senses), None)
+        # LRUCache's own __getitem__, behind `values()` too, would mark an entry as used.
         others = [Cache.__getitem__(self._kept, name) for name in self._kept if name[0] == mine]
         usable = [kept for kept in (same, *others) if kept is not None and kept.loras == loras]
         best = max(usable, key=lambda kept: common_length(kept.labels, labels[:-1]), default=None)
@@ -106,6 +104,15 @@ class KvCaches:
         """Drop the caches of conversations that nobody holds any more."""
         for name in [name for name in self._kept if name[0]() is None]:
             del self._kept[name]
+
+
+def prompt_labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
+    """The labels (S) of a prompt with these streams, where placeholders alone would all look alike."""
+    labels: list[Label] = prompt.input_ids[0].tolist()
+    for sense, span in prompt.spans.items():
+        for number, position in enumerate(span.tolist()):
+            labels[position] = (keys[sense], number)
+    return labels
 
 
 def common_length(one: Sequence[Label], other: Sequence[Label]) -> int:

@@ -51,10 +51,6 @@ class LlavaOnevision(Backbone):
         rows, cols = self.token_grid
         return frames * rows * cols + 1
 
-    def pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T, 3, h, w) float in the model's precision, on its device."""
-        return self.resize(frames, self.preprocessing.size)
-
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols + 1, D), newline last."""
         parts = [  # each (part's frames * rows * cols + 1, D)
@@ -69,11 +65,8 @@ class LlavaOnevision(Backbone):
         """Where the tokens of a clip of that many frames come from, its newline included."""
         layout = TokenLayout.of(frames, self.token_grid)
         newline = torch.tensor([-1])  # of no frame, in no cell
-        return replace(
-            layout,
-            frame=torch.cat([layout.frame, newline]),
-            cell=torch.cat([layout.cell, newline.expand(1, 2)]),
-        )
+        cell = torch.cat([layout.cell, newline.expand(1, 2)])
+        return replace(layout, frame=torch.cat([layout.frame, newline]), cell=cell)
 
     def vision_attention_modules(self) -> list[nn.Module]:
         """SigLIP's attention modules, first layer first."""
@@ -83,7 +76,3 @@ class LlavaOnevision(Backbone):
         """Indices (ceil(rows / 2) * ceil(cols / 2),) of patches at even rows and columns, as released."""
         rows, cols = self.patch_grid
         return (torch.arange(0, rows, 2)[:, None] * cols + torch.arange(0, cols, 2)).flatten()
-
-    def interface_weights(self) -> list[Tensor]:
-        """Weight and bias of both layers of the projector."""
-        return list(self.model.model.multi_modal_projector.parameters())

@@ -17,7 +17,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from lynx import compat, hub
@@ -42,24 +41,26 @@ logger = logging.getLogger(__name__)
 extensions = Extensions(
     "lynx.backbones", FAMILIES, Backbone, ("family", "vision_targets", "output_projection", "unquantized")
 )
-_DESCRIPTION = (
-    "config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "preprocessor_config.json",
-    "lynx_tiny.json",
-)
+_PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+_DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """All that sizes, tokens and memory are read from."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 
 
-def get_family(kind: str) -> type[Backbone]:
-    """The family of that `model_type`. Raises: BackboneError when there is none."""
+def get_family(kind: str, name: str = "", note: str = "") -> type[Backbone]:
+    """The family of that `model_type`.
+
+    Raises: BackboneError with what is known of `kind` and of the checkpoint `name` (`note`).
+    """
     family: type[Backbone] | None = extensions.find(kind)
-    if family is None:
-        known = f"no family {kind!r}; there are {', '.join(extensions.all())}. {extensions.problem(kind)}"
-        raise BackboneError(known.strip())
-    return family
+    if family is not None:
+        return family
+    known: dict[str, type[Backbone]] = extensions.all()
+    hints = [each.relatives[kind] for each in known.values() if kind in each.relatives]
+    more = [text for text in (*hints, note, extensions.problem(kind)) if text]
+    about = " ".join(f"{text[:1].upper()}{text[1:].removesuffix('.')}." for text in more)
+    what = f"{name!r} is a {kind!r} model" if name else f"no family {kind!r}"
+    raise BackboneError(f"{what}; the families lynx knows: {', '.join(known)}. {about}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class CheckpointSource:
     location: str  # once fetched, a folder
     revision: str | None = None  # once fetched, a commit
     default_frames: int | None = None
-    note: str = ""
+    note: str = ""  # said where its family is unknown
 
 
 def parse_source(source: str | Path) -> CheckpointSource:
@@ -90,9 +91,7 @@ def parse_source(source: str | Path) -> CheckpointSource:
     if hub.parse_id(name):
         return CheckpointSource(name, repo, revision or None)
     known = ", ".join([EMBEDDED, *CATALOG])
-    raise BackboneError(
-        f"no backbone {name!r}: expected one of {known}, a folder of a checkpoint, or a Hub id"
-    )
+    raise BackboneError(f"no backbone {name!r}: expected one of {known}, a checkpoint's folder, or a Hub id")
 
 
 def fetch(source: CheckpointSource, names: Sequence[str] = _DESCRIPTION) -> CheckpointSource:
@@ -133,14 +132,7 @@ def read_config(source: CheckpointSource) -> PreTrainedConfig:
     kind = _read_json(source, "config.json").get("model_type")
     if kind is None:
         raise BackboneError(f"{source.name!r} has no configuration: expected config.json with a model_type")
-    if extensions.find(str(kind)) is None:
-        known: dict[str, type[Backbone]] = extensions.all()
-        hints = {other: hint for family in known.values() for other, hint in family.relatives.items()}
-        more = [text for text in (hints.get(str(kind)), source.note, extensions.problem(str(kind))) if text]
-        raise BackboneError(
-            f"{source.name!r} is a {kind!r} model; the families lynx knows: {', '.join(known)}. "
-            + " ".join(f"{text[:1].upper()}{text[1:].removesuffix('.')}." for text in more)
-        )
+    get_family(str(kind), source.name, source.note)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -154,21 +146,13 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
 
     Raises: BackboneError where no file says them: class defaults are another model's.
     """
-    processor = _read_json(source, "processor_config.json")
-    values = (
-        processor.get("video_processor")
-        or _read_json(source, "video_preprocessor_config.json")
-        or _read_json(source, "preprocessor_config.json")
-        or processor.get("image_processor")
-        or {}
-    )
+    processor, video, image = (_read_json(source, name) for name in _PROCESSORS)
+    values = processor.get("video_processor") or video or image or processor.get("image_processor") or {}
     try:
         mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
         size = values.get("size") or {}
-        least, most = (
-            values.get(old, size.get(new))
-            for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-        )
+        least = values.get("min_pixels", size.get("shortest_edge"))
+        most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
             return Preprocessing(mean, std, pixels=(int(least), int(most)))
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
@@ -177,25 +161,6 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
             f"{source.name!r} has no preprocessor JSON with size (height and width, or the least "
             "and the most pixels), image_mean and image_std"
         ) from error
-
-
-def read_tokenizer(source: CheckpointSource) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the chat template of the whole model rather than that of its LLM."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"cannot read the tokenizer of {source.name!r}: {error}") from error
-    template = _read_json(source, "chat_template.json").get("chat_template")
-    jinja = Path(source.location, "chat_template.jinja")
-    if jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
-    if template is not None:
-        tokenizer.chat_template = template
-    if tokenizer.chat_template is None:
-        raise BackboneError(
-            f"{source.name!r} has no chat template (chat_template.jinja or chat_template.json)"
-        )
-    return tokenizer
 
 
 def _read_model(
@@ -222,25 +187,16 @@ def _read_model(
             raise
         raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
-    _check_keys(source, loaded[1])
+    if missing := sorted(loaded[1]["missing_keys"]):
+        some = ", ".join(missing[:3])
+        raise BackboneError(f"the weights of {source.name!r} lack {len(missing)} tensors, such as {some}")
+    if unexpected := loaded[1]["unexpected_keys"]:
+        logger.warning("%s holds tensors its model has no place for: %s", source.name, unexpected)
     if quantized:
         check_quantized(model, precision, family.llm_targets, source.name)
         compat.keep_nf4_layout(model)
         return model
     return model.to(device)  # type: ignore[arg-type]
-
-
-def _check_keys(source: CheckpointSource, info: dict[str, Any]) -> None:
-    """Whether the weights were all there; what the model has no place for is said."""
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise BackboneError(
-            f"the weights of {source.name!r} lack {len(info['missing_keys'])} tensors, such as {missing}"
-        )
-    if info["unexpected_keys"]:
-        logger.warning(
-            "%s holds tensors its model has no place for: %s", source.name, info["unexpected_keys"]
-        )
 
 
 def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
@@ -252,19 +208,28 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
 
     Raises: BackboneError: unknown, of another family, incomplete, or not loadable here as asked.
     """
-    asked = parse_source(source)
-    target = pick_device(device)
-    where = fetch(asked)
+    asked, target = parse_source(source), pick_device(device)
+    where = fetch(asked)  # its description alone: what cannot be loaded is refused before weights come
     config = read_config(where)
     precision = pick_precision(precision, config, where.name)
     check_device(precision, target)
     preprocessing = read_preprocessing(where)
     where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
-    tokenizer = read_tokenizer(where)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read the tokenizer of {where.name!r}: {error}") from error
+    # The template of the whole model wins over that of its LLM.
+    jinja = Path(where.location, "chat_template.jinja")
+    template = _read_json(where, "chat_template.json").get("chat_template")
+    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else template
+    tokenizer.chat_template = template if template is not None else tokenizer.chat_template
+    if tokenizer.chat_template is None:
+        wanted = "chat_template.jinja or chat_template.json"
+        raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
     with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
-    words = extra.get("words")
     return get_family(config.model_type)(
         model,
         tokenizer,
@@ -272,8 +237,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         source=asked.name if asked.name == EMBEDDED else asked.location,
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
-        words=frozenset(words) if words is not None else None,
-        note=str(extra.get("note", where.note)),
+        words=frozenset(extra["words"]) if extra.get("words") is not None else None,
     )
 
 
@@ -284,16 +248,16 @@ def skeleton(name: str | Path) -> Backbone:
     weights). Raises: BackboneError as `load_backbone` does.
     """
     where = parse_source(name)
-    row = CATALOG.get(where.name.partition("@")[0])
-    if row is not None:
+    extra: dict[str, Any] = {}
+    if row := CATALOG.get(where.name.partition("@")[0]):
         config = AutoConfig.for_model(row.family, **row.geometry)
         preprocessing = Preprocessing((), (), row.size, row.pixels)
     else:
         where = fetch(where)
         config, preprocessing = read_config(where), read_preprocessing(where)
+        extra = _read_json(where, "lynx_tiny.json")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    extra = {} if row is not None else _read_json(where, "lynx_tiny.json")
     return get_family(config.model_type)(
         model,
         None,  # type: ignore[arg-type]  # sizes are all that is asked of it
@@ -301,7 +265,4 @@ def skeleton(name: str | Path) -> Backbone:
         source=where.name,
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
-        note=where.note,
     )
-
-

@@ -1,5 +1,4 @@
-"""How much memory is free, and what to do when it runs out: told apart from every other failure, tried again
-with more room, said in one sentence."""
+"""How much memory is free; running out of it is recognized, tried again with more room, explained."""
 
 import logging
 import re
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ALLOCATOR_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-"""Parts of the messages with which torch's allocators fail where they raise a plain RuntimeError."""
+"""Parts of the messages of torch's allocators where they raise a plain RuntimeError."""
 
 ADVICE = "the model ran out of memory: use fewer frames, int8 or nf4, or a smaller backbone"
 """Message of the BackboneError that memory running out becomes."""

@@ -33,9 +33,8 @@ def pick_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(
-            f"device {device!r} cannot be used here: use 'cpu' or 'auto' ({error})"
-        ) from error
+        advice = "use 'cpu' or 'auto'"
+        raise BackboneError(f"device {device!r} cannot be used here: {advice} ({error})") from error
     return chosen
 
 
@@ -46,32 +45,24 @@ def pick_precision(precision: str, config: PreTrainedConfig, source: str) -> str
     """
     if precision not in PRECISIONS:
         raise BackboneError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
-    saved = saved_precision(config, source)
-    if saved is None or precision in ("auto", saved):
-        return saved or precision
-    raise BackboneError(
-        f"{source!r} is saved in {saved} and cannot be loaded in {precision}: use {saved} or auto, or the "
-        "checkpoint it was made from"
-    )
-
-
-def saved_precision(config: PreTrainedConfig, source: str) -> str | None:
-    """What a checkpoint's own `quantization_config` says: "int8", "nf4", or None where it has none.
-
-    Raises: BackboneError for a method that lynx does not know.
-    """
-    saved = getattr(config, "quantization_config", None)
-    if saved is None:
-        return None
-    values = saved if isinstance(saved, dict) else saved.to_dict()
-    method = str(values.get("quant_method", "bitsandbytes"))
+    own = getattr(config, "quantization_config", None)
+    if own is None:
+        return precision
+    values = own if isinstance(own, dict) else own.to_dict()
+    method, kind = str(values.get("quant_method", "bitsandbytes")), values.get("bnb_4bit_quant_type", "fp4")
     if method == "bitsandbytes" and values.get("load_in_8bit"):
-        return "int8"
-    kind = values.get("bnb_4bit_quant_type", "fp4")
-    if method == "bitsandbytes" and values.get("load_in_4bit") and kind == "nf4":
-        return "nf4"
-    found = f"{method} ({kind})" if method == "bitsandbytes" else method
-    raise BackboneError(f"{source!r} is quantized with {found}; lynx reads bitsandbytes' int8 and nf4")
+        saved = "int8"
+    elif method == "bitsandbytes" and values.get("load_in_4bit") and kind == "nf4":
+        saved = "nf4"
+    else:
+        found = f"{method} ({kind})" if method == "bitsandbytes" else method
+        raise BackboneError(f"{source!r} is quantized with {found}; lynx reads bitsandbytes' int8 and nf4")
+    if precision not in ("auto", saved):
+        raise BackboneError(
+            f"{source!r} is saved in {saved} and cannot be loaded in {precision}: use {saved} or auto, or "
+            "the checkpoint it was made from"
+        )
+    return saved
 
 
 def check_device(precision: str, device: torch.device) -> None:
@@ -85,11 +76,12 @@ def check_device(precision: str, device: torch.device) -> None:
             f"{precision} runs on {', '.join(_DEVICES)}, not on {device.type!r}: use bf16 or fp32 there, or "
             "device='cpu'"
         )
-    if device.type == "cuda" and precision == "int8" and torch.cuda.get_device_capability(device) < (7, 5):
-        raise BackboneError(
-            f"int8 needs a GPU of compute capability 7.5, this one has "
-            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}: use nf4 or fp32"
-        )
+    if device.type == "cuda" and precision == "int8":
+        if (found := torch.cuda.get_device_capability(device)) < (7, 5):
+            version = ".".join(map(str, found))
+            raise BackboneError(
+                f"int8 needs a GPU of compute capability 7.5, this one has {version}: use nf4 or fp32"
+            )
 
 
 def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:

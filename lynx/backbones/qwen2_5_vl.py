@@ -26,7 +26,7 @@ class Qwen25VL(Backbone):
     output_projection = "proj"
     relatives = {
         "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see "
-        "docs/backbones.md",
+        "docs/backbones.md"
     }
     unquantized = ("lm_head", "model.visual")
     placements = PLACEMENTS
@@ -41,13 +41,8 @@ class Qwen25VL(Backbone):
     def vision_sizes(cls, config: Any) -> VisionSizes:
         """The tower's sizes: a patch covers two frames, and its feed-forward layers are gated."""
         vision = config.vision_config
-        return VisionSizes(
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.patch_size,
-            frames_per_patch=vision.temporal_patch_size,
-            gated=True,
-        )
+        sizes = (vision.hidden_size, vision.intermediate_size, vision.patch_size)
+        return VisionSizes(*sizes, frames_per_patch=vision.temporal_patch_size, gated=True)
 
     @property
     def placeholder(self) -> int:
@@ -81,25 +76,27 @@ class Qwen25VL(Backbone):
         return steps * (height // self.merged) * (width // self.merged)
 
     def frame_pixels(self, size: tuple[int, int] | None) -> int:
-        """Those of the video's own shape, or of the pseudo-frames' square."""
+        """Pixels of a frame of the video's own shape, or of the pseudo-frames' square."""
         return math.prod(self._video_size(size)) if size is not None else self.square**2
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T', 3, square, square), T' even: the last frame twice where T is odd."""
-        return self._even(self.resize(frames, (self.square, self.square)))
+        """(T, 3, H, W) uint8 -> (T', 3, square, square)."""
+        return self.resize(frames, (self.square, self.square))
 
     def video_pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, h, w), sides multiples of 28 and close to the video's shape."""
         height, width = frames.shape[-2:]
-        return self._even(self.resize(frames, self._video_size((height, width))))
+        return self.resize(frames, self._video_size((height, width)))
+
+    def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T', 3, *size), T' even: the last frame twice where T is odd."""
+        pixels = super().resize(frames, size)
+        missing = -len(pixels) % self._temporal
+        return torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
 
     @property
     def _temporal(self) -> int:
         return int(self.model.config.vision_config.temporal_patch_size)
-
-    def _even(self, pixels: Tensor) -> Tensor:
-        missing = -len(pixels) % self._temporal
-        return torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
 
     def _video_size(self, size: tuple[int, int]) -> tuple[int, int]:
         least, most = self.preprocessing.pixels
@@ -107,25 +104,20 @@ class Qwen25VL(Backbone):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, D)."""
-        height, width = pixels.shape[-2:]
-        grid = (height // self.merged, width // self.merged)
-        parts = [self._encode_part(part) for part in pixels.split(self.frames_per_pass)]
-        return torch.cat(parts), TokenLayout.of(len(pixels) // self._temporal, grid, self._temporal)
-
-    def _encode_part(self, pixels: Tensor) -> Tensor:
-        vision = self.model.config.vision_config
+        vision, frames = self.model.config.vision_config, self._temporal
         patch, merge = vision.patch_size, vision.spatial_merge_size
-        count, channels, height, width = pixels.shape
-        steps, rows, cols = count // self._temporal, height // patch, width // patch
-        patches = pixels.view(
-            steps, self._temporal, channels, rows // merge, merge, patch, cols // merge, merge, patch
-        )
-        # The tower takes patches as rows, and those that will be merged to one token behind one another:
-        # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
-        flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
-        grid = torch.tensor([[steps, rows, cols]], device=pixels.device)
-        tokens: Tensor = self.model.model.get_video_features(flat, grid).pooler_output[0]
-        return tokens
+        rows, cols = (side // patch for side in pixels.shape[-2:])
+        parts = []
+        for part in pixels.split(self.frames_per_pass):
+            steps = len(part) // frames
+            patches = part.view(steps, frames, 3, rows // merge, merge, patch, cols // merge, merge, patch)
+            # The tower takes patches as rows, and those that will be merged to one token behind one another:
+            # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
+            flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
+            size = torch.tensor([[steps, rows, cols]], device=pixels.device)
+            parts.append(self.model.model.get_video_features(flat, size).pooler_output[0])
+        grid = (rows // merge, cols // merge)
+        return torch.cat(parts), TokenLayout.of(len(pixels) // frames, grid, frames)
 
     def inner_positions(self, stream: Stream, length: int) -> Tensor:
         """(3, n): time, row and column of every token.

@@ -8,21 +8,22 @@ is left was looked at because of the question. All of this is an indication; hid
 answer again (`lynx.evidence.hiding`) is the check.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lynx.backbones.decoding import split_answer
 from lynx.types import Prompt, Stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT = "text"
-"""Name of the share that goes to the words of the conversation instead of to a sense."""
+"""Name of the share that the words of the conversation take."""
 
 Index = int | Sequence[int] | None
 """An answer token, several of them (their mean), or None for the whole answer."""
@@ -53,12 +54,7 @@ class Evidence:
         for index, piece in enumerate(self.tokens):
             if not piece.strip():
                 continue
-            if (
-                words
-                and not piece[0].isspace()
-                and self.tokens[index - 1][-1:].strip()
-                and piece[0].isalnum()
-            ):
+            if words and piece[0].isalnum() and self.tokens[index - 1][-1:].strip():  # goes on with a word
                 text, indices = words[-1]
                 words[-1] = (text + piece.rstrip(), [*indices, index])
             else:
@@ -78,38 +74,30 @@ class Evidence:
     def curve(self, token: Index, sense: str, *, baseline: bool = True) -> tuple[Tensor, Tensor]:
         """Attention to a sense over time: times (T,) seconds, values (T,)."""
         stream = self.streams[sense]
-        cells = stream.grid[0] * stream.grid[1]
-        times = stream.times[~stream.times.isnan()][::cells]
+        times = stream.times[~stream.times.isnan()][:: math.prod(stream.grid)]
         return times, self.heatmap(token, sense, baseline=baseline).sum(dim=(1, 2))
 
     def heatmap(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
-        """Attention to a sense over time and space: (T, rows, cols), at least 0."""
+        """Attention over time and space, above the baseline unless told otherwise: (T, rows, cols)."""
         stream, span = self.streams[sense], self.spans[sense]
         seen = ~stream.times.isnan()
         values = self._row(token)[span][seen]
-        if baseline and self.baseline is not None:
-            values = above(values, self.baseline[span][seen])
+        if baseline and self.baseline is not None and (before := self.baseline[span][seen]).any():
+            values = (values - before * (values.sum() / before.sum())).clamp(min=0)  # scaled to the same sum
         return values.view(-1, *stream.grid)
 
     def frame_maps(self, token: Index, sense: str, *, baseline: bool = True) -> Tensor:
         """The heat map of every (pseudo-)frame: (T, rows, cols); frames that share tokens share it."""
-        maps = self.heatmap(token, sense, baseline=baseline)
-        count = len(self.streams[sense].frames)
+        maps, count = self.heatmap(token, sense, baseline=baseline), len(self.streams[sense].frames)
         return maps[torch.arange(count) // -(-count // len(maps))]
 
     def _row(self, token: Index) -> Tensor:
+        """The attention (S,) of a token, or the mean of several."""
         if not len(self.rows):  # an answer without a word rests on nothing
             return self.rows.new_zeros(self.rows.shape[1])
         if token is None:
             return self.rows.mean(dim=0)
         return self.rows[[token] if isinstance(token, int) else list(token)].mean(dim=0)
-
-
-def above(values: Tensor, baseline: Tensor) -> Tensor:
-    """What is more than the baseline, which is first scaled to the same sum; at least 0."""
-    if not baseline.any():
-        return values
-    return (values - baseline * (values.sum() / baseline.sum())).clamp(min=0)
 
 
 def answer_evidence(
@@ -129,5 +117,9 @@ def answer_evidence(
     sinks[0] = True
     for sense, span in prompt.spans.items():  # its placeholders are special too, but no sinks; newlines are
         sinks[span] = streams[sense].times.isnan()
-    said = split_answer(tokenizer, answer, steps)
-    return Evidence(said, rows[steps], prompt.spans, streams, sinks, baseline)
+    # Decoded together, since a space or an accent may depend on the token before. A character made of several
+    # tokens belongs to the last of them: until then it is decoded as U+FFFD, which is cut off.
+    texts = [str(tokenizer.decode(answer[: step + 1], skip_special_tokens=True)) for step in steps]
+    texts = ["", *(text.rstrip("\ufffd") for text in texts[:-1]), *texts[-1:]]
+    tokens = [text[len(before) :] for before, text in pairwise(texts)]
+    return Evidence(tokens, rows[steps], prompt.spans, streams, sinks, baseline)

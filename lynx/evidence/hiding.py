@@ -10,20 +10,30 @@ from lynx.streams.encoder import StreamEncoder
 from lynx.types import Frames, Message, Stream, sample_times
 
 
-def hide(model: StreamEncoder, stream: Stream, window: tuple[float, float] | None = None) -> Stream:
-    """A stream whose tokens between two seconds (all of them where not given) show nothing.
+def occlusion(
+    model: StreamEncoder,
+    messages: Sequence[Message],
+    streams: Mapping[str, Stream],
+    answer: Tensor,
+    sense: str,
+    window: tuple[float, float] | None = None,
+) -> float:
+    """How much the log-probability of an answer (n,) ids falls, in nats, when a sense shows nothing.
 
-    They become the mean token of black (pseudo-)frames, which are silence to the ear. The mean of the
-    stream's own tokens would still tell what it is of.
+    window: hide only what lies between these seconds. What is hidden becomes the mean token of black
+    (pseudo-)frames, which are silence to the ear: the mean of its own tokens would still tell what it is of.
     """
+    stream = streams[sense]
     height, width = stream.frames.pixels.shape[-2:]
     black = Frames(torch.zeros(2, 3, height, width, dtype=torch.uint8), sample_times(1.0, 2), 1.0)
-    blank = model.encode(stream.sense, black)
+    blank = model.encode(sense, black)
     blank_token = blank.tokens[~blank.times.isnan()].mean(dim=0)  # (n, D) -> (D,)
     start, end = window if window is not None else (-torch.inf, torch.inf)
     hidden = (stream.times >= start) & (stream.times <= end)  # (n,); never a newline, whose time is NaN
-    hidden = hidden.to(stream.tokens.device)
-    return replace(stream, tokens=torch.where(hidden[:, None], blank_token, stream.tokens))
+    tokens = torch.where(hidden.to(stream.tokens.device)[:, None], blank_token, stream.tokens)
+    without = {**streams, sense: replace(stream, tokens=tokens)}
+    whole, rest = (answer_score(model, messages, each, answer) for each in (streams, without))
+    return whole - rest
 
 
 @torch.no_grad()

@@ -30,42 +30,35 @@ class Plan:
         """Number of moments."""
         return len(self.times)
 
-    @property
-    def total(self) -> int:
-        """Tokens of all senses."""
-        return sum(self.tokens.values())
-
 
 def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
 
-    frames: how many moments. Where not given, as many as the first sense's adapter was trained with that says
-    so, else the backbone's default, or as many as fit its context. That another adapter was trained with
-    another number is noted: an adapter may tell little of a number that it never saw.
+    frames: how many moments. Where not given, as many as the first adapter that says so was trained with,
+    else the backbone's default, or as many as fit its context. That another adapter was trained with another
+    number is noted: it may tell little of a number that it never saw.
     Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
     """
     durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
     duration = durations.get(VIDEO, max(durations.values(), default=0.0))
-    context = model.backbone.context
+    backbone, size = model.backbone, Video().size(media[VIDEO]) if VIDEO in media else None
     trained = {sense: model.adapter(sense).frames for sense in media if sense != VIDEO}
-    default = next((number for number in trained.values() if number), model.backbone.default_frames)
+    default = next((number for number in trained.values() if number), backbone.default_frames)
     n = default if frames is None else frames
     if n < 1:
         raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
-    size = Video().size(media[VIDEO]) if VIDEO in media else None
-    pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}
+    pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}  # a moment
 
     def tokens(frames: int) -> dict[str, int]:
         return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
 
     def length(frames: int) -> int:
-        captions = model.backbone.captions(frames) if VIDEO in media else 0
-        return sum(tokens(frames).values()) + captions
+        return sum(tokens(frames).values()) + (backbone.captions(frames) if VIDEO in media else 0)
 
-    fitting = bisect_right(range(1, n + 1), model.backbone.media_context, key=length)
+    fitting = bisect_right(range(1, n + 1), backbone.media_context, key=length)
     if not fitting or (fitting < n and frames is not None):
         raise BackboneError(
-            f"{n} frames of {', '.join(media)} do not fit {model.backbone.source} ({context} tokens): "
+            f"{n} frames of {', '.join(media)} do not fit {backbone.source} ({backbone.context} tokens): "
             f"use at most {fitting} frames"
         )
     notes = [
@@ -74,5 +67,6 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = 
         if number not in (None, fitting)
     ]
     if fitting < n:
-        notes.insert(0, f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens")
-    return Plan(sample_times(duration, fitting), duration, tokens(fitting), context, tuple(notes))
+        limit = f"the model's {backbone.context} tokens"
+        notes.insert(0, f"{fitting} frames instead of {n}: more do not fit {limit}")
+    return Plan(sample_times(duration, fitting), duration, tokens(fitting), backbone.context, tuple(notes))

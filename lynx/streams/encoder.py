@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lynx.adapters.registry import AdaptedBackbone
@@ -13,8 +15,10 @@ from lynx.backbones import Backbone
 from lynx.backbones.kv_cache import KvCaches
 from lynx.media.thumbnails import thumbnails
 from lynx.streams.key import stream_key
-from lynx.streams.store import StreamStore
 from lynx.types import VIDEO, Frames, Stream, TokenLayout
+
+MAX_BYTES = 512 * 2**20
+"""Maximum bytes of all streams a model keeps, on whichever device they are."""
 
 
 class StreamEncoder(AdaptedBackbone):
@@ -22,7 +26,7 @@ class StreamEncoder(AdaptedBackbone):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
-        self.streams = StreamStore()
+        self.streams: LRUCache[str, Stream] = LRUCache(MAX_BYTES, getsizeof=lambda stream: stream.nbytes)
         self.kv_caches = KvCaches()  # of the conversations about them
 
     def encode(self, sense: str, frames: Frames) -> Stream:
@@ -37,31 +41,37 @@ class StreamEncoder(AdaptedBackbone):
     def stream(self, sense: str, source: Any, times: Tensor) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
-        The last ones are kept in `streams`: what is there is neither read nor encoded again.
+        What `streams` still keeps is neither read nor encoded again.
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:
             key = self.stream_key(sense, source, times)
-            stream = self.streams.get(key)
-            if stream is None:
-                stream = self._render_and_encode(sense, source, times)
-                self.streams.put(key, stream)
+            if (kept := self.streams.get(key)) is not None:
+                return kept
+            # Part by part: of a long clip no two parts of large frames are in memory.
+            encoded, small = [], []
+            for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
+                encoded.append(self._encode_pixels(sense, frames.pixels))
+                small.append(thumbnails(frames))
+                del frames  # before the next ones are made
+            whole = replace(  # the last part has the notes and the duration of all
+                small[-1],
+                pixels=torch.cat([part.pixels for part in small]),
+                times=torch.cat([part.times for part in small]),
+                labels=sum((part.labels for part in small), ()),
+            )
+            stream = self._placed(sense, whole, *join(encoded, len(small[0])))
+            with suppress(ValueError):  # larger than all that may be kept: not kept
+                self.streams[key] = stream
             return stream
 
-    def _render_and_encode(self, sense: str, source: Any, times: Tensor) -> Stream:
-        """Read, render and encode part by part: of a long clip no two parts of large frames are in memory."""
-        encoded, small = [], []
-        for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
-            encoded.append(self._encode_pixels(sense, frames.pixels))
-            small.append(thumbnails(frames))
-            del frames  # before the next ones are made
-        whole = replace(  # the last part has the notes and the duration of all
-            small[-1],
-            pixels=torch.cat([part.pixels for part in small]),
-            times=torch.cat([part.times for part in small]),
-            labels=sum((part.labels for part in small), ()),
-        )
-        return self._placed(sense, whole, *join(encoded, len(small[0])))
+    def drop_kept(self, in_use: int) -> bool:
+        """Drop all streams and KV caches kept for later; False where there were none but so many in use."""
+        with self.lock:
+            kept = len(self.kv_caches) > 0 or len(self.streams) > in_use
+            self.kv_caches.clear()
+            self.streams.clear()
+        return kept
 
     def _encode_pixels(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
         """Frames (T, 3, H, W) uint8 -> interface tokens (n, D), through the sense's vision LoRA."""

@@ -49,12 +49,8 @@ def stream_key(model: "AdaptedBackbone", sense: str, source: MediaSource, times:
 
 def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashlib.blake2b":
     """A digest of all that decides what the tokens of a sense are, beside the media; `more`: JSON values."""
-    settings: Mapping[str, Any] = {
-        "backbone": model.fingerprint,
-        "precision": str(model.backbone.dtype),
-        "rendering": model.modality(sense).to_dict(),
-        **more,
-    }
+    precision, rendering = str(model.backbone.dtype), model.modality(sense).to_dict()
+    settings = {"backbone": model.fingerprint, "precision": precision, "rendering": rendering, **more}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     if sense != VIDEO:
         adapter = model.adapter(sense)
@@ -97,7 +93,12 @@ def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source
     else:
         for file in files(path := Path(source)):
             # where it lies, seen from the source: a folder that was moved or renamed is the same media
-            digest.update(os.path.relpath(file, path).encode() + _file_digest(file))
+            digest.update(os.path.relpath(file, path).encode())
+            if file.is_file():
+                state = file.stat()
+                changed = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+                fresh = time.time() - max(state.st_mtime, state.st_ctime) < SETTLED
+                digest.update(_file_digest.__wrapped__(file, ()) if fresh else _file_digest(file, changed))
 
 
 def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:
@@ -105,17 +106,7 @@ def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:
     digest.update(tensor_bytes(tensor))
 
 
-def _file_digest(path: Path) -> bytes:
-    """A digest of a file's bytes; b"" where there is none."""
-    if not path.is_file():
-        return b""
-    state = path.stat()
-    if time.time() - max(state.st_mtime, state.st_ctime) < SETTLED:
-        return _remembered_digest.__wrapped__(path, ())
-    return _remembered_digest(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-
-
 @lru_cache(FILE_DIGESTS)
-def _remembered_digest(path: Path, state: tuple[int, ...]) -> bytes:
+def _file_digest(path: Path, state: tuple[int, ...]) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

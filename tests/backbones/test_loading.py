@@ -204,11 +204,11 @@ def test_what_cannot_run_here_is_refused(folder, precision, device):
 
 def test_the_embedded_backbone_declares_its_words_and_frames(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
-    extra = {"words": ["what", "is"], "frames": 8, "note": "knows its miniature world only"}
+    extra = {"words": ["what", "is"], "frames": 8}
     (tmp_path / "copy" / "lynx_tiny.json").write_text(json.dumps(extra))
     backbone = load_backbone(tmp_path / "copy")
     assert (backbone.words, backbone.default_frames) == (frozenset({"what", "is"}), 8)
-    assert backbone.note == extra["note"] and load_backbone(folder).words is None
+    assert load_backbone(folder).words is None
 
 
 def test_the_fingerprint_knows_the_weights_and_not_the_precision(folder, backbone, tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lynx.evidence.attention import Evidence, above
+from lynx.evidence.attention import Evidence
 from lynx.types import Frames, Stream
 
 
@@ -81,6 +81,9 @@ def test_words_gather_their_tokens():
     assert words() == []
 
 
-def test_above_is_what_exceeds_the_scaled_baseline():
-    assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])), torch.tensor([1.0, 0.0]))
-    assert torch.equal(above(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 0.0])), torch.tensor([3.0, 1.0]))
+def test_maps_are_what_exceeds_the_scaled_baseline(evidence):
+    flat = torch.tensor([0.5, *[0.05] * 4, 0.0, 0.0, 0.0, 0.0, 0.0])
+    values = replace(evidence, baseline=flat).heatmap(1, "video").flatten()  # 0.2 in the third cell alone
+    assert torch.allclose(values, torch.tensor([0.0, 0.0, 0.15, 0.0]))
+    values = replace(evidence, baseline=torch.zeros(10)).heatmap(1, "video").flatten()
+    assert torch.equal(values, torch.tensor([0.0, 0.0, 0.2, 0.0]))
