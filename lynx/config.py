@@ -1,11 +1,11 @@
-"""Settings, and what every room reads them with: configs of the stages, JSON from strangers, entry points.
+"""Settings of the stages, and two tools for all rooms: reading untrusted JSON, and entry points.
 
 The configs are frozen dataclasses whose fields are also the options of the command line: the help of a field
 lies in its `metadata["help"]`. Defaults are the paper's, or the released code's where the two differ.
 
-`read_json_object` and `Extensions` stand here since rooms that do not know one another use them: the Hub and
-the adapters read JSON; modalities, backbones and evaluation are extended. All may import this module, which
-is below them and does without torch.
+`read_json_object` and `Extensions` stand here since rooms that may not import one another use them: hub and
+adapters read JSON; modalities, backbones and evaluation can be extended. This module is below all of them and
+does not import torch.
 """
 
 import dataclasses
@@ -180,7 +180,7 @@ JSON_MAX_NAME = 200
 JSON_MAX_INTEGER = 2**63
 """Integers from here on overflow in arithmetic with floats and tensors."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no terminal and no page can show: control characters and halves of UTF-16 pairs."""
+"""Characters that cannot be displayed: control characters and halves of UTF-16 pairs."""
 
 
 def short_repr(value: object) -> str:
@@ -215,7 +215,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _check_json(content: dict[str, Any], path: Path) -> None:
-    """Raises: AdapterError for what JSON allows and nothing that reads an adapter can use."""
+    """Raises: AdapterError for valid JSON that no adapter may contain."""
     left: list[tuple[str, Any, int]] = [("", content, 1)]  # a stack, since recursion has its own limit
     while left:
         place, value, depth = left.pop()
@@ -254,12 +254,12 @@ class Extension:
 
 
 class Extensions:
-    """A table of what is built in, by name, and of what other installed packages add to it by entry points.
+    """Built-in items by name, and those that other installed packages add by entry points.
 
     Another package is imported only when a name is asked for that is not built in, or when all are listed.
 
-    group: of the entry points, "lynx.modalities". kind: the base class of what is wanted. attributes: those
-    that each must have; the first is its name.
+    group: of the entry points, "lynx.modalities". kind: base class of all items. attributes: required of
+    each; the first is its name.
     """
 
     def __init__(
@@ -275,26 +275,27 @@ class Extensions:
         return tuple(entry_points(group=self.group))
 
     def find(self, name: str) -> Any | None:
-        """What has that name, built in or added; None where nothing has, or what has is left out."""
+        """The item of that name, built in or added; None if there is none, or it was left out."""
         if name in self.built_in:
             return self.built_in[name]
         return next((each.value for each in self._named(name) if not each.problem), None)
 
     def problem(self, name: str) -> str:
-        """A sentence about what would have that name but is left out; "" where there is no such thing."""
+        """A sentence on why the item of that name was left out; "" if there is none."""
         return next((f"{each}." for each in self._named(name) if each.problem), "")
 
     def all(self) -> dict[str, Any]:
-        """Everything by name, what is built in first."""
+        """All items by name, built-in ones first."""
         return {**self.built_in, **{each.name: each.value for each in self.added() if not each.problem}}
 
     def added(self) -> list[Extension]:
-        """What other packages bring, also what is left out."""
+        """Everything from other packages, including what is left out."""
         names = dict.fromkeys(entry.name for entry in self._entry_points)
         return [each for name in names for each in self._named(name)]
 
     def _named(self, name: str) -> list[Extension]:
-        """All that has that name, imported once. Of several packages the first by their names is taken."""
+        """All entry points of that name, imported once; of several packages the alphabetically first is
+        used."""
         if name not in self._loaded:
             entries = [entry for entry in self._entry_points if entry.name == name]
             found: list[Extension] = []

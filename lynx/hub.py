@@ -32,7 +32,7 @@ CACHE = str(HF_HUB_CACHE)
 """Where downloads are kept."""
 
 RECORD = "lynx_source.json"
-"""The note that `place` leaves in a folder: where its files come from, and their digests."""
+"""Name of the file in which `place` records where a folder's files come from, and their digests."""
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _REVISION = re.compile(r"\w[\w./+-]*")
@@ -81,10 +81,10 @@ def download(source: str, names: Sequence[str], revision: str | None = None) -> 
 
 
 def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
-    """Copy those of `names` that a snapshot has into `folder`, and note there where they come from.
+    """Copy those of `names` that a snapshot has into `folder`, and record there where they come from.
 
-    A folder that this function filled before, from the same repository, is brought up to date; the user's own
-    files stay. Raises: AdapterError: the folder holds something else, or was changed since.
+    A folder filled earlier from the same repository is updated; the user's own files stay. Raises:
+    AdapterError: the folder holds something else, or was changed since.
     """
     # Not `snapshot_download(local_dir=...)`: it would ask the Hub again for every file of a snapshot that is
     # in the cache and checked, it does not work offline, and when interrupted it leaves old files with new.
@@ -116,7 +116,7 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `place` noted in a folder; None where there is no note, or it is not a note of `place`."""
+    """The record that `place` left in a folder; None where there is none, or it is not valid."""
     try:
         record = read_json_object(folder / RECORD)
     except AdapterError:
@@ -125,7 +125,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     good = isinstance(repo, str) and _ID.fullmatch(repo) and isinstance(commit, str) and commit.isprintable()
     if not (good and isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())):
         return None
-    root = folder.resolve()  # a note may come from a stranger: its names are removed by `place`
+    root = folder.resolve()  # the record may come from a stranger, and `place` removes the files it names
     return record if all((folder / name).resolve().is_relative_to(root) for name in files) else None
 
 
@@ -143,7 +143,7 @@ def origin(folder: Path, file: str) -> str | None:
     noted = compat.local_download(folder, file)
     if noted is None or not path.is_file():
         return None
-    content = path.read_bytes()  # the ETag of a small file is git's name for its content
+    content = path.read_bytes()  # the ETag of a small file is git's hash of its content
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     return noted[0] if noted[1] == blob else None
 
@@ -177,7 +177,7 @@ def upload(
 
 @contextmanager
 def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises inside the `with` into one AdapterError that says what to do."""
+    """Turn errors of huggingface_hub inside the `with` into one AdapterError that says what to do."""
     try:
         yield
     except AdapterError:

@@ -37,7 +37,7 @@ _PEFT_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG,
 FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, *_PEFT_FILES)
 """Every file that an adapter may have."""
 NEW = ".new"
-"""In an adapter's folder: a whole newer adapter, which a save that was killed had yet to put in its place."""
+"""Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
 POOLINGS = get_args(TokenPooling)
 MAX_RANK, MAX_ALPHA = 2**16, 1e6
 """Largest rank and alpha of a LoRA that is read, far above any that was trained."""
@@ -77,7 +77,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """All that an adapter's folder holds, checked: each part's size, and its tensors under PEFT's names."""
+    """The checked content of an adapter's folder: settings and tensors of each part, under PEFT's names."""
 
     adapter: Adapter
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
@@ -85,7 +85,7 @@ class AdapterFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What of "vision", "llm" and "type_embedding" it has."""
+        """Which of "vision", "llm" and "type_embedding" it has."""
         return (*self.parts, *([TYPE_EMBEDDING] if self.type_embedding is not None else []))
 
 
@@ -104,9 +104,9 @@ def current_folder(folder: str | Path) -> Path:
 
 
 def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
-    """An adapter of the Hub, in the local cache, pinned to a commit; its weights are not read yet.
+    """Download an adapter from the Hub to the local cache, pinned to a commit; weights are not read yet.
 
-    Raises: AdapterError: not to be had, or the repository holds a pickle or no adapter.
+    Raises: AdapterError: unavailable, or the repository holds a pickle or no adapter.
     """
     if hub.parse_id(source) is None:
         raise AdapterError(f"no adapter at {source!r}: expected a folder with {CONFIG}, or a Hub id")
@@ -120,7 +120,7 @@ def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
 
 
 def inspect_adapter(folder: Path) -> Adapter:
-    """What a folder holds, checked as far as that goes without a backbone.
+    """Read and check an adapter's folder as far as is possible without a backbone.
 
     Raises: AdapterError: unsafe, incomplete, unreadable, or of a newer format.
     """
@@ -134,7 +134,7 @@ def inspect_adapter(folder: Path) -> Adapter:
 
 
 def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
-    """All of an adapter, checked against the backbone. Raises: AdapterError, saying what does not fit."""
+    """Read an adapter and check it against the backbone. Raises: AdapterError naming what does not fit."""
     adapter, folder = inspect_adapter(folder), current_folder(folder)
     check_backbone(adapter, backbone)
     parts = {}

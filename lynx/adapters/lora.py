@@ -23,7 +23,7 @@ from lynx.types import tensor_bytes
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
     """PEFT's description of one LoRA. targets: a regex of full module names."""
-    alpha: Any = settings.alpha  # an int says PEFT, which only divides it by r
+    alpha: Any = settings.alpha  # PEFT's annotation is int, but it only divides by r
     dropout = settings.dropout
     return LoraConfig(r=settings.rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
@@ -37,8 +37,8 @@ def merge(
     decomposition). Raises: ValueError: they add up to less, which would leave rows that are never trained.
     """
     # Not PEFT's `add_weighted_adapter(combination_type="svd")`: that multiplies B A out and decomposes a
-    # matrix of (out, in) for every module. The QR of the thin factors leaves one of (R, R), R being the ranks
-    # together.
+    # matrix of (out, in) for every module. The QR of the thin factors leaves one of (R, R), where R is the
+    # sum of the ranks.
     if sum(part.rank for part, _ in parts) < settings.rank:
         raise ValueError(f"{len(parts)} LoRAs have fewer rows than the rank {settings.rank} asked for")
     # each update is alpha / r * B A; B takes that factor, divided by the one that the sum will have
@@ -57,7 +57,7 @@ def merge(
         root = s[: settings.rank].sqrt()  # shared between both factors, so that they train alike
         a = root[:, None] * (v[: len(root)] @ right.T)  # (r, in)
         b = (left @ u[:, : len(root)]) * root  # (out, r)
-        more = settings.rank - len(root)  # a module may be thinner than the rank asked for
+        more = settings.rank - len(root)  # a module may be narrower than the rank
         merged[f"{module}.lora_A.weight"] = F.pad(a, (0, 0, 0, more))
         merged[f"{module}.lora_B.weight"] = F.pad(b, (0, more))
     return merged
@@ -86,7 +86,7 @@ class LoraBank:
         try:
             self._injector = compat.inject_lora(self.model, self._injector, name, config)
             self.settings[name] = settings
-        except BaseException:  # such as memory that ran out half-way through the layers
+        except BaseException:  # such as running out of memory half-way through the layers
             self._injector = compat.eject_lora(self.model, self._injector, name)
             raise
         finally:
@@ -110,7 +110,7 @@ class LoraBank:
         }
 
     def fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Copy weights in; `tensors` has the names and shapes of `tensors(name)`, no more and no less."""
+        """Copy weights in; `tensors` has exactly the names and shapes of `tensors(name)`."""
         mine = self.tensors(name)
         if mine.keys() != tensors.keys():
             raise ValueError(f"the LoRA {name!r} has other tensors than these")
@@ -121,7 +121,7 @@ class LoraBank:
     def digest(self, name: str) -> bytes:
         """A digest of a LoRA's scale and of all its weights, which are read once until they change.
 
-        They change in `fill` and while it is trained; who writes to `tensors(name)` otherwise, calls `fill`.
+        `fill` and training change them; whoever else writes to `tensors(name)` has to call `fill`.
         """
         weights = self._digests.get(name)
         if weights is None:
@@ -135,7 +135,7 @@ class LoraBank:
         return hashlib.blake2b(repr(scale).encode() + weights, digest_size=16).digest()
 
     def equal(self, name: str, settings: LoraSettings, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether a LoRA is of this size and holds these weights, in its own precision."""
+        """Whether a LoRA has these settings and weights, compared in its own precision."""
         mine = self.tensors(name) if self.settings[name] == settings else {}
         return mine.keys() == tensors.keys() and all(w.equal(tensors[key].to(w)) for key, w in mine.items())
 
@@ -143,7 +143,7 @@ class LoraBank:
     def active(self, names: Sequence[str] = (), train: Sequence[str] = ()) -> Iterator[None]:
         """Inside the `with` exactly these LoRAs are on; those of `train` have gradients and dropout too.
 
-        What was on before is on again afterwards, whatever happens inside.
+        Afterwards the previous LoRAs are on again, even after an error.
         """
         unknown = sorted(set(names) - self.settings.keys()) + sorted(set(train) - set(names))
         if unknown:
@@ -162,11 +162,11 @@ class LoraBank:
             compat.switch_lora(layer, self.on, self._trained)
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
-        for name in (*train, *self._trained):  # what was remembered is, or may soon be, no longer so
+        for name in (*train, *self._trained):  # their weights may change
             self._digests.pop(name, None)
         concerned = {*names, *self.on}
         for layer in self._layers.values():
-            # every answer switches twice: leave the layers alone for which nothing changes
+            # every answer switches twice, so layers where nothing changes are skipped
             if not concerned.isdisjoint(compat.lora_names(layer)):
                 compat.switch_lora(layer, names, train)
         self.on, self._trained = names, train

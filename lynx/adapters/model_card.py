@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lynx.adapters.format import Adapter
 
 COMMAND = "command"
-"""The entry among metrics that says how those beside it were measured."""
+"""Key in the metrics of the command that measured the values beside it."""
 
 
 def model_card(adapter: "Adapter", where: str) -> str:

@@ -21,8 +21,8 @@ from lynx.types import VIDEO
 class AdaptedBackbone:
     """A backbone with adapters, all off until they are used.
 
-    What changes the state of the model is a context manager that holds `lock` and restores what it found. A
-    *sense* is "video", the name of a loaded adapter, or a modality that exactly one loaded adapter brings.
+    Context managers that hold `lock` switch adapters on and restore the previous state. A *sense* is "video",
+    the name of a loaded adapter, or a modality that exactly one loaded adapter brings.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -35,7 +35,7 @@ class AdaptedBackbone:
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
-        """That of the backbone, which is frozen and so hashed once."""
+        """The backbone's fingerprint, computed once since its weights are frozen."""
         return self.backbone.fingerprint()
 
     def load_adapter(self, source: str | Path) -> Adapter:
@@ -48,8 +48,8 @@ class AdaptedBackbone:
             adapter = self.add_adapter(files.adapter)
             undo.callback(self.unload_adapter, adapter.name)
             for part, (settings, tensors) in files.parts.items():
-                # An LLM LoRA of the same weights is of an adapter that was tuned together with this one. It
-                # is held once, and is on once where both are used: twice it would count double.
+                # Adapters tuned together have the same LLM LoRA. It is kept once and shared, since applied
+                # twice it would count double.
                 llm = {lora for (_, other), lora in self._loras.items() if part == other == "llm"}
                 shared = next((lora for lora in llm if self.lora.equal(lora, settings, tensors)), None)
                 if shared is not None:
@@ -73,7 +73,7 @@ class AdaptedBackbone:
         return adapter
 
     def check_placement(self, adapter: Adapter) -> None:
-        """Raises: AdapterError where the family cannot put the adapter's tokens where it asks for."""
+        """Raises: AdapterError where the family does not support the adapter's placement."""
         if adapter.placement not in self.backbone.placements:
             raise AdapterError(
                 f"the adapter {adapter.name!r} asks for the placement {adapter.placement!r}; the family "
@@ -88,14 +88,14 @@ class AdaptedBackbone:
             if (name, part) in self._loras:
                 raise ValueError(f"the adapter {name!r} has a LoRA for its {part} part already")
             lora = f"{name}_{part}"
-            while lora in self.lora:  # an adapter of that name went, another one still shares its LoRA
+            while lora in self.lora:  # of a removed adapter of that name, still shared by another
                 lora += "_"
             self.lora.add(lora, targets[part], settings)
             self._loras[name, part] = lora
         return lora
 
     def share_llm(self, name: str, others: Sequence[str]) -> None:
-        """Let other adapters use the LLM LoRA of `name` in place of their own; together it is on once."""
+        """Share the LLM LoRA of `name` with other adapters, in place of their own; it is applied once."""
         with self.lock:
             lora = self._loras[self.adapter(name).name, "llm"]
             for other in (self.adapter(each).name for each in others):
@@ -104,14 +104,14 @@ class AdaptedBackbone:
                     self._loras[other, "llm"] = lora
 
     def remove_lora(self, name: str, part: str) -> None:
-        """Take a part of an adapter away, if it has it; a LoRA goes with the last adapter that uses it."""
+        """Remove a part of an adapter, if it has it; its LoRA goes with the last adapter that uses it."""
         with self.lock:
             lora = self._loras.pop((name, part), None)
             if lora is not None and lora not in self._loras.values():
                 self.lora.remove(lora)
 
     def unload_adapter(self, name: str) -> None:
-        """Take an adapter out of the model, its LoRAs included."""
+        """Remove an adapter and its LoRAs from the model."""
         with self.lock:
             self.adapter(name)
             for part in self.parts(name):
@@ -161,7 +161,7 @@ class AdaptedBackbone:
         return tuple(dict.fromkeys(self._loras[n, "llm"] for n in names if (n, "llm") in self._loras))
 
     def llm_identity(self, *senses: str) -> tuple[bytes, ...]:
-        """What the LLM is while these senses are used, by the weights of its LoRAs and not by their names."""
+        """Digests of the LLM LoRAs that these senses switch on: of their weights, not of their names."""
         return tuple(self.lora.digest(lora) for lora in self.llm_loras(*senses))
 
     @contextmanager
@@ -178,5 +178,5 @@ class AdaptedBackbone:
         return "continue" if sense == VIDEO else self.adapter(sense).placement
 
     def type_embedding(self, sense: str) -> Tensor | None:
-        """The vector (D,) that the LLM gets added to the sense's tokens, if its adapter has one."""
+        """The vector (D,) added to the sense's tokens before the LLM, if its adapter has one."""
         return None if sense == VIDEO else self.type_embeddings.get(self.adapter(sense).name)

@@ -2,8 +2,8 @@
 
 Such a checkpoint is a Trainer folder with two PEFT adapters, `vision/` and `llm/`, whose tensors are named as
 transformers 4 or a family's original code named the modules, and whose configuration lists shortened targets.
-Ranks are read from the tensors, targets from their names. What cannot be taken over exactly is refused; what
-is written is read back and computes what the checkpoint computes.
+Ranks are read from the tensors, targets from their names. A checkpoint that cannot be converted exactly is
+refused; the result is read back and has to compute what the checkpoint computes.
 """
 
 import os
@@ -32,13 +32,13 @@ from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
-"""Where a part's tensors may lie; the first that is there is read."""
+"""Names of a part's weight file; the first that exists is read."""
 TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 2e-2
 """Largest difference of an import's outputs, relative to the largest output: in fp32, in other precisions."""
 
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.(?P<adapter>\w+))?\.weight")
 _WRAPPERS = {"base_model", "model", "module", "vision_model", "language_model"}
-"""Levels of module names that came and went between the original code, transformers 4 and 5."""
+"""Levels of module names that differ between the original code, transformers 4 and 5."""
 
 Pair = tuple[Tensor, Tensor]
 """The two matrices of a LoRA on one module: A (r, in) and B (out, r)."""
@@ -55,7 +55,7 @@ class Part:
     absent: tuple[str, ...]  # kinds of modules that were not trained
 
     def report(self) -> dict[str, Any]:
-        """For people: sizes, and everything that was not taken over as it stood."""
+        """Sizes, and everything that was not converted one to one."""
         return {
             "from": self.source.name,
             "rank": self.settings.rank,
@@ -87,11 +87,11 @@ def import_adapter(
     rendering: Mapping[str, Any] | None = None,
     placement: str = "continue",
 ) -> dict[str, Any]:
-    """Write a checkpoint of the released code as an adapter, and verify it; returns what was taken over.
+    """Write a checkpoint of the released code as an adapter, and verify it; returns a report.
 
     rendering: how its pseudo-frames were drawn, where that is not the modality's default. placement: which
     positions its tokens had, one of PLACEMENTS.
-    Raises: LynxError: it cannot be taken over exactly, or `out` holds something; then nothing is written.
+    Raises: LynxError: it cannot be converted exactly, or `out` is not empty; then nothing is written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdapterError(f"{out} is there already: give another folder")
@@ -225,7 +225,7 @@ def canonical(name: str) -> str:
 def _untrained_kinds(
     missing: list[str], pairs: Mapping[str, Pair], claimed: Any, backbone: Backbone, path: Path
 ) -> tuple[str, ...]:
-    """Kinds of modules that were not trained at all; a kind that is there in part is a broken file.
+    """Kinds of modules without any tensor; a kind with only some of its tensors is an error.
 
     claimed: `target_modules` of the configuration, ends of module names; what it lists was trained.
     """

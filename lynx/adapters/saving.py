@@ -36,7 +36,7 @@ from lynx.backbones import Backbone
 from lynx.errors import AdapterError
 
 PARTIAL = ".partial"
-"""In an adapter's folder: files that are being written, or that nobody needs any more."""
+"""Subfolder of an adapter: files that are being written or deleted."""
 
 
 def save_adapter(
@@ -49,7 +49,7 @@ def save_adapter(
 ) -> Path:
     """Write a registered adapter with the LoRAs it has; other files in the folder stay.
 
-    training, metrics: replace what the adapter says of itself. Every tensor is read back and compared.
+    training, metrics: replace those of the adapter's description. Every tensor is read back and compared.
     Raises: AdapterError where the adapter has no LoRA, or it cannot be written; then the folder holds the
     adapter that it held before, or the new one.
     """
@@ -89,9 +89,9 @@ def save_adapter(
 
 
 def finish_saving(folder: Path) -> None:
-    """Put a new adapter, which was written to `folder` as a whole, in the place of the old one.
+    """Replace the adapter in `folder` by the complete new one in its NEW subfolder.
 
-    Done by every save; one that was killed at it is finished by the next. Raises: OSError.
+    The last step of every save; the next save completes an interrupted one. Raises: OSError.
     """
     new = folder / NEW
     if not new.is_dir():
@@ -115,7 +115,7 @@ def finish_saving(folder: Path) -> None:
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
-    """What an adapter remembers of the backbone it was trained on."""
+    """The description of a backbone that adapters and guidance store."""
     return {
         "family": backbone.family,
         "source": _public_name(backbone),
@@ -125,7 +125,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
 
 
 def _public_name(backbone: Backbone) -> str:
-    """The backbone's name or Hub id; of a folder its last part, since paths are nobody else's."""
+    """The backbone's name or Hub id; of a local folder only its name, not its path."""
     return Path(backbone.source).name if Path(backbone.source).is_dir() else backbone.source
 
 

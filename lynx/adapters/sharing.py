@@ -24,7 +24,7 @@ from lynx.errors import AdapterError, BackboneError
 
 @dataclass(frozen=True)
 class HubAdapter:
-    """An adapter that was pulled or pushed: at which commit of which repository, and in which folder here."""
+    """A pulled or pushed adapter: its repository, commit and local folder."""
 
     adapter: Adapter
     repo: str
@@ -34,10 +34,10 @@ class HubAdapter:
 
 
 def pull_adapter(source: str, folder: Path | None = None, revision: str | None = None) -> HubAdapter:
-    """An adapter of the Hub as a folder, by default `adapters/` and the repository's name.
+    """Download an adapter from the Hub into a folder, by default `adapters/` and the repository's name.
 
-    The folder notes the commit; pulled again it is brought up to date.
-    Raises: AdapterError: not to be had, not an adapter, or the folder holds something else.
+    The folder records the commit; pulling again updates it.
+    Raises: AdapterError: unavailable, not an adapter, or the folder holds something else.
     """
     snapshot = fetch_adapter(source, revision)
     folder = folder or Path("adapters") / snapshot.repo.split("/")[1]
@@ -48,10 +48,10 @@ def pull_adapter(source: str, folder: Path | None = None, revision: str | None =
 
 
 def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = False) -> HubAdapter:
-    """A folder's adapter to the Hub, in one commit, with a model card made for that repository.
+    """Upload a folder's adapter to the Hub in one commit, with a model card made for that repository.
 
-    Only the files of the format go; notes and checkpoints beside them stay. Raises: LynxError: it does not
-    fit the backbone; the Hub refuses.
+    Only files of the format are uploaded, not notes and checkpoints beside them. Raises: LynxError: it does
+    not fit the backbone; the Hub refuses.
     """
     if hub.parse_id(repo) is None or "@" in repo:
         raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
@@ -63,7 +63,7 @@ def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = Fa
 
 
 def describe(folder: Path) -> tuple[Adapter, str | None]:
-    """What a folder's adapter says of itself, and where it was downloaded from: "owner/name@commit".
+    """The description of a folder's adapter, and where it was downloaded from: "owner/name@commit".
 
     Raises: AdapterError: there is none, or its folder is not sound.
     """
@@ -71,13 +71,13 @@ def describe(folder: Path) -> tuple[Adapter, str | None]:
 
 
 def describe_hub(source: str) -> tuple[Adapter, str]:
-    """The same of an adapter on the Hub, of which nothing but its description is fetched."""
+    """The same for an adapter on the Hub; only its description is downloaded."""
     snapshot = hub.download(source, (CONFIG,))
     return read_adapter_config(snapshot.folder), f"{snapshot.repo}@{snapshot.commit}"
 
 
 def mismatch(adapter: Adapter, backbone: Backbone | str) -> str:
-    """Why an adapter does not fit a backbone; "" where it does, or where only loading will tell.
+    """Why an adapter does not fit a backbone; "" where it does, or where only loading can tell.
 
     backbone: loaded, or its name; then its configuration is read, and weights of the same shape pass.
     """

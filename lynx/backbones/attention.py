@@ -4,7 +4,7 @@ transformers' registry hands query, key and value of every layer of every family
 the stock sdpa function, so its outputs are bit-identical to it, recording or not. Recorders are put on the
 attention modules for the length of a `with` (`recording`): no forward hooks, no eager attention, no global
 state, and whichever thread runs the model meets them. The output projection belongs to the module
-(`out_proj`, `o_proj`), so that its LoRA is included for whoever calls it.
+(`out_proj`, `o_proj`), so that calling it includes its LoRA.
 
 Axis letters: B batch, Hq query heads, Hkv key heads, d width of a head, n queries, S keys (cache included).
 """
@@ -58,7 +58,7 @@ def packed_attention(
     cu_seq_lens_q: Tensor,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`lynx_attention` over sequences that lie behind one another in one call, each for itself.
+    """`lynx_attention` within each of several sequences that are packed into one call.
 
     query, key, value: (1, H, total, d); cu_seq_lens_q: where each begins, and the end. Sequences of one
     length, such as equal windows, become one batch, which equals stock's loop over them bit for bit.
@@ -87,7 +87,7 @@ class RowRecorder:
     While the model runs only those queries are kept (a few kilobytes a token) and the last key tensor of each
     layer, which holds all earlier ones. The rows are computed once, at the end, by `rows`. Batch size 1.
 
-    position: one in the prompt whose row is wanted as well, unless it comes from a KV cache.
+    position: a prompt position whose row is recorded too, unless it comes from a KV cache.
     """
 
     def __init__(self, position: int | None = None) -> None:
@@ -99,14 +99,14 @@ class RowRecorder:
     def record(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, *_: Tensor, scaling: float | None
     ) -> None:
-        """Keep what `rows` needs of one call of one layer; of a decoding step, two references."""
+        """Keep what `rows` needs of one layer's call; for a decoding step two references, no copies."""
         n, total = query.shape[2], key.shape[2]
         self._keys[layer] = (key, scaling if scaling is not None else query.shape[-1] ** -0.5)
         queries = self._queries.setdefault(layer, [])
         if n == 1:
             queries.append((query, total))
             return
-        # Of a whole prompt copies: a view would keep all of its queries alive.
+        # Copied from a whole prompt: a view would keep all of its queries alive.
         queries.append((query[:, :, -1:].clone(), total))
         if self.position is not None:
             local = self.position - (total - n)  # the first total - n keys come from the cache
@@ -126,7 +126,7 @@ class RowRecorder:
 
     @torch.no_grad()
     def _mean_rows(self, queries: dict[int, list[tuple[Tensor, int]]]) -> Tensor:
-        """Attention (steps, S) float32, on the CPU, of each query over as many first keys as it sees."""
+        """Attention (steps, S) float32, on the CPU, of each query over the keys that it may see."""
         if not queries:
             raise RuntimeError("no attention was recorded: run the model inside `with recording(...)`")
         total = torch.zeros(())

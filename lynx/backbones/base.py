@@ -23,7 +23,7 @@ from lynx.errors import BackboneError
 from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
 
 TEXT_RESERVE = 512
-"""Tokens of the context kept free for the conversation; of a small context a quarter."""
+"""Tokens of the context kept free for the conversation; at most a quarter of the context."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
-    pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Backbone(ABC):
     family: ClassVar[str]
     """The `model_type` of its configuration."""
     relatives: ClassVar[Mapping[str, str]] = {}
-    """What to tell somebody who comes with a model of a similar `model_type`, which is refused."""
+    """Advice for similar `model_type`s, which are refused."""
     vision_targets: ClassVar[str]
     """A regex of full module names, as `llm_targets` is: a list of suffixes would hit the wrong towers."""
     output_projection: ClassVar[str]
@@ -75,8 +75,8 @@ class Backbone(ABC):
     unquantized: ClassVar[tuple[str, ...]]
     """Full paths of what stays in full precision when the LLM is quantized."""
     original_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """For importing checkpoints of the family's original code: how its module names end, with "*" for the
-    number of a layer, and the names here: several where it fuses them, in the order of their rows."""
+    """Module names of the family's original code -> names here, for importing its checkpoints. Both are
+    endings, "*" is a layer's number; a fused module has several names, in the order of its rows."""
     placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()
@@ -116,7 +116,7 @@ class Backbone(ABC):
 
     @property
     def pad_id(self) -> int:
-        """The token that fills a batch; it is masked wherever it stands."""
+        """Id of the token that pads a batch; it is always masked."""
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
@@ -131,7 +131,7 @@ class Backbone(ABC):
         return self.context - min(TEXT_RESERVE, self.context // 4)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words of a text that the backbone was never taught; none for one that learned open text."""
+        """Words of a text that the backbone was never taught; none for a backbone with open vocabulary."""
         known = self.words
         words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
         return [word for word in dict.fromkeys(words) if known is not None and word not in known]
@@ -195,13 +195,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
-        """How many tokens `encode` gives for that many frames: the budget, known before anything is read.
+        """Number of tokens that `encode` gives for so many frames, known before anything is read.
 
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
     def captions(self, frames: int) -> int:
-        """How many tokens a family puts between that many frames of the video, beside those of `tokens`."""
+        """Number of tokens between so many frames of the video, which `tokens` does not count."""
         return 0
 
     @abstractmethod
@@ -242,7 +242,7 @@ class Backbone(ABC):
         return self.placeholder
 
     def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
-        """What stands in the prompt for the media: token ids, and each sense's places among them."""
+        """Token ids that stand for the media in the prompt, and each sense's indices among them."""
         ids: list[int] = []
         places: dict[str, list[int]] = {}
         for stream in streams:
@@ -254,8 +254,8 @@ class Backbone(ABC):
         """Position ids (S,), or (3, S), of a prompt of that many tokens whose media stand at `spans`."""
         positions = torch.zeros(*self.axes, length, dtype=torch.long)  # (S,) or (3, S)
         done = 0  # tokens that have a position
-        next_position = 0  # behind everything so far
-        begins: dict[str, int] = {}  # by placement, where a stream begins that does not just continue
+        next_position = 0  # after everything so far
+        begins: dict[str, int] = {}  # by placement, where a stream begins; "continue" has no entry
         for stream in streams:
             first, last = int(spans[stream.sense][0]), int(spans[stream.sense][-1]) + 1
             begin = begins.get(stream.placement, next_position)
@@ -277,7 +277,7 @@ class Backbone(ABC):
         return length
 
     def fingerprint(self) -> dict[str, int | str]:
-        """What identifies a backbone to its adapters: sizes, and a digest of the projector's weights.
+        """The identity that adapters check: the backbone's sizes, and a digest of the projector's weights.
 
         The digest is of bf16 values, so that it is the same in every precision.
         """

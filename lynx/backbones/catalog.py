@@ -4,9 +4,8 @@
 tokens are read off tensors on the meta device without a download (`lynx.backbones.estimate`). What a row
 could not be checked against here is said in its note.
 
-No row names a commit: none could be looked up where the catalog was written, and none is made up. What is
-newest is found at each load, once for all files; the log and the app say which commit that is, and every
-adapter trained on it records it. "NAME@COMMIT" stays at one.
+No row names a commit, since none could be looked up. Each load resolves the newest commit, once for all
+files; the log and the app show it, and every adapter trained on it records it. "NAME@COMMIT" pins one.
 """
 
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ _LLM_SIZES = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "vocab_size",
 )
-"""Names of the sizes of an LLM, in the order in which the rows give them."""
+"""Names of an LLM's sizes, in the order of the rows' numbers."""
 
 
 def _llm(kind: str, sizes: tuple[int, ...], **more: Any) -> dict[str, Any]:
@@ -59,7 +58,7 @@ class Row:
     note: str = ""
     revision: str | None = None  # None: the newest; "NAME@REVISION" asks for another
     size: tuple[int, int] = (0, 0)  # (height, width) of a frame, where all have one
-    pixels: tuple[int, int] = (0, 0)  # least and most pixels of a frame, where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
     paper: str = ""  # what the paper prints for its added parameters, where that is another number
 
 

@@ -50,13 +50,13 @@ def generate(
     """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        # Said in full: a checkpoint's own generation_config may cut the distribution.
+        # Every option is set: a checkpoint's own generation_config may truncate the distribution.
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     ids: Tensor = backbone.model.generate(
-        input_ids=prompt.input_ids,  # beside the embeddings: a checkpoint may penalize what the prompt says
+        input_ids=prompt.input_ids,  # a checkpoint may penalize repeating the prompt
         inputs_embeds=prompt.inputs_embeds,
         attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,  # without them Qwen's are silently wrong for embeddings
+        position_ids=prompt.position_ids,  # without them Qwen silently computes wrong ones for embeddings
         cache=cache,
         max_new_tokens=max_new_tokens,
         streamer=streamer,
@@ -72,13 +72,13 @@ def stream_text(
 ) -> Generator[str]:
     """Yield the text that `run(streamer)` generates, piece by piece.
 
-    `run` has a thread of its own, and its exceptions are raised here. A caller that leaves early sets `stop`
-    by that, and waits for the thread.
+    `run` has its own thread; its exceptions are raised here. Closing the generator early sets `stop` and
+    waits for the thread.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="lynx-generate") as pool:
         future = pool.submit(run, streamer)
-        # However the thread ends, the queue is closed: otherwise a failure would leave the caller waiting.
+        # The queue is always closed: otherwise a failure would leave the caller waiting.
         future.add_done_callback(lambda _: compat.end_stream(streamer))
         try:
             yield from (piece for piece in streamer if piece)

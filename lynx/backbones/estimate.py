@@ -120,13 +120,13 @@ def estimate(
     streams = sum(tokens.values()) * costs.width * dtype.itemsize
     if senses:
         peaks.append(costs.vision(frames, adapted=True))
-    if target.type == "cpu":  # elsewhere pictures are drawn and kept in another memory than the model's
+    if target.type == "cpu":  # on a GPU, pictures are drawn and kept in the CPU's memory
         shown = min(math.prod(size), THUMBNAIL_PIXELS) if size else THUMBNAIL_PIXELS
         streams += 3 * frames * shown
         for sense in senses:
             try:
                 kinds = [modalities.get(sense)]
-            except DataError:  # an adapter's name, and no adapter is read here: the costliest modality counts
+            except DataError:  # an adapter's name; not read here, so assume the costliest modality
                 kinds = list(modalities.REGISTRY.values())
             peaks += [kind.drawing_bytes(seconds) for kind in kinds]
             streams += max(kind.picture_bytes(frames, seconds) for kind in kinds)
@@ -199,7 +199,7 @@ class Costs:
         return self.text.layers * 2 * self.text.kv_heads * self.text.head_dim * self.itemsize * length
 
     def prefill(self, length: int) -> int:
-        """The most that is alive in a layer of the LLM while it reads the prompt, the embeddings included."""
+        """Peak bytes in a layer of the LLM while it reads the prompt, the embeddings included."""
         inner = self.text.inner * self.itemsize
         row = self._row(self.width, self.text.inner, True, self.adapted) + 2 * self.width * self.itemsize
         # A quantized layer's weights are unpacked to be multiplied with, before the last result is there.
@@ -207,7 +207,7 @@ class Costs:
         return max(length * row, length * (row - inner) + unpacked)
 
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
-        """The most that is alive in one pass of the tower, with the clip's pixels; size: as in `tokens`."""
+        """Peak bytes of one pass of the tower, with the clip's pixels; size: as in `tokens`."""
         tower = self.backbone.vision_sizes(self.backbone.model.config)
         pixels = self.backbone.frame_pixels(size)
         steps = math.ceil(min(frames, self.backbone.frames_per_pass) / tower.frames_per_patch)
@@ -217,5 +217,5 @@ class Costs:
         return int(rows * max(layer, projector) + frames * 3 * pixels * self.itemsize)
 
     def _row(self, hidden: int, inner: int, gated: bool, adapted: bool) -> int:
-        """Bytes a token takes in a feed-forward layer: its input twice, and what lies between its linears."""
+        """Bytes of a token in a feed-forward layer: its input twice, and the activations inside."""
         return (2 * hidden + (2 + gated + adapted) * inner) * self.itemsize

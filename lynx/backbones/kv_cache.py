@@ -21,15 +21,15 @@ MAX_BYTES = 2**30
 """Maximum bytes of all KV caches that a model keeps between answers, across its conversations."""
 
 Label = int | tuple[str, int]
-"""What stands at a position of a prompt: a token's id, or the key of a stream and the number of its token."""
+"""Identity of a prompt position: a token's id, or a stream's key and the number of its token."""
 
 Name = tuple["weakref.ref[object]", tuple[str, ...]]
-"""What a cache is kept under: its conversation, and the senses that were on."""
+"""Key of a kept cache: its conversation, and the senses that were on."""
 
 
 @dataclass(frozen=True)
 class KvCache:
-    """Keys and values of S positions, with all that decides them."""
+    """Keys and values of S positions, with everything that determines them."""
 
     cache: DynamicCache  # keys and values (1, Hkv, S, d) a layer
     labels: Sequence[Label]  # S of them
@@ -46,8 +46,8 @@ class KvCache:
 class KvCaches:
     """The last caches of each conversation and set of senses; use it under the model's lock.
 
-    While an answer is computed its cache belongs to the answer and cannot be dropped. Of those kept, the ones
-    that were used least recently make room; the last one stays even where it alone is more than `limit`.
+    While an answer is computed its cache belongs to the answer and cannot be dropped. The least recently used
+    are dropped first; the last one stays even if it alone exceeds `limit`.
     """
 
     def __init__(self, limit: int = MAX_BYTES) -> None:
@@ -64,23 +64,23 @@ class KvCaches:
     def take(
         self, conversation: object, senses: tuple[str, ...], loras: Hashable, labels: Sequence[Label]
     ) -> KvCache | None:
-        """The longest beginning of a prompt with these labels that this conversation kept, or None.
+        """The kept cache that shares the longest prefix with these labels, cut to that prefix; or None.
 
         It may have been kept for other senses. At least one position is left to compute, since an answer
-        starts from the logits of the last one. The cache of the same senses is taken out of the store: what a
-        failure leaves half filled must never be used again.
+        starts from the logits of the last one. The cache of the same senses is taken out of the store, so
+        that one half filled by a failed answer is never reused.
         """
         self._forget_ended()
         mine = weakref.ref(conversation)
         same = self._kept.pop((mine, senses), None)
-        # LRUCache's own __getitem__, behind `values()` too, would mark an entry as used.
+        # LRUCache's own __getitem__, which `values()` calls too, would mark an entry as used.
         others = [Cache.__getitem__(self._kept, name) for name in self._kept if name[0] == mine]
         usable = [kept for kept in (same, *others) if kept is not None and kept.loras == loras]
         best = max(usable, key=lambda kept: common_length(kept.labels, labels[:-1]), default=None)
         length = common_length(best.labels, labels[:-1]) if best else 0
-        # Continuing a cache needs a mask of all new positions by all old ones, which a causal prefill from
-        # nothing does without: 2.0 times the memory was measured where only the words before the media were
-        # shared. So nothing is continued that ends before the media.
+        # Continuing a cache needs an explicit mask of new by old positions, unlike a causal prefill from the
+        # start: twice the memory where only the words before the media are shared. So caches that end there
+        # are not continued.
         media = next((i for i, label in enumerate(labels) if not isinstance(label, int)), 0)
         if best is None or length <= media:
             return None
@@ -93,7 +93,7 @@ class KvCaches:
         self._kept[weakref.ref(conversation), senses] = kept
 
     def get(self, conversation: object, senses: tuple[str, ...]) -> KvCache | None:
-        """The cache that was kept for these senses, or None; it becomes the last to be dropped."""
+        """The cache that was kept for these senses, or None; marks it as most recently used."""
         return self._kept.get((weakref.ref(conversation), senses))
 
     def clear(self) -> None:
@@ -101,13 +101,13 @@ class KvCaches:
         self._kept.clear()
 
     def _forget_ended(self) -> None:
-        """Drop the caches of conversations that nobody holds any more."""
+        """Drop the caches of conversations that were garbage-collected."""
         for name in [name for name in self._kept if name[0]() is None]:
             del self._kept[name]
 
 
 def prompt_labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
-    """The labels (S) of a prompt with these streams, where placeholders alone would all look alike."""
+    """The labels (S) of a prompt: its ids, where placeholders give way to (stream key, token number)."""
     labels: list[Label] = prompt.input_ids[0].tolist()
     for sense, span in prompt.spans.items():
         for number, position in enumerate(span.tolist()):

@@ -1,6 +1,6 @@
 """From a name, a path or a Hub id to a frozen `Backbone`: safetensors and JSON only, no code.
 
-What is on the Hub becomes a folder of the cache at one commit, and is read as any other folder.
+A Hub id is downloaded to a folder of the cache at one commit, and read like any other folder.
 """
 
 import json
@@ -43,7 +43,7 @@ extensions = Extensions(
 )
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
-"""All that sizes, tokens and memory are read from."""
+"""Files from which sizes, tokens and memory are read."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 
 
@@ -95,10 +95,10 @@ def parse_source(source: str | Path) -> CheckpointSource:
 
 
 def fetch(source: CheckpointSource, names: Sequence[str] = _DESCRIPTION) -> CheckpointSource:
-    """The same source as a folder: of a Hub id those files, at the commit that its revision is now.
+    """The source as a folder; of a Hub id those files are downloaded, at its revision's current commit.
 
     names: patterns. Offline, or while the Hub cannot be reached, what the cache holds is used.
-    Raises: BackboneError: no such repository or revision, private, or not to be had.
+    Raises: BackboneError: no such repository or revision, private, or unavailable.
     """
     if Path(source.location).is_dir():
         return source
@@ -144,7 +144,7 @@ def read_config(source: CheckpointSource) -> PreTrainedConfig:
 def read_preprocessing(source: CheckpointSource) -> Preprocessing:
     """Size, mean and standard deviation from the checkpoint's JSON, in the order in which transformers looks.
 
-    Raises: BackboneError where no file says them: class defaults are another model's.
+    Raises: BackboneError where no file has them: class defaults are another model's.
     """
     processor, video, image = (_read_json(source, name) for name in _PROCESSORS)
     values = processor.get("video_processor") or video or image or processor.get("image_processor") or {}
@@ -209,7 +209,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     Raises: BackboneError: unknown, of another family, incomplete, or not loadable here as asked.
     """
     asked, target = parse_source(source), pick_device(device)
-    where = fetch(asked)  # its description alone: what cannot be loaded is refused before weights come
+    where = fetch(asked)  # the configuration alone: refused models download no weights
     config = read_config(where)
     precision = pick_precision(precision, config, where.name)
     check_device(precision, target)

@@ -1,4 +1,4 @@
-"""How much memory is free; running out of it is recognized, tried again with more room, explained."""
+"""Free memory, and running out of it: recognized, retried with more room, explained to the user."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ ALLOCATOR_MESSAGES = ("out of memory", "not enough memory", "can't allocate memo
 """Parts of the messages of torch's allocators where they raise a plain RuntimeError."""
 
 ADVICE = "the model ran out of memory: use fewer frames, int8 or nf4, or a smaller backbone"
-"""Message of the BackboneError that memory running out becomes."""
+"""Message of the BackboneError for running out of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -42,10 +42,10 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callable[[], bool]]) -> Result:
-    """What `call` returns; when memory runs out, the next of `make_room` frees some and `call` starts anew.
+    """Return `call()`; when memory runs out, the next of `make_room` frees some and `call` is repeated.
 
     make_room: tried in this order, each once; one that had nothing to free returns False and is passed over.
-    Raises: BackboneError where memory ran out and nothing is left that could make room.
+    Raises: BackboneError when memory runs out and nothing is left to free.
     """
     ways = iter(make_room)
     while True:

@@ -1,7 +1,7 @@
 """Which device and precision: fp32 or bf16 for the whole model, int8 or nf4 (bitsandbytes) for the LLM.
 
 Only the LLM's linear layers are quantized. Encoder, projector and lm_head define the token interface and keep
-bf16 or fp32; `check_quantized` makes sure of that, whoever quantized the weights.
+bf16 or fp32; `check_quantized` checks it, also for checkpoints that are saved quantized.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def pick_precision(precision: str, config: PreTrainedConfig, source: str) -> str
 
 
 def check_device(precision: str, device: torch.device) -> None:
-    """Whether a device can hold a quantized LLM. Raises: BackboneError that says what it can do instead."""
+    """Check that a device can run a quantized LLM. Raises: BackboneError naming the alternatives."""
     if precision not in QUANTIZED:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -99,7 +99,7 @@ def quantization_config(
     """The bitsandbytes configuration of int8 or nf4.
 
     unquantized: full module paths; bitsandbytes ignores short ones, and forgets lm_head when given any.
-    dtype: what 4-bit layers compute in; float32 where it is not said, whatever the model's precision.
+    dtype: in which 4-bit layers compute; bitsandbytes' default is float32 for every model.
     """
     options: dict[str, Any] = {"llm_int8_skip_modules": list(unquantized)}
     if precision == "int8":
@@ -109,7 +109,7 @@ def quantization_config(
 
 
 def check_quantized(model: nn.Module, precision: str, llm_targets: str, source: str) -> None:
-    """Whether exactly the LLM's linear layers are quantized, and all else is bf16 or fp32.
+    """Check that exactly the LLM's linear layers are quantized, and all else is bf16 or fp32.
 
     llm_targets: the regex of the full names of those layers.
     Raises: BackboneError naming a module that is not as it should be.

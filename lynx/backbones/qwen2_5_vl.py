@@ -2,7 +2,7 @@
 
 The RGB video keeps its shape (the stock processor's `smart_resize`); guidance and pseudo-frames have one
 square resolution, since mean keys and values belong to one grid. Positions are computed here and always
-passed: the stock model cannot place two grids behind one another, and keeps state between requests.
+passed: the stock model cannot place two grids one after the other, and keeps state between requests.
 """
 
 import math
@@ -111,7 +111,7 @@ class Qwen25VL(Backbone):
         for part in pixels.split(self.frames_per_pass):
             steps = len(part) // frames
             patches = part.view(steps, frames, 3, rows // merge, merge, patch, cols // merge, merge, patch)
-            # The tower takes patches as rows, and those that will be merged to one token behind one another:
+            # The tower takes patches as rows, those of one token one after the other:
             # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
             flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
             size = torch.tensor([[steps, rows, cols]], device=pixels.device)

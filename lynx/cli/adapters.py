@@ -1,4 +1,4 @@
-"""`lynx adapters`: what is here, what fits, what comes from the Hub and goes there, what others trained."""
+"""`lynx adapters`: list, check, pull, push and import adapters."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -38,7 +38,7 @@ def _list(options: Options) -> Result:
 
 
 def _load_backbone(options: Options, source: Any) -> Any:
-    """The backbone asked for, else the one that the files name."""
+    """Load the backbone asked for, else the one that the adapter names."""
     from lynx.backbones import load_backbone
 
     if not (options.backbone or source):

@@ -1,4 +1,4 @@
-"""`lynx eval`: how well a sense is heard or seen, in the miniature world and of labelled recordings."""
+"""`lynx eval`: accuracy in the miniature world and on labeled recordings."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def _eval_recordings(options: Options) -> Result:
     """Ask a chat what the recordings held out, or all, are: accuracy, chance, what is taken for what."""
     from lynx.evaluation.recordings import evaluate
 
-    # without --held-out all of the folder, which then should have had no part in training
+    # without --held-out the whole folder, which should then not have been trained on
     examples = open_examples(options, split="test" if options.held_out else "train")
     model = load_model(options, "sounds")
     with progress("recordings") as tell:

@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except LynxError as error:
         return _failed(str(error))
-    except BrokenPipeError:  # `lynx ... | head`: the reader has what it wanted
+    except BrokenPipeError:  # `lynx ... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return _failed("interrupted")
     finally:
-        # torchrun's group of processes: its threads abort an interpreter that ends before it is left
+        # leave torchrun's process group: its threads would abort an interpreter that exits before
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def _set_logging(verbose: bool) -> None:
     """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
 
-    Progress bars are for people: where nobody looks, there are none.
+    Progress bars are shown in a terminal only.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

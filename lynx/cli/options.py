@@ -39,7 +39,7 @@ def read_options(options: argparse.Namespace, cls: type[Config]) -> Config:
 
 
 def add_moved_options(parser: argparse.ArgumentParser, names: Iterable[str], where: str) -> None:
-    """Options that a command no longer has: whoever gives one is told where it went (wrong usage)."""
+    """Options that moved elsewhere: giving one is wrong usage, and the message says where it is now."""
 
     class Moved(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:

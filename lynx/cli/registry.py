@@ -1,4 +1,4 @@
-"""What every command is made of: its registration, the options that many share, and the model they ask for.
+"""Shared by all commands: registration, common options, loading of models and data.
 
 What a command needs is imported when it runs: `lynx --help` costs no torch.
 """
@@ -58,7 +58,7 @@ def option(*names: str, **keywords: Any) -> Declare:
 
 
 def model_options(device: bool = True, named: bool = False) -> Declare:
-    """The options that say which model. named: by default the one that the files given name, so None."""
+    """The options that choose a model. named: no default backbone, since the given files name one."""
 
     def declare(parser: Parser) -> None:
         group = parser.add_argument_group("model")
@@ -79,7 +79,7 @@ def adapter_option(parser: Parser) -> None:
 
 
 def data_options(default: str | None = "world") -> Declare:
-    """The options that say which examples; read them with `open_examples`."""
+    """The options that choose examples; read them with `open_examples`."""
 
     def declare(parser: Parser) -> None:
         group = parser.add_argument_group("data")
@@ -126,7 +126,7 @@ def open_examples(
             raise DataError(f"--data takes a name and a path, not {' '.join(words)}: repeat it for more")
         sources.append((name, Path(paths[0]) if paths else options.data_path))
     held_out = [list(options.held_out) for _ in sources]
-    if len(sources) > 1 and options.held_out:  # each holds out what it has of them
+    if len(sources) > 1 and options.held_out:  # each source holds out its own
         groups = [groups_of(*source) for source in sources]
         if unknown := sorted(set(options.held_out).difference(*groups)):
             there = ", ".join(sorted({group for each in groups for group in each})) or "none"
@@ -164,7 +164,7 @@ def count(text: str) -> int:
 
 
 def load_model(options: Options, *senses: str) -> Any:
-    """The model with the adapters asked for; where none is, with the senses' own in `adapters/`, if any."""
+    """Load the model with the adapters asked for, by default those of the senses in `adapters/`, if any."""
     own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
     adapters = getattr(options, "adapter", []) or own
     return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
@@ -172,7 +172,7 @@ def load_model(options: Options, *senses: str) -> Any:
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error stream where a person looks; call it with how many are done, and of how many."""
+    """A progress bar in a terminal, on the error stream; call it with the numbers of done and of all."""
     from tqdm import tqdm
 
     with tqdm(unit=unit, disable=None, leave=False) as bar:

@@ -26,7 +26,7 @@ def _stage_options(parser: Parser) -> None:
 
 
 RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
-"""Where options went that served that one adapter."""
+"""Where options for `adapters/sounds` alone are now."""
 MOVED = ("--variants", "--final-lr", "--average")
 
 
@@ -113,7 +113,7 @@ def _tune(options: Options) -> Result:
     from lynx.training.tuning import tune
 
     config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)
-    # the world draws what it is asked for; files are taken as they are, clips without the sense for replay
+    # the world draws these senses; files are taken as they are, and clips without the sense serve replay
     drawn = ("video", *options.modality)
     examples = open_examples(
         options,

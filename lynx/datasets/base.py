@@ -1,4 +1,4 @@
-"""What training and measuring look at: examples, each one clip's media with questions about them."""
+"""Examples for training and evaluation: each is one clip's media with questions about them."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class Turn:
 class Example:
     """One clip: a medium for each sense, and the questions about it.
 
-    `media` may render on access. `key` names the content of the media where the source vouches for it, so
-    that encoded streams are found again without rendering; where it is "" the bytes are hashed.
+    `media` may render on access. `key` identifies the content of the media, so that encoded streams are found
+    without rendering; if it is "" the bytes are hashed.
     """
 
     id: str
@@ -39,14 +39,14 @@ class Wanted:
 
     split: str = "train"
     seed: int = 0
-    n: int | None = None  # at most so many, drawn by `seed`
+    n: int | None = None  # maximum number, drawn by `seed`
     senses: tuple[str, ...] | None = None  # only examples with all of these media, and no others of theirs
     focus: tuple[str, ...] = ()  # only examples with a question of one of these types
     types: tuple[str, ...] = ()  # no questions of other types
     held_out: tuple[str, ...] = ()  # groups (folds, speakers) that make "test" and that "train" leaves out
 
     def draw(self, examples: Sequence[Example]) -> list[Example]:
-        """Those of a source's examples that fit `focus`, `n` and `types`, applied in this order."""
+        """Filter a source's examples by `focus`, `n` and `types`, in this order."""
         kept = list(examples)
         if self.focus:
             kept = [each for each in kept if any(turn.type in self.focus for turn in each.turns)]

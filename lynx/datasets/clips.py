@@ -27,5 +27,5 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
 
 
 def content_key(example: Example) -> str:
-    """What the media of an example are, in 32 hex digits: its own `key`, else a digest of the bytes."""
+    """32 hex digits that identify an example's media: from its `key`, else from the bytes."""
     return media_key(example.media, example.key)

@@ -83,7 +83,7 @@ def open_recordings(name: str, path: str | Path | None, wanted: Wanted) -> list[
     folder = folder_of(name, path)
     recordings = keep_split(read_recordings(folder), folder, wanted)
     if wanted.senses is not None and set(wanted.senses) != {AUDIO}:
-        recordings = []  # they are heard, and that is all
+        recordings = []  # they have sound alone
     examples = []
     for each in recordings:
         turn = Turn(QUESTION, each.label, "sound", (AUDIO,))

@@ -1,7 +1,7 @@
 """Where examples come from: a table of sources, each one function, named by an import string.
 
-Named, not imported: what draws examples (the miniature world) may stand above this room, and what nobody asks
-for is not loaded. A new source is one function and one row.
+Import strings allow a source to live above this room (the miniature world), and load only what is used. A new
+source is one function and one row.
 """
 
 from collections.abc import Callable, Sequence

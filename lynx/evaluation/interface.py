@@ -24,7 +24,7 @@ from lynx.types import VIDEO, Frames, Stream, sample_times
 from lynx.visualization.interface_map import REFERENCE, VOCABULARY, Figures, Group, InterfaceMap
 
 POINTS = 256
-"""Tokens of a group that are drawn and that the axes are found with: the same number of each counts alike."""
+"""Maximum tokens of a group that are drawn and determine the axes, so that groups have equal weight."""
 ROWS = 4096
 """Maximum number of tokens normalized at once: bounds the memory that a large vocabulary takes."""
 WORLD_CLIPS = 16
@@ -33,7 +33,7 @@ WORLD_CLIPS = 16
 
 @dataclass(frozen=True)
 class Reference:
-    """Interface tokens (n, D) of ordinary videos, and what they are of."""
+    """Interface tokens (n, D) of ordinary videos, and a label for them."""
 
     tokens: Tensor
     label: str
@@ -71,8 +71,8 @@ def measure_interface(
     """Compare the tokens of a session's senses, aligned and not, with each other and with the vocabulary.
 
     reference: by default clips of the miniature world for the backbone trained on it, else the clip's own
-    video. guidance: takes the reference's place in L_stat, whose mean and variance are what was aligned to.
-    The clip is encoded if it is not yet, and read once more for each sense that was aligned.
+    video. guidance: replaces the reference in L_stat, since its mean and variance were the target of
+    alignment. The clip is encoded if it is not yet, and read once more for each sense that was aligned.
     Raises: LynxError: media that cannot be read, a guidance of another backbone.
     """
     model = session.model
@@ -80,13 +80,13 @@ def measure_interface(
         guidance.check(model.backbone)
     if reference is None and model.backbone.words is not None:
         frames = _world_frames()
-        stream = model.stream(VIDEO, frames, frames.times)  # which the model keeps, as it does a clip's
+        stream = model.stream(VIDEO, frames, frames.times)  # cached by the model, as a clip's is
         reference = Reference(_on_frames(stream), f"{WORLD_CLIPS} other videos")
     kinds = _kinds(session, reference)
     named = {kind.sense: kind for kind in kinds if kind.aligned}
     words, video = named[VOCABULARY], named.get(VIDEO)
     near = named.get(REFERENCE, video)
-    goal = None  # mean and variance (D,) that L_stat is taken to
+    goal = None  # mean and variance (D,) that L_stat compares with
     if guidance is not None:
         goal = guidance.token_mean, guidance.token_var
     elif near is not None:
@@ -96,7 +96,7 @@ def measure_interface(
     groups = []
     for kind, where in zip(kinds, points, strict=True):
         spread = kind.distance(kind)
-        # Words were never meant to have the statistics of videos.
+        # Words are not meant to have the statistics of videos.
         statistics = float(statistics_loss(kind.tokens.cpu(), *goal)) if goal and kind is not words else None
         figures = Figures(
             tokens=len(kind.tokens), norm=kind.norm, to_itself=spread, to_vocabulary=kind.distance(words),

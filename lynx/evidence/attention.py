@@ -93,7 +93,7 @@ class Evidence:
 
     def _row(self, token: Index) -> Tensor:
         """The attention (S,) of a token, or the mean of several."""
-        if not len(self.rows):  # an answer without a word rests on nothing
+        if not len(self.rows):  # an answer without words has no rows
             return self.rows.new_zeros(self.rows.shape[1])
         if token is None:
             return self.rows.mean(dim=0)
@@ -110,7 +110,7 @@ def answer_evidence(
 ) -> Evidence:
     """The evidence of an answer (n,) ids, from the attention rows (n, S) recorded as it was generated."""
     special = torch.tensor(tokenizer.all_special_ids)
-    # Markers such as <|im_end|> are tokens of the answer, and no words that anybody reads.
+    # Markers such as <|im_end|> are tokens of the answer but not words.
     steps = (~torch.isin(answer.cpu(), special)).nonzero().flatten().tolist()
     sinks = torch.zeros(rows.shape[1], dtype=torch.bool)  # (S,)
     sinks[: prompt.input_ids.shape[1]] = torch.isin(prompt.input_ids[0].cpu(), special)

@@ -20,8 +20,9 @@ def occlusion(
 ) -> float:
     """How much the log-probability of an answer (n,) ids falls, in nats, when a sense shows nothing.
 
-    window: hide only what lies between these seconds. What is hidden becomes the mean token of black
-    (pseudo-)frames, which are silence to the ear: the mean of its own tokens would still tell what it is of.
+    window: hide only what lies between these seconds. Hidden tokens are replaced by the mean token of black
+    (pseudo-)frames, which is silence for sound: the mean of the stream's own tokens would still reveal its
+    content.
     """
     stream = streams[sense]
     height, width = stream.frames.pixels.shape[-2:]
@@ -59,6 +60,6 @@ def answer_score(
 def answer_log_prob(logits: Tensor, answer: Tensor) -> float:
     """Log-probability of an answer (n,) ids. logits: (>= n + 1, V), the last of prompt + answer."""
     n = len(answer)
-    # The logits of a position are about the next token: those of the last token are about nothing any more.
+    # Logits predict the next token, so those of the last token are left out.
     scores = logits[-n - 1 : -1].float().log_softmax(dim=-1)  # (n, V)
     return float(scores.gather(1, answer[:, None]).sum())

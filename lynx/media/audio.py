@@ -43,7 +43,7 @@ def iter_audio(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before.
 
-    That second may move: where silence before `start` is left out, what came earlier moves up to it.
+    Long silence before `start` is skipped, which moves that second forward.
     """
     info = probe(path)
     _check_track(info, track, min(end, info.duration) - start)
@@ -60,7 +60,7 @@ def iter_audio(
                 break
             if time < clock == begin and begin:  # the first packet found is an earlier one
                 clock = begin = time
-            # the header may have said less than the timestamps do
+            # the timestamps may exceed the header's duration
             if (span := max(time, clock) + length - start) > MAX_SECONDS + LAST_PACKET:
                 raise MediaError(
                     f"The sound of {info.path.name!r} spans {span / 3600:.1f} h or more by its timestamps, "
@@ -68,7 +68,7 @@ def iter_audio(
                 )
             gap = time - clock
             if gap > (0.001 if clock == begin else 0.1):  # a gap in the timestamps is a silence
-                unasked = max(0.0, min(time, lead) - clock)  # of it; it may be of hours, and is left out
+                unasked = max(0.0, min(time, lead) - clock)  # the part before `start`, maybe hours, is skipped
                 begin += unasked
                 yield begin, np.zeros(round((gap - unasked) * sample_rate), np.float32)
                 clock += gap

@@ -36,7 +36,8 @@ def open_depth(
     """The depth in a folder of maps or of a mesh with poses, a .npy stack, a mesh, a point cloud, or a video.
 
     unit: meters of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
-    meters, for what has no unit of its own. views, size: of the cameras around a mesh, pixels a side.
+    near and far in meters, for media without a unit. views, size: of the cameras around a mesh, pixels a
+    side.
     Raises MediaError when it is none of these, or damaged.
     """
     path = Path(path)
@@ -237,6 +238,6 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
         if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
             raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
         meters = levels[..., 1] / 255 * reach[1]
-        return valid_depth(np.where(meters < reach[0], 0, meters))  # near black: what coding leaves of it
+        return valid_depth(np.where(meters < reach[0], 0, meters))  # near black: black after coding
 
     return DepthClip(count, measure, np.arange(count) / rate, info.duration, notes=notes)

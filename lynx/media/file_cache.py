@@ -1,4 +1,4 @@
-"""What was found out about a file, remembered for as long as the file stays as it is."""
+"""Results computed from a file, cached until the file changes."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -8,24 +8,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 KEPT = 256
-"""Results of one function; what was asked for least recently makes room."""
+"""Maximum cached results of one function; the least recently used is dropped."""
 
 
 def cached_by_file(function: Callable[[str | Path], T]) -> Callable[[str | Path], T]:
-    """`function` of a path, called once for every state of the file: its place, size and second of change.
+    """Cache `function` of a path until the file's inode, size or modification time changes.
 
-    What it raises is not remembered.
+    Errors are not cached.
     """
 
     @lru_cache(KEPT)
-    def remembered(path: Path, state: tuple[int, ...]) -> T:
+    def cached(path: Path, state: tuple[int, ...]) -> T:
         return function(path)
 
     @wraps(function)
-    def ask(path: str | Path) -> T:
+    def call(path: str | Path) -> T:
         if not Path(path).is_file():
             return function(path)
         stat = Path(path).stat()
-        return remembered(Path(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return cached(Path(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
-    return ask
+    return call

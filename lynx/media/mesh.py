@@ -32,7 +32,7 @@ MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
 
 Size = tuple[int, int]  # height and width, pixels
-See = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
+Camera = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Shape:
 
     @property
     def bounds(self) -> tuple[np.ndarray, float]:
-        """The middle (3,) of the box of all points that are used, and how far the farthest of them is."""
+        """The center (3,) of the bounding box of all used points, and the distance to the farthest of
+        them."""
         used = self.points[np.unique(self.faces)] if len(self.faces) else self.points
         middle = (used.min(0) + used.max(0)) / 2
         return middle, float(np.linalg.norm(used - middle, axis=1).max())
@@ -183,7 +184,7 @@ def _clip(
     return DepthClip(len(poses), measure, intrinsics=camera, poses=poses, notes=notes, background=True)
 
 
-def ray_caster(shape: Shape) -> See:
+def ray_caster(shape: Shape) -> Camera:
     """`(pose, intrinsics, (H, W)) -> (H, W)` float32 depth of a mesh, in its unit, 0 where no face is hit."""
     mesh = _trimesh().Trimesh(shape.points, shape.faces, process=False)
     try:
@@ -215,8 +216,8 @@ def splat(
 ) -> np.ndarray:
     """(H, W) float32 depth of points (n, 3), in their unit: the nearest wins, 0 where there is none.
 
-    reach: to how many pixels on each side a point extends; by default so many that points as far apart as
-    these would be on the surface of their box hide what is behind them.
+    reach: pixels that a point covers on each side; by default so many that these points, spread evenly over
+    the surface of their bounding box, hide what is behind.
     """
     height, width = pixels
     local = (points - pose[:3, 3]) @ pose[:3, :3]  # (n, 3) in the camera's coordinates

@@ -1,4 +1,4 @@
-"""What the file of a mesh declares, held against limits and against what it holds, before it is parsed.
+"""Limits on mesh files, checked before parsing: what a file declares, against maxima and its own size.
 
 A few hundred bytes can declare 10 GB or a tree of 2^40 nodes. What is not needed for points and faces
 (materials, groups, textures, names) does not reach the parser: a group may cost more than its faces.
@@ -38,8 +38,8 @@ STRIP = 5  # the mode of a .glb's primitive in which each further point makes a 
 def read_within_limits(path: Path) -> bytes:
     """The file of a mesh, reduced to its points and faces where that is simple.
 
-    Raises MediaError when it is above a limit or declares more than it holds, and what damaged content raises
-    when it is looked at (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error).
+    Raises MediaError when it is above a limit or declares more than it holds; damaged content raises
+    (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error).
     """
     size, name, kind = path.stat().st_size, path.name, path.suffix.lower()
     if size > MAX_BYTES:

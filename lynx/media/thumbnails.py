@@ -8,14 +8,14 @@ from torch.nn import functional as F
 from lynx.types import Frames
 
 THUMBNAIL_PIXELS = 480 * 270
-"""Most pixels of a frame that is kept to be looked at: more than a page or a figure draws of it."""
+"""Maximum pixels of a kept frame, more than the page or a figure shows."""
 LONG = 8
-"""Longest shape, long side to short side, that keeps it: a long spectrogram is made shorter, not lower."""
+"""Maximum aspect ratio that is preserved: a longer spectrogram loses length, not height."""
 AT_ONCE = 16  # frames; bounds the memory of the interpolation
 
 
 def thumbnails(frames: Frames, pixels: int = THUMBNAIL_PIXELS) -> Frames:
-    """The same frames with at most that many pixels each; those that are small enough stay as they are."""
+    """The same frames, shrunk to at most that many pixels each; small ones are unchanged."""
     sides = list(frames.pixels.shape[-2:])
     if math.prod(sides) <= pixels:
         return frames

@@ -34,7 +34,7 @@ def read_frames(path: str | Path, times: Tensor | Sequence[float], max_side: int
 def iter_frames(
     path: str | Path, times: Tensor | Sequence[float], max_side: int | None = None
 ) -> Iterator[np.ndarray]:
-    """The same pictures, (H, W, 3) uint8, one after another: of a long clip one is held at a time."""
+    """The same pictures, (H, W, 3) uint8, one after another: only one is in memory at a time."""
     return (pixels for pixels, _ in _displayed(path, times, lambda frame: _picture(frame, max_side)))
 
 

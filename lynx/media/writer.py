@@ -2,8 +2,8 @@
 
 `write_stream` takes frames one after another, and leaves either a whole file or none; `write_video` takes a
 tensor of them. This is the only writer of films and of the world's clips. moviepy encodes, through the ffmpeg
-that it brings along; what is used of it is its writer of single frames, since its clips would ask for each
-frame by its time.
+that it brings along; only its writer of single frames is used, since its clips request each frame by its
+time.
 """
 
 import os
@@ -47,8 +47,8 @@ def write_stream(
 ) -> None:
     """Write frames (H, W, 3) uint8 of `size` (W, H) as they come; one is held at a time.
 
-    fps: to a hundredth. The file is written aside and takes its place when it is whole; whatever goes wrong,
-    what was there stays.
+    fps: to a hundredth. The file is written aside and moved into place when complete; on errors an existing
+    file stays.
     Raises MediaError when a side is odd, moviepy is missing, or the file cannot be written.
     """
     try:
