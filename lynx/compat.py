@@ -1,4 +1,4 @@
-"""What leans on the insides of other libraries: the next release of one of them breaks this file alone.
+"""Everything that depends on internals of other libraries, so that their releases break this file alone.
 
 Everything here uses a name, an attribute or a file layout that its library does not promise to keep. Each has
 a canary in tests/test_compat.py that fails under its name. Libraries are imported inside the functions, so
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # --- PEFT: its files and its layers --------------------------------------------------------------
 
 PEFT_PREFIX = "base_model.model."
-"""What PEFT's files put before a module's name."""
+"""Prefix of module names in PEFT's files."""
 
 
 def lora_layers(model: "nn.Module") -> dict[str, Any]:
@@ -135,7 +135,7 @@ def cache_beginning(cache: Any, dropped: int) -> Any:
     """
     beginning = copy.copy(cache)
     beginning.layers = [copy.copy(layer) for layer in cache.layers]
-    beginning.crop(-dropped)  # transformers' own word for "that many fewer"
+    beginning.crop(-dropped)  # a negative length removes that many positions
     return beginning
 
 
@@ -243,8 +243,7 @@ def encoder_process(encoder: Any) -> Any:
 
 def accept_fewer_inputs(blocks: Any) -> Any:
     """A subclass of gradio's `Blocks` whose endpoints take None for inputs that a client left out at the end.
-
-    So clients that were written when an endpoint took less are still answered.
+    So clients written for fewer inputs are still answered.
     """
 
     class Lenient(blocks):

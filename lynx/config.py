@@ -145,8 +145,8 @@ class TuneConfig(TrainConfig):
     )
     type_embedding: bool = option(
         False,
-        "learn a vector for each sense that is added to its tokens, by which the LLM tells whose they are; a "
-        "warm start goes on from the one that is there",
+        "learn a vector for each sense, added to its tokens, so that the LLM can tell the senses apart; a "
+        "warm start continues an existing one",
     )
     warm_start: bool = option(
         False, "go on from the adapter's own LLM LoRA (of several adapters: their sum), not from a fresh one"

@@ -1,9 +1,9 @@
 """A conversation over one set of media: which senses are on, the history, and the answers.
 
-`Session._generate` is the way of an answer: encode, compose, generate, evidence. A first answer is bit for
+`Session._generate` makes an answer: encode, compose, generate, evidence. A first answer is bit for
 bit what stock `generate` gives for the same prompt; later ones continue a KV cache, which equals a full
-prefill but for the order of a few sums. Where memory runs out, there is one more try without what is only
-kept for later, then one with half of the frames.
+prefill up to rounding. If memory runs out, an answer is retried without cached streams and KV caches, then
+with half of the frames.
 """
 
 import threading
@@ -34,7 +34,7 @@ Senses = str | Sequence[str]  # one or several
 
 @dataclass(frozen=True)
 class Comparison:
-    """A question answered with all senses that are on, and by name without each of some."""
+    """A question's answer with all senses that are on, and those without one of them, by its name."""
 
     question: str
     answer: str
@@ -77,7 +77,7 @@ class Session:
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
 
         def answer() -> str:
-            messages, senses = self._with(question), self._on()
+            messages, senses = self._messages_with(question), self._senses_on()
             text, join = self._generate(messages, senses, **options)
             join()
             return text
@@ -88,7 +88,7 @@ class Session:
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
         with self._answering():
-            messages, senses = self._with(question), self._on()
+            messages, senses = self._messages_with(question), self._senses_on()
             joins: list[Callable[[], None]] = []
 
             def run(streamer: TextIteratorStreamer) -> None:
@@ -96,11 +96,11 @@ class Session:
                 joins.append(self._generate(messages, senses, streamer=streamer, **options)[1])
 
             def begin() -> tuple[str, Generator[str]]:
-                self._stop.clear()  # the stream of a first try that failed has set it
+                self._stop.clear()  # a failed first try has set it
                 rest = stream_text(self.model.backbone.tokenizer, run, self._stop)
                 return next(rest, ""), rest
 
-            # Tried again only up to the first piece: afterwards the reader would be told things twice.
+            # Retried only up to the first piece: afterwards the reader would see text twice.
             first, rest = self._with_room(begin)
             with closing(rest), explain_out_of_memory():
                 if first:
@@ -118,7 +118,7 @@ class Session:
         self._stop.set()
 
     def undo(self) -> str:
-        """Take the last question and its answer out of the history; returns the question."""
+        """Remove the last question and its answer from the history; returns the question."""
         if not self.history:
             raise LynxError("there is no question to take back yet")
         question = self.history[-2]["content"]
@@ -142,7 +142,7 @@ class Session:
         without: the sense, or the senses, that are left out one at a time; all but the video where not given.
         Raises: LynxError where such a sense is not on, there is none, or there is no question.
         """
-        senses = self._on()
+        senses = self._senses_on()
         if without is None:
             without = [sense for sense in senses if sense != VIDEO]
         left_out = [without] if isinstance(without, str) else list(without)
@@ -152,14 +152,14 @@ class Session:
             raise LynxError(f"{off[0]!r} is not on: there are {', '.join(senses) or 'no senses'}")
         if question is None and not self.history:
             raise LynxError("there is no question to compare yet")
-        messages = self.history[:-1] if question is None else self._with(question)
+        messages = self.history[:-1] if question is None else self._messages_with(question)
 
         def answers() -> list[str]:
             texts = []
             for left in (None, *left_out):
                 chosen = tuple(sense for sense in senses if sense != left)
                 texts.append(self._generate(messages, chosen, max_new_tokens=max_new_tokens)[0])
-                with self.model.lock:  # the conversation goes on with all: their cache is dropped last
+                with self.model.lock:  # the conversation continues with all senses: keep their cache longest
                     self.model.kv_caches.get(self, senses)
             return texts
 
@@ -190,19 +190,19 @@ class Session:
 
     def encode(self) -> dict[str, Stream]:
         """Read, render and encode every sense that is on and not encoded yet; returns all that are."""
-        self._with_room(lambda: self._encode(self._on()))
+        self._with_room(lambda: self._encode(self._senses_on()))
         return self.streams
 
     def _encode(self, senses: tuple[str, ...]) -> dict[str, str]:
         """Bring `streams` up to date for these senses; returns their keys.
 
-        A stream is known by all that decides its tokens, never by the sense's name: the adapter of that name
-        may have been exchanged, or trained further, since the last question.
+        A stream is identified by its key, not by the sense's name: the adapter of that name may have been
+        exchanged, or trained further, since the last question.
         """
         with self.model.lock:
             keys = self._stream_keys(senses)
             if any(self._keys.get(sense, key) != key for sense, key in keys.items()):
-                self._make_plan()  # other adapters than before may fit other numbers of frames
+                self._make_plan()  # other adapters may want another number of frames
                 keys = self._stream_keys(senses)
             for sense, key in keys.items():
                 if self._keys.get(sense) != key:
@@ -214,7 +214,8 @@ class Session:
     def _generate(
         self, messages: History, senses: tuple[str, ...], **options: Any
     ) -> tuple[str, Callable[[], None]]:
-        """The answer to the last message, and what lets it join the history; options: of `generate`."""
+        """The answer to the last message, and a function that adds it to the history; options: of
+        `generate`."""
         model, backbone = self.model, self.model.backbone
         # Under the lock from encoding to the last token: no adapter is exchanged between keys and answer.
         with model.lock, model.using(*senses):
@@ -235,7 +236,7 @@ class Session:
             baseline = rows.prompt_row()  # (S + n - 1,)
             if baseline is None and known:  # that position came from the cache: recorded when it was filled
                 baseline = known.baseline
-            # The last token was chosen and never read: the cache holds S + n - 1 positions.
+            # The last token was never fed back: the cache holds S + n - 1 positions.
             kept = KvCache(cache, [*labels, *ids[:-1].tolist()], loras, baseline)
             model.kv_caches.keep(self, senses, kept)
         text = str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -253,12 +254,12 @@ class Session:
 
         return text, join
 
-    def _with(self, question: str) -> History:
+    def _messages_with(self, question: str) -> History:
         if not (question := question.strip()):
             raise LynxError("the question is empty")
         return [*self.history, {"role": "user", "content": question}]
 
-    def _on(self) -> tuple[str, ...]:
+    def _senses_on(self) -> tuple[str, ...]:
         if unknown := sorted(set(self.senses) - set(self.media)):
             raise MediaError(f"no media for {', '.join(unknown)}: this session has {', '.join(self.media)}")
         return tuple(sense for sense, on in self.senses.items() if on)
@@ -285,14 +286,14 @@ class Session:
         return retry_with_more_room(call, make_room)
 
     def _halve_frames(self) -> bool:
-        """Look at half of the moments from here on; False where there is one or none."""
+        """Use half of the moments from now on; False where there are fewer than two."""
         before = self.plan.frames
         if before < 2 or not self.media:
             return False
         self.model.drop_kept(in_use=0)
         self.streams.clear()
         self._keys.clear()
-        self._last, self.used = None, {}  # they were about streams that are gone
+        self._last, self.used = None, {}  # they refer to dropped streams
         self._frames = before // 2
         self._memory_notes = (f"{self._frames} frames instead of {before}: the memory ran out",)
         self._make_plan()

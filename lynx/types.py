@@ -58,8 +58,8 @@ class Frames:
     pixels: Tensor
     times: Tensor
     duration: float
-    labels: tuple[str, ...] = ()  # what each picture is, where they are of several kinds
-    notes: tuple[str, ...] = ()  # what a person has to be told about them
+    labels: tuple[str, ...] = ()  # kind of each picture, where there are several
+    notes: tuple[str, ...] = ()  # notes for the user
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
@@ -113,7 +113,7 @@ class DepthClip:
     intrinsics: np.ndarray | None = None  # (3, 3) pixels
     poses: np.ndarray | None = None  # (count, 4, 4), not finite where the camera was lost
     notes: tuple[str, ...] = ()  # what had to be assumed
-    background: bool = False  # whether what has no return is nothing, as around a mesh, and no hole
+    background: bool = False  # whether no return is empty background, as around a mesh, not a hole
 
     @classmethod
     def of(cls, meters: np.ndarray, **known: Any) -> "DepthClip":
@@ -130,7 +130,7 @@ class DepthClip:
 
 
 def valid_depth(meters: np.ndarray) -> np.ndarray:
-    """float32 meters with 0 for whatever is no distance."""
+    """float32 meters, with 0 for values that are not distances."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(meters) & (meters > 0), meters, 0).astype(np.float32)
 
@@ -196,7 +196,7 @@ class Stream:
 
     @property
     def steps(self) -> int:
-        """How many moments the stream has tokens of."""
+        """Number of moments that have tokens."""
         return int((~self.times.isnan()).sum()) // math.prod(self.grid)
 
     @property

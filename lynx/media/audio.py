@@ -68,7 +68,7 @@ def iter_audio(
                 )
             gap = time - clock
             if gap > (0.001 if clock == begin else 0.1):  # a gap in the timestamps is a silence
-                unasked = max(0.0, min(time, lead) - clock)  # the part before `start`, maybe hours, is skipped
+                unasked = max(0.0, min(time, lead) - clock)  # the part before `start`, maybe hours, is cut
                 begin += unasked
                 yield begin, np.zeros(round((gap - unasked) * sample_rate), np.float32)
                 clock += gap

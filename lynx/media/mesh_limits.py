@@ -39,7 +39,7 @@ def read_within_limits(path: Path) -> bytes:
     """The file of a mesh, reduced to its points and faces where that is simple.
 
     Raises MediaError when it is above a limit or declares more than it holds; damaged content raises
-    (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error).
+    LookupError, TypeError, ValueError, AttributeError, RecursionError or struct.error.
     """
     size, name, kind = path.stat().st_size, path.name, path.suffix.lower()
     if size > MAX_BYTES:

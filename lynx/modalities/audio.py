@@ -29,12 +29,12 @@ COLUMNS_A_PART = 2**16
 WINDOWS_AT_ONCE = 4096
 """Maximum windows compared at once in the search for the loudest tenth of a second."""
 MOST_GAIN = 40.0
-"""Maximum decibels by which a recording is made louder: what is fainter is noise."""
+"""Maximum decibels by which a recording is amplified: anything fainter is noise."""
 EXPECTED = "Sound is read from a file or from a Waveform"
 SLOPE_S = 0.032
-"""Seconds to either side between which a slope in time is taken."""
+"""A slope in time is taken from so many seconds before to as many after."""
 SLOPE_BANDS = 0.1
-"""Share of all bands to either side between which a slope along frequency is taken."""
+"""A slope along frequency is taken from this share of all bands below to as many above."""
 SLOPE_GAIN = 3.0
 """Steps of color for one step of level."""
 
@@ -51,14 +51,14 @@ class AudioRendering:
     seconds_per_frame: float | None = None
     """Seconds of sound in one picture; None is the spacing of the frames, so that nothing goes unheard."""
     least_s: float = 0.0
-    """Seconds of sound in one picture at least: neighbors overlap where frames are closer together."""
+    """Minimum seconds of sound in one picture: neighbors overlap where frames are closer together."""
     floor_db: float = -80.0
     ceil_db: float = 0.0
     fmin: float = 20.0
     fmax: float = 8000.0
     level_db: float | None = None
-    """What the loudest tenth of a second is brought to before it is drawn, by at most MOST_GAIN;
-    None: loudness stays what it is, and can be asked for."""
+    """Level to which one gain, at most MOST_GAIN, brings the loudest tenth of a second; None keeps the
+    loudness, so that it can be asked about."""
     show: str = "level"
     """level: in gray; slopes: the level in red, how it rises in time in green and how along frequency in
     blue, where the middle is flat. Voices differ in level more than in slopes."""
@@ -87,7 +87,7 @@ class AudioRendering:
 @lru_cache(maxsize=8)
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Tensor:
     """Triangles of peak 1 on the HTK mel scale, 2595 log10(1 + f / 700): (F, n_fft / 2 + 1) float32."""
-    from transformers.audio_utils import mel_filter_bank  # here: it takes a second that only sound needs
+    from transformers.audio_utils import mel_filter_bank  # imported here: it takes a second, for sound alone
 
     bank = mel_filter_bank(n_fft // 2 + 1, n_mels, fmin, fmax, sample_rate, mel_scale="htk")
     return torch.from_numpy(bank.T).float().contiguous()
@@ -136,7 +136,8 @@ def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor
 def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRendering) -> Iterable[Tensor]:
     """Samples in parts (n,), with one gain that brings their loudest tenth of a second to `level_db`.
 
-    Levels are those of the spectrogram: a full-scale sine has 0 dB. To find the gain, all is heard once more.
+    Levels are those of the spectrogram: a full-scale sine has 0 dB. Finding the gain reads the sound once
+    more.
     """
     if rendering.level_db is None:
         return listen()
@@ -156,8 +157,8 @@ def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRende
 def add_slopes(pictures: Tensor, rendering: AudioRendering) -> Tensor:
     """Levels (T, F, columns) uint8, the top row the highest band -> (T, 3, F, columns) uint8.
 
-    A slope is the difference of two levels, SLOPE_GAIN times over and 128 where there is none; beyond a
-    picture's edges its levels stay what they are there.
+    A slope is the difference of two levels, SLOPE_GAIN times over and 128 where there is none; the levels at
+    a picture's edges are repeated beyond them.
     """
     level = pictures[:, None]
     if rendering.show == "level":
@@ -184,7 +185,7 @@ class Audio(Modality):
 
     @classmethod
     def drawing_bytes(cls, seconds: float) -> int:
-        """Most bytes alive at once: the samples, and the columns of the spectrogram made together."""
+        """Peak bytes: the samples, and the columns of the spectrogram made together."""
         r = AudioRendering()
         columns = min(seconds / r.hop_s, COLUMNS_AT_ONCE)
         window = r.window_s * r.sample_rate
@@ -253,7 +254,8 @@ class Audio(Modality):
 
 
 class _Spectrogram:
-    """The spectrogram of sound that is read bit by bit; columns that no later picture needs are dropped."""
+    """The spectrogram of sound that is read piece by piece; columns that no later picture needs are
+    dropped."""
 
     def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering) -> None:
         self.samples = 0  # heard so far
@@ -279,7 +281,7 @@ class _Spectrogram:
         return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)
 
     def finish(self) -> None:
-        """Hear the rest. Raises MediaError where there was nothing at all."""
+        """Read the rest. Raises MediaError where the recording is empty."""
         for _ in self._blocks:
             pass
         if not self.samples:

@@ -25,7 +25,7 @@ def path_of(source: MediaSource, expected: str) -> str | Path:
 
 
 class Modality(ABC):
-    """A sense. A subclass says all that is known of it: its names, what it is read from, how it is drawn."""
+    """A sense. A subclass declares its names, what it is read from and how it is drawn."""
 
     name: ClassVar[str]
     """In code, in files and on the command line: "audio"."""
@@ -55,7 +55,7 @@ class Modality(ABC):
     def from_dict(cls, parameters: dict[str, Any]) -> Self:
         """The modality with these rendering parameters, defaults for those left out.
 
-        Raises DataError when a parameter is unknown: drawn otherwise than in training, it is another sense.
+        Raises DataError for unknown parameters, since a sense has to be drawn as in training.
         """
         known = [field.name for field in fields(cls.Rendering)]
         unknown = sorted(set(parameters) - set(known))
@@ -77,23 +77,23 @@ class Modality(ABC):
 
     @classmethod
     def files(cls, path: Path) -> list[Path]:
-        """Every file that decides what is drawn of `path`; a cached stream is named by their bytes.
+        """All files that are read for `path`; a cached stream is named by their bytes.
 
-        A sense that reads more than the file it is given, or less than all of a folder, lists that here.
+        Overridden by senses that read side files, or only some files of a folder.
         """
         return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
     @classmethod
     def drawing_bytes(cls, seconds: float) -> int:
-        """Most bytes alive at once while a recording of that length is drawn, as rendered by default.
+        """Peak bytes while a recording of that length is drawn with the default rendering.
 
-        0 where that is little beside the pictures, as in a sense that is drawn frame by frame.
+        0 where that is negligible, as in a sense that is drawn frame by frame.
         """
         return 0
 
     @classmethod
     def picture_bytes(cls, frames: int, seconds: float) -> int:
-        """Most bytes of the pictures kept to be shown of that many moments, as rendered by default."""
+        """Maximum bytes of the pictures kept of that many moments, with the default rendering."""
         return 3 * frames * THUMBNAIL_PIXELS
 
     def pictures(self, source: MediaSource) -> int:
@@ -108,15 +108,15 @@ class Modality(ABC):
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pseudo-frames (T', 3, H, W) uint8 for the moments `times` (T,) of the video's frames, in seconds.
 
-        Where there are several of a moment they follow each other, and `labels` tells them apart; what could
-        not be drawn as asked is said in `notes`. A sense alone is asked at `sample_times(duration, T)`.
+        Where there are several of a moment they follow each other, and `labels` tells them apart; `notes` say
+        what could not be drawn as asked. A sense alone is asked at `sample_times(duration, T)`.
         Raises MediaError if the source cannot be this.
         """
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
-        """What `render` gives, `size` moments at a time (or fewer), so that a long recording takes no more.
+        """`render` in parts of at most `size` moments, so that memory does not grow with the recording.
 
-        All parts but the last have as many moments; the last one's duration and notes are those of the whole.
-        A sense whose pictures depend on one another is drawn in one.
+        All parts but the last have the same size; the last one has the duration and notes of the whole. By
+        default there is one part, for senses whose pictures depend on one another.
         """
         yield self.render(source, times)

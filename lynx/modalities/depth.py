@@ -54,7 +54,7 @@ class DepthRendering:
 
     near: float = 0.2
     far: float = 10.0
-    """What is nearer or farther than these is drawn as if it were there."""
+    """Nearer and farther depth is clipped to these."""
     show: str = "turbo"
     """turbo, normals, or both: then each moment has two pictures."""
     scale: str = "log"
@@ -67,7 +67,7 @@ class DepthRendering:
     unit: float = 0.001
     """Meters of one step of integer maps."""
     fps: float | None = None
-    """The rate at which the numbers in the maps' names count; None where they are no clock."""
+    """Frames a second of the numbers in the maps' names; None where they are not times."""
     max_side: int = 384
     """Pixels; larger maps are made smaller, which takes noise from the normals."""
 
@@ -140,7 +140,7 @@ def _slope(points: np.ndarray, axis: int) -> np.ndarray:
 def _smooth(slopes: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Means over 3 x 3 pixels of slopes (..., H, W, 3), for sensors are noisy; over the pixel's own surface.
 
-    That is whatever is known and at most SURFACE nearer or farther than the pixel, in parts of its depth.
+    That is all known neighbors whose depth differs from the pixel's by at most the share SURFACE.
     """
     height, width = depth.shape[-2:]
     edge = [(0, 0)] * (depth.ndim - 2) + [(1, 1), (1, 1)]  # beyond the map nothing is known
@@ -234,7 +234,7 @@ class Depth(Modality):
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pictures (T', 3, H, W) uint8 of the maps measured nearest to `times` (T,) seconds.
 
-        Pose-aware, they are of other moments: those of the maps chosen.
+        If pose-aware, their moments are those of the chosen maps instead.
         Raises MediaError if it is no depth, nothing returned in any map, or poses are needed and missing.
         """
         (frames,) = self.parts(source, times, len(times))
@@ -275,9 +275,9 @@ class Depth(Modality):
         return open_depth(path, unit=r.unit, fps=r.fps, reach=(r.near, r.far), views=views, size=r.max_side)
 
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Which maps are drawn, the moments they stand for, and what has to be said about it."""
+        """Indices of the maps to draw, the moments they stand for, and notes on the choice."""
         clock = clip.times
-        if clock is None:  # spread over the clip, whose middle the moments are spread around
+        if clock is None:  # spread evenly over the clip, which lasts times[0] + times[-1]
             clock = (np.arange(clip.count) + 0.5) * (times[0] + times[-1]) / clip.count
         after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
         before = (after - 1).clip(min=0)
@@ -297,7 +297,8 @@ class Depth(Modality):
         return index, times, (far,) if (gap > usual).any() else ()
 
     def _camera_notes(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
-        """What the cameras of the maps at `index` (n,) do not say. Raises MediaError if it is needed."""
+        """Notes on missing intrinsics and poses of the maps at `index` (n,). Raises MediaError if they are
+        needed."""
         notes: list[str] = []
         if self.rendering.show == "turbo":
             return ()
@@ -335,7 +336,8 @@ class Depth(Modality):
         return depth.size, returned.size, outside, np.median(returned) if returned.size else np.nan
 
     def _remarks(self, statistics: np.ndarray, background: bool) -> tuple[str, ...]:
-        """What is unusual in maps (n, 4 statistics). Raises MediaError when nothing returned in any."""
+        """Notes on holes and range in maps (n, 4 statistics). Raises MediaError when nothing returned in
+        any."""
         r, (pixels, returned, outside, _) = self.rendering, statistics.sum(0)
         if not returned:
             raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
@@ -349,5 +351,5 @@ class Depth(Modality):
 
 
 def _has_pose(poses: np.ndarray) -> np.ndarray:
-    """Which of the cameras (n, 4, 4) stand somewhere: (n,) bool."""
+    """Which of the poses (n, 4, 4) are known: (n,) bool."""
     return np.asarray(np.isfinite(poses[:, :3, :3]).all((1, 2)))

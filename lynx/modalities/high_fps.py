@@ -20,9 +20,9 @@ from lynx.modalities.video import EXPECTED, Video, VideoRendering
 from lynx.types import Frames, MediaSource
 
 SAME = 12
-"""Maximum difference of a pixel, of 255, in two frames that are the same but for how they were coded."""
+"""Maximum difference of a pixel, of 255, between two encodings of the same frame."""
 SLACK = 1.02
-"""How much lower than asked a frame rate may be: rates are averages, and a hundredth says nothing."""
+"""Share by which a frame rate may be lower than asked, since rates are averages."""
 
 
 @dataclass(frozen=True)

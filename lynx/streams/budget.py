@@ -1,4 +1,4 @@
-"""Which moments of a clip are looked at and how many tokens that takes, known before it is decoded."""
+"""Which moments of a clip are used and how many tokens that takes, known before it is decoded."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Plan:
     times: Tensor  # (T,) seconds
     duration: float  # seconds
     tokens: Mapping[str, int]  # of each sense
-    context: int  # most tokens that the LLM takes
+    context: int  # maximum tokens of the LLM
     notes: tuple[str, ...] = ()
 
     @property
@@ -34,9 +34,9 @@ class Plan:
 def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
 
-    frames: how many moments. Where not given, as many as the first adapter that says so was trained with,
-    else the backbone's default, or as many as fit its context. That another adapter was trained with another
-    number is noted: it may tell little of a number that it never saw.
+    frames: how many moments. By default the number that the first adapter to state one was trained with, else
+    the backbone's own; fewer if they do not fit the context. A note names adapters that were trained with
+    another number, since they may answer worse.
     Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
     """
     durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}

@@ -34,21 +34,21 @@ class StreamEncoder(AdaptedBackbone):
         return self._placed(sense, frames, *self._encode_pixels(sense, frames.pixels))
 
     def stream_key(self, sense: str, source: Any, times: Tensor) -> str:
-        """The name of the stream of a source as it would be now: see `lynx.streams.key`."""
+        """The key of a source's stream under the current adapters: see `lynx.streams.key`."""
         with self.lock:
             return stream_key(self, sense, source, times)
 
     def stream(self, sense: str, source: Any, times: Tensor) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
-        What `streams` still keeps is neither read nor encoded again.
+        A stream that is still in `streams` is returned as it is.
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:
             key = self.stream_key(sense, source, times)
             if (kept := self.streams.get(key)) is not None:
                 return kept
-            # Part by part: of a long clip no two parts of large frames are in memory.
+            # In parts: only one part of a long clip's full-size frames is in memory at a time.
             encoded, small = [], []
             for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
                 encoded.append(self._encode_pixels(sense, frames.pixels))
@@ -61,12 +61,12 @@ class StreamEncoder(AdaptedBackbone):
                 labels=sum((part.labels for part in small), ()),
             )
             stream = self._placed(sense, whole, *join(encoded, len(small[0])))
-            with suppress(ValueError):  # larger than all that may be kept: not kept
+            with suppress(ValueError):  # larger than the whole cache: not kept
                 self.streams[key] = stream
             return stream
 
     def drop_kept(self, in_use: int) -> bool:
-        """Drop all streams and KV caches kept for later; False where there were none but so many in use."""
+        """Drop all cached streams and KV caches; False if nothing but `in_use` streams was cached."""
         with self.lock:
             kept = len(self.kv_caches) > 0 or len(self.streams) > in_use
             self.kv_caches.clear()
@@ -136,7 +136,7 @@ def pool(stream: Stream, how: str) -> Stream:
 def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tensor, TokenLayout]:
     """Tokens and layouts of consecutive parts of a clip, `frames` frames each, as if encoded in one.
 
-    Tokens of no frame, such as a newline, end a clip: those of the last part stay.
+    Tokens of no frame, such as a newline, end a clip: only those of the last part are kept.
     """
     tokens, frame, cells = [], [], []
     for number, (encoded, layout) in enumerate(parts):

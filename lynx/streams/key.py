@@ -1,4 +1,4 @@
-"""What a stream is named by: everything that decides its tokens. The one place where that is decided.
+"""The key that names a stream: a digest of everything that determines its tokens, made here alone.
 
 | part | where it is hashed |
 |---|---|
@@ -7,7 +7,7 @@
 | moments, placement, type embedding | `stream_key` |
 
 The cache on disk holds tokens before they are placed and marked: it names its folders by `sense_digest` and
-the clips in them by `media_key`. LoRAs are named by their weights: two of one name are told apart.
+the clips in them by `media_key`. LoRAs are identified by their weights, not by their names.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def stream_key(model: "AdaptedBackbone", sense: str, source: MediaSource, times:
 
 
 def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashlib.blake2b":
-    """A digest of all that decides what the tokens of a sense are, beside the media; `more`: JSON values."""
+    """A digest of everything but the media that determines a sense's tokens; `more`: JSON values."""
     precision, rendering = str(model.backbone.dtype), model.modality(sense).to_dict()
     settings = {"backbone": model.fingerprint, "precision": precision, "rendering": rendering, **more}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
@@ -61,7 +61,7 @@ def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashl
 
 
 def media_key(media: Mapping[str, MediaSource], known: str = "") -> str:
-    """What the media of a clip are, in 32 hex digits: `known` where given, else a digest of the bytes."""
+    """32 hex digits that identify a clip's media: from `known` where given, else from the bytes."""
     digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
     for sense in sorted(media) if not known else ():
         try:
@@ -92,7 +92,7 @@ def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source
             _feed(digest, files, view.clip)
     else:
         for file in files(path := Path(source)):
-            # where it lies, seen from the source: a folder that was moved or renamed is the same media
+            # the path relative to the source: a folder that was moved or renamed is the same media
             digest.update(os.path.relpath(file, path).encode())
             if file.is_file():
                 state = file.stat()

@@ -31,7 +31,7 @@ from lynx.training.trainer import Trainer, checkpointed, digest_of, seeded
 
 
 class AlignmentLoss:
-    """The loss of stage 2 over batches of pixels, on a backbone whose attention it listens to.
+    """The loss of stage 2 over batches of pixels, on a backbone whose attention it records.
 
     Keep `listening` open until after the backward pass: with checkpointing the forward pass is computed again
     there, and has to do the same again.
@@ -74,7 +74,8 @@ class AlignmentLoss:
     def _compare(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
-        """Note how far one call of a layer is from its reference: query (B, H, n, d), output (B, n, H, d)."""
+        """Record the distance of one layer's call from its reference: query (B, H, n, d), output (B, n, H,
+        d)."""
         # Of the patches that one token is pooled from the released code compares the first, at even rows and
         # columns: a quarter of the work, and no token is left out.
         even = self.config.query_subset == "even"
@@ -129,7 +130,7 @@ def align(
             "adapter": adapter.name,
             "rendering": sense.to_dict(),
             "guidance": digest_of(guidance.token_mean.tolist()),
-            "clips": [examples[0].id, examples[-1].id],  # the others may have to be drawn
+            "clips": [examples[0].id, examples[-1].id],  # reading the others may render them
         }
         trainer = Trainer(
             model.lora.tensors(lora),
@@ -137,7 +138,7 @@ def align(
             lambda indices: loss(torch.cat([pixels(index) for index in indices])),
             config,
             out_dir / "training" / "align",
-            # as many clips as come closest to so many pseudo-frames
+            # the number of clips closest to so many pseudo-frames
             batch_size=max(1, round(config.batch_size / len(pixels(0)))),
             of=of,
             progress=progress,

@@ -25,13 +25,13 @@ def response_distance(
 ) -> tuple[Tensor, int]:
     """How far a layer's response O_m(l) is from its reference response O~_m(l), in L1.
 
-    O_m(l) = P(Attn(Q_m, K_m, V_m)) is what the layer answers to a sense's pseudo-frames. The reference
-    O~_m(l) = P(Attn(Q_m, K_v, V_v)) is what the same queries get of the mean keys and values of video. P is
+    O_m(l) = P(Attn(Q_m, K_m, V_m)) is the layer's response to a sense's pseudo-frames. The reference
+    O~_m(l) = P(Attn(Q_m, K_v, V_v)) is that of the same queries to the mean keys and values of video. P is
     the output projection.
 
     query: (B, H, n, d); response: (B, n, H, d), before P; keys, values: (W, H, n, d), of each of the windows
     into which the layer divides a frame; queries: (q,) indices of those that count, all if None.
-    Returns (sum of absolute differences, how many): the mean over all frames has to wait for all calls.
+    Returns (sum of absolute differences, how many): the caller takes the mean over all calls.
     """
     if queries is not None:
         query, response = query[:, :, queries], response[:, queries]  # (B, H, q, d), (B, q, H, d)

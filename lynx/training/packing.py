@@ -30,7 +30,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch for the LLM; what is right of a clip's last question is padding that nobody sees.
+    """A batch for the LLM; padding, right of a clip's last question, is masked.
 
     embeds: (B, S, D); mask: (B, 1, S, S) bool, True = may be seen.
     positions: (B, S), or (3, B, S) as the family has them.
@@ -55,9 +55,9 @@ class Packer:
         self._follow_ups: dict[str, list[int]] = {}
 
     def ask(self, turn: Turn, with_media: bool = True, context: str = "") -> Asked:
-        """A turn in tokens: the prompt is the one a chat composes, the answer ends as the LLM ends it.
+        """A turn in tokens: the prompt is the one a chat composes, the answer ends with the end token.
 
-        context: text that stands before the question in the same message; it is not remembered.
+        context: text before the question in the same message; such prompts are not cached.
         """
         tokenizer, known = self.backbone.tokenizer, (turn.question, with_media)
         prompt = self._prompts.get(known) if not context else None
@@ -74,7 +74,7 @@ class Packer:
     def converse(self, turns: Sequence[Turn], with_media: bool = True, context: str = "") -> list[Asked]:
         """The turns as one conversation: a prompt is what the chat template puts behind the answer before.
 
-        Some templates write an answer's header otherwise in the history; here it is the one it was given.
+        Some templates write a past answer's header differently; here it stays as generated.
         """
         asked = [self.ask(turns[0], with_media, context)]
         for turn in turns[1:]:
@@ -83,7 +83,7 @@ class Packer:
                 user = {"role": "user", "content": turn.question}
                 told = [user, {"role": "assistant", "content": turn.question}]
                 ids = self.backbone.prompt_ids(told, with_media=False)
-                end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may put more behind it
+                end = self.backbone.tokenizer.eos_token_id  # of the answer; a template may append more
                 before = len(ids) - ids[::-1].index(end) if end in ids else len(ids)
                 follow_up = self.backbone.prompt_ids([*told, user], with_media=False)[before:]
                 self._follow_ups[turn.question] = follow_up
@@ -100,7 +100,7 @@ class Packer:
         """Clips and their questions -> one batch. streams: for each clip those of its senses.
 
         conversation: a question sees those before it and their answers, instead of the clip alone.
-        contexts: for each clip a text before its questions, which is told in place of media or beside them.
+        contexts: for each clip a text before its questions, in place of media or in addition to them.
         """
         rows: list[tuple[list[int], list[int], list[int], Tensor, dict[str, Tensor]]] = []
         number = 0  # of the question, over the whole batch
@@ -111,7 +111,7 @@ class Packer:
                 asked = [self.ask(turn, bool(media), context) for turn in questions]
             prompts = [question.prompt for question in asked]
             shared = len(prompts[0]) - 1 if conversation else shared_length(prompts)
-            # one token more than is shared: its position is the one that every question begins with
+            # one token more than is shared: its position is where every question begins
             ids, spans, places = self.backbone.insert([*prompts[0][:shared], self.backbone.pad_id], media)
             ids, begin = ids[:-1], places[..., -1:]
             parts = [places[..., :-1]]
@@ -137,21 +137,21 @@ class Packer:
             for stream in streams[b]:
                 embeds[b, spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
         seen = all_numbers.to(device)
-        mask = attention_mask(seen.clamp(max=0) if conversation else seen)  # in a conversation all is prefix
+        mask = attention_mask(seen.clamp(max=0) if conversation else seen)  # a conversation is all prefix
         return Packed(embeds, mask, positions.to(device), all_labels.to(device), seen)
 
 
 def shared_length(prompts: Sequence[list[int]]) -> int:
-    """With how many tokens all prompts begin; each keeps its last, which predicts its answer, to itself."""
+    """Length of the prompts' common prefix, without the last token of any, which predicts its answer."""
     longest = min(len(prompt) for prompt in prompts) - 1
     first = prompts[0]
     return next((i for i in range(longest) if any(p[i] != first[i] for p in prompts[1:])), longest)
 
 
 def attention_mask(questions: Tensor) -> Tensor:
-    """(B, S) question numbers (0 = prefix, -1 = padding) -> (B, 1, S, S) bool: who may see whom.
+    """(B, S) question numbers (0 = prefix, -1 = padding) -> (B, 1, S, S) bool: True = may attend.
 
-    A token sees what is before it in the prefix and in its own question; nobody sees padding but itself.
+    A token attends to earlier tokens of the prefix and of its own question; padding only to padding.
     """
     size = questions.shape[1]
     key, query = questions[:, None, None, :], questions[:, None, :, None]

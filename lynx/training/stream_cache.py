@@ -45,7 +45,7 @@ class StreamCache:
         self.folders = {}
         video = VIDEO in senses  # whose length sets the moments
         for sense, known in self.senses.items():
-            # of all that decides what the tokens of this sense are, beside the media
+            # of everything but the media that determines this sense's tokens
             digest = sense_digest(model, known, with_video=video, format=FORMAT, sense=sense, frames=frames)
             self.folders[sense] = Path(root) / digest.hexdigest()
         self._files: list[Any] = []  # open shards; their mapping lives as long as this object
@@ -71,7 +71,7 @@ class StreamCache:
             for i in sorted(first.values())
             if any((sense, keys[i]) not in self._index for sense in self._senses_of(examples[i]))
         ]
-        # Said before the first clip is encoded: after hours it would be too late.
+        # Checked before encoding, which may take hours.
         backbone = self.model.backbone
         tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
         width = backbone.model.config.get_text_config().hidden_size

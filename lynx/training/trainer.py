@@ -1,6 +1,6 @@
 """The one training loop: LoRA weights, a loss over example indices, AdamW with warm-up and cosine.
 
-What a step sees is a function of its number: the order of the data and every random draw of step k come from
+A step depends on its number alone: the order of the data and every random draw of step k come from
 (seed, k, process), so a checkpoint holds weights and optimizer state only, and a resumed run equals an
 uninterrupted one bit for bit. LoRA gradients are small: processes average them directly, without a wrapper
 around the frozen model. Checkpoints are safetensors.
@@ -40,15 +40,15 @@ VECTOR_RATE = 10.0
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 FREE = frozenset({"save_every", "resume", "epochs"})
-"""Settings that do not decide what a run trains (`epochs` does through the number of steps)."""
+"""Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
 
 
 def warmup_cosine(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
     """The learning rate of step 0..steps-1: a linear rise over the first `warmup` of them, then a half cosine
     from `peak` to `floor * peak`.
 
-    Closed form, since a resumed run has to get the very number of its step: torch's CosineAnnealingLR goes
-    from one step's number to the next one's, and transformers' schedule begins with a step at 0.
+    Closed form, so that a resumed run gets exactly the same rates: torch's CosineAnnealingLR computes each
+    from the one before, and transformers' schedule begins with a step at 0.
     """
     rise = math.ceil(warmup * steps)
     if step < rise:
@@ -78,12 +78,12 @@ class Order:
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed for torch that is different for different parts: 63 bits of their digest."""
+    """A seed for torch from the parts: 63 bits of their digest."""
     return int(digest_of(*parts), 16) >> 1
 
 
 def digest_of(*parts: Any) -> str:
-    """16 hex digits that are different for parts with another `repr`."""
+    """16 hex digits that identify the parts, by their `repr`."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
@@ -92,7 +92,7 @@ class Trainer:
 
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
-    of: JSON values that say what is trained on what; with others a checkpoint is that of another run.
+    of: JSON values that identify model and data; a checkpoint with other values is of another run.
 
     A recipe overrides `learning_rate` and `step`, and `state` and `load_state` where it keeps tensors of its
     own over the steps.
@@ -115,7 +115,7 @@ class Trainer:
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
         self.progress = progress
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
-        # one a process: where it is a GPU, which goes unused here, asking for the CPU would be an error
+        # one for the process: where it is a GPU, asking for the CPU here would be an error
         taken = compat.accelerate_device()
         self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
@@ -145,7 +145,7 @@ class Trainer:
         return digest_of(sorted((key, value) for key, value in settings.items() if key not in FREE))
 
     def finished(self, stage: str, *adapters: Path) -> dict[str, Any] | None:
-        """The report of this very run, where it has ended and all its adapters hold what it trained.
+        """The report of this run, if it has ended and all its adapters are saved; else None.
 
         stage: the key of its report among those that an adapter keeps. None without `config.resume`.
         """
@@ -199,7 +199,7 @@ class Trainer:
         }
 
     def finish(self) -> None:
-        """Drop the checkpoint: what was trained has been saved elsewhere."""
+        """Delete the checkpoint, once the adapter is saved."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.checkpoint.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ class Trainer:
         missing = [name for name, weight in self.weights.items() if weight.grad is None]
         if lost := [name for name in missing if _is_lora(name)]:
             raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
-        for name in missing:  # of a sense that no clip of the batch shows
+        for name in missing:  # of senses that no clip of the batch shows
             self.weights[name].grad = torch.zeros_like(self.weights[name])
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.accelerator.num_processes > 1:
@@ -245,7 +245,7 @@ class Trainer:
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step needs of those before it: the weights, and the optimizer's own tensors."""
+        """What a resumed run needs: the weights, and the optimizer's own tensors."""
         tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
@@ -319,14 +319,14 @@ def _is_lora(name: str) -> bool:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Seeds set inside do not change what the caller draws afterwards."""
+    """Restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside depends on `seed` alone, and nothing outside depends on it."""
+    """Random numbers inside depend on `seed` alone, and those outside are unchanged."""
     with _random_state_kept():
         torch.manual_seed(seed_of(seed, "weights"))
         yield

@@ -6,7 +6,7 @@ but the LLM LoRA is frozen, so streams are encoded once and read from disk (`str
 questions that need the sense, some are replayed that need only what the model could do before.
 
 Several senses may be tuned together. They then share one LLM LoRA, which each of their adapters carries, and
-which is on once whichever of them are used: LoRAs that were tuned side by side do not add up.
+which is applied once, whichever of them are used.
 """
 
 import logging
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip to train on: its content key, its senses, and the questions that can be answered from them."""
+    """A clip to train on: its content key, its senses, and the questions that they can answer."""
 
     key: str
     senses: tuple[str, ...]
@@ -56,14 +56,14 @@ def training_clip(example: Example, modalities: Sequence[str], key: str) -> Trai
 
 
 def needs_new_sense(turn: Turn, modalities: Sequence[str]) -> bool:
-    """Whether a question needs a sense that is being trained; one that does not say what it needs does."""
+    """Whether a question needs a sense that is being trained; one without `senses` does."""
     return not turn.senses or not set(modalities).isdisjoint(turn.senses)
 
 
 def sample_sense_count(modalities: Sequence[str], sampling: Sampling) -> int:
-    """How many of the new senses the clips of a batch show: one, or in `sampling.together` two or more.
+    """How many new senses the clips of a batch show: one, or with chance `sampling.together` two or more.
 
-    The same for all clips of a batch, so that their rows are about as long and little is padding.
+    The same for all clips of a batch, so that their rows have similar lengths, with little padding.
     """
     several = float(torch.rand(())) < sampling.together
     return int(torch.randint(2, len(modalities) + 1, ())) if several and len(modalities) > 1 else 1
@@ -74,8 +74,8 @@ def sample_questions(
 ) -> tuple[tuple[str, ...], list[Turn]]:
     """The senses that a clip shows, `sense_count` of the new ones, and the questions it is asked.
 
-    Drawn by torch's generator. `sampling.replay` of the questions need no new sense, as far as there are as
-    many; in all they are at most `sampling.questions`.
+    Drawn by torch's generator. A share `sampling.replay` of the questions needs no new sense, if the clip has
+    that many; in all they are at most `sampling.questions`.
     """
     shown = _shuffled([sense for sense in clip.senses if sense in modalities])[:sense_count]
     without_video = bool(shown) and float(torch.rand(())) < sampling.drop_video
@@ -89,7 +89,7 @@ def sample_questions(
     most = sampling.questions or len(new) + len(old)
     if new:
         share = sampling.replay
-        # old / (old + new) = share; where a clip has fewer old questions, the new ones do not wait for them
+        # old / (old + new) = share; a clip with fewer old questions still asks its new ones
         wanted = len(old) if share == 1 else round(len(new) * share / (1 - share))
         old = old[: min(wanted, round(most * share))]
         new = [] if share == 1 else new[: most - len(old)]
@@ -102,7 +102,7 @@ def _shuffled(items: Sequence[Any]) -> list[Any]:
 
 
 def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy over answer tokens, and which questions (Q,) would be answered right, token by token.
+    """Cross-entropy over answer tokens, and which questions (Q,) are answered right in every token.
 
     weights: (Q,) of the questions in the mean over tokens; 1 each if not given.
     """
@@ -145,7 +145,7 @@ class TuningLoss:
         self.packer = Packer(model.backbone)
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """loss; accuracy and replay_accuracy: of the questions of either kind, teacher forced, 0..1."""
+        """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
         batch = self.choose(indices)
         packed = self.packer.pack(*batch)  # embeds (B, S, D)
         loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
@@ -180,10 +180,10 @@ def tune(
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
 
-    The adapter is the one that is loaded, else the one in `out_dir`; an LLM LoRA that it has is replaced when
-    training has ended, and stays, in the model and on disk, when it fails. The adapter stays loaded. With
-    several modalities theirs are the adapters in the folders `out_dir/<modality>`, and all of them get one
-    LLM LoRA, trained on clips with any of the senses. With `config.resume` a finished run is not repeated.
+    The adapter is the one that is loaded, else the one in `out_dir`; its present LLM LoRA is replaced when
+    training ends, and stays, in the model and on disk, when training fails. The adapter stays loaded. With
+    several modalities the adapters are in `out_dir/<modality>`, and share one LLM LoRA, trained on clips with
+    any of the senses. With `config.resume` a finished run is not repeated.
 
     cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
@@ -208,14 +208,14 @@ def tune(
             of={
                 "senses": list(senses),
                 "clips": digest_of(*(clip.key for clip in clips)),
-                # digests of the vision LoRAs among others: an adapter aligned anew is to be tuned anew
+                # include digests of the vision LoRAs: an adapter aligned again has to be tuned again
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
             progress=progress,
         )
         if (report := run.finished("tune", *named.values())) is not None:
-            undo.close()  # puts back what was there
+            undo.close()  # restores the LLM side
             for name, folder in named.items():
                 if model.adapter(name).training.get("tune", {}).get("run") != run.id:
                     model.unload_adapter(name)
@@ -223,7 +223,7 @@ def tune(
             return report
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
-        run.accelerator.wait_for_everyone()  # all know what is missing before the first writes some of it
+        run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
         share = run.accelerator.process_index, run.accelerator.num_processes
         encoded = streams.prepare([examples[i] for i in kept], [c.key for c in clips], share, progress)
         run.accelerator.wait_for_everyone()
@@ -248,7 +248,7 @@ def tune(
 
 
 def _adapters_to_tune(model: Lynx, modality: str | Sequence[str], out_dir: Path) -> dict[str, Path]:
-    """The senses' adapters by name, and where they will be written; those not loaded are, from there."""
+    """Adapter name -> folder it is written to; an adapter that is not loaded is loaded from there."""
     folders = {modality: out_dir} if isinstance(modality, str) else {m: out_dir / m for m in modality}
     for sense, folder in folders.items():
         if any(sense in (adapter.name, adapter.modality) for adapter in model.adapters.values()):
@@ -323,7 +323,7 @@ def _warm_start_weights(model: Lynx, names: Sequence[str], config: TuneConfig) -
 
 
 def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
-    """A function that makes the LLM side of some adapters again what it is now.
+    """A function that restores the present LLM side of some adapters.
 
     That is: their LoRAs, who shares them, type embeddings, descriptions.
     """
@@ -345,7 +345,7 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
         model.type_embeddings |= embeddings
         for lora, (settings, tensors) in loras.items():
             keeper = next((name for name in others if lora in model.llm_loras(name)), None)
-            if keeper is None:  # nobody else used it, so it went
+            if keeper is None:  # no other adapter used it, so it was removed
                 keeper = users[lora][0]
                 with seeded(0):  # the caller's random numbers stay as they are
                     model.lora.fill(model.add_lora(keeper, "llm", settings), tensors)

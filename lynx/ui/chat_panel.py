@@ -18,12 +18,12 @@ from lynx.ui.types import Chat, ChatTurn, Reply
 class ChatPanel:
     """Its handlers. media: the values of `MediaPanel.inputs`.
 
-    state_comes_back: whether answers are made in this process; on ZeroGPU another one makes them.
+    in_process: whether answers are made in this process; on ZeroGPU another one makes them.
     """
 
-    def __init__(self, ui: Layout, engine: Engine, evidence: EvidencePanel, state_comes_back: bool) -> None:
+    def __init__(self, ui: Layout, engine: Engine, evidence: EvidencePanel, in_process: bool) -> None:
         self.ui, self.engine, self.evidence, self.request = ui, engine, evidence, evidence.request
-        self.state_comes_back = state_comes_back
+        self.in_process = in_process
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
 
@@ -47,7 +47,7 @@ class ChatPanel:
                         return
                     turn = replace(turn, answer=turn.answer + piece)
                     yield {ui.chatbot: views.messages((*chat.turns, turn))}
-                    if stop.is_set() and not self.state_comes_back:
+                    if stop.is_set() and not self.in_process:
                         pieces.close()  # the other process cannot hear `stop`
                         yield self._complete(chat, turn, Reply(turn.answer, {}), True)
                         return

@@ -39,13 +39,13 @@ class Page:
 
     def __init__(self, ui: Layout, engine: Engine, blocks: gr.Blocks) -> None:
         self.ui, self.engine = ui, engine
-        state_comes_back = not on_zero_gpu()
+        in_process = not on_zero_gpu()
         # an answer's evidence stays in the process that gave it, which on ZeroGPU is another one
-        ui.hide.visible = ui.make_film.visible = state_comes_back
+        ui.hide.visible = ui.make_film.visible = in_process
         self.model = ModelPanel(ui, engine)
-        self.media = MediaPanel(ui, engine, encode=state_comes_back)
+        self.media = MediaPanel(ui, engine, encode=in_process)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
-        self.chat = ChatPanel(ui, engine, self.evidence, state_comes_back)
+        self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self._wire_media(blocks)
         self._wire_conversation()
 
