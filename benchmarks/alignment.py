@@ -1,4 +1,4 @@
-"""What stages 1 and 2 cost beside the encoder they listen to, at the width of SigLIP-so400m.
+"""What stages 1 and 2 cost beside the encoder they record, at the width of SigLIP-so400m.
 
     python -m benchmarks.alignment [--layers 2] [--frames 1] [--rounds 5] [--threads 1]
 

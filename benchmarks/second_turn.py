@@ -1,11 +1,12 @@
-"""How long a later question waits for its first token, beside the first one about the same clip.
+"""Time to the first token of a later question, beside that of the first one about the same clip.
 
     python -m benchmarks.second_turn [--frames 16] [--vision-layers 1] [--text-layers 1] [--rounds 3]
 
 The geometry of LLaVA-OneVision 0.5B with random weights (SigLIP-so400m 1152 wide, Qwen2 896 wide, 152,000
 words) and `frames` frames of video and of sound, 196 tokens each, in processor seconds of one thread. The
-true model has 26 and 24 layers: with fewer, what does not depend on them weighs more. `ratio` is beside the
-whole first turn; `ratio_encoded` beside one about a clip that was encoded when it was chosen, as in the app.
+true model has 26 and 24 layers: with fewer, costs that do not depend on them weigh more. `ratio` is beside
+the whole first turn; `ratio_encoded` beside one about a clip that was encoded when it was chosen, as in the
+app.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How long one waits: `import lynx`, from the server's start to a ready page, and for the first answer.
+"""Waiting times: `import lynx`, from the server's start to a ready page, and for the first answer.
 
     python -m benchmarks.startup [--rounds 3]
 
-Each round starts the app anew on a free port and visits it in Chromium. The page is ready when the model is
+Each round starts the app on a free port and visits it in Chromium. The page is ready when the model is
 loaded and its senses can be switched; then the first example is clicked and asked about.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def rounds(n: int) -> list[tuple[float, float, float, str]]:
-    """Of each start: seconds to a served page, to a ready one, from question to answer; the answer."""
+    """For each start: seconds to a served page, to a ready one, from question to answer; the answer."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -140,7 +140,7 @@ class Session:
         """Answer a question (the last one where none is given) again without each sense, outside the history.
 
         without: the sense, or the senses, that are left out one at a time; all but the video where not given.
-        Raises: LynxError where such a sense is not on, there is none, or there is no question.
+        Raises: LynxError: such a sense is not on, no added sense is on, or there is no question.
         """
         senses = self._senses_on()
         if without is None:

@@ -64,7 +64,7 @@ def read(model: Lynx, sense: Modality, kind: str, examples: Sequence[Example]) -
 
 
 def run(name: str, steps: int, lr: float, clips: int, folder: Path) -> dict[str, Any]:
-    """Align anew for so many steps, then read."""
+    """Align from the start for so many steps, then read."""
     sense, kind = SENSES[name]
     model = lynx.load()
     unpaired = open_data("world", seed=902, n=1000, senses=(name,))

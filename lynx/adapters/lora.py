@@ -156,7 +156,7 @@ class LoraBank:
             self._switch(*before)
 
     def _restore_switches(self) -> None:
-        """Find the layers anew, and undo what PEFT switched on while it added or removed a LoRA."""
+        """Look the layers up again, and undo what PEFT switched on while it added or removed a LoRA."""
         self._layers = compat.lora_layers(self.model)
         for layer in self._layers.values():
             compat.switch_lora(layer, self.on, self._trained)

@@ -161,7 +161,7 @@ def recording(
         def record(layer: int, *tensors: Any, scaling: float | None) -> None:
             vision(layer, *tensors)
 
-        # Vision modules do not know which layer they are: the recorder is told.
+        # Vision modules do not know their layer's number, so the recorder gets it.
         modules = backbone.vision_attention_modules()
         recorders += [(module, partial(record, layer)) for layer, module in enumerate(modules)]
     if text_rows is not None:

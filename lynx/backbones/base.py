@@ -169,7 +169,7 @@ class Backbone(ABC):
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, h, w) at the one resolution of guidance and of all pseudo-frames.
 
-        T' is T but for a family that merges frames and pads them to a multiple of that.
+        T' is T except in a family that merges frames, which pads them to a multiple.
         """
         return self.resize(frames, self.preprocessing.size)
 
@@ -195,13 +195,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
-        """Number of tokens that `encode` gives for so many frames, known before anything is read.
+        """Number of tokens that `encode` gives for that many frames, known before anything is read.
 
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
     def captions(self, frames: int) -> int:
-        """Number of tokens between so many frames of the video, which `tokens` does not count."""
+        """Number of tokens between that many frames of the video, which `tokens` does not count."""
         return 0
 
     @abstractmethod

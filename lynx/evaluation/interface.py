@@ -112,7 +112,7 @@ def measure_interface(
 
 @lru_cache(maxsize=1)
 def _world_frames() -> Frames:
-    """The frames of clips of the miniature world, one behind the other, drawn in memory."""
+    """The frames of clips of the miniature world, one after the other, drawn in memory."""
     clips = open_data("world", split="validation", n=WORLD_CLIPS, senses=(VIDEO,))
     videos = [media for clip in clips if isinstance(media := clip.media[VIDEO], Frames)]
     pixels = torch.cat([frames.pixels for frames in videos])

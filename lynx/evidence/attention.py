@@ -3,8 +3,8 @@
 The row of an answer token is the LLM's attention at the step that produced it, the mean over layers and
 heads. Raw attention has *sinks*: positions that take much of it whatever is asked (the first token, newlines,
 chat markers). They are left out of every figure. Where a *baseline* is known (the row of the first token
-behind the media, which has seen them and not yet the question), it is subtracted from maps and curves: what
-is left was looked at because of the question. All of this is an indication; hiding a sense and measuring the
+behind the media, which has seen them and not yet the question), it is subtracted from maps and curves: the
+rest is attention because of the question. All of this is an indication; hiding a sense and measuring the
 answer again (`lynx.evidence.hiding`) is the check.
 """
 
@@ -35,7 +35,7 @@ class Evidence:
 
     tokens: the n answer tokens as text; joined they are the answer.
     rows: (n, S) float32, the attention of each; S covers the prompt and the answer.
-    spans: the positions of each sense in the prompt; streams: what stands there.
+    spans: the positions of each sense in the prompt; streams: its tokens.
     sinks: (S,) bool, positions that are left out of every figure.
     baseline: (p,) the row of the first position behind the media, or None.
     """

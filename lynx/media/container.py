@@ -30,7 +30,7 @@ MAX_SIDE = 8192
 
 @contextmanager
 def open_recording(path: str | Path) -> Iterator[InputContainer]:
-    """The opened recording; whatever FFmpeg cannot do inside the block is one sentence to the user."""
+    """The opened recording; errors of FFmpeg inside the block become one sentence for the user."""
     path = Path(path)
     if not path.is_file():
         raise MediaError(f"There is no file {str(path)!r}; give the path of a video or sound file.")

@@ -19,7 +19,7 @@ DAMAGED = "it is damaged or of another kind"
 TIMES = "times.txt"
 """Beside maps: the second at which each was measured."""
 INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
-"""Beside maps or a mesh: the camera's matrix; the first one that is there is read."""
+"""Beside maps or a mesh: the camera's matrix; the first that exists is read."""
 NO_RETURN = 65535
 """What some sensors store where they measured nothing; ScanNet stores 0."""
 
@@ -109,7 +109,7 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
 
 
 def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
-    """Maps of one size, `files`, with what lies in `root` of their times and cameras."""
+    """Maps of one size, `files`, with the times and cameras found in `root`."""
     if not files:
         raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
     times, notes = _clock(root, files, fps)

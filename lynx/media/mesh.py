@@ -216,8 +216,8 @@ def splat(
 ) -> np.ndarray:
     """(H, W) float32 depth of points (n, 3), in their unit: the nearest wins, 0 where there is none.
 
-    reach: pixels that a point covers on each side; by default so many that these points, spread evenly over
-    the surface of their bounding box, hide what is behind.
+    reach: pixels that a point covers on each side; by default enough that the points, spread over their
+    bounding box, hide what is behind them.
     """
     height, width = pixels
     local = (points - pose[:3, 3]) @ pose[:3, :3]  # (n, 3) in the camera's coordinates

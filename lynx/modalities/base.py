@@ -38,7 +38,7 @@ class Modality(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings of files that are a whole recording of it; folders and several files may be one, too."""
     example_file: ClassVar[str] = "clip.mp4"
-    """A name such a file could have: model cards show it."""
+    """Example of a file name, for model cards."""
     example_questions: ClassVar[tuple[str, ...]] = ("What do you see?",)
     """Questions that need the sense; model cards show the first."""
     Rendering: ClassVar[type]

@@ -42,7 +42,7 @@ class MultiViewRendering:
 def views_of(source: MediaSource | View) -> dict[str, View]:
     """The views by name, in order: of a mapping, a folder of clips with `offsets.json`, or a single clip.
 
-    Raises MediaError when there is none, or an offset is no number of seconds of a clip that is there.
+    Raises MediaError when there is none, or an offset is not a number of seconds of an existing clip.
     """
     if isinstance(source, Mapping):
         views = {str(name): clip if isinstance(clip, View) else View(clip) for name, clip in source.items()}

@@ -30,7 +30,7 @@ def response_distance(
     the output projection.
 
     query: (B, H, n, d); response: (B, n, H, d), before P; keys, values: (W, H, n, d), of each of the windows
-    into which the layer divides a frame; queries: (q,) indices of those that count, all if None.
+    into which the layer divides a frame; queries: (q,) indices of the queries to compare, all if None.
     Returns (sum of absolute differences, how many): the caller takes the mean over all calls.
     """
     if queries is not None:

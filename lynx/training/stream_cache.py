@@ -135,7 +135,7 @@ class StreamCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Open the shards that are new, also those that other processes wrote."""
+        """Open new shards, including those of other processes."""
         for sense, folder in self.folders.items():
             for path in sorted(folder.glob("*.safetensors")):
                 if path in self._seen:

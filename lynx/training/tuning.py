@@ -325,7 +325,7 @@ def _warm_start_weights(model: Lynx, names: Sequence[str], config: TuneConfig) -
 def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
     """A function that restores the present LLM side of some adapters.
 
-    That is: their LoRAs, who shares them, type embeddings, descriptions.
+    That is: their LoRAs, which adapters share them, type embeddings, descriptions.
     """
     adapters = {name: model.adapters[name] for name in names}
     embeddings = {name: model.type_embeddings[name] for name in names if name in model.type_embeddings}

@@ -22,7 +22,7 @@ BACKBONES = [
     *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
 ]
-"""Offered, since they fit one GPU; the field takes every other name too."""
+"""Choices of the menu, which fit one GPU; any other name can be typed."""
 MAX_FILE_SIZE = "600mb"
 
 
@@ -56,7 +56,7 @@ def launch(
     for reason in left_out:
         logger.warning("%s", reason)
     try:
-        engine.models.get(setup)  # after the page is up; whoever asks meanwhile waits for it
+        engine.models.get(setup)  # after the page is up; questions asked meanwhile wait for it
     except LynxError as error:
         logger.warning("%s", error)  # the page says it to each visitor
     if block:

@@ -30,7 +30,7 @@ class AdapterPolicy:
             return Path(source) if os.path.isdir(source) else None
         from lynx.hub import parse_id
 
-        # By its letters first: of what is not below the folder, the disk is not asked at all.
+        # The text of the path is checked first: nothing outside of the folder is looked up on disk.
         real_root = Path(os.path.realpath(self.below))
         inside = False
         if ".." not in Path(source).parts and "\0" not in source:
@@ -49,7 +49,7 @@ class AdapterPolicy:
 
 
 ANY_FOLDER = AdapterPolicy()
-"""For the users of this machine, who can read its disk anyway."""
+"""For local users, who can read the disk anyway."""
 
 
 def adapter_policy(

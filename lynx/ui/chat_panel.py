@@ -1,4 +1,4 @@
-"""The conversation: handlers that ask, ask again, stop, clear, and compare with less."""
+"""The conversation: handlers that ask, retry, stop, clear, and compare without each sense."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from lynx.ui.types import Chat, ChatTurn, Reply
 class ChatPanel:
     """Its handlers. media: the values of `MediaPanel.inputs`.
 
-    in_process: whether answers are made in this process; on ZeroGPU another one makes them.
+    in_process: whether answers are made in this process, unlike on ZeroGPU.
     """
 
     def __init__(self, ui: Layout, engine: Engine, evidence: EvidencePanel, in_process: bool) -> None:
@@ -48,7 +48,7 @@ class ChatPanel:
                     turn = replace(turn, answer=turn.answer + piece)
                     yield {ui.chatbot: views.messages((*chat.turns, turn))}
                     if stop.is_set() and not self.in_process:
-                        pieces.close()  # the other process cannot hear `stop`
+                        pieces.close()  # the other process cannot see `stop`
                         yield self._complete(chat, turn, Reply(turn.answer, {}), True)
                         return
         except LynxError as error:

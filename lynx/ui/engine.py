@@ -1,8 +1,8 @@
 """What the app asks of the library: previews, answers, what they rest on, maps and films. No Gradio.
 
 Everything that goes in and out can be pickled and sits on the CPU, because on a ZeroGPU Space an answer is
-made in another process whose state does not come back. Where it does come back, sessions keep their encoded
-media and their KV cache from turn to turn.
+made in another process, whose state is lost. Elsewhere, sessions keep their encoded media and their KV cache
+from turn to turn.
 """
 
 import tempfile

@@ -77,7 +77,7 @@ class MediaPanel:
         self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],
         further: tuple[str, ...], offsets: str, senses: list[str], chat: Chat,
     ) -> Request:
-        """What is asked, about what lies in the places that are shown. Raises MediaError for bad uploads."""
+        """A request: the question and the files of all visible inputs. Raises MediaError for bad uploads."""
         on = {sense.takes for sense in chat.senses if sense.name in senses}
 
         def given(kind: str, gather: Callable[[], Any], nothing: Any = None) -> Any:
@@ -86,7 +86,7 @@ class MediaPanel:
             except MediaError:
                 if kind in on:
                     raise
-                return nothing  # what no sense that is on reads is no hindrance
+                return nothing  # files that no active sense reads are ignored
 
         own_sound = audio if sound == OTHER_FILE and AUDIO in chat.places else None
         recording = given(DEPTH, lambda: self.uploads.depth(depth))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AnyModality = modalities.Modality | type[modalities.Modality]
 EMBEDDED_MODELS_KEPT = 4
-"""Maximum models of the embedded backbone, with different adapters; of others, which fill a machine, one."""
+"""Maximum models of the embedded backbone, with different adapters; of other, large ones one is kept."""
 COMMIT_SHOWN = 8  # digits
 
 
@@ -27,8 +27,8 @@ class ModelCache:
     """Loaded models by setup, the last few of them.
 
     A load takes up to minutes. Only what needs that model, or another load, waits for it.
-    policy: which adapters may be named. on_evicted: called with each setup whose model is let go of, so that
-    nothing else goes on holding it.
+    policy: which adapters may be named. on_evicted: called with each setup whose model is dropped, so that
+    others release it too.
     """
 
     def __init__(self, policy: AdapterPolicy = ANY_FOLDER) -> None:

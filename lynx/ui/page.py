@@ -56,7 +56,7 @@ class Page:
         loaded += [ui.suggestions, *ui.places.values()]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
-        # who was quick has a clip there already
+        # a quick visitor may have given a clip by now
         opened.then(media.on_loaded, media.inputs, previewed, **MODEL)
         chosen = [ui.backbone, ui.precision, ui.adapters]
         changed = ui.load.click(model.on_setup, [*chosen, ui.chat], loaded, **MODEL)
@@ -71,7 +71,7 @@ class Page:
         changes += [ui.view_files.change, ui.offsets.submit, ui.offsets.blur, ui.senses.input]
         gr.on(changes, media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
-        # once, when they change: Gradio looks at every file of such a place each time that it is read
+        # only on changes: Gradio checks every file of such a component each time it is read
         ui.depth.change(lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         ui.views.change(media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
@@ -90,7 +90,7 @@ class Page:
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
-        # first the answer is left, then the page is cleared: else a piece on its way would be put back
+        # the answer is cancelled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
         ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **MODEL)

@@ -23,7 +23,7 @@ Key = tuple[str, Setup, Clip]
 
 
 class SessionCache:
-    """The last sessions by conversation, model and clip. on_gone: told of those with none left."""
+    """The last sessions by conversation, model and clip. on_gone: called with conversations without any."""
 
     def __init__(self, models: ModelCache, on_gone: Callable[[str], None]) -> None:
         self.models, self.on_gone = models, on_gone
@@ -41,7 +41,7 @@ class SessionCache:
         if session is None or session.model is not model or not set(on) <= set(session.media):
             try:
                 session = model.chat(**media)
-            except MediaError:  # a bad file of a sense that is off is no hindrance
+            except MediaError:  # a bad file of a sense that is off is ignored
                 if len(on) == len(media):
                     raise
                 session = model.chat(**{sense: media[sense] for sense in on})

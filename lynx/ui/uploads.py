@@ -23,7 +23,7 @@ from lynx.errors import MediaError
 from lynx.media.mesh import MESHES
 from lynx.modalities.depth import Depth
 
-KEPT_SECONDS = 3600.0  # from the last use; Gradio keeps the upload itself as long
+KEPT_SECONDS = 3600.0  # since the last use; Gradio keeps the upload itself as long
 MAX_BYTES = 2 * 2**30  # of what a .zip holds
 MAX_FILES = 20_000
 MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
@@ -44,14 +44,14 @@ Contents = Mapping[PurePosixPath, Callable[[], IO[bytes]]]
 
 
 class Uploads:
-    """A temporary place for recordings that have to be put together; it goes with the process."""
+    """A temporary folder of recordings put together from uploads; deleted when the process ends."""
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
         self._kept, self._drafts = Path(self._temporary.name, "kept"), Path(self._temporary.name, "drafts")
         self._kept.mkdir()
         self._drafts.mkdir()
-        self._lock = Lock()  # guards what is kept alone: folders are filled in drafts, without it
+        self._lock = Lock()  # guards only what is kept: drafts are filled without it
 
     def depth(self, files: Sequence[str]) -> str | None:
         """The file or folder that `lynx.media.depth` reads for these uploads; None where there are none.
@@ -168,7 +168,7 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
     try:
         with _Archive(files[0]) as opened, ZipFile(opened) as archive:
             members = _members(archive, name)
-            # folders around all of it are left out, but for the one of the maps
+            # outer folders that hold everything are dropped, except the maps' depth/
             around = 0
             for level in zip(*(path.parts[:-1] for path in members), strict=False):
                 if len(set(level)) != 1 or level[0] == "depth":

@@ -92,7 +92,7 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
-    """Which senses an answer used, with how many frames and seconds; then what there is to note."""
+    """Which senses an answer used, with how many frames and seconds; then its notes."""
     parts = [
         _chip(f"{labels.get(sense, sense)} · {frames} frames · {_seconds(seconds)}", sense)
         for sense, (frames, seconds) in reply.used.items()
@@ -122,7 +122,7 @@ def messages(turns: Sequence[ChatTurn]) -> list[dict]:
 
 
 def leave_out(senses: Sequence[Sense]) -> str:
-    """What the button does that answers again with less."""
+    """The label of the button that answers again without a sense."""
     added = [sense.label for sense in senses if sense.name != VIDEO]
     return "Leave out each sense" if len(added) > 1 else f"With / without {(added or ['sound'])[0]}"
 
@@ -181,7 +181,7 @@ def comparison(question: str, answer: str, without: Mapping[str, str], labels: M
 
 
 def notice(problem: LynxError | str) -> str:
-    """What went wrong: an error as one sentence, or a text."""
+    """A notice: an error as one sentence, or a text."""
     text = sentence(problem) if isinstance(problem, LynxError) else problem
     return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
 
@@ -267,5 +267,5 @@ def distances(measured: "InterfaceMap") -> str:
 
 
 def film_notes(film: "Film") -> str:
-    """What there is to say of a film that was written."""
+    """Notes on a film that was written."""
     return _notes([f"{note}." for note in film.notes])

@@ -1,4 +1,4 @@
-"""What every picture is drawn with: colors, heat, and lanes and curves on one time axis. No model.
+"""Shared by all pictures: colors, heat, lanes and curves on one time axis. No model.
 
 A lane is a sense from left to right, like a staff of a score: a picture, the sound under it and the curve
 below stand at the same second. Grounds are transparent, so that a picture fits a light page and a dark film.

@@ -1,7 +1,7 @@
 """An answer's evidence as a film: the clip with the heat of a chosen word over it, and every sense under it.
 
 Pictures come from the user's own file, one after another, so that memory does not grow with the clip; the
-heat, between two moments that the model looked at, goes evenly from the one's map to the other's.
+heat between two moments that the model looked at is interpolated.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from lynx.session import Session
 
 AUDIO = "audio"
-DEFAULT_SECONDS = 120.0  # of a longer clip, where no window is asked for
+DEFAULT_SECONDS = 120.0  # of a longer clip, if no window is given
 MAX_SECONDS = 600.0  # of a window
 DEFAULT_FPS, MIN_FPS, MAX_FPS = 24.0, 12.0, 30.0
 MAX_SAMPLE_RATE = 48000  # Hz
 TOLERANCE = 0.1
 """Seconds by which a window may go beyond the clip: durations are rounded where people see them."""
 PART_OF_A_LETTER = "\ufffd"
-"""How a token looks that holds a part of a letter: with it the tokens do not add up to the answer."""
+"""Text of a token that holds part of a letter: such tokens do not add up to the answer."""
 NOTE = "Brighter: more attention while {} was said, each sense on its own scale. An indication, not a proof."
 
 

@@ -21,7 +21,7 @@ MAX_WIDTH, MAX_HEIGHT = 960, 720  # pixels; of the picture, which keeps its shap
 MIN_WIDTH, MIN_HEIGHT = 640, 480  # pixels; a smaller picture is enlarged to it, and no film is narrower
 SPAN, MOMENTS = 12.0, 8  # seconds on the screen at once, or as many moments as the model looked at
 DIMMED = 0.3
-"""How far the picture fades into the ground, so that the heat on it is told from its own colors."""
+"""How much the picture fades into the background, so that heat stands out from its own colors."""
 GROUND, RAISED = (15, 23, 42), (30, 41, 59)
 INK, QUIET, MARK = (241, 245, 249), (148, 163, 184), (251, 191, 36)
 STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)

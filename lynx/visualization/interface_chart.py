@@ -1,6 +1,6 @@
 """The map of the tokens' directions as a picture: a dot a token, an arrow to where alignment put a sense.
 
-It uses matplotlib's `Figure` and Agg canvas, since pyplot keeps its figures and the app draws in threads.
+It uses matplotlib's `Figure` and Agg canvas: pyplot has global state, and the app draws in threads.
 """
 
 import textwrap

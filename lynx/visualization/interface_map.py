@@ -18,8 +18,8 @@ class Figures:
 
     norm: mean length. to_*: mean pairwise cosine distance (0 same direction, 1 at right angles) to the
     reference, the vocabulary and the clip's own video; to_itself: among the group's own pairs.
-    gap: `to_reference` beyond what both spread themselves, their mean `to_itself`; about 0 for two samples of
-    the same tokens. statistics: L_stat of stage 2 to the reference, or to a guidance.
+    gap: `to_reference` minus the mean `to_itself` of both; about 0 for two samples of the same tokens.
+    statistics: L_stat of stage 2 to the reference, or to a guidance.
     """
 
     tokens: int

@@ -1,4 +1,4 @@
-"""Letters in pictures: a font that has them, lines of a width, and a sentence with one word marked."""
+"""Text in pictures: fonts with a fallback, line breaks, and a sentence with one word marked."""
 
 import re
 import unicodedata
@@ -19,7 +19,7 @@ ELLIPSIS = "…"
 
 @lru_cache(maxsize=64)
 def _named(name: str, size: int) -> Font | None:
-    """A font of that many pixels; "" is Pillow's own. None where there is none of that name."""
+    """A font of that many pixels; "" is Pillow's own. None if it is not installed."""
     try:
         return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
     except OSError:
@@ -28,7 +28,7 @@ def _named(name: str, size: int) -> Font | None:
 
 @lru_cache(maxsize=4096)
 def _has(name: str, letter: str) -> bool:
-    """Whether a font has a letter: one that it lacks is drawn as the box that stands for all it lacks."""
+    """Whether a font has a letter: all that it lacks are drawn as the same box."""
     font = _named(name, 24)
     return font is not None and (
         letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
@@ -36,7 +36,8 @@ def _has(name: str, letter: str) -> bool:
 
 
 def legible(text: str, size: int) -> tuple[str, Font]:
-    """The text and a font that has its letters; where none does, accents go and others become "?"."""
+    """The text and a font that has its letters; where none does, accents are dropped and others become
+    "?"."""
     name = next((name for name in ("", *ELSEWHERE) if all(_has(name, letter) for letter in text)), "")
     if not all(_has(name, letter) for letter in text):
         plain = (unicodedata.normalize("NFKD", letter)[0] for letter in text)

@@ -9,7 +9,7 @@ from lynx.visualization import drawing
 from lynx.visualization.drawing import Curve, Lane, TimeAxis
 from lynx.visualization.text import legible
 
-INK = (100, 116, 139)  # a gray that reads on white and on black
+INK = (100, 116, 139)  # a gray that is legible on white and on black
 GUTTER = 112  # pixels left of the lanes, for their names
 GAP = 8
 MAX_FRAME_HEIGHT = 150

@@ -1,4 +1,4 @@
-"""Balanced sampling of questions: of every type equally many, and of every type's answers equally many.
+"""Balanced sampling of questions: equally many of every type, and of every answer within a type.
 
 A model that cannot sense what is asked is at chance: that of a type's best constant answer, 1 in 2 for yes
 and no, 1 in 6 for colors; or, where the picture shows what may be meant ("which shape is nearest ?"), that of
@@ -20,7 +20,7 @@ PER_CLIP = 2
 MAX_SCENES = 400
 """Maximum number of scenes looked at for one question."""
 Quota = dict[tuple[str, str], int]
-"""How many questions are still wanted of each (type, answer); free text counts as the answer ""."""
+"""Number of questions still needed of each (type, answer); free text counts as the answer ""."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Measures all senses of a model side by side: each alone, any two, all at once, and what needs three."""
+"""Measures all senses of a model: each alone, any two, all at once, and questions that need three."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

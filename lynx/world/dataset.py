@@ -20,12 +20,13 @@ from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 4
-"""Version of what the world looks and sounds like; a change raises it, so that caches are made anew."""
+"""Version of what the world looks and sounds like; raise it with every change, so that caches are made
+again."""
 SCENES_PER_CLIP = 400
-"""Scenes looked through for a clip that is to allow one type of question; no two clips share any."""
+"""Scenes searched for a clip that allows a certain type of question; no two clips share any."""
 QUESTIONS, EVALUATION = 101, 102
-"""Last parts of the seeds of questions: what training asks depends neither on what is shown nor on what an
-evaluation asks."""
+"""Last parts of the questions' seeds, so that training questions are independent of the scenes and of
+evaluations."""
 
 
 def check_key(split: str, seed: int) -> None:
@@ -73,7 +74,7 @@ RENDERERS: dict[str, Renderer] = {
     "high_fps": _high_fps,
     "multi_view": _pictures(draw_second_view),
 }
-"""What a sense gets of a scene, in memory: from the scene, the number of frames and their size in pixels."""
+"""A sense's medium of a scene, in memory: from the scene, the number of frames and their size in pixels."""
 
 
 @dataclass(frozen=True)

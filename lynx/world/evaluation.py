@@ -17,18 +17,18 @@ from lynx.world.files import default_cache, sense_path, stream_clips
 
 SPLIT = "test"
 MEASURED = tuple(sense for sense in RENDERERS if sense != VIDEO)
-"""The senses that there are files of: a clip's own, or some beside it."""
+"""The senses with files: the clip itself, or files beside it."""
 BATCH = 12
-"""Questions that are collected before they are answered side by side."""
+"""Questions answered in one batch."""
 Progress = Callable[[int, int], None]
-"""Called with the number of clips done and the number of all."""
+"""Called with the numbers of clips done and of all clips."""
 Senses = tuple[str, ...]
 Answers = dict[Question, str]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """How many questions of each type each cell of the results rests on."""
+    """Number of questions of each type in each cell of the results."""
 
     needed: Mapping[str, int]  # they need the sense, alone or with video
     both: Mapping[str, int]  # they need the sense and video

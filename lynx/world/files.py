@@ -39,7 +39,7 @@ DEPTH_RATE = 4
 def render(
     seed: int, out_dir: str | Path, split: str = "test", index: int = 0, size: int = 480, per_type: int = 1
 ) -> Path:
-    """Write all there is of a scene, `size` pixels wide, `per_type` questions of each type; gives `out_dir`.
+    """Write all files of a scene, `size` pixels wide, `per_type` questions of each type; returns `out_dir`.
 
     Raises: DataError for an unknown split or seed; MediaError if `size` is odd.
     """
@@ -84,7 +84,7 @@ def write_depth(scene: Scene, folder: Path, size: int) -> None:
 
 @dataclass(frozen=True)
 class ExtraFile:
-    """What a sense is read from that is not in the clip itself."""
+    """A file or folder beside the clip that a sense is read from."""
 
     suffix: str  # how its name ends beside a clip that `stream_clips` keeps
     name: str  # in a folder of `render`; "" fills the folder itself
@@ -107,9 +107,9 @@ def stream_clips(
     split: str, seed: int, indices: Iterable[int], out_dir: str | Path, size: int = 320, processes: int = 2,
     senses: Collection[str] = (),
 ) -> Iterator[tuple[int, Path]]:
-    """Write the clips of these indices, with sound and what `senses` need; gives each as soon as it is there.
+    """Write the clips of these indices, with sound and what `senses` need; yields each when it is complete.
 
-    They come in ascending order; those that are there already are kept. See `sense_path`.
+    They come in ascending order; existing files are kept. See `sense_path`.
     """
     check_key(split, seed)
     folder = Path(out_dir, f"world{RENDERER}-{size}", f"{split}-{seed}")
@@ -134,13 +134,13 @@ def stream_clips(
 
 
 def _prepare() -> None:
-    """One thread, and a low priority: what draws ahead yields to what answers."""
+    """One thread and low priority: drawing ahead yields to answering."""
     torch.set_num_threads(1)
     os.nice(10)
 
 
 def _write_one(split: str, seed: int, size: int, senses: Collection[str], index: int, path: Path) -> None:
-    """Write what is missing of a clip beside its place and move it there: what has its name is whole."""
+    """Write a clip's missing files aside and move them into place: a file under its name is complete."""
     scene = draw_scene(split, seed, index)
     writers = {path: write_clip} | {sense_path(path, sense): EXTRA_FILES[sense].write for sense in senses}
     for place, write in writers.items():

@@ -1,6 +1,6 @@
-"""The recipe's stages 1 to 3, and its cross-validation: all of them anew in every round.
+"""The recipe's stages 1 to 3, and its cross-validation, which repeats all of them in every round.
 
-Round i holds out fold i of ESC-10 and speaker i of the digits; nothing of them is in alignment or tuning. The
+Round i holds out fold i of ESC-10 and speaker i of the digits; neither alignment nor tuning uses them. The
 voices are further speakers of the digits, in training alone. `adapters/sounds` was trained so on all
 recordings. A round that is done is kept.
 """
@@ -45,7 +45,7 @@ TUNE = TuneConfig(
 SAMPLING = Sampling(questions=1, conversation=0.0)
 REGULARIZATION = Regularization(noise=0.15, mixup=0.4, final_lr=0.4, average=0.997)
 SETTLE = replace(TUNE, warm_start=True, steps=1000, lr=1.5e-3, seed=1, save_every=0)
-"""The second phase of stage 3, with a larger share of digits; a round that is killed in it is made anew."""
+"""The second phase of stage 3, with a larger share of digits; a round that is killed in it starts again."""
 SETTLE_REGULARIZATION = replace(REGULARIZATION, final_lr=0.1)
 Confusion = Mapping[str, Mapping[str, int]]
 

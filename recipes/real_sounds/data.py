@@ -99,7 +99,7 @@ def read_digits(folder: Path) -> list[Recording]:
 
 
 def ask_sound(recording: Recording, rng: random.Random) -> tuple[Turn, ...]:
-    """What the sound is, in all phrasings, and whether it is what it is or another, as often."""
+    """Which sound it is, in all phrasings, and whether it is this one, as many yes as no."""
     word, others = recording.label, sorted(set(CLASSES.values()) - {recording.label})
     turns = [(phrasing, word, "sound") for phrasing in SOUND]
     turns += [(phrasing, word, "animal") for phrasing in ANIMAL if word in ANIMALS]

@@ -48,7 +48,7 @@ class Data:
 
     @classmethod
     def read(cls, source: str, path: Path, takes: int | None, rate: int) -> "Data":
-        """All recordings of a source, or of every name and group the first `takes`."""
+        """All recordings of a source, or the first `takes` of every name and group."""
         clips, names, groups = [], [], []
         seen: dict[tuple[str, str], int] = {}
         for group in folds_of(source, path):

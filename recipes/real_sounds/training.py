@@ -1,8 +1,8 @@
 """Stage 3 as `adapters/sounds` was trained: a few hundred recordings, not to be learned by heart.
 
-Each showing of a recording is another one: noise lies on its tokens, and they are mixed with another's. The
-learning rate stays large to the end, and the moving average of the weights is kept, which finds what these
-steps go around.
+A recording never looks the same twice: noise is added to its tokens, and they are mixed with another's. The
+learning rate stays large to the end, and the moving average of the weights is kept, which averages these
+large steps out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,8 @@ class RegularizedLoss(TuningLoss):
         self.regularization = regularization
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """As without; also mixed, the share of clips that were. A right answer counts by its weight."""
+        """As in `TuningLoss`; also `mixed`, the share of clips that were mixed. A right answer counts by its
+        weight."""
         packed, new, weights, share = self.pack(indices)
         weights = weights.to(self.model.backbone.device)
         mixing = bool(self.regularization.mixup)

@@ -22,7 +22,7 @@ from lynx.types import MediaSource, Waveform
 
 AUDIO = "audio"
 VERSION = 1
-"""Of how variants are made; whoever changes it counts up, and kept streams are made anew."""
+"""Version of the variants: raise it with every change, so that kept streams are made again."""
 SPEED = 1.2
 """How much faster, and so higher, or slower a variant is at most."""
 SHORT = 1.5

@@ -1,4 +1,4 @@
-"""What a training step of the embedded backbone sees; it follows from the number of the step alone."""
+"""The batch of a training step of the embedded backbone, a function of the step's number alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def joint_turns(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 def joint_batch(
     backbone: Backbone, step: int, rank: int, processes: int, clips: int = 16
 ) -> tuple[FrameBatch, list[list[Turn]]]:
-    """Clips of FRAMES frames each, one behind the other, and the questions about each."""
+    """Clips of FRAMES frames each, one after the other, and the questions about each."""
     shown, turns = [], []
     for index in range(clips):
         scene = draw_scene("train", SCENES["joint"], (step * processes + rank) * clips + index)

@@ -36,7 +36,7 @@ def dense_targets(scene: Scene, frames: np.ndarray, grid: int) -> tuple[np.ndarr
 
 
 class DenseHeads(nn.Module):
-    """Linear heads on patch features; they are thrown away after training."""
+    """Linear heads on patch features, for training only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

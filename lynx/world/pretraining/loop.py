@@ -1,8 +1,8 @@
 """A phase of lynx-tiny's training: an optimizer for matrices and one for the rest, steps that can resume.
 
 Why this is not `lynx.training.trainer.Trainer`: that one trains the LoRAs of a frozen model, counts which of
-them got a gradient, and shuffles a data set. Here every weight is trained, by two optimizers, parts thaw on
-the way, and a step's data is drawn from its number, so that there is nothing to shuffle.
+them got a gradient, and shuffles a data set. Here every weight is trained, by two optimizers, parts are
+unfrozen on the way, and a step's data is drawn from its number, without a shuffle.
 """
 
 import json
@@ -53,7 +53,7 @@ class MuonAdamW:
 
 
 class Phase:
-    """The steps of one phase with a bar, a log and a checkpoint, from which it goes on where it left off."""
+    """The steps of one phase with a bar, a log and a checkpoint from which it resumes."""
 
     def __init__(
         self, name: str, folder: Path, modules: nn.Module, optimizer: MuonAdamW, quiet: bool = False
@@ -69,7 +69,7 @@ class Phase:
             self.start = state["step"]
 
     def steps(self, every: int = 100) -> Iterator[int]:
-        """The numbers of the steps still to do; a checkpoint every so many and at the end.
+        """The numbers of the remaining steps; writes checkpoints on the way and at the end.
 
         Raises: SystemExit in a worker whose command was killed: another may already go on from there.
         """

@@ -58,7 +58,7 @@ def build_backbone(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, P
 
 
 def trainable_backbone(seed: int) -> LlavaOnevision:
-    """The new backbone as lynx sees every other one, but with gradients in all its weights."""
+    """The new backbone as a lynx `Backbone`, but with gradients in all its weights."""
     model, tokenizer = build_backbone(seed)
     preprocessing = Preprocessing(MEAN, STD, (IMAGE_SIZE, IMAGE_SIZE))
     backbone = LlavaOnevision(model, tokenizer, preprocessing, source="lynx-tiny", default_frames=FRAMES)

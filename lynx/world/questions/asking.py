@@ -29,7 +29,7 @@ def ask_type(
     count: int = 1,
     allowed: Callable[[str], bool] = lambda answer: True,
 ) -> Iterator[Turn]:
-    """Ask up to `count` different questions of one type; `allowed` is called anew before each of them."""
+    """Ask up to `count` different questions of one type; `allowed` is called before each of them."""
     left = list(kind.candidates(scene))
     for _ in range(count):
         answers = sorted({answer for _, answer in left if allowed(answer)})

@@ -20,7 +20,7 @@ BOTH, THREE = ("video", "audio"), ("video", "audio", "depth")
 class QuestionType:
     """A kind of question.
 
-    senses: those that an answer needs. answers: all that there are; () where the answer is free text.
+    senses: those that an answer needs. answers: all possible ones; () where the answer is free text.
     candidates: every instance in a scene. phrasings: ways to ask it, with slots that an instance fills.
     by: how shapes are referred to, never by what is being asked for.
     shown: the answers that the picture alone leaves open, one for each shape that may be meant; None if the

@@ -12,7 +12,7 @@ import numpy as np
 from lynx.world.scene.scene import COLORS, FPS, Background, Item, Scene
 
 LIT = 0.3
-"""Radius that a flashing shape leaps up to, as a fraction of the frame."""
+"""Radius to which a flashing shape grows, as a fraction of the frame."""
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -66,7 +66,7 @@ def lit_frames(scene: Scene) -> frozenset[int]:
 def draw_item(picture: np.ndarray, item: Item, x: float, y: float, lit: bool = False) -> None:
     """Paint one shape, its soft shadow and darker rim into `picture`, `(size, size, 3)` float32.
 
-    Lit, it leaps up, so far that its looks can be told in a picture half as wide.
+    Lit, it grows, enough to be recognized in a picture half as wide.
     """
     color = np.array(COLORS[item.color], dtype=np.float32)
     scale = LIT / item.radius if lit else 1.0

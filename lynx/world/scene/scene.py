@@ -95,7 +95,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole clip. `flashes` are frame numbers at which `items[flasher]` leaps up for two frames."""
+    """A whole clip. `flashes` are frame numbers at which `items[flasher]` grows for two frames."""
 
     key: tuple[str, int, int]
     items: tuple[Item, ...]

@@ -12,7 +12,7 @@ from lynx.world.scene.scene import DURATION, SOUND_LENGTH, Scene, scene_rng
 
 SAMPLE_RATE = 16000
 NOISE_FLOOR = 0.001
-"""RMS of the noise that is there also in silence: -60 dB of full scale."""
+"""RMS of the noise, which is also in silent clips: -60 dB of full scale."""
 DETUNING = 0.03
 """No two rings of a bell are the same: each sound's pitch is off by up to this part."""
 

@@ -1,4 +1,4 @@
-"""What other instruments make of a scene: a depth camera and a camera on the other side.
+"""Other recordings of a scene: by a depth camera, and by a camera on the other side.
 
 A shape stands at its item's depth from the first camera, before a wall. The second camera stands behind the
 shapes, higher, and looks back: left and right change places, heights are squeezed, the shapes show their
@@ -23,7 +23,7 @@ BULGE = 0.12
 FOCAL = 0.9
 """Focal length as a fraction of the frame: a field of view of 58 degrees."""
 SHRINK = 0.9
-"""Sizes in the second view relative to those in the first: a small shape must still be told from another."""
+"""Sizes in the second view relative to those in the first: shapes have to stay recognizable."""
 SQUEEZE = 0.68
 """Heights over the floor in the second view relative to those in the first."""
 SHELF = 0.28
