@@ -4,9 +4,8 @@
 
 The geometry of LLaVA-OneVision 0.5B with random weights (SigLIP-so400m 1152 wide, Qwen2 896 wide, 152,000
 words) and `frames` frames of video and of sound, 196 tokens each, in processor seconds of one thread. The
-true model has 26 and 24 layers: with fewer, costs that do not depend on them weigh more. `ratio` is beside
-the whole first turn; `ratio_encoded` beside one about a clip that was encoded when it was chosen, as in the
-app.
+true model has 26 and 24 layers: with fewer, other costs weigh more. `ratio` is beside the whole first turn;
+`ratio_encoded` beside one about a clip that was encoded when it was chosen, as in the app.
 """
 
 import argparse

@@ -46,7 +46,7 @@ class LoraSettings:
 
 
 class Config:
-    """What all configs share: values become JSON, and wrong ones are refused with the field's name."""
+    """Base of all configs: values become JSON, and wrong ones are refused with the field's name."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -76,7 +76,7 @@ class GuideConfig(Config):
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """What stages 2 and 3 share: how long, how fast, how large a LoRA, and how a run is kept."""
+    """Options of both stages 2 and 3: length, learning rate, LoRA, checkpoints."""
 
     lr: float = option(5e-4, "peak learning rate of AdamW")
     epochs: float = option(1.0, "passes over the data; fractions are allowed")
@@ -239,7 +239,7 @@ def _check_json(content: dict[str, Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Extension:
-    """What another installed package brings under a name; with a `problem` it is left out."""
+    """An entry point of another installed package; with a `problem` it is left out."""
 
     name: str
     package: str
@@ -294,8 +294,7 @@ class Extensions:
         return [each for name in names for each in self._named(name)]
 
     def _named(self, name: str) -> list[Extension]:
-        """All entry points of that name, imported once; of several packages the alphabetically first is
-        used."""
+        """All entry points of that name, imported once; of several packages the first by name is used."""
         if name not in self._loaded:
             entries = [entry for entry in self._entry_points if entry.name == name]
             found: list[Extension] = []

@@ -29,7 +29,7 @@ from lynx.errors import AdapterError
 logger = logging.getLogger(__name__)
 
 CACHE = str(HF_HUB_CACHE)
-"""Where downloads are kept."""
+"""Folder of the Hub's cache."""
 
 RECORD = "lynx_source.json"
 """Name of the file in which `place` records where a folder's files come from, and their digests."""

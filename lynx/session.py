@@ -214,8 +214,7 @@ class Session:
     def _generate(
         self, messages: History, senses: tuple[str, ...], **options: Any
     ) -> tuple[str, Callable[[], None]]:
-        """The answer to the last message, and a function that adds it to the history; options: of
-        `generate`."""
+        """The answer to the last message, and a function that adds it to the history."""
         model, backbone = self.model, self.model.backbone
         # Under the lock from encoding to the last token: no adapter is exchanged between keys and answer.
         with model.lock, model.using(*senses):

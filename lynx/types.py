@@ -40,7 +40,7 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a recording holds."""
+    """Tracks and duration of a recording."""
 
     path: Path
     duration: float  # seconds
@@ -136,7 +136,7 @@ def valid_depth(meters: np.ndarray) -> np.ndarray:
 
 
 MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
-"""What a sense is read from: a path, or media in memory; several clips are a mapping from their names."""
+"""Source of a sense: a path, or media in memory; several clips are a mapping from their names."""
 
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""
@@ -148,7 +148,7 @@ in a family with positions in time and space, at the video's own moments. It tra
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where each token of an encoded stream comes from; -1 marks a token of no frame, such as a newline."""
+    """Frame and cell of each token of an encoded stream; -1 marks a token of no frame, such as a newline."""
 
     frame: Tensor  # (n,) int; the first one where a token stands for several
     cell: Tensor  # (n, 2) int, row and column

@@ -98,7 +98,7 @@ def resolve_adapter(source: str | Path) -> Path:
 
 
 def current_folder(folder: str | Path) -> Path:
-    """Where the files of an adapter lie: in its folder, or in the NEW one there."""
+    """The folder with an adapter's files: its own, or the NEW subfolder."""
     new = Path(folder) / NEW
     return new if new.is_dir() else Path(folder)
 

@@ -174,7 +174,7 @@ class AdaptedBackbone:
                 yield
 
     def placement(self, sense: str) -> str:
-        """Where the sense's tokens stand in time and space, one of PLACEMENTS."""
+        """The placement of the sense's tokens, one of PLACEMENTS."""
         return "continue" if sense == VIDEO else self.adapter(sense).placement
 
     def type_embedding(self, sense: str) -> Tensor | None:

@@ -270,7 +270,7 @@ def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
 
 
 def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = None) -> Tensor:
-    """What a part computes on fixed inputs: through its LoRA, or with the checkpoint's tensors where given.
+    """Outputs of a part on fixed inputs: through its LoRA, or with the checkpoint's tensors if given.
 
     vision: interface tokens of two frames of noise; llm: hidden states of a short question.
     """

@@ -1,4 +1,4 @@
-"""What every family of Video LLMs does for lynx: frames -> pixels -> tokens; messages -> LLM inputs.
+"""The interface to every family of Video LLMs: frames -> pixels -> tokens; messages -> LLM inputs.
 
 A `Backbone` wraps a *stock* transformers model, frozen and in eval mode, whose attention runs through
 `lynx.backbones.attention`. A family overrides what its architecture decides (pixels, encode, positions,
@@ -38,7 +38,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class VisionSizes:
-    """What memory and fingerprints need to know of a vision tower."""
+    """Sizes of a vision tower, for memory estimates and fingerprints."""
 
     hidden: int  # width of its tokens
     inner: int  # width inside its feed-forward layers
@@ -49,7 +49,7 @@ class VisionSizes:
 
 @dataclass(frozen=True)
 class TextSizes:
-    """What memory and fingerprints need to know of an LLM."""
+    """Sizes of an LLM, for memory estimates and fingerprints."""
 
     layers: int
     hidden: int
@@ -106,7 +106,7 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """The model's device."""
         return self.model.device
 
     @property
@@ -127,7 +127,7 @@ class Backbone(ABC):
 
     @property
     def media_context(self) -> int:
-        """How many tokens of the context the senses may take; the rest is kept for the conversation."""
+        """Tokens of the context that the senses may take; the rest is kept for the conversation."""
         return self.context - min(TEXT_RESERVE, self.context // 4)
 
     def unknown_words(self, text: str) -> list[str]:

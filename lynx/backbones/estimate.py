@@ -1,4 +1,4 @@
-"""What a conversation will need, before anything is decoded, downloaded or loaded: tokens and bytes.
+"""Tokens and bytes of a conversation, estimated before anything is decoded, downloaded or loaded.
 
 Shapes are read off the model on the meta device. Weights, adapters and KV caches follow from them.
 Activations are the largest of three peaks: one pass of the vision tower, the LLM's reading of the prompt (in
@@ -35,7 +35,7 @@ NF4_CODES = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one conversation needs; sizes in bytes."""
+    """An estimate for one conversation; sizes in bytes."""
 
     backbone: str
     precision: str
@@ -97,7 +97,7 @@ def estimate(
     rank: int = 64,
     seconds: float = 60.0,
 ) -> Estimate:
-    """What one conversation about a video and further senses needs.
+    """Estimate tokens and bytes of a conversation about a video and further senses.
 
     source: as `lynx.load` takes it. senses: those beside the video, each with an adapter of that rank.
     size: (height, width) of the video's frames, which matters where they keep their shape. seconds: of the

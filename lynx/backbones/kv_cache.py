@@ -116,6 +116,6 @@ def prompt_labels(prompt: Prompt, keys: Mapping[str, str]) -> list[Label]:
 
 
 def common_length(one: Sequence[Label], other: Sequence[Label]) -> int:
-    """How many labels both sequences begin with."""
+    """Number of labels in the common prefix of both."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -65,7 +65,7 @@ def get_family(kind: str, name: str = "", note: str = "") -> type[Backbone]:
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Where a backbone is: a folder or a Hub id, with what its catalog row adds."""
+    """A backbone's source: a folder or a Hub id, with the values of its catalog row."""
 
     name: str  # as the user gave it
     location: str  # once fetched, a folder

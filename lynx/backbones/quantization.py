@@ -19,7 +19,7 @@ QUANTIZED = ("int8", "nf4")
 _KINDS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}
 """The classes of bitsandbytes, which is an optional package: names, not imports."""
 _DEVICES = ("cpu", "cuda", "xpu")
-"""Where bitsandbytes has kernels."""
+"""Types of devices for which bitsandbytes has kernels."""
 
 
 def pick_device(device: str) -> torch.device:

@@ -60,7 +60,7 @@ def _window(text: str) -> tuple[float, float]:
 
 @command(
     "chat",
-    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "what sound do you hear ?" --evidence '
+    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "What sound do you hear?" --evidence '
     "--film answer.mp4 --word 1",
     _media_options,
     option(

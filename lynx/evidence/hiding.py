@@ -21,8 +21,7 @@ def occlusion(
     """How much the log-probability of an answer (n,) ids falls, in nats, when a sense shows nothing.
 
     window: hide only what lies between these seconds. Hidden tokens are replaced by the mean token of black
-    (pseudo-)frames, which is silence for sound: the mean of the stream's own tokens would still reveal its
-    content.
+    (pseudo-)frames, for sound silence: the mean of its own tokens would still reveal the content.
     """
     stream = streams[sense]
     height, width = stream.frames.pixels.shape[-2:]

@@ -57,7 +57,7 @@ def start_of(container: InputContainer) -> float:
 
 
 def _last_moment(container: InputContainer, start_from: float) -> float:
-    """Where the packets really end, in seconds; reads (does not decode) from `start_from` on."""
+    """The end of the last packet, in seconds; reads (does not decode) from `start_from` on."""
     container.seek(round((start_from + start_of(container)) * av.time_base))
     end = 0.0
     try:
@@ -71,7 +71,7 @@ def _last_moment(container: InputContainer, start_from: float) -> float:
 
 @cached_by_file
 def probe(path: str | Path) -> MediaInfo:
-    """What the file holds. Raises MediaError if it is missing, empty, cut off, no media or without tracks."""
+    """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks."""
     with open_recording(path) as container:
         name = Path(path).name
         videos, audios = video_streams(container), list(container.streams.audio)

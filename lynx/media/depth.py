@@ -21,7 +21,7 @@ TIMES = "times.txt"
 INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
 """Beside maps or a mesh: the camera's matrix; the first that exists is read."""
 NO_RETURN = 65535
-"""What some sensors store where they measured nothing; ScanNet stores 0."""
+"""Value of no measurement in some sensors' maps; ScanNet stores 0."""
 
 
 def open_depth(
@@ -36,8 +36,7 @@ def open_depth(
     """The depth in a folder of maps or of a mesh with poses, a .npy stack, a mesh, a point cloud, or a video.
 
     unit: meters of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
-    near and far in meters, for media without a unit. views, size: of the cameras around a mesh, pixels a
-    side.
+    near and far, meters, if there is no unit. views, size: of the cameras around a mesh, pixels a side.
     Raises MediaError when it is none of these, or damaged.
     """
     path = Path(path)

@@ -46,8 +46,7 @@ class Shape:
 
     @property
     def bounds(self) -> tuple[np.ndarray, float]:
-        """The center (3,) of the bounding box of all used points, and the distance to the farthest of
-        them."""
+        """The center (3,) of the bounding box of all used points, and the distance of the farthest."""
         used = self.points[np.unique(self.faces)] if len(self.faces) else self.points
         middle = (used.min(0) + used.max(0)) / 2
         return middle, float(np.linalg.norm(used - middle, axis=1).max())

@@ -46,7 +46,7 @@ def read_levels(path: str | Path, times: Tensor | Sequence[float]) -> np.ndarray
 def _displayed(
     path: str | Path, times: Tensor | Sequence[float], convert: Callable[[Any], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """What `convert` makes of the frame at each moment, with the recording's seconds."""
+    """`convert` of the frame at each moment, with the recording's duration in seconds."""
     times = torch.as_tensor(times, dtype=torch.float64)
     known = times.ndim == 1 and len(times) and times.isfinite().all()
     if not known or times[0] < 0 or (times.diff() < 0).any():

@@ -136,8 +136,7 @@ def _blocks(parts: Iterable[Tensor], step: int, overlap: int) -> Iterator[Tensor
 def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRendering) -> Iterable[Tensor]:
     """Samples in parts (n,), with one gain that brings their loudest tenth of a second to `level_db`.
 
-    Levels are those of the spectrogram: a full-scale sine has 0 dB. Finding the gain reads the sound once
-    more.
+    Levels are those of the spectrogram: a full-scale sine has 0 dB. The gain takes a reading of its own.
     """
     if rendering.level_db is None:
         return listen()
@@ -254,8 +253,7 @@ class Audio(Modality):
 
 
 class _Spectrogram:
-    """The spectrogram of sound that is read piece by piece; columns that no later picture needs are
-    dropped."""
+    """The spectrogram of sound read piece by piece; columns that no later picture needs are dropped."""
 
     def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering) -> None:
         self.samples = 0  # heard so far

@@ -1,4 +1,4 @@
-"""What a sense is: a way to turn media into pseudo-frames, with parameters that travel with its adapter."""
+"""The base of all senses: media -> pseudo-frames, with parameters that travel with the adapter."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -97,12 +97,12 @@ class Modality(ABC):
         return 3 * frames * THUMBNAIL_PIXELS
 
     def pictures(self, source: MediaSource) -> int:
-        """How many pseudo-frames there are of each moment. Raises MediaError when it cannot be this sense."""
+        """Number of pseudo-frames of each moment. Raises MediaError when the source cannot be this sense."""
         return 1
 
     @abstractmethod
     def duration(self, source: MediaSource) -> float:
-        """Seconds the recording lasts. Raises MediaError when it cannot be this sense."""
+        """Seconds of the recording. Raises MediaError when the source cannot be this sense."""
 
     @abstractmethod
     def render(self, source: MediaSource, times: Tensor) -> Frames:

@@ -61,7 +61,7 @@ class DepthRendering:
     """log: equal ratios of distance are equal steps of color; linear: equal steps of disparity, as in the
     paper, where a room from 1 to 4 m takes the lowest sixth of the colors."""
     frame: str = "camera"
-    """Of the normals: camera (facing it is the blue of normal maps), or world (by the poses)."""
+    """Frame of the normals: camera (blue faces it), or world (by the poses)."""
     choose: str = "uniform"
     """uniform: the maps nearest to the moments; pose_aware: those whose cameras differ most."""
     unit: float = 0.001
@@ -297,8 +297,7 @@ class Depth(Modality):
         return index, times, (far,) if (gap > usual).any() else ()
 
     def _camera_notes(self, clip: DepthClip, index: np.ndarray) -> tuple[str, ...]:
-        """Notes on missing intrinsics and poses of the maps at `index` (n,). Raises MediaError if they are
-        needed."""
+        """Notes on missing intrinsics and poses of maps `index` (n,). Raises MediaError if needed."""
         notes: list[str] = []
         if self.rendering.show == "turbo":
             return ()
@@ -330,14 +329,13 @@ class Depth(Modality):
         return drawn
 
     def _statistics(self, depth: np.ndarray) -> tuple[float, ...]:
-        """Of a map (H, W): its pixels, how many returned, how many of them out of range, their median (m)."""
+        """Of a map (H, W): how many pixels, returns, returns out of range; median of returns, meters."""
         r, returned = self.rendering, depth[depth > 0]
         outside = ((returned < r.near) | (returned > r.far)).sum()
         return depth.size, returned.size, outside, np.median(returned) if returned.size else np.nan
 
     def _remarks(self, statistics: np.ndarray, background: bool) -> tuple[str, ...]:
-        """Notes on holes and range in maps (n, 4 statistics). Raises MediaError when nothing returned in
-        any."""
+        """Notes on holes and range of maps (n, 4 statistics). Raises MediaError if nothing returned."""
         r, (pixels, returned, outside, _) = self.rendering, statistics.sum(0)
         if not returned:
             raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")

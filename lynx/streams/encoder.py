@@ -87,7 +87,7 @@ class StreamEncoder(AdaptedBackbone):
         return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
 
     def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:
-        """How many tokens a stream of that many (pseudo-)frames will have; size: (H, W) of the video's."""
+        """Number of tokens of a stream of that many (pseudo-)frames; size: (H, W) of the video's."""
         if sense == VIDEO:
             return self.backbone.tokens(frames, size)
         rows, columns = self.backbone.token_grid

@@ -74,8 +74,7 @@ class AlignmentLoss:
     def _compare(
         self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor
     ) -> None:
-        """Record the distance of one layer's call from its reference: query (B, H, n, d), output (B, n, H,
-        d)."""
+        """Record a layer's distance from its reference: query (B, H, n, d), output (B, n, H, d)."""
         # Of the patches that one token is pooled from the released code compares the first, at even rows and
         # columns: a quarter of the work, and no token is left out.
         even = self.config.query_subset == "even"

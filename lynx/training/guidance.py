@@ -175,7 +175,7 @@ class Accumulator:
         self._moments = new if self._moments is None else _merge_moments(self._moments, new)
 
     def result(self, backbone: Mapping[str, Any]) -> Guidance:
-        """What was gathered. Raises DataError where a layer saw nothing."""
+        """The guidance gathered so far. Raises DataError where a layer saw nothing."""
         means = [mean for mean in self._means if mean is not None]
         if self._moments is None or len(means) < len(self._means):
             raise DataError("no frames went through the encoder: there is nothing to take guidance from")

@@ -23,7 +23,7 @@ def response_distance(
     project: Projection,
     queries: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """How far a layer's response O_m(l) is from its reference response O~_m(l), in L1.
+    """L1 distance between a layer's response O_m(l) and its reference response O~_m(l).
 
     O_m(l) = P(Attn(Q_m, K_m, V_m)) is the layer's response to a sense's pseudo-frames. The reference
     O~_m(l) = P(Attn(Q_m, K_v, V_v)) is that of the same queries to the mean keys and values of video. P is

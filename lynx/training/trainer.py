@@ -36,7 +36,7 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 """Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
 
 VECTOR_RATE = 10.0
-"""How much faster a vector (a type embedding) is trained than a LoRA: AdamW moves every number by the
+"""Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 FREE = frozenset({"save_every", "resume", "epochs"})

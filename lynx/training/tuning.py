@@ -122,7 +122,7 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
 
 
 class Batch(NamedTuple):
-    """What a step shows and asks, clip by clip; `conversation`: its questions follow one another."""
+    """Streams and questions of a step, clip by clip; `conversation`: questions follow one another."""
 
     streams: list[list[Stream]]
     turns: list[list[Turn]]
@@ -154,7 +154,7 @@ class TuningLoss:
         return {"loss": loss} | {name: each.mean() for name, each in kinds.items() if len(each)}
 
     def choose(self, indices: Sequence[int]) -> Batch:
-        """What these clips show and are asked in one step, by torch's generator."""
+        """Draw the streams and questions of these clips for one step, by torch's generator."""
         conversation = float(torch.rand(())) < self.sampling.conversation
         sense_count = sample_sense_count(self.modalities, self.sampling)
         batch = Batch([], [], conversation)

@@ -13,7 +13,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class AdapterPolicy:
-    """What a visitor may type as an adapter. below: the folder whose folders are offered; None: any folder.
+    """Which adapters a visitor may name. below: the folder whose subfolders are offered; None: any folder.
 
     given: sources that the app's owner named at the start, which are taken as they are.
     """

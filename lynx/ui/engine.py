@@ -1,4 +1,4 @@
-"""What the app asks of the library: previews, answers, what they rest on, maps and films. No Gradio.
+"""The app's use of the library: previews, answers, evidence, maps and films. No Gradio.
 
 Everything that goes in and out can be pickled and sits on the CPU, because on a ZeroGPU Space an answer is
 made in another process, whose state is lost. Elsewhere, sessions keep their encoded media and their KV cache
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 128
 THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = 0.1, 0.2, 10
-"""Of a large model, for the ZeroGPU scheduler."""
+"""Times of a large model, for the ZeroGPU scheduler."""
 
 
 class Engine:
@@ -142,7 +142,7 @@ def evidence_view(session: "Session") -> EvidenceView | None:
 
 
 def seconds_needed(request: Request) -> int:
-    """How long an answer may take on a GPU, for ZeroGPU's scheduler."""
+    """Maximum seconds of an answer on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
     return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
 

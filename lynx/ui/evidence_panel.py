@@ -1,4 +1,4 @@
-"""What the answer rests on: handlers of the chosen word, the check, the film, and the interface map."""
+"""The evidence: handlers of the chosen word, the check, the film, and the interface map."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the checkout offers to begin with: example clips with questions, and adapters of a backbone.
+"""Examples of the checkout: clips with questions, and adapters of a backbone.
 
 Read as JSON without the library's heavy parts, so that the page is up at once.
 """

@@ -137,7 +137,7 @@ class ModelCache:
         return replace(setup, adapters=tuple(kept)), tuple(reasons)
 
     def forecast(self, setup: Setup) -> str:
-        """What a conversation would need of this machine, in a sentence; nothing is loaded for it.
+        """The estimate of a conversation on this machine, as a sentence; nothing is loaded.
 
         Raises LynxError when there is no such backbone, or it cannot be had in that precision here.
         """

@@ -90,7 +90,7 @@ class Page:
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
-        # the answer is cancelled first: else a piece on its way would fill the cleared page again
+        # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
         ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **MODEL)

@@ -56,7 +56,7 @@ class SessionCache:
         return session, notes
 
     def media(self, request: Request) -> tuple[dict[str, MediaSource], tuple[str, ...]]:
-        """What each sense reads, on or off. A track the video lacks is a note, a bad file an error."""
+        """The source of each sense, on or off. A track the video lacks is a note, a bad file an error."""
         from lynx.media.container import probe
 
         clip, media, notes = request.clip, {}, []
@@ -76,7 +76,7 @@ class SessionCache:
     def frames(
         self, session: "Session", request: Request, encode: bool = True
     ) -> "tuple[dict[str, Frames], tuple[str, ...]]":
-        """What each sense that is on looks at, and notes; with `encode` its tokens are made, too.
+        """Frames of each sense that is on, and notes; with `encode` its tokens are made, too.
 
         A sense that finds nothing in the video, such as fast motion in four frames a second, is switched off
         with a note. Raises MediaError for the video, for a file given for it alone, and in a strict request.

@@ -1,4 +1,4 @@
-"""What goes between the page and its engine: plain data that can be pickled and sits on the CPU."""
+"""Data between the page and its engine: plain, picklable, and on the CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Sense:
-    """What a loaded model can sense."""
+    """A sense of a loaded model."""
 
     name: str  # its adapter's
     label: str  # for people
@@ -67,7 +67,7 @@ class Clip:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All that were given."""
+        """All files that were given."""
         given = (self.video, self.audio, self.depth, *(path for path, _ in self.views))
         return tuple(path for path in given if path)
 
@@ -77,7 +77,7 @@ class Clip:
         return " + ".join(Path(path).name for path in self.paths)
 
     def source(self, takes: str) -> MediaSource | None:
-        """What a sense reads that takes this kind of file; None where it was not given."""
+        """The source of a sense that takes this kind of file; None where it was not given."""
         named: dict[str, View] = {}
         for path, offset in self.views:
             name, count = Path(path).stem, 1

@@ -33,7 +33,7 @@ SINGLE_FILES = Depth.suffixes  # each a recording by itself
 KNOWN_SUFFIXES = (".png", ".txt", *SINGLE_FILES)
 SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")  # of a folder of maps as a whole
 ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-"""What zipfile raises for archives that are damaged, encrypted, or packed in a way it does not know."""
+"""Errors of zipfile for archives that are damaged, encrypted, or packed in an unknown way."""
 EXPECTED = (
     "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one mesh or "
     f"point cloud ({' '.join(MESHES)})"
@@ -182,7 +182,7 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
 
 
 def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
-    """What is read of an archive. Raises MediaError for paths that lead out of it, and for too much."""
+    """The entries to read. Raises MediaError for paths that lead out of the archive, and for too much."""
     wanted: list[tuple[PurePosixPath, ZipInfo]] = []
     size = 0
     for member in archive.infolist():

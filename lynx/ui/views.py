@@ -1,4 +1,4 @@
-"""What the page shows: pieces of HTML and pictures, from plain data; text of users and models is escaped."""
+"""HTML and pictures of the page, from plain data; text of users and models is escaped."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -39,7 +39,7 @@ VIEWS = "Further views: videos"
 SEEN = "What the model really sees and hears"
 RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
-PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>what sound do you hear ?</i>"
+PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>What sound do you hear?</i>"
 EVIDENCE_HEADER = """
 <h2>What the answer rests on</h2>
 <p>The model's attention while it said the chosen word. Bars and curve compare the senses; colors show where
@@ -151,7 +151,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def forecast(text: str) -> str:
-    """What a model would need, in a sentence."""
+    """The estimate of a model, as a sentence."""
     return f'<div class="budget"><div>{escape(_capital(text))}.</div></div>'
 
 

@@ -41,7 +41,7 @@ NOTE = "Brighter: more attention while {} was said, each sense on its own scale.
 
 @dataclass(frozen=True)
 class Film:
-    """What was written: seconds of the clip, size (width, height), the chosen word (None: the answer)."""
+    """A written film: seconds of the clip, size (width, height), the chosen word (None: the answer)."""
 
     path: Path
     start: float

@@ -31,7 +31,7 @@ ANSWER_LINES, QUESTION_LINES, NOTE_LINES = 3, 2, 2
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said. marked: where the marked letters of the answer begin and end.
+    """The text under the picture. marked: start and end of the marked letters of the answer.
 
     share: how much the marked letters rest on each sense; labels: the senses' names for people.
     """

@@ -84,7 +84,7 @@ def _draw_map(axes: "Axes", found: InterfaceMap) -> None:
     axes.set_ylabel(second, color=QUIET, size=13 * PX)
 
     def order(group: Group) -> int:
-        """What is drawn first: words, other videos, what is not aligned, the clip's video, the senses."""
+        """Order of drawing: words, other videos, unaligned senses, the clip's video, the senses."""
         kinds = (group.sense == VOCABULARY, group.sense == REFERENCE, not group.aligned, group.sense == VIDEO)
         return kinds.index(True) if any(kinds) else len(kinds)
 

@@ -1,4 +1,4 @@
-"""What a map of the token interface shows: groups of tokens, their figures, and where they lie on two axes.
+"""The data of a map of the token interface: groups of tokens, their figures, and points on two axes.
 
 Measured by `lynx.evaluation.interface`, drawn by `interface_chart`.
 """

@@ -36,8 +36,7 @@ def _has(name: str, letter: str) -> bool:
 
 
 def legible(text: str, size: int) -> tuple[str, Font]:
-    """The text and a font that has its letters; where none does, accents are dropped and others become
-    "?"."""
+    """The text and a font that has its letters; where none does, accents are dropped, others are "?"."""
     name = next((name for name in ("", *ELSEWHERE) if all(_has(name, letter) for letter in text)), "")
     if not all(_has(name, letter) for letter in text):
         plain = (unicodedata.normalize("NFKD", letter)[0] for letter in text)

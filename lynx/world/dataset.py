@@ -20,8 +20,7 @@ from lynx.world.scene.sound import SAMPLE_RATE, render_sound
 from lynx.world.scene.views import draw_depth, draw_second_view, intrinsics
 
 RENDERER = 4
-"""Version of what the world looks and sounds like; raise it with every change, so that caches are made
-again."""
+"""Version of the world's looks and sounds: raise it with every change, so that caches are made again."""
 SCENES_PER_CLIP = 400
 """Scenes searched for a clip that allows a certain type of question; no two clips share any."""
 QUESTIONS, EVALUATION = 101, 102

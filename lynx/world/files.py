@@ -151,5 +151,5 @@ def _write_one(split: str, seed: int, size: int, senses: Collection[str], index:
 
 
 def default_cache() -> Path:
-    """Where evaluations keep their clips: the user's cache folder."""
+    """Default folder of evaluation clips: in the user's cache."""
     return Path.home() / ".cache" / "lynx" / "world"

@@ -30,7 +30,7 @@ RENDERING = AudioRendering(n_mels=20, hop_s=0.004, fmax=4000.0, least_s=0.32, le
 REFERENCE_CLIPS = 500
 """Clips of the world that the guidance is taken from."""
 VARIANTS = {"esc10": (20, 10), "digits": (3, 3), "voices": (2, 2)}
-"""Of each recording, itself included, in either phase: there are nine times as many digits as sounds."""
+"""Copies of each recording, itself included, in each phase: there are nine times as many digits as sounds."""
 ALIGN = AlignConfig(rank=16, alpha=32, dropout=0.0, batch_size=64, steps=40, lr=2e-4, save_every=0)
 TUNE = TuneConfig(
     rank=32,
@@ -106,7 +106,7 @@ def cross_validate(
 
 
 def total(rounds: Sequence[Mapping[str, Any]], source: str) -> dict[str, Any]:
-    """All groups of a source: the accuracy in each, over all, and what was taken for what."""
+    """All groups of a source: the accuracy in each, over all, and the confusion matrix."""
     mine = [each for each in rounds if source in each["found"]]
     groups = {each["groups"][source]: each["found"][source] for each in mine}
     table: dict[str, Counter[str]] = {}

@@ -27,7 +27,7 @@ class WeightedClip:
 
     @property
     def kind(self) -> list[tuple[Any, ...]]:
-        """What two clips must have in common for their tokens to stand for the same places."""
+        """Kind of a clip: only clips of one kind have tokens at the same places and can be mixed."""
         return [(stream.sense, stream.grid, stream.tokens.shape) for stream in self.streams]
 
 

@@ -64,7 +64,7 @@ class Data:
 
 
 def pictures(data: Data, rendering: AudioRendering, moments: int) -> Iterator[Tensor]:
-    """Of each recording (T, 3, F, columns) uint8."""
+    """The pictures of each recording: (T, 3, F, columns) uint8."""
     sense = Audio(rendering)
     for clip in data.clips:
         yield render_clip({"audio": sense}, clip, moments)["audio"].pixels

@@ -57,8 +57,7 @@ class RegularizedLoss(TuningLoss):
         self.regularization = regularization
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """As in `TuningLoss`; also `mixed`, the share of clips that were mixed. A right answer counts by its
-        weight."""
+        """As in `TuningLoss`, and the share of mixed clips. A right answer counts by its weight."""
         packed, new, weights, share = self.pack(indices)
         weights = weights.to(self.model.backbone.device)
         mixing = bool(self.regularization.mixup)

@@ -21,7 +21,7 @@ from lynx.evaluation.metrics import NUMBERS
 ACCENTS = "en-gb en-us en-029 en-gb-scotland en-gb-x-rp en-gb-x-gbcwmd en-gb-x-gbclan en-us-nyc".split()
 NO_PERSON = re.compile("robo|whisper|demonic|announce|croak|fast|ricishay|storm|tweaky|mr$", re.IGNORECASE)
 PITCH = (15, 85)
-"""Of 0..99, and what one number may be off its voice's; then the same in words a minute."""
+"""Range of pitch (0..99), and deviation of one number from its voice; likewise for speed, words a minute."""
 OFF_PITCH = 10
 SPEED = (95, 205)
 OFF_SPEED = 15

@@ -1,4 +1,4 @@
-"""What every patch of a frame shows: the labels on which the vision tower learns to see."""
+"""Labels of every patch of a frame, on which the vision tower is pretrained."""
 
 import numpy as np
 import torch

@@ -32,7 +32,7 @@ from lynx.world.scene.scene import DURATION
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run is made of. Steps are optimizer steps; batches are per process."""
+    """Settings of a training run. Steps are optimizer steps; batches are per process."""
 
     seed: int = field(default=0, metadata={"help": "seed of the initial weights"})
     vision_steps: int = field(default=800, metadata={"help": "steps of 96 frames for the tower"})

@@ -1,4 +1,4 @@
-"""All that each type of question can ask of a scene: slots that fill a phrasing, and the answer."""
+"""The instances of each type of question in a scene: slots that fill a phrasing, and the answer."""
 
 from collections.abc import Callable, Iterable
 

@@ -76,7 +76,7 @@ def _from_behind(scene: Scene) -> Scene:
 
 
 def _other_side(scene: Scene, size: int) -> np.ndarray:
-    """What stands still before the second camera, the hidden shape included: `(size, size, 3)` float32."""
+    """The static background of the second camera, the hidden shape included: `(size, size, 3)` float32."""
     wall = scene.background
     first, second = ((blue, red, green) for red, green, blue in wall.colors)
     wall = replace(wall, colors=(first, second), angle=wall.angle + np.pi / 3, seed=wall.seed ^ 1)
