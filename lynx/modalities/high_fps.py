@@ -22,7 +22,7 @@ from lynx.types import Frames, MediaSource
 SAME = 12
 """Maximum difference of a pixel, of 255, between two encodings of the same frame."""
 SLACK = 1.02
-"""Share by which a frame rate may be lower than asked, since rates are averages."""
+"""Factor by which a frame rate may be lower than asked, since rates are averages."""
 
 
 @dataclass(frozen=True)
