@@ -2,16 +2,31 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lynx.errors import AdapterError, BackboneError, DataError, LynxError, MediaError
 
 if TYPE_CHECKING:
     from lynx.model import Lynx
+    from lynx.session import Session
 
 __version__ = "0.1.0"
 
-__all__ = ["AdapterError", "BackboneError", "DataError", "LynxError", "MediaError", "__version__", "load"]
+__all__ = ["Lynx", "Session", "load"]
+__all__ += ["AdapterError", "BackboneError", "DataError", "LynxError", "MediaError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`lynx.Lynx` and `lynx.Session`, imported when they are asked for: torch takes seconds."""
+    if name == "Lynx":
+        from lynx.model import Lynx
+
+        return Lynx
+    if name == "Session":
+        from lynx.session import Session
+
+        return Session
+    raise AttributeError(f"module 'lynx' has no attribute {name!r}")
 
 
 def load(

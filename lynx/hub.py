@@ -71,7 +71,7 @@ def download(source: str, names: Sequence[str], revision: str | None = None) -> 
     repo, revision = parsed[0], revision or parsed[1]
     with _explained(repo, revision, f"the Hub could not give {repo!r}"):
         folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(names)))
-    commit = folder.name
+    commit = folder.name  # the cache's layout: see `compat.cached_snapshot`
     try:
         files = tuple(file.path for file in huggingface_hub.get_cached_repo_tree(repo, revision=commit))
     except errors.CachedRepoTreeNotFoundError:  # put into the cache by an older huggingface_hub

@@ -206,7 +206,7 @@ class Session:
                 keys = self._stream_keys(senses)
             for sense, key in keys.items():
                 if self._keys.get(sense) != key:
-                    self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times)
+                    self.streams[sense] = self.model.stream(sense, self.media[sense], self.plan.times, key)
                     self._keys[sense] = key
             return keys
 

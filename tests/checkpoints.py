@@ -81,6 +81,8 @@ JSON_DAMAGES = {  # file, what replaces or joins its content, the reason
     "a metric's name in two lines": (_OURS, '"metrics": {"a\\nb": 1}', "printable characters"),
     "a rendering of a wrong type": (_OURS, '"rendering": {"n_mels": "32"}', "n_mels of audio is '32'"),
     "half a row of pixels": (_OURS, '"rendering": {"n_mels": 32.5}', "n_mels of audio is 32.5"),
+    "a rendering that takes the memory": (_OURS, '"rendering": {"n_mels": 1000000000}', "must lie between"),
+    "moments without end": (_OURS, '"frames": 1000000000', "expected 1 to 100,000 moments"),
     "a rendering in a list": (_OURS, '"rendering": {"n_mels": [32]}', "n_mels of audio is"),
     "a name in two lines": (_OURS, '"name": "audio\\nb"', "cannot name"),
     "a modality in two lines": (_OURS, '"modality": "au\\ndio"', "no modality"),

@@ -368,3 +368,9 @@ def test_the_number_of_moments_travels_with_the_adapter(folder, model, tmp_path)
     save_adapter(model, "audio", out)
     assert "frames" not in json.loads((out / "lynx_config.json").read_text())
     assert lynx.load(folder, adapters=[out]).adapters["audio"].frames is None
+
+
+def test_the_package_offers_its_two_classes_without_importing_torch_first():
+    assert lynx.Lynx.__name__ == "Lynx" and lynx.Session.__name__ == "Session"
+    with pytest.raises(AttributeError, match="Sesion"):
+        _ = lynx.Sesion

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -30,6 +31,10 @@ from lynx.types import PLACEMENTS
 FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
 PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAX_FRAMES = 100_000
+"""Maximum moments of a clip that an adapter may say it was trained with."""
+MAX_FILES = 20_000
+"""Maximum files in the folder of an adapter, checkpoints and cached streams of its training included."""
 PARTS = ("vision", "llm")
 TYPE_EMBEDDING = "type_embedding"  # the name of its tensor (D,)
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
@@ -71,8 +76,8 @@ class Adapter:
         for key, known in (("token_pooling", POOLINGS), ("placement", PLACEMENTS)):
             if (value := getattr(self, key)) not in known:
                 raise AdapterError(f"{key} {short_repr(value)}: expected one of {', '.join(known)}")
-        if self.frames is not None and (type(self.frames) is not int or self.frames < 1):
-            raise AdapterError(f"frames is {short_repr(self.frames)}: expected how many moments, 1 or more")
+        if self.frames is not None and (type(self.frames) is not int or not 0 < self.frames <= MAX_FRAMES):
+            raise AdapterError(f"frames is {short_repr(self.frames)}: expected 1 to {MAX_FRAMES:,} moments")
 
 
 @dataclass(frozen=True)
@@ -230,11 +235,13 @@ def _refuse_pickle(path: str | Path) -> None:
 def _refuse_unsafe(folder: Path) -> None:
     try:
         root = folder.resolve()
-        resolved = {path: path.resolve() for path in folder.rglob("*")}
+        found = {path: path.resolve() for path in islice(folder.rglob("*"), MAX_FILES + 1)}
     except (OSError, RuntimeError) as error:  # a link to itself, or no right to look
         raise AdapterError(f"cannot read {folder}: {error}") from error
+    if len(found) > MAX_FILES:
+        raise AdapterError(f"{folder} holds more than {MAX_FILES:,} files: it is not an adapter's")
     roots = [root, *compat.cache_blobs(root)]
-    for path, target in resolved.items():
+    for path, target in found.items():
         _refuse_pickle(path)
         if not any(target.is_relative_to(allowed) for allowed in roots):
             raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
-from lynx.media.audio import iter_audio, read_audio
+from lynx.media.audio import MAX_SECONDS, iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.modalities.base import Modality, path_of
+from lynx.modalities.base import Modality, check_ranges, path_of
 from lynx.modalities.video import Video
 from lynx.types import Frames, MediaSource, Waveform
 
@@ -64,6 +64,8 @@ class AudioRendering:
     blue, where the middle is flat. Voices differ in level more than in slopes."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, sample_rate=(1000, 384_000), n_mels=(1, 1024), n_fft=(2, 65_536), hop_s=(0, 60))
+        check_ranges(self, least_s=(0, MAX_SECONDS), seconds_per_frame=(0.001, MAX_SECONDS))
         rate, n_fft = self.sample_rate, self.n_fft
         if not 0 < self.window_s * rate <= n_fft:
             raise DataError(f"A window of {self.window_s} s does not fit {n_fft=} at {rate} Hz.")

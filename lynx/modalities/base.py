@@ -24,6 +24,18 @@ def path_of(source: MediaSource, expected: str) -> str | Path:
     return source
 
 
+def check_ranges(rendering: Any, **ranges: tuple[float, float]) -> None:
+    """Refuse rendering parameters outside (least, most); None is allowed. An adapter of a stranger says them:
+    a mel bank of 10^9 bands would be made before anything else is checked.
+
+    Raises: DataError naming the parameter, its value and its range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(rendering, name)
+        if value is not None and not least <= value <= most:
+            raise DataError(f"{name}={value} must lie between {least:g} and {most:g}.")
+
+
 class Modality(ABC):
     """A sense. A subclass declares its names, what it is read from and how it is drawn."""
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
+from lynx.media.container import MAX_SIDE
 from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality, path_of
+from lynx.modalities.base import Modality, check_ranges, path_of
 from lynx.modalities.video import Video
 from lynx.types import DepthClip, Frames, MediaSource
 
@@ -74,8 +75,7 @@ class DepthRendering:
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far:
             raise DataError(f"near={self.near} and far={self.far} must be meters, near above 0, below far.")
-        if not (self.unit > 0 and (self.fps is None or self.fps > 0) and self.max_side >= 2):
-            raise DataError(f"unit={self.unit}, fps={self.fps}, max_side={self.max_side} must be above 0.")
+        check_ranges(self, unit=(1e-9, 1e6), fps=(1e-6, 1e6), max_side=(2, MAX_SIDE), far=(0, 1e9))
         allowed = {
             "show": ("turbo", "normals", "both"),
             "scale": ("log", "linear"),

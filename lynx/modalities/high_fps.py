@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media.container import probe
-from lynx.modalities.base import Modality, path_of
+from lynx.media.container import MAX_SIDE, probe
+from lynx.modalities.base import Modality, check_ranges, path_of
 from lynx.modalities.video import EXPECTED, Video, VideoRendering
 from lynx.types import Frames, MediaSource
 
@@ -36,6 +36,7 @@ class HighFpsRendering:
     def __post_init__(self) -> None:
         if not 2 <= self.tile <= 8:
             raise DataError(f"tile={self.tile} frames a side; from 2 to 8 are possible.")
+        check_ranges(self, max_side=(1, MAX_SIDE))
         if self.max_side < self.tile:
             raise DataError(f"max_side={self.max_side} pixels cannot hold {self.tile} frames a side.")
 

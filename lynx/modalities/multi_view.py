@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lynx.errors import DataError, MediaError
-from lynx.modalities.base import Modality
+from lynx.errors import MediaError
+from lynx.media.container import MAX_SIDE
+from lynx.modalities.base import Modality, check_ranges
 from lynx.modalities.video import Video, VideoRendering
 from lynx.types import Frames, MediaSource
 
@@ -35,8 +36,7 @@ class MultiViewRendering:
     max_side: int = 1280
 
     def __post_init__(self) -> None:
-        if self.max_side < 1:
-            raise DataError(f"max_side={self.max_side} must be at least one pixel.")
+        check_ranges(self, max_side=(1, MAX_SIDE))
 
 
 def views_of(source: MediaSource | View) -> dict[str, View]:

@@ -38,14 +38,14 @@ class StreamEncoder(AdaptedBackbone):
         with self.lock:
             return stream_key(self, sense, source, times)
 
-    def stream(self, sense: str, source: Any, times: Tensor) -> Stream:
+    def stream(self, sense: str, source: Any, times: Tensor, key: str | None = None) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
-        A stream that is still in `streams` is returned as it is.
+        A stream that is still in `streams` is returned as it is. key: its `stream_key`, if that is known.
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:
-            key = self.stream_key(sense, source, times)
+            key = key or self.stream_key(sense, source, times)
             if (kept := self.streams.get(key)) is not None:
                 return kept
             # In parts: only one part of a long clip's full-size frames is in memory at a time.

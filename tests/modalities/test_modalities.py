@@ -307,3 +307,22 @@ def test_a_sense_that_says_no_more_than_it_must_has_a_color_and_a_question(monke
     monkeypatch.setitem(REGISTRY, "warmth", Warmth)
     assert color_of("warmth") == color_of("warmth") in OTHER_COLORS
     assert color_of("an adapter's name") in OTHER_COLORS and get("warmth").example_questions
+
+
+@pytest.mark.parametrize(
+    ("sense", "name", "value"),
+    [
+        ("audio", "n_mels", 10**9),
+        ("audio", "n_fft", 2**40),
+        ("audio", "sample_rate", 10**12),
+        ("audio", "seconds_per_frame", 1e308),
+        ("audio", "least_s", 1e9),
+        ("depth", "max_side", 10**9),
+        ("depth", "unit", 1e300),
+        ("high_fps", "max_side", 10**9),
+        ("multi_view", "max_side", 10**9),
+    ],
+)
+def test_a_rendering_that_would_take_the_memory_is_refused_before_anything_is_made(sense, name, value):
+    with pytest.raises(DataError, match=f"{name}=.* must lie between"):
+        get(sense).from_dict({name: value})
