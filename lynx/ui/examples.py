@@ -5,6 +5,7 @@ Read as JSON without the library's heavy parts, so that the page is up at once.
 
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -42,7 +43,7 @@ def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             media = {modality: path.parent / name for modality, name in told["media"].items()}
-            questions = [(turn["question"], tuple(turn["senses"])) for turn in told["questions"]]
+            questions = [(as_written(turn["question"]), tuple(turn["senses"])) for turn in told["questions"]]
             clip = media[VIDEO]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s is not an example: %s", path, error)
@@ -51,6 +52,12 @@ def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
             there = {modality: medium for modality, medium in media.items() if medium.exists()}
             found.append(ExampleClip(there, tuple(questions)))
     return found
+
+
+def as_written(question: str) -> str:
+    """A question of the miniature world, "what is it ?", as people write it: "What is it?"."""
+    text = re.sub(r"\s+([?,.!])", r"\1", question.strip())
+    return text[:1].upper() + text[1:] + ("?" if text[-1:].isalnum() else "")
 
 
 def suggested_questions(questions: Sequence[Question], modalities: Collection[str]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from lynx.types import Frames, Waveform
 from lynx.ui import launch, views
 from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
-from lynx.ui.examples import ExampleClip, find_adapters, find_examples, suggested_questions
+from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
 from lynx.ui.types import PICTURE, AdapterOption, Chat, ChatTurn, Clip, Reply, Request, Sense, Setup
@@ -735,11 +735,21 @@ def test_examples_and_adapters_are_found_and_broken_ones_skipped(tmp_path, desk,
     (tmp_path / "good" / "c.mp4").write_bytes((desk / "clip.mp4").read_bytes())
     found = find_examples(tmp_path)
     assert [example.clip.parent.name for example in found] == ["good"] and found[0].questions == (
-        ("q ?", ("audio",)),
+        ("Q?", ("audio",)),
     )
     assert "torn" in caplog.text
     assert str(desk / "adapter") in find_adapters("backbone", desk)
     assert find_adapters("another", desk) == ()
+
+
+def test_questions_are_offered_as_people_write_them():
+    written = {
+        "when the bell rings , where is the red circle ?": "When the bell rings, where is the red circle?",
+        "how many times does a shape flash": "How many times does a shape flash?",
+        "What is it?": "What is it?",
+        "": "",
+    }
+    assert {question: as_written(question) for question in written} == written
 
 
 def test_of_two_adapters_that_hear_the_same_recording_one_is_on_at_first(tmp_path):
