@@ -139,6 +139,14 @@ def cache_beginning(cache: Any, dropped: int) -> Any:
     return beginning
 
 
+def cache_tensors(cache: Any) -> list["Tensor"]:
+    """All tensors of a transformers cache: keys, values and what a kind of layer keeps beside them."""
+    import torch
+
+    held = [value for layer in cache.layers for value in vars(layer).values()]
+    return [value for value in held if isinstance(value, torch.Tensor)]
+
+
 def end_stream(streamer: Any) -> None:
     """End the iteration over a `TextIteratorStreamer`, which `generate` leaves waiting when it fails."""
     streamer.text_queue.put(streamer.stop_signal)

@@ -155,6 +155,13 @@ def test_a_beginning_of_a_cache_is_a_view_and_leaves_the_cache_whole():
     assert torch.equal(cache.layers[0].keys.flatten(), torch.arange(10.0)), "nothing is written into it"
 
 
+def test_all_tensors_of_a_cache_are_found():
+    cache = DynamicCache()
+    for layer in range(2):
+        cache.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), layer)
+    assert sum(tensor.nbytes for tensor in compat.cache_tensors(cache)) == 2 * 2 * (2 * 3 * 4) * 4
+
+
 def test_a_streamer_ends_without_generate(backbone):
     streamer = TextIteratorStreamer(backbone.tokenizer, timeout=5)
     compat.end_stream(streamer)

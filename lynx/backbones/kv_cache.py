@@ -39,8 +39,7 @@ class KvCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        held = [x for layer in self.cache.layers for x in vars(layer).values()]
-        return sum(x.nbytes for x in held if isinstance(x, Tensor))
+        return sum(tensor.nbytes for tensor in compat.cache_tensors(self.cache))
 
 
 class KvCaches:
