@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +51,35 @@ def chromium() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+# What tests of conversations share; a module that needs others has fixtures of its own by these names.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small LLaVA-OneVision checkpoint."""
+    import checkpoints
+
+    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def model(folder: Path) -> Any:
+    """It, with a random adapter for sound."""
+    from checkpoints import random_adapter
+
+    import lynx
+
+    model = lynx.load(folder)
+    random_adapter(model, "audio")
+    return model
+
+
+@pytest.fixture
+def chat(model: Any) -> Any:
+    """A conversation about six moments of a clip with sound."""
+    from checkpoints import clip, sound
+
+    return model.chat(video=clip(), audio=sound(), frames=6)
+

@@ -25,18 +25,6 @@ from lynx.visualization.interface_map import REFERENCE, VOCABULARY
 FRAMES = 4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def model(folder):
-    model = lynx.load(folder)
-    random_adapter(model, "audio")
-    return model
-
-
 @pytest.fixture
 def session(model):
     return model.chat(video=clip(), audio=sound(), frames=FRAMES)

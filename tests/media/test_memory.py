@@ -30,23 +30,6 @@ from lynx.ui.types import Clip, Request, Setup
 QUESTION = "what is it ?"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def model(folder):
-    model = lynx.load(folder)
-    random_adapter(model, "audio")
-    return model
-
-
-@pytest.fixture
-def chat(model):
-    return model.chat(video=clip(), audio=sound(), frames=6)
-
-
 @pytest.fixture(params=sorted(checkpoints.FAMILIES))
 def family(request, tmp_path):
     return lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
