@@ -19,33 +19,80 @@ EPSILON = 1e-6  # seconds; a frame whose time equals the one asked for is displa
 
 
 @dataclass(frozen=True)
+class Track:
+    """A track of a file, taken or left: `index` in the container, and why it was taken or left."""
+
+    index: int
+    type: str  # video, audio, subtitle, data or attachment
+    codec: str
+    default: bool
+    taken: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class VideoTrack:
-    """A picture track as it is displayed: size in pixels after rotation, degrees counter-clockwise."""
+    """A picture track as it is displayed: size in pixels after rotation and with square pixels."""
 
     width: int
     height: int
     fps: float
     codec: str
-    rotation: int
+    rotation: int  # degrees counter-clockwise that the stored picture is turned by
+    index: int = 0  # in the container
+    mirrored: bool = False
+    sample_aspect: str = "1:1"  # of a stored pixel, width to height
+    hdr: str | None = None  # transfer function of high dynamic range: PQ or HLG
+    interlaced: bool = False
+    duration: float = 0.0  # seconds from time zero of the recording to the track's end
 
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A sound track as stored."""
+    """A sound track as stored, that can be decoded."""
 
     sample_rate: int
     channels: int
     codec: str
+    index: int = 0  # in the container
+    layout: str = "mono"
+    default: bool = False
+    duration: float = 0.0  # seconds from time zero of the recording to the track's end
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Tracks and duration of a recording."""
+    """Tracks and duration of a recording: of its picture, or of its sound where there is no picture."""
 
     path: Path
     duration: float  # seconds
     video: VideoTrack | None
-    audio: tuple[AudioTrack, ...]
+    audio: tuple[AudioTrack, ...]  # all that can be decoded
+    tracks: tuple[Track, ...] = ()  # all
+    notes: tuple[str, ...] = ()  # for the user: what is left out or had to be assumed
+    sound: AudioTrack | None = None  # the one that is heard unless another is asked for
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file or folder, with what belongs to the recording and not to the model that hears or sees it."""
+
+    path: str | Path
+    track: int | None = None  # index in the container of the sound track that is heard; None: the default one
+    fps: float | None = None  # of a folder of pictures or maps, whose names are numbers of frames
+    unit: float | None = None  # meters of one step of integer depth maps
+    up: str | None = None  # axis of a mesh that points up: x, y, z, -x, -y or -z
+    lasts: float | None = None  # seconds over which pictures or maps without a clock are spread
+
+    @classmethod
+    def of(cls, source: "FileSource") -> "Recording":
+        """A path as a recording; "clip.mkv#2" is track 2 of clip.mkv, unless there is a file of that name."""
+        if isinstance(source, Recording):
+            return source
+        name, mark, number = str(source).rpartition("#")
+        if mark and number.isdecimal() and not Path(source).exists() and Path(name).is_file():
+            return cls(name, track=int(number))
+        return cls(source)
 
 
 @dataclass(frozen=True)
@@ -135,8 +182,11 @@ def valid_depth(meters: np.ndarray) -> np.ndarray:
         return np.where(np.isfinite(meters) & (meters > 0), meters, 0).astype(np.float32)
 
 
-MediaSource = str | Path | Frames | Waveform | DepthClip | Mapping[str, Any]
-"""Source of a sense: a path, or media in memory; several clips are a mapping from their names."""
+FileSource = str | Path | Recording
+"""A file or folder: by its path, "clip.mkv#2" for its sound track 2, or with what is known of it."""
+
+MediaSource = FileSource | Frames | Waveform | DepthClip | Mapping[str, Any]
+"""Source of a sense: a file or folder, or media in memory; several clips are a mapping from their names."""
 
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}; the first user message has the media."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import av
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
-from lynx.types import MediaInfo, Waveform
+from lynx.types import FileSource, MediaInfo, Waveform
 
 MAX_SECONDS = 2 * 3600.0
 """Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
@@ -24,14 +23,14 @@ PREROLL = 0.2
 
 
 def read_audio(
-    path: str | Path, sample_rate: int, track: int = 0, window: tuple[float, float] = (0.0, math.inf)
+    source: FileSource, sample_rate: int, track: int = 0, window: tuple[float, float] = (0.0, math.inf)
 ) -> Waveform:
     """One sound track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
 
     window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or spans more than MAX_SECONDS.
     """
-    (start, end), parts = window, list(iter_audio(path, sample_rate, track, *window))
+    (start, end), parts = window, list(iter_audio(source, sample_rate, track, *window))
     begin = parts[-1][0] if parts else 0.0
     sound = np.concatenate([np.zeros(0, np.float32), *(samples for _, samples in parts)])
     sound = sound[round((start - begin) * sample_rate) :]
@@ -39,18 +38,18 @@ def read_audio(
 
 
 def iter_audio(
-    path: str | Path, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
+    source: FileSource, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before.
 
     Long silence before `start` is skipped, which moves that second forward.
     """
-    info = probe(path)
+    info = probe(source)
     _check_track(info, track, min(end, info.duration) - start)
     resampler = av.AudioResampler(format="flt", rate=sample_rate)
     found = False
     clock = begin = lead = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
-    with open_recording(path) as container:
+    with open_recording(info.path) as container:
         offset = start_of(container)
         if begin:
             container.seek(round((begin + offset) * av.time_base))

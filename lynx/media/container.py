@@ -16,7 +16,7 @@ from av.error import FFmpegError, InvalidDataError
 
 from lynx.errors import MediaError
 from lynx.media.file_cache import cached_by_file
-from lynx.types import AudioTrack, MediaInfo, VideoTrack
+from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, Track, VideoTrack
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,11 @@ def _last_moment(container: InputContainer, start_from: float) -> float:
 
 
 @cached_by_file
-def probe(path: str | Path) -> MediaInfo:
+def probe(source: FileSource) -> MediaInfo:
     """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks."""
+    path = Path(Recording.of(source).path)
     with open_recording(path) as container:
-        name = Path(path).name
+        name = path.name
         videos, audios = video_streams(container), list(container.streams.audio)
         if not videos and not audios:
             raise MediaError(f"{name!r} has neither a picture nor a sound track.")
@@ -89,8 +90,26 @@ def probe(path: str | Path) -> MediaInfo:
                     )
         if duration <= 0:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
-        audio = tuple(AudioTrack(s.rate, c.channels, c.name) for s in audios if (c := s.codec_context))
-        return MediaInfo(Path(path), duration, _video_track(container, videos[0]) if videos else None, audio)
+        best = container.streams.best("audio")
+        default = av.stream.Disposition.default
+        audio = tuple(
+            AudioTrack(
+                s.rate, c.channels, c.name, s.index, c.layout.name, bool(s.disposition & default), duration
+            )
+            for s in audios
+            if (c := s.codec_context)
+        )
+        sound = next((track for track in audio if best is not None and track.index == best.index), None)
+        taken = {stream.index for stream in (*videos[:1], *((best,) if best else ()))}
+        tracks = tuple(
+            Track(
+                s.index, s.type, s.codec_context.name if s.codec_context else "",
+                bool(s.disposition & default), s.index in taken,
+            )
+            for s in container.streams
+        )
+        video = _video_track(container, videos[0]) if videos else None
+        return MediaInfo(path, duration, video, audio, tracks, sound=sound)
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:

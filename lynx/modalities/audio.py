@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lynx.errors import DataError, MediaError
 from lynx.media.audio import MAX_SECONDS, iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.modalities.base import Modality, check_ranges, path_of
+from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
 from lynx.types import Frames, MediaSource, Waveform
 
@@ -203,7 +203,7 @@ class Audio(Modality):
         """Seconds of the whole recording. Raises MediaError when it has no audio track."""
         if isinstance(source, Waveform):
             return source.duration
-        info = probe(path_of(source, EXPECTED))
+        info = probe(recording_of(source, EXPECTED))
         if not info.audio:
             name = info.path.name
             raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
@@ -224,7 +224,7 @@ class Audio(Modality):
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
         rate = self.rendering.sample_rate
         if not isinstance(source, Waveform):
-            path = path_of(source, EXPECTED)
+            path = recording_of(source, EXPECTED)
             source = path if spacing else read_audio(path, rate)
         if isinstance(source, Waveform):
             if source.sample_rate != rate:

@@ -11,17 +11,17 @@ from torch import Tensor
 from lynx.config import short_repr
 from lynx.errors import DataError, MediaError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
-from lynx.types import Frames, MediaSource
+from lynx.types import FileSource, Frames, MediaSource, Recording
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0..255."""
 
 
-def path_of(source: MediaSource, expected: str) -> str | Path:
-    """The path that a sense is read from. Raises MediaError when the source is none."""
-    if not isinstance(source, str | Path):
+def recording_of(source: MediaSource, expected: str) -> Recording:
+    """The recording that a sense is read from. Raises MediaError when the source is none."""
+    if not isinstance(source, FileSource):
         raise MediaError(f"{expected}, not from {type(source).__name__}.")
-    return source
+    return Recording.of(source)
 
 
 def check_ranges(rendering: Any, **ranges: tuple[float, float]) -> None:

@@ -17,7 +17,7 @@ from lynx.errors import DataError, MediaError
 from lynx.media.container import MAX_SIDE
 from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality, check_ranges, path_of
+from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
 from lynx.types import DepthClip, Frames, MediaSource
 
@@ -271,8 +271,10 @@ class Depth(Modality):
         r = self.rendering
         if isinstance(source, DepthClip):
             return source
-        path = path_of(source, "Depth is read from files or a DepthClip")
-        return open_depth(path, unit=r.unit, fps=r.fps, reach=(r.near, r.far), views=views, size=r.max_side)
+        recording = recording_of(source, "Depth is read from files or a DepthClip")
+        unit, fps = recording.unit or r.unit, recording.fps or r.fps
+        reach = (r.near, r.far)
+        return open_depth(recording.path, unit=unit, fps=fps, reach=reach, views=views, size=r.max_side)
 
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Indices of the maps to draw, the moments they stand for, and notes on the choice."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lynx.errors import DataError, MediaError
 from lynx.media.container import MAX_SIDE, probe
-from lynx.modalities.base import Modality, check_ranges, path_of
+from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import EXPECTED, Video, VideoRendering
 from lynx.types import Frames, MediaSource
 
@@ -120,7 +120,7 @@ class HighFps(Modality):
         if isinstance(source, Frames):
             rate = 1 / float(source.times.diff().median()) if len(source) > 1 else 0.0
         else:
-            track = probe(path_of(source, EXPECTED)).video
+            track = probe(recording_of(source, EXPECTED)).video
             rate = track.fps if track else 0.0
         if rate * SLACK < wanted / k * 2:
             raise MediaError(

@@ -13,7 +13,7 @@ from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE
 from lynx.modalities.base import Modality, check_ranges
 from lynx.modalities.video import Video, VideoRendering
-from lynx.types import Frames, MediaSource
+from lynx.types import FileSource, Frames, MediaSource, Recording
 
 LAST_FRAME = 0.1
 """Seconds for which a view's last frame stays: files end up to a frame before they should."""
@@ -25,7 +25,7 @@ OFFSETS = "offsets.json"
 class View:
     """A clip, and when it begins: seconds on the first camera's clock, negative if it began before."""
 
-    clip: str | Path | Frames
+    clip: FileSource | Frames
     offset: float = 0.0
 
 
@@ -48,8 +48,9 @@ def views_of(source: MediaSource | View) -> dict[str, View]:
         views = {str(name): clip if isinstance(clip, View) else View(clip) for name, clip in source.items()}
     elif isinstance(source, View | Frames):
         views = {"second view": source if isinstance(source, View) else View(source)}
-    elif isinstance(source, str | Path):
-        views = _read_folder(Path(source)) if Path(source).is_dir() else {Path(source).stem: View(source)}
+    elif isinstance(source, FileSource):
+        path = Path(Recording.of(source).path)
+        views = _read_folder(path) if path.is_dir() else {path.stem: View(source)}
     else:
         raise MediaError(f"Further views are clips, not {type(source).__name__}.")
     if not views:

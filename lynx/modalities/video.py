@@ -8,7 +8,7 @@ from torch import Tensor
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.video import fit, read_frames
-from lynx.modalities.base import Modality, path_of
+from lynx.modalities.base import Modality, recording_of
 from lynx.types import Frames, MediaSource
 
 EXPECTED = "Video is read from a file or from Frames"
@@ -36,7 +36,7 @@ class Video(Modality):
         """Seconds of the whole recording. Raises MediaError when it has no picture track."""
         if isinstance(source, Frames):
             return source.duration
-        info = probe(path_of(source, EXPECTED))
+        info = probe(recording_of(source, EXPECTED))
         if info.video is None:
             raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
         return info.duration
@@ -46,7 +46,7 @@ class Video(Modality):
         if isinstance(source, Frames):
             height, width = source.pixels.shape[-2:]
             return height, width
-        track = probe(path_of(source, EXPECTED)).video
+        track = probe(recording_of(source, EXPECTED)).video
         if track is None:
             raise MediaError(f"{source!r} has no picture track.")
         width, height = fit(track.width, track.height, self.rendering.max_side)
@@ -56,7 +56,7 @@ class Video(Modality):
         """Frames (T, 3, H, W) uint8 displayed at `times` (T,) seconds."""
         if isinstance(source, Frames):
             return source.at(times)
-        return read_frames(path_of(source, EXPECTED), times, self.rendering.max_side)
+        return read_frames(recording_of(source, EXPECTED), times, self.rendering.max_side)
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """Frames as `render` gives them, `size` at a time."""

@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from lynx import modalities
 from lynx.errors import DataError
 from lynx.modalities.base import Modality
 from lynx.modalities.multi_view import views_of
-from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Waveform, tensor_bytes
+from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Recording, Waveform, tensor_bytes
 
 if TYPE_CHECKING:
     from lynx.adapters.registry import AdaptedBackbone
@@ -91,14 +92,23 @@ def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source
             digest.update(repr((name, view.offset)).encode())
             _feed(digest, files, view.clip)
     else:
-        for file in files(path := Path(source)):
-            # the path relative to the source: a folder that was moved or renamed is the same media
-            digest.update(os.path.relpath(file, path).encode())
-            if file.is_file():
-                state = file.stat()
-                changed = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-                fresh = time.time() - max(state.st_mtime, state.st_ctime) < SETTLED
-                digest.update(_file_digest.__wrapped__(file, ()) if fresh else _file_digest(file, changed))
+        _feed_files(digest, files, Recording.of(source))
+
+
+def _feed_files(
+    digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], recording: Recording
+) -> None:
+    known = {k: v for k, v in asdict(recording).items() if k != "path" and v is not None}
+    if known:
+        digest.update(json.dumps(known, sort_keys=True).encode())
+    for file in files(path := Path(recording.path)):
+        # the path relative to the source: a folder that was moved or renamed is the same media
+        digest.update(os.path.relpath(file, path).encode())
+        if file.is_file():
+            state = file.stat()
+            changed = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            fresh = time.time() - max(state.st_mtime, state.st_ctime) < SETTLED
+            digest.update(_file_digest.__wrapped__(file, ()) if fresh else _file_digest(file, changed))
 
 
 def _feed_tensor(digest: "hashlib.blake2b", tensor: Tensor) -> None:

@@ -20,7 +20,7 @@ from lynx.media.audio import read_audio
 from lynx.media.container import probe
 from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
-from lynx.types import VIDEO, Frames, Waveform
+from lynx.types import VIDEO, FileSource, Frames, Waveform
 from lynx.visualization.drawing import Lane, attention_curve, clock, full_heat
 from lynx.visualization.film_frame import Caption, FramePainter, picture_size
 
@@ -194,7 +194,7 @@ def _sound(session: "Session", start: float, end: float) -> Waveform | None:
             rate = source.sample_rate
             samples = source.samples[round(start * rate) : round(end * rate)]
             return Waveform(samples, rate) if len(samples) else None
-        if isinstance(source, str | Path) and (tracks := probe(source).audio):
+        if isinstance(source, FileSource) and (tracks := probe(source).audio):
             found = read_audio(source, min(tracks[0].sample_rate, MAX_SAMPLE_RATE), window=(start, end))
             return found if len(found.samples) else None
     return None

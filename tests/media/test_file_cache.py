@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 from lynx.media.file_cache import cached_by_file
+from lynx.types import Recording
 
 
 def test_a_file_is_looked_at_once_until_it_changes(tmp_path: Path) -> None:
     seen: list[str] = []
 
     @cached_by_file
-    def first_line(path: str | Path) -> str:
+    def first_line(recording: Recording) -> str:
         """The first line."""
-        seen.append(Path(path).name)
-        return Path(path).read_text().splitlines()[0]
+        path = Path(recording.path)
+        seen.append(path.name)
+        return path.read_text().splitlines()[0]
 
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("a")
@@ -38,10 +40,10 @@ def test_what_fails_is_tried_again(tmp_path: Path) -> None:
     calls = 0
 
     @cached_by_file
-    def fails(path: str | Path) -> None:
+    def fails(recording: Recording) -> None:
         nonlocal calls
         calls += 1
-        raise ValueError(str(path))
+        raise ValueError(str(recording.path))
 
     (tmp_path / "there").write_text("x")
     for name in ("there", "there", "not there"):

@@ -15,7 +15,8 @@ import torch
 from lynx.errors import MediaError
 from lynx.media.audio import iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.media.video import _Playhead, iter_frames, read_frames
+from lynx.media.playhead import Playhead
+from lynx.media.video import iter_frames, read_frames
 from lynx.media.writer import write_video
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.types import Frames, Waveform, sample_times
@@ -388,7 +389,7 @@ def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
     """Ten minutes at 4 frames/s with a key frame every 10 s: 16 moments cost 16 such runs at most."""
     path = encode(tmp_path / "long.mp4", np.arange(2400) * 0.25, gop=40)
     decoded = 0
-    original = _Playhead.show.__globals__["decode"]
+    original = Playhead.show.__globals__["decode"]
 
     def counting(*args):
         nonlocal decoded
@@ -396,7 +397,7 @@ def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
             decoded += 1
             yield frame
 
-    monkeypatch.setitem(_Playhead.show.__globals__, "decode", counting)
+    monkeypatch.setitem(Playhead.show.__globals__, "decode", counting)
     frames = read_frames(path, sample_times(600.0, 16))
     index = (sample_times(600.0, 16) / 0.25 + 1e-6).long()
     assert (
