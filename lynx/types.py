@@ -77,12 +77,15 @@ class MediaInfo:
 class Recording:
     """A file or folder, with what belongs to the recording and not to the model that hears or sees it."""
 
-    path: str | Path
+    path: Path  # a str is made one
     track: int | None = None  # index in the container of the sound track that is heard; None: the default one
     fps: float | None = None  # of a folder of pictures or maps, whose names are numbers of frames
     unit: float | None = None  # meters of one step of integer depth maps
     up: str | None = None  # axis of a mesh that points up: x, y, z, -x, -y or -z
     lasts: float | None = None  # seconds over which pictures or maps without a clock are spread
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
     @classmethod
     def of(cls, source: "FileSource") -> "Recording":
@@ -91,8 +94,8 @@ class Recording:
             return source
         name, mark, number = str(source).rpartition("#")
         if mark and number.isdecimal() and not Path(source).exists() and Path(name).is_file():
-            return cls(name, track=int(number))
-        return cls(source)
+            return cls(Path(name), track=int(number))
+        return cls(Path(source))
 
 
 @dataclass(frozen=True)

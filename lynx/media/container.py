@@ -72,7 +72,7 @@ def _last_moment(container: InputContainer, start_from: float) -> float:
 @cached_by_file
 def probe(source: FileSource) -> MediaInfo:
     """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks."""
-    path = Path(Recording.of(source).path)
+    path = Recording.of(source).path
     with open_recording(path) as container:
         name = path.name
         videos, audios = video_streams(container), list(container.streams.audio)

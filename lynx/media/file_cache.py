@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from pathlib import Path
 from typing import TypeVar
 
 from lynx.types import FileSource, Recording
@@ -26,9 +25,9 @@ def cached_by_file(function: Callable[[FileSource], T]) -> Callable[[FileSource]
     @wraps(function)
     def call(source: FileSource) -> T:
         recording = Recording.of(source)
-        if not Path(recording.path).is_file():
+        if not recording.path.is_file():
             return function(recording)
-        stat = Path(recording.path).stat()
+        stat = recording.path.stat()
         return cached(recording, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
     return call

@@ -49,7 +49,7 @@ def views_of(source: MediaSource | View) -> dict[str, View]:
     elif isinstance(source, View | Frames):
         views = {"second view": source if isinstance(source, View) else View(source)}
     elif isinstance(source, FileSource):
-        path = Path(Recording.of(source).path)
+        path = Recording.of(source).path
         views = _read_folder(path) if path.is_dir() else {path.stem: View(source)}
     else:
         raise MediaError(f"Further views are clips, not {type(source).__name__}.")

@@ -101,7 +101,7 @@ def _feed_files(
     known = {k: v for k, v in asdict(recording).items() if k != "path" and v is not None}
     if known:
         digest.update(json.dumps(known, sort_keys=True).encode())
-    for file in files(path := Path(recording.path)):
+    for file in files(path := recording.path):
         # the path relative to the source: a folder that was moved or renamed is the same media
         digest.update(os.path.relpath(file, path).encode())
         if file.is_file():

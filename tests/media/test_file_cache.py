@@ -15,9 +15,8 @@ def test_a_file_is_looked_at_once_until_it_changes(tmp_path: Path) -> None:
     @cached_by_file
     def first_line(recording: Recording) -> str:
         """The first line."""
-        path = Path(recording.path)
-        seen.append(path.name)
-        return path.read_text().splitlines()[0]
+        seen.append(recording.path.name)
+        return recording.path.read_text().splitlines()[0]
 
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("a")
