@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from lynx.errors import AdapterError, BackboneError, DataError, LynxError, MediaError
 
 if TYPE_CHECKING:
+    from lynx.modalities.inspection import Inspection
     from lynx.model import Lynx
     from lynx.session import Session
+    from lynx.types import FileSource
 
 __version__ = "0.1.0"
 
-__all__ = ["Lynx", "Session", "load"]
+__all__ = ["Lynx", "Session", "inspect", "load"]
 __all__ += ["AdapterError", "BackboneError", "DataError", "LynxError", "MediaError", "__version__"]
 
 
@@ -44,3 +46,16 @@ def load(
     from lynx import model  # torch is imported here, not with the package
 
     return model.load(source, adapters, precision, device)
+
+
+def inspect(
+    path: "FileSource", frames: int = 8, start: float | None = None, end: float | None = None
+) -> "Inspection":
+    """What a chat would see and hear of a recording, without a model: `lynx inspect` in Python.
+
+    frames: moments, spread over the recording or over its part from `start` to `end` seconds.
+    Raises: MediaError: it is no recording, or has no such part.
+    """
+    from lynx.modalities import inspection
+
+    return inspection.inspect(path, frames, start, end)

@@ -44,7 +44,7 @@ CONFINED = {
         "lynx/world/",
     ),
     "huggingface_hub": ("lynx/hub.py",),
-    "PIL": ("lynx/media/depth.py", "lynx/visualization/", "lynx/ui/", "lynx/world/"),
+    "PIL": ("lynx/media/", "lynx/visualization/", "lynx/ui/", "lynx/world/"),
 }
 TOP_LEVEL = 9
 """Most modules at the top of `lynx/`."""

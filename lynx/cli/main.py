@@ -11,7 +11,7 @@ import sys
 import warnings
 
 import lynx
-from lynx.cli import adapters, chat, evaluation, machine, models, stages, world  # noqa: F401  they register
+from lynx.cli import adapters, chat, evaluation, machine, media, models, stages, world  # noqa: F401  they register
 from lynx.cli.registry import COMMANDS, Command, Result
 from lynx.errors import LynxError
 

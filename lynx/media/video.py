@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE, open_recording, probe, video_streams
+from lynx.media.container import MAX_SIDE, open_recording, probe, start_of, video_streams
 from lynx.media.playhead import Playhead
-from lynx.types import FileSource, Frames
+from lynx.types import FileSource, Frames, Recording
 
 
 def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
@@ -78,3 +78,11 @@ def _levels(frame: av.VideoFrame) -> np.ndarray:
     if not frame.format.name.startswith("gray16"):
         return _picture(frame, None)
     return np.rot90(frame.reformat(format="gray16le").to_ndarray(), round(frame.rotation / 90) % 4)
+
+
+def shown_at(source: FileSource, times: Tensor | Sequence[float]) -> list[float]:
+    """Seconds (T) at which the frames displayed at `times` (T,) begin themselves; raises as `read_frames`."""
+    began = [float(time) for time, _ in _displayed(source, times, lambda frame: np.asarray(frame.time))]
+    with open_recording(Recording.of(source).path) as container:
+        start = start_of(container)
+    return [time - start for time in began]

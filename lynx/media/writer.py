@@ -1,4 +1,4 @@
-"""Writes mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front of the data.
+"""Writes PNGs, and mp4 files that every browser plays: H.264 in yuv420p, AAC, the index in front of the data.
 
 `write_stream` takes frames one after another, and leaves either a whole file or none; `write_video` takes a
 tensor of them. This is the only writer of films and of the world's clips. moviepy encodes, through the ffmpeg
@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from lynx import compat
@@ -86,6 +87,11 @@ def write_stream(
         if process.returncode:
             raise MediaError(_failure(path, "ffmpeg stopped at its end"))
         os.replace(half, path)
+
+
+def write_png(path: str | Path, picture: Tensor) -> None:
+    """Write one picture (3, H, W) uint8."""
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy()).save(path, "PNG")
 
 
 def _failure(path: Path, reason: str) -> str:
