@@ -90,7 +90,7 @@ def _recording(file: str, options: Options) -> "Recording":
 
 
 def _folders(out: Path | None, files: list[str]) -> list[Path | None]:
-    """Where the pictures of each file go: into `out`, or of several files into folders in it by their names."""
+    """Where the pictures of each file go: into `out`, or of several files into folders by their names."""
     if out is None or len(files) == 1:
         return [out] * len(files)
     folders: list[Path | None] = []

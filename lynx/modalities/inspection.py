@@ -22,6 +22,7 @@ from lynx.media.video import read_frames, read_levels, shown_at
 from lynx.media.writer import write_png
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.modalities.depth import Depth
+from lynx.modalities.multi_view import views_of
 from lynx.types import (
     AudioTrack,
     DepthClip,
@@ -39,6 +40,8 @@ MAX_MOMENTS = 1024
 """Maximum moments of a recording that are looked at."""
 MAX_PICTURE_BYTES = 2**29
 """Maximum bytes of a video's pictures, which are made smaller beyond it: 20 of 3840 x 2160 pixels."""
+SAMPLES_AT_ONCE = 2**18
+"""Maximum samples whose level is taken at once, which limits memory."""
 FLOOR_DBFS = -120.0
 """Level of silence, and of whatever is fainter."""
 SPECKLES = 0.1
@@ -49,7 +52,7 @@ NO_VIDEO = (".npy", *MESHES)
 
 @dataclass(frozen=True)
 class DepthFacts:
-    """Depth as it was read: unit is in meters a step, range_m from the nearest to the farthest return drawn."""
+    """Depth as it was read: unit is in meters a step, range_m the nearest and farthest return drawn."""
 
     maps: int
     unit: float | None
@@ -192,7 +195,8 @@ class Inspection:
         rows.insert(len(self.tracks), ("moments", "  ".join(map(clock, self.times))))
         rows += [("notes", note) for note in self.notes]
         names = [name for name, _ in rows]
-        titles = [name if name != before else "" for before, name in zip(["", *names[:-1]], names, strict=True)]
+        before = ["", *names[:-1]]
+        titles = ["" if name == last else name for last, name in zip(before, names, strict=True)]
         return [f"  {title:<8}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
 
 
@@ -246,10 +250,14 @@ def inspect(
 def notes_of(sources: Iterable[MediaSource], drawn: Iterable[Frames]) -> tuple[str, ...]:
     """What had to be assumed or left out in recordings, and in the pictures drawn of them; each note once."""
     notes: list[str] = []
+    clips: list[Any] = []
     for source in sources:
-        if isinstance(source, FileSource):
+        several = isinstance(source, Mapping)
+        clips += [view.clip for view in views_of(source).values()] if several else [source]
+    for clip in clips:
+        if isinstance(clip, FileSource):
             with suppress(MediaError):  # maps and meshes have no tracks: their notes come with the pictures
-                notes += probe(source).notes
+                notes += probe(clip).notes
     for frames in drawn:
         notes += frames.notes
     return tuple(dict.fromkeys(notes))
@@ -295,7 +303,7 @@ def _noted_beside(drawn: Mapping[str, Frames], label: str, notes: list[str]) -> 
 def _moments(
     name: str, duration: float, frames: int, start: float | None, end: float | None
 ) -> tuple[Tensor, float]:
-    """The middles (frames,) of equal parts of what lies between two seconds, and the length of such a part."""
+    """The middles (frames,) of equal parts of what lies between two seconds, and the seconds of a part."""
     if not 1 <= frames <= MAX_MOMENTS:
         raise MediaError(f"{frames} moments are asked for; 1 to {MAX_MOMENTS} are looked at.")
     begin, stop = start or 0.0, duration if end is None else min(end, duration)
@@ -335,16 +343,17 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     The root mean square of mono as it is heard, over `spacing` seconds with the moment in their middle.
     """
     rate = AudioRendering().sample_rate
-    begin = float(times[0]) - spacing / 2
-    power, length = np.zeros(len(times)), spacing * rate  # sum of squares; samples of a part
-    parts = iter_audio(recording, rate, start=max(0.0, begin), end=float(times[-1]) + spacing / 2)
-    count = 0
-    for first, samples in parts:  # `first` is the second of the very first sample, and may move forward
-        place = ((first - begin) * rate + count + np.arange(len(samples))) / length
-        inside = (place >= 0) & (place < len(times))
-        loud = np.nan_to_num(samples[inside].astype(np.float64)) ** 2
-        power += np.bincount(place[inside].astype(np.int64), loud, minlength=len(times))
-        count += len(samples)
+    begin, length = float(times[0]) - spacing / 2, spacing * rate  # seconds; samples of a part
+    power = np.zeros(len(times))  # sum of the squares of each part
+    heard = 0
+    for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=begin + spacing * len(times)):
+        for at in range(0, len(samples), SAMPLES_AT_ONCE):  # a gap in the timestamps may be hours of silence
+            loud = np.nan_to_num(samples[at : at + SAMPLES_AT_ONCE]).astype(np.float64) ** 2
+            # `first` is the second of the very first sample of all, and may move forward
+            part = np.floor(((first - begin) * rate + heard + np.arange(len(loud))) / length)
+            inside = (part >= 0) & (part < len(times))
+            power += np.bincount(part[inside].astype(np.int64), loud[inside], minlength=len(times))
+            heard += len(loud)
     decibels = 10 * np.log10(np.maximum(2 * power / length, 1e-20))
     return [max(FLOOR_DBFS, round(level, 2)) for level in decibels.tolist()]
 

@@ -45,6 +45,7 @@ class Engine:
     def preview(self, request: Request, encode: bool) -> Preview:
         """What the model will see; with `encode` its tokens are ready when the first question comes."""
         from lynx.media.thumbnails import thumbnails
+        from lynx.modalities.inspection import notes_of
 
         session, notes = self.sessions.open(request)
         frames, missing = self.sessions.frames(session, request, encode)
@@ -54,10 +55,10 @@ class Engine:
             for sense in self.models.senses(request.setup)
             if sense.name not in request.senses and clip.source(sense.takes) not in (None, clip.video)
         ]
-        drawn = [note for pictures in frames.values() for note in pictures.notes]
+        read = notes_of([session.media[sense] for sense in frames], frames.values())  # as `lynx inspect` says
         shown = {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()}
         tokens = {sense: session.plan.tokens[sense] for sense in frames}
-        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *drawn)))
+        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *read)))
         return Preview(shown, tokens, session.plan.context, notes)
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
