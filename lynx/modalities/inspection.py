@@ -345,8 +345,8 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     rate = AudioRendering().sample_rate
     begin, length = float(times[0]) - spacing / 2, spacing * rate  # seconds; samples of a part
     power = np.zeros(len(times))  # sum of the squares of each part
-    heard = 0
-    for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=begin + spacing * len(times)):
+    heard, end = 0, begin + spacing * len(times)
+    for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=end):
         for at in range(0, len(samples), SAMPLES_AT_ONCE):  # a gap in the timestamps may be hours of silence
             loud = np.nan_to_num(samples[at : at + SAMPLES_AT_ONCE]).astype(np.float64) ** 2
             # `first` is the second of the very first sample of all, and may move forward

@@ -62,8 +62,8 @@ def test_several_files_are_a_list_and_have_folders_of_their_names(clip, tmp_path
     words = ["inspect", str(clip), str(other), "--frames", "1", "--out", str(tmp_path / "seen"), "--json"]
     assert main(words) == 0
     assert [told["file"] for told in json.loads(capsys.readouterr().out)] == [str(clip), str(other)]
-    folders = sorted(file.relative_to(tmp_path / "seen").as_posix() for file in tmp_path.rglob("video_00.png"))
-    assert folders == ["clip.mp4 2/video_00.png", "clip.mp4/video_00.png"], "files of one name are counted"
+    folders = sorted(file.parent.name for file in (tmp_path / "seen").rglob("video_00.png"))
+    assert folders == ["clip.mp4", "clip.mp4 2"], "files of one name are counted"
 
 
 @pytest.mark.parametrize("flags", [["--json"], []])

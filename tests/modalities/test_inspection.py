@@ -117,7 +117,7 @@ def test_a_part_is_told_in_the_seconds_of_the_recording(clip):
     told = lynx.inspect(clip, frames=2, start=1.0, end=3.0).to_dict()
     assert told["video"]["times"] == [1.5, 2.5] and told["video"]["shown_at"] == [1.5, 2.0]
     assert told["audio"]["level_dbfs"] == pytest.approx([-12.04, -120], abs=0.1)
-    assert lynx.inspect(clip, frames=2, start=3.0, end=99).times[-1] < 4, "what lies beyond the end is no part"
+    assert lynx.inspect(clip, frames=2, start=3.0, end=99).times[-1] < 4, "beyond the end there is nothing"
 
 
 @pytest.mark.parametrize("part", [(5.0, None), (2.0, 2.0), (3.0, 1.0), (-1.0, None)])
@@ -135,7 +135,8 @@ def test_the_number_of_moments_has_limits(clip, frames):
 def test_sound_alone_is_audio(tmp_path):
     told = lynx.inspect(write(tmp_path / "tone.wav", sound=tone(2, 1.0)), frames=2).to_dict()
     assert told["kind"] == "audio" and told["video"] is None and told["depth"] is None
-    assert told["audio"]["sample_rate"] == RATE and told["audio"]["level_dbfs"] == pytest.approx([0, 0], abs=0.1)
+    assert told["audio"]["sample_rate"] == RATE
+    assert told["audio"]["level_dbfs"] == pytest.approx([0, 0], abs=0.1)
 
 
 def test_a_clip_without_sound_has_none(tmp_path):
@@ -151,7 +152,8 @@ def test_only_a_sound_track_of_the_file_can_be_asked_for(clip):
 
 def test_depth_maps_tell_their_range_without_speckles_and_their_holes(maps):
     told = lynx.inspect(maps, frames=4).to_dict()
-    assert told["kind"] == "depth" and told["video"] is None and told["audio"] is None and told["tracks"] == []
+    assert told["kind"] == "depth" and told["tracks"] == []
+    assert told["video"] is None and told["audio"] is None
     assert told["depth"]["maps"] == 3
     assert told["depth"]["range_m"] == pytest.approx([2.0, 3.5])
     assert told["depth"]["holes"] == pytest.approx(0.25)
@@ -214,8 +216,10 @@ def test_a_sound_that_cannot_be_read_is_noted_beside_a_picture(tmp_path):
 
 
 def test_a_note_is_told_once():
-    frames = Frames(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1), 1.0, notes=("dark", "late"))
-    assert inspection.notes_of([], [frames, replace(frames, notes=("late", "far"))]) == ("dark", "late", "far")
+    pixels = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    frames = Frames(pixels, torch.zeros(1), 1.0, notes=("dark", "late"))
+    more = replace(frames, notes=("late", "far"))
+    assert inspection.notes_of([], [frames, more]) == ("dark", "late", "far")
 
 
 def test_pictures_are_written_as_they_are_drawn(clip, tmp_path):
