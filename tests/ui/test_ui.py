@@ -186,6 +186,23 @@ def test_what_is_seen_is_shown_with_its_budget(engine, setup, desk):
     assert set(engine.preview(request_for(setup, desk, senses=("video",)), True).frames) == {"video"}
 
 
+def test_the_preview_notes_what_inspect_notes_and_each_once(engine, setup, desk):
+    path = desk / "two_sounds.mkv"
+    with av.open(str(desk / "clip.mp4")) as source, av.open(str(path), "w") as target:
+        copies = [target.add_stream_from_template(source.streams[index]) for index in (0, 1, 1)]
+        for packet in source.demux():
+            data, tracks = bytes(packet), copies[:1] if packet.stream.index == 0 else copies[1:]
+            for track in tracks if packet.dts is not None else []:
+                copy = av.Packet(data)
+                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                copy.is_keyframe, copy.stream = packet.is_keyframe, track
+                target.mux(copy)
+    seen = lynx.inspect(path)
+    assert [track.type for track in seen.tracks] == ["video", "audio", "audio"]
+    view = engine.preview(request_for(setup, desk, path.name), encode=True)
+    assert [view.notes.count(note) for note in seen.notes] == [1] * len(seen.notes)
+
+
 def test_stop_ends_the_answer_and_keeps_what_was_said(setup, desk):
     engine = Engine(max_new_tokens=800)
     request = request_for(setup, desk, key="stop me")
