@@ -347,13 +347,17 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     power = np.zeros(len(times))  # sum of the squares of each part
     heard, end = 0, begin + spacing * len(times)
     for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=end):
-        for at in range(0, len(samples), SAMPLES_AT_ONCE):  # a gap in the timestamps may be hours of silence
-            loud = np.nan_to_num(samples[at : at + SAMPLES_AT_ONCE]).astype(np.float64) ** 2
+        rest = samples
+        while len(rest):
             # `first` is the second of the very first sample of all, and may move forward
-            part = np.floor(((first - begin) * rate + heard + np.arange(len(loud))) / length)
-            inside = (part >= 0) & (part < len(times))
-            power += np.bincount(part[inside].astype(np.int64), loud[inside], minlength=len(times))
-            heard += len(loud)
+            place = round((first - begin) * rate) + heard
+            part = math.floor(place / length)
+            count = max(1, math.ceil((part + 1) * length) - place)  # up to where the next part begins
+            piece = rest[: min(count, SAMPLES_AT_ONCE)].astype(np.float64)
+            if 0 <= part < len(times):
+                square = float(piece @ piece)
+                power[part] += square if math.isfinite(square) else (piece[np.isfinite(piece)] ** 2).sum()
+            heard, rest = heard + len(piece), rest[len(piece) :]
     decibels = 10 * np.log10(np.maximum(2 * power / length, 1e-20))
     return [max(FLOOR_DBFS, round(level, 2)) for level in decibels.tolist()]
 
