@@ -23,6 +23,7 @@ from lynx.media.writer import write_png
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.modalities.depth import Depth
 from lynx.modalities.multi_view import views_of
+from lynx.modalities.video import Video
 from lynx.types import (
     AudioTrack,
     DepthClip,
@@ -286,6 +287,8 @@ def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo
         if info is None or as_depth:
             raise
         return info, info.duration, False
+    if info is not None and set(Video.files(path)) <= set(depth.files(path)):
+        info = None  # the maps are no pictures beside themselves
     return info, info.duration if info else seconds, True
 
 
