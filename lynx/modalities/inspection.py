@@ -175,7 +175,8 @@ class Inspection:
             mirrored, interlaced = ", mirrored" * video.mirrored, ", interlaced" * video.interlaced
             aspect = "" if video.sample_aspect == "1:1" else f", pixels of {video.sample_aspect}"
             hdr = f", {video.hdr}" if video.hdr else ""
-            size = f"{video.width} x {video.height} pixels, {video.fps:.6g} frames a second"
+            rate = f"{video.fps:.6g} frame{'s' * (video.fps != 1)} a second"
+            size = f"{video.width} x {video.height} pixels, {rate}"
             rows.append(("picture", f"{size}{turned}{mirrored}{aspect}{interlaced}{hdr}"))
             rows.append(("shown at", "  ".join(map(clock, self.shown_at))))
         if (audio := self.audio) is not None:
@@ -256,8 +257,8 @@ def notes_of(sources: Iterable[MediaSource], drawn: Iterable[Frames]) -> tuple[s
         several = isinstance(source, Mapping)
         clips += [view.clip for view in views_of(source).values()] if several else [source]
     for clip in clips:
-        if isinstance(clip, FileSource):
-            with suppress(MediaError):  # maps and meshes have no tracks: their notes come with the pictures
+        if isinstance(clip, FileSource) and Recording.of(clip).path.is_file():
+            with suppress(MediaError):  # a map or a mesh has no tracks: its notes come with the pictures
                 notes += probe(clip).notes
     for frames in drawn:
         notes += frames.notes

@@ -166,6 +166,11 @@ def test_what_is_drawn_and_noted_of_depth_is_what_the_sense_draws(maps):
     assert seen.notes == drawn.notes and any("no times" in note for note in seen.notes)
 
 
+def test_the_folder_of_the_maps_alone_is_depth_too(maps):
+    seen = lynx.inspect(maps / "depth", frames=4)
+    assert seen.kind == "depth" and seen.video is None and seen.depth == lynx.inspect(maps, frames=4).depth
+
+
 def test_a_mesh_has_no_holes(tmp_path):
     trimesh = pytest.importorskip("trimesh")
     trimesh.creation.box((1, 1, 1)).export(tmp_path / "box.stl")
