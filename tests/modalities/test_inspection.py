@@ -166,6 +166,17 @@ def test_what_is_drawn_and_noted_of_depth_is_what_the_sense_draws(maps):
     assert seen.notes == drawn.notes and any("no times" in note for note in seen.notes)
 
 
+def test_a_folder_of_pictures_and_maps_is_a_video_with_depth(maps):
+    pytest.importorskip("lynx.media.frame_folder")
+    (maps / "color").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48), (80 * number,) * 3).save(maps / "color" / f"{number}.png")
+    (maps / "times.txt").write_text("0\n0.5\n1.5\n")
+    seen = lynx.inspect(maps, frames=4)
+    assert seen.kind == "video" and set(seen.frames) == {"video", "depth"} and seen.depth.maps == 3
+    assert seen.times == (0.3125, 0.9375, 1.5625, 2.1875) and seen.shown_at == (0.0, 0.5, 1.5, 1.5)
+
+
 def test_the_folder_of_the_maps_alone_is_depth_too(maps):
     seen = lynx.inspect(maps / "depth", frames=4)
     assert seen.kind == "depth" and seen.video is None and seen.depth == lynx.inspect(maps, frames=4).depth
