@@ -171,10 +171,10 @@ def test_a_folder_of_pictures_and_maps_is_a_video_with_depth(maps):
     (maps / "color").mkdir()
     for number in range(3):
         Image.new("RGB", (64, 48), (80 * number,) * 3).save(maps / "color" / f"{number}.png")
-    (maps / "times.txt").write_text("0\n0.5\n1.5\n")
+    (maps / "times.txt").write_text("0\n0.5\n1\n")
     seen = lynx.inspect(maps, frames=4)
     assert seen.kind == "video" and set(seen.frames) == {"video", "depth"} and seen.depth.maps == 3
-    assert seen.times == (0.3125, 0.9375, 1.5625, 2.1875) and seen.shown_at == (0.0, 0.5, 1.5, 1.5)
+    assert seen.times == (0.1875, 0.5625, 0.9375, 1.3125) and seen.shown_at == (0.0, 0.5, 0.5, 1.0)
 
 
 def test_the_folder_of_the_maps_alone_is_depth_too(maps):
