@@ -96,6 +96,8 @@ class FrameFolder:
     def _first(self) -> tuple[str, Size]:
         """Format and displayed size of the first picture, which all others are shown at."""
         with _opened(self.files[0]) as image:
+            if image.format == "TIFF":  # turned by Pillow itself, in some versions only once it is loaded
+                image.load()
             turned = image.getexif().get(ORIENTATION, 1) >= 5  # these four are turned by 90 degrees
             return (image.format or "").lower(), image.size[::-1] if turned else image.size
 

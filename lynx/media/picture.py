@@ -249,9 +249,9 @@ def _matrix(frame: av.VideoFrame) -> int:
 
 
 def _primaries(frame: av.VideoFrame) -> int:
-    """The primaries' number; those of BT.2020 where only its matrix is named."""
+    """The primaries' number; those of BT.2020 where high dynamic range names none."""
     named = int(frame.color_primaries)
-    return BT2020 if named in UNKNOWN and _wide(frame) else named
+    return BT2020 if named in UNKNOWN and hdr_of(frame) else named
 
 
 def _rgb(frame: av.VideoFrame, size: Size, layout: str) -> np.ndarray:
