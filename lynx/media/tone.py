@@ -1,4 +1,4 @@
-"""High dynamic range and wide colors made pictures in sRGB: a few curves and matrices over numpy arrays.
+"""High dynamic range and wide colors made pictures of standard range: a few curves and matrices.
 
 Light is measured in parts of reference white, 203 nits (ITU-R BT.2408), which becomes nearly white.
 """
@@ -14,6 +14,8 @@ PEAK = 10_000.0
 """Nits of the largest PQ value: all highlights are below."""
 KNEE = 0.75
 """Light up to this part of reference white is kept; above it highlights are compressed."""
+GAMMA = 2.4
+"""Of a display of standard range (ITU-R BT.1886): gray SDR in an HDR file comes out as it went in."""
 ROWS = 256  # at once; bounds memory
 TO_BT709 = {
     9: [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],  # BT.2020
@@ -40,12 +42,6 @@ def hlg_light(signal: np.ndarray) -> np.ndarray:
     return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
 
 
-def srgb_light(signal: np.ndarray) -> np.ndarray:
-    """Linear light, 0..1, of sRGB values 0..1 (IEC 61966-2-1)."""
-    signal = np.asarray(signal, np.float64)
-    return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
-
-
 def compress(light: np.ndarray) -> np.ndarray:
     """Light in parts of reference white -> 0..1, ascending: kept up to KNEE, 0.875 at white, 1 at PEAK.
 
@@ -60,20 +56,22 @@ def compress(light: np.ndarray) -> np.ndarray:
 def _linear(transfer: str | None) -> np.ndarray:
     """Light of the 65,536 values of a channel: (65536,) float32."""
     signal = np.arange(65536) / 65535
-    light = {PQ: lambda s: pq_nits(s) / WHITE, HLG: hlg_light}.get(transfer or "", srgb_light)(signal)
+    if transfer == PQ:
+        light = pq_nits(signal) / WHITE
+    else:
+        light = hlg_light(signal) if transfer == HLG else signal**GAMMA
     return light.astype(np.float32)
 
 
 @cache
 def _encoded() -> np.ndarray:
-    """sRGB values (65536,) uint8 of light in 65,536 equal steps."""
-    light = np.arange(65536) / 65535
-    signal = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * signal).astype(np.uint8)
+    """Values (65536,) uint8 of light whose square root goes in 65,536 equal steps: small steps near black."""
+    root = np.arange(65536) / 65535
+    return np.rint(255 * root ** (2 / GAMMA)).astype(np.uint8)
 
 
 def to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndarray:
-    """(H, W, 3) uint16 of a transfer function (PQ, HLG, None: SDR) and primaries -> (H, W, 3) uint8 sRGB.
+    """(H, W, 3) uint16 of a transfer function (PQ, HLG, None: SDR) and primaries -> (H, W, 3) uint8 BT.709.
 
     Highlights are compressed by the largest of red, green and blue, which keeps their hue.
     """
@@ -90,4 +88,4 @@ def _to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndar
         light *= compress(largest) / np.maximum(largest, 1e-6)
     if primaries in TO_BT709:
         light = light @ np.array(TO_BT709[primaries], np.float32).T
-    return _encoded()[np.rint(light.clip(0, 1) * 65535).astype(np.uint16)]
+    return _encoded()[np.rint(np.sqrt(light.clip(0, 1)) * 65535).astype(np.uint16)]
