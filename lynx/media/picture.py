@@ -95,9 +95,6 @@ def describe(frame: av.VideoFrame, stream: av.VideoStream, name: str) -> VideoTr
     converter.remark(frame)
     if _has_alpha(frame):
         converter.opaque(frame)
-    if {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1":
-        if not _has_alpha(frame):  # FFmpeg's own decoders of VP8 and VP9 leave it out
-            converter.note("its transparency is not read, the colors behind it are shown")
     return VideoTrack(
         width,
         height,
@@ -123,6 +120,7 @@ class Converter:
         self.displayed, self.size = displayed, fit(*displayed, max_side)  # the track's, and the pictures'
         self.stream, self.name = stream, name
         self.notes: dict[str, None] = {}  # in the order in which they were found
+        self.transparent = any(key.lower() == "alpha_mode" for key in stream.metadata)
         self.aspect = sample_aspect(stream)
         # what the container says of its pixels stands; else the codec may say otherwise in mid-stream
         self.fixed = self.aspect != (stream.codec_context.sample_aspect_ratio or 1)
@@ -157,6 +155,8 @@ class Converter:
             self.note("interlaced frames are deinterlaced")
         if believed(self.aspect) != self.aspect:
             self.note(f"pixels of {self.aspect.numerator}:{self.aspect.denominator} are shown as square ones")
+        if self.transparent and not _has_alpha(frame):  # FFmpeg's own decoders of VP8 and VP9 leave it out
+            self.note("its transparency is not read, the colors behind it are shown")
         turn, _ = _turn(frame)
         if abs(turn - round(turn)) > 0.02:
             self.note(f"turned by {90 * turn:.0f} degrees, shown turned by {90 * round(turn)}")

@@ -223,7 +223,9 @@ def test_a_fourth_byte_that_is_always_zero_hides_nothing(tmp_path):
 def test_transparency_that_is_not_decoded_is_noted(tmp_path):
     ffmpeg("-f", "lavfi", "-t", "0.5", "-i", "color=red@0.5:size=64x48:rate=10,format=yuva420p",
            "-c:v", "libvpx", "-auto-alt-ref", 0, tmp_path / "clip.webm")  # fmt: skip
-    assert "transparency is not read" in probe(tmp_path / "clip.webm").notes[0]
+    info = probe(tmp_path / "clip.webm")
+    assert "transparency is not read" in info.notes[0]
+    assert read_frames(info.path, [0.0]).notes == info.notes
 
 
 def test_gif_frames_have_their_own_durations_and_transparent_ground(tmp_path):
@@ -283,6 +285,7 @@ def test_a_matrix_that_is_not_converted_is_noted():
     frame.colorspace = 8  # YCgCo, which the scaler refuses
 
     class Track:
+        metadata: dict[str, str] = {}
         sample_aspect_ratio, codec_context = None, type("Context", (), {"sample_aspect_ratio": None})
 
     convert = Converter(SIZE, None, Track, "clip.mkv")
