@@ -1,7 +1,7 @@
 """A folder of pictures as a video: `color/0.jpg` ... (ScanNet), `rgb/1305031102.175304.png` (TUM), or flat.
 
-Only the pictures that are asked for are opened. Their times come from `times.txt` beside them, from the
-numbers in the names at the recording's rate, from names that are Unix time, or they are spread evenly.
+Only the pictures that are asked for are opened. Their times come from the numbers in the names at
+the recording's rate, else `times.txt` beside them, else names that are Unix time, else they are spread.
 """
 
 import struct
@@ -38,9 +38,14 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, I
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of a recording, in order: those in the folder's color/ or rgb/, else in itself."""
     inner = next((folder / name for name in INSIDE if (folder / name).is_dir()), folder)
-    files = [file for file in inner.iterdir() if file.suffix.lower() in ENDINGS and file.is_file()]
+    files = [file for file in inner.iterdir() if _is_picture(file)]
     named = [file for file in files if file.stem.lower().endswith(COLOR)]
     return in_order(named or files)
+
+
+def _is_picture(file: Path) -> bool:
+    """Hidden files are none: macOS leaves a ._0.jpg beside 0.jpg."""
+    return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -78,10 +83,10 @@ class FrameFolder:
                 f"or a folder of *{', *'.join(ENDINGS)}."
             )
         count = len(files)
-        if (file := _times_file(path, files)) is not None:
-            times = read_times(file, count, WHAT)
-        elif recording.fps:
+        if recording.fps:
             times = times_at_rate(files, recording.fps, WHAT)
+        elif (file := _times_file(path, files)) is not None:
+            times = read_times(file, count, WHAT)
         elif (stamps := unix_times(files)) is not None:
             times = stamps - stamps[0]
         else:
@@ -110,6 +115,10 @@ class FrameFolder:
         track = Track(0, "video", codec, True, True)
         return MediaInfo(self.path, self.duration, video, (), (track,), self.notes)
 
+    def indices(self, times: Tensor) -> np.ndarray:
+        """Which picture (T,) is on the screen at each of `times` (T,): before the first, the first."""
+        return (np.searchsorted(self.times, times.numpy() + EPSILON, side="right") - 1).clip(min=0)
+
     def pictures(self, times: Tensor, max_side: int | None, notes: dict[str, None]) -> Iterator[np.ndarray]:
         """The picture (H, W, 3) uint8 on the screen at each of `times` (T,), of one size; adds to `notes`.
 
@@ -117,7 +126,7 @@ class FrameFolder:
         """
         notes.update(dict.fromkeys(self.notes))
         shown, picture = -1, np.empty(0)
-        for index in (np.searchsorted(self.times, times.numpy() + EPSILON, side="right") - 1).clip(min=0):
+        for index in self.indices(times):
             if index != shown:
                 shown, picture = index, self._read(self.files[index], max_side, notes)
             yield picture

@@ -18,7 +18,8 @@ def in_order(files: Iterable[Path]) -> list[Path]:
     """Files in the order of the numbers in their names."""
 
     def key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
+        parts = re.split("([0-9]+)", path.stem)
+        return [(int(part[:1000]), "") if part[:1].isdecimal() else (-1, part) for part in parts]
 
     return sorted(files, key=key)
 
@@ -36,10 +37,10 @@ def read_times(path: Path, count: int, what: str) -> np.ndarray:
 
 def times_at_rate(files: Sequence[Path], fps: float, what: str) -> np.ndarray:
     """The seconds (n,) of files whose names' last numbers count frames. Raises MediaError without numbers."""
-    found = [re.findall(r"\d+", file.stem) for file in files]
+    found = [re.findall("[0-9]+", file.stem) for file in files]
     if not all(found):
         raise MediaError(f"The names of the {what} beside {files[0].name!r} hold no frame numbers.")
-    return check_times(np.array([float(numbers[-1]) for numbers in found]) / fps, what)
+    return check_times(np.array([float(numbers[-1][:300]) for numbers in found]) / fps, what)
 
 
 def unix_times(files: Sequence[Path]) -> np.ndarray | None:

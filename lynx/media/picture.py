@@ -5,12 +5,14 @@ made square, high dynamic range is tone-mapped, and the display matrix turns and
 converted by one call of the scaler. What had to be assumed is noted. Sizes are (width, height) in pixels.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from math import atan2, degrees
 from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.filter import Graph
 
 from lynx.media.tone import HLG, PQ, TO_BT709, to_sdr
@@ -45,20 +47,26 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
 
     From the display matrix (a b u; c d v; x y w), which maps a pixel (p, q) to (a p + c q, b p + d q).
     """
-    turns, mirrored = _turn(frame)
-    return round(turns) % 4, mirrored
-
-
-def _turn(frame: av.VideoFrame) -> tuple[float, bool]:
-    """`orientation` with fractions of a quarter."""
+    try:  # a frame and its side data hold each other until Python's garbage collection: a small copy does
+        frame = frame.reformat(8, 8, "gray")
+    except FFmpegError:  # of a matrix that the scaler does not convert
+        pass
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return 0.0, False
+        return 0, False
     a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).astype(float).tolist()
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b
-    return degrees(atan2(-b, a)) / 90, mirrored
+    return round(degrees(atan2(-b, a)) / 90) % 4, mirrored
+
+
+def turned(frame: av.VideoFrame, track: VideoTrack) -> tuple[int, bool]:
+    """`orientation` of a frame: its track's, unless the frame says that it is turned otherwise."""
+    known = track.rotation + 180 * track.mirrored  # what a frame calls its rotation, which knows no mirror
+    if (round(frame.rotation) - known) % 360:
+        return orientation(frame)
+    return track.rotation // 90 % 4, track.mirrored
 
 
 def hdr_of(frame: av.VideoFrame) -> str | None:
@@ -91,11 +99,7 @@ def describe(frame: av.VideoFrame, stream: av.VideoStream, name: str) -> VideoTr
     width, height = max(1, round(frame.width * aspect)), frame.height
     if quarters % 2:
         width, height = height, width
-    converter = Converter((width, height), None, stream, name)
-    converter.remark(frame)
-    if _has_alpha(frame):
-        converter.opaque(frame)
-    return VideoTrack(
+    track = VideoTrack(
         width,
         height,
         float(stream.average_rate or stream.guessed_rate or 0),
@@ -106,8 +110,12 @@ def describe(frame: av.VideoFrame, stream: av.VideoStream, name: str) -> VideoTr
         f"{aspect.numerator}:{aspect.denominator}",
         hdr_of(frame),
         bool(frame.interlaced_frame),
-        notes=tuple(converter.notes),
     )
+    converter = Converter(track, None, stream, name)
+    converter.remark(frame)
+    if _has_alpha(frame):
+        converter.opaque(frame)
+    return replace(track, notes=tuple(converter.notes))
 
 
 class Converter:
@@ -116,8 +124,11 @@ class Converter:
     A frame of another shape stands between black bars, as in a player.
     """
 
-    def __init__(self, displayed: Size, max_side: int | None, stream: av.VideoStream, name: str) -> None:
-        self.displayed, self.size = displayed, fit(*displayed, max_side)  # the track's, and the pictures'
+    def __init__(
+        self, track: VideoTrack, max_side: int | None, stream: av.VideoStream, name: str
+    ) -> None:
+        self.track, self.displayed = track, (track.width, track.height)
+        self.size = fit(*self.displayed, max_side)  # of the pictures
         self.stream, self.name = stream, name
         self.notes: dict[str, None] = {}  # in the order in which they were found
         self.transparent = any(key.lower() == "alpha_mode" for key in stream.metadata)
@@ -132,7 +143,7 @@ class Converter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB of `size`."""
         self.remark(frame)
-        quarters, mirrored = orientation(frame)
+        quarters, mirrored = turned(frame, self.track)
         hdr, primaries = hdr_of(frame), _primaries(frame)
         size = self._inside(frame, quarters)
         if frame.interlaced_frame:
@@ -157,9 +168,8 @@ class Converter:
             self.note(f"pixels of {self.aspect.numerator}:{self.aspect.denominator} are shown as square ones")
         if self.transparent and not _has_alpha(frame):  # FFmpeg's own decoders of VP8 and VP9 leave it out
             self.note("its transparency is not read, the colors behind it are shown")
-        turn, _ = _turn(frame)
-        if abs(turn - round(turn)) > 0.02:
-            self.note(f"turned by {90 * turn:.0f} degrees, shown turned by {90 * round(turn)}")
+        if abs(frame.rotation - 90 * round(frame.rotation / 90)) > 1:
+            self.note(f"its display matrix turns it by {frame.rotation:.0f} degrees, shown to a quarter turn")
         if _matrix(frame) not in CONVERTED:
             self.note(f"colors of matrix {_matrix(frame)} of ITU-T H.273 are shown only roughly")
 

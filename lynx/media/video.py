@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media.container import open_recording, probe, video_streams
+from lynx.media.container import open_recording, probe, start_of, video_streams
 from lynx.media.frame_folder import FrameFolder
-from lynx.media.picture import Converter, orientation, oriented
+from lynx.media.picture import Converter, oriented, turned
 from lynx.media.playhead import Playhead
 from lynx.types import FileSource, Frames, MediaInfo
 
@@ -46,10 +46,24 @@ def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarr
     Values as they are stored, upright: a measurement is neither deinterlaced nor tone-mapped.
     """
     moments, info = _checked(source, times)
-    levels = [_levels(frame) for frame, _ in _displayed(info, moments)]
+    if info.path.is_dir():
+        return np.stack(list(_pictures(source, info, moments, None, {})))
+    levels = [_levels(frame, info) for frame, _ in _displayed(info, moments)]
     if len(shapes := {one.shape for one in levels}) > 1:
         raise MediaError(f"The pictures of {info.path.name!r} change size: {sorted(shapes)}.")
     return np.stack(levels)
+
+
+def shown_at(source: FileSource, times: Tensor | Sequence[float]) -> list[float]:
+    """Seconds (T) at which the frames displayed at `times` (T,) begin themselves; raises as `read_frames`."""
+    moments, info = _checked(source, times)
+    if info.path.is_dir():
+        folder = FrameFolder.open(source)
+        return folder.times[folder.indices(moments)].tolist()
+    began = [float(frame.time or 0) for frame, _ in _displayed(info, moments)]
+    with open_recording(info.path) as container:
+        start = start_of(container)
+    return [time - start for time in began]
 
 
 def _checked(source: FileSource, times: Tensor | Sequence[float]) -> tuple[Tensor, MediaInfo]:
@@ -69,13 +83,12 @@ def _pictures(
 ) -> Iterator[np.ndarray]:
     """Pictures (H, W, 3) uint8 of one size at `times` (T,); what had to be assumed is added to `notes`."""
     assert info.video is not None  # by _checked
-    displayed = info.video.width, info.video.height
     if info.path.is_dir():
         yield from FrameFolder.open(source).pictures(times, max_side, notes)
         return
     convert: Converter | None = None
     for frame, stream in _displayed(info, times):
-        convert = convert or Converter(displayed, max_side, stream, info.path.name)
+        convert = convert or Converter(info.video, max_side, stream, info.path.name)
         yield convert(frame)
         notes.update(convert.notes)
 
@@ -90,7 +103,9 @@ def _displayed(info: MediaInfo, times: Tensor) -> Iterator[tuple[av.VideoFrame, 
             yield playhead.show(time), stream
 
 
-def _levels(frame: av.VideoFrame) -> np.ndarray:
+def _levels(frame: av.VideoFrame, info: MediaInfo) -> np.ndarray:
     """(H, W) uint16 of a 16-bit gray track, else (H, W, 3) uint8; upright."""
     gray = frame.format.name.startswith("gray16")
-    return oriented(frame.reformat(format="gray16le" if gray else "rgb24").to_ndarray(), *orientation(frame))
+    assert info.video is not None  # by _checked
+    stored = frame.reformat(format="gray16le" if gray else "rgb24").to_ndarray()
+    return oriented(stored, *turned(frame, info.video))

@@ -11,7 +11,7 @@ from lynx.errors import MediaError
 from lynx.media import frame_folder
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
-from lynx.media.video import iter_frames, read_frames
+from lynx.media.video import iter_frames, read_frames, read_levels, shown_at
 from lynx.modalities.depth import Depth
 from lynx.modalities.video import Video, VideoRendering
 from lynx.types import Recording, sample_times
@@ -70,6 +70,14 @@ def test_numbers_count_at_the_rate_of_the_recording(tmp_path):
     Image.new("RGB", (32, 24)).save(tmp_path / "other.png")
     with pytest.raises(MediaError, match="no frame numbers"):
         probe(recording)
+
+
+def test_the_rate_given_counts_before_times_beside_the_pictures(tmp_path):
+    fill(tmp_path, ["0.png", "1.png", "._0.png"])
+    (tmp_path / "times.txt").write_text("0\n9\n")
+    assert shown_at(tmp_path, [8.0, 9.5]) == [0.0, 9.0]
+    assert shown_at(Recording(tmp_path, fps=2), [0.4, 0.6]) == [0.0, 0.5]
+    assert read_levels(tmp_path, [0.0]).shape == (1, 24, 32, 3)
 
 
 def test_pictures_without_a_clock_are_spread_over_what_the_recording_lasts(tmp_path):

@@ -1,5 +1,6 @@
 """What is read is what a player shows; ffmpeg's own program (moviepy's binary) is the reference."""
 
+import gc
 import subprocess
 from fractions import Fraction
 
@@ -12,8 +13,9 @@ from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.picture import Converter, deinterlaced
 from lynx.media.tone import HLG, PQ, compress, hlg_light, pq_nits, to_sdr
-from lynx.media.video import read_frames, read_levels
+from lynx.media.video import read_frames, read_levels, shown_at
 from lynx.modalities.video import Video
+from lynx.types import VideoTrack
 
 SIZE = (96, 64)
 MATRICES = [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
@@ -288,8 +290,27 @@ def test_a_matrix_that_is_not_converted_is_noted():
         metadata: dict[str, str] = {}
         sample_aspect_ratio, codec_context = None, type("Context", (), {"sample_aspect_ratio": None})
 
-    convert = Converter(SIZE, None, Track, "clip.mkv")
+    convert = Converter(VideoTrack(*SIZE, 10.0, "h264", 0), None, Track, "clip.mkv")
     assert convert(frame).shape == (64, 96, 3) and "matrix 8" in next(iter(convert.notes))
+
+
+def test_frames_are_freed_without_garbage_collection(tmp_path):
+    """A frame whose side data was looked at is held by it: sixteen frames of 4K are 200 MB."""
+    path = encode(tmp_path / "clip.mp4", [corners()] * 12, matrix=(1, 0, 0, -1))
+    probe(path)
+    gc.collect()
+    gc.disable()
+    try:
+        read_frames(path, np.arange(12) / 10)
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert len(alive) <= 1
+
+
+def test_the_frames_own_seconds_are_told(tmp_path):
+    path = encode(tmp_path / "clip.mp4", [corners()] * 12)
+    assert shown_at(path, [0.0, 0.37, 0.4, 5.0]) == pytest.approx([0.0, 0.3, 0.4, 1.1])
 
 
 def test_depth_of_changing_size_is_refused(tmp_path):
