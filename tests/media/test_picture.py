@@ -183,6 +183,31 @@ def test_hdr_is_tone_mapped(tmp_path, transfer, trc):
     assert np.abs(steps[:3] - expected[:3]).max() <= 4, "below the knee nothing is compressed"
 
 
+def test_ten_bits_of_bt2020_without_a_transfer_function_are_taken_for_pq(tmp_path):
+    """As x265 writes them when only the matrix is given: their white would be a gray of 153."""
+    gray = ("-f", "lavfi", "-i", "color=gray:size=64x48:rate=5,format=yuv420p10le,lutyuv=y=594")
+    for matrix, hdr in (("bt2020nc", PQ), ("bt709", None)):
+        path = tmp_path / f"{matrix}.mkv"
+        ffmpeg(*gray, "-t", 1, "-vf", f"setparams=colorspace={matrix}:range=tv", "-c:v", "ffv1", path)
+        assert probe(path).video.hdr == hdr and bool(probe(path).notes) == (hdr is not None)
+        assert (shown(path)[20, 20] > 235).all() if hdr else (abs(shown(path)[20, 20] - 154.0) < 3).all()
+    assert "assumed" in probe(tmp_path / "bt2020nc.mkv").notes[0]
+
+
+def test_an_aspect_that_changes_in_mid_stream_is_followed(tmp_path):
+    """As television does between programs: the same pixels at 4:3 and at 16:9."""
+    path, white = tmp_path / "clip.ts", np.full((64, 96, 3), 230, np.uint8)
+    for number, aspect in enumerate([Fraction(1), Fraction(2)]):
+        settings = {"aspect": aspect, "options": {"crf": "10", "bf": "0"}}
+        encode(tmp_path / f"{number}.ts", [white] * 10, **settings)
+    ffmpeg("-i", tmp_path / "1.ts", "-c", "copy", "-output_ts_offset", 1, tmp_path / "2.ts")
+    path.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "2.ts").read_bytes())
+    frames = read_frames(path, [0.1, 2.6])
+    rows = frames.pixels[:, 0].float().mean(2) > 128  # (T, H)
+    assert rows[0].all() and rows[1].sum() == 32 and rows[1, 16:48].all()
+    assert "change size" in frames.notes[0]
+
+
 def test_tone_curves_are_those_of_the_standards():
     assert pq_nits(np.array([0, 0.508078, 0.580689, 1])) == pytest.approx([0, 100, 203, 10000], rel=1e-3)
     assert hlg_light(np.array([0, 0.5, 0.75, 1])) == pytest.approx([0, 1 / 12, 0.26496, 1], abs=1e-4)
