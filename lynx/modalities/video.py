@@ -69,7 +69,10 @@ class Video(Modality):
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """Frames as `render` gives them, `size` at a time; the last part has the notes of all."""
         notes: dict[str, None] = {}
-        for moments in times.split(size):
+
+        def part(moments: Tensor) -> Frames:
             frames = self.render(source, moments)
             notes.update(dict.fromkeys(frames.notes))
-            yield replace(frames, notes=tuple(notes))
+            return replace(frames, notes=tuple(notes))
+
+        return (part(moments) for moments in times.split(size))  # none is held while the next is read
