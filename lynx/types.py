@@ -45,6 +45,7 @@ class VideoTrack:
     hdr: str | None = None  # transfer function of high dynamic range: PQ or HLG
     interlaced: bool = False
     duration: float = 0.0  # seconds from time zero of the recording to the track's end
+    notes: tuple[str, ...] = ()  # what is assumed of its pictures
 
 
 @dataclass(frozen=True)

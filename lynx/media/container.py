@@ -16,6 +16,8 @@ from av.error import FFmpegError, InvalidDataError
 
 from lynx.errors import MediaError
 from lynx.media.file_cache import cached_by_file
+from lynx.media.frame_folder import FrameFolder
+from lynx.media.picture import MAX_SIDE, describe
 from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, Track, VideoTrack
 
 logger = logging.getLogger(__name__)
@@ -24,8 +26,6 @@ FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aif
 """FFmpeg's names of the containers that are opened."""
 HEADER_KNOWS_DURATION = ("mov", "matroska")
 """Containers whose header states the duration; elsewhere it may be a guess from the bit rate."""
-MAX_SIDE = 8192
-"""Maximum width and height of a picture, in pixels."""
 
 
 @contextmanager
@@ -73,6 +73,8 @@ def _last_moment(container: InputContainer, start_from: float) -> float:
 def probe(source: FileSource) -> MediaInfo:
     """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks."""
     path = Recording.of(source).path
+    if path.is_dir():
+        return FrameFolder.open(source).info()
     with open_recording(path) as container:
         name = path.name
         videos, audios = video_streams(container), list(container.streams.audio)
@@ -109,22 +111,19 @@ def probe(source: FileSource) -> MediaInfo:
             for s in container.streams
         )
         video = _video_track(container, videos[0]) if videos else None
-        return MediaInfo(path, duration, video, audio, tracks, sound=sound)
+        return MediaInfo(path, duration, video, audio, tracks, video.notes if video else (), sound)
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:
-    """A picture track; the rotation is a property of its frames, so one is decoded."""
+    """A picture track as a player shows it; how it is turned is said in its frames, so one is decoded."""
     name = Path(container.name).name
     container.seek(0)
     if (first := next(decode(container, stream), None)) is None:
         raise MediaError(f"{name!r} has a picture track without a picture.")
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if max(width, height) > MAX_SIDE:
-        raise MediaError(f"{name!r} is {width}x{height}; sides of up to {MAX_SIDE} pixels are read.")
-    if round(first.rotation) % 180:
-        width, height = height, width
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    return VideoTrack(width, height, rate, stream.codec_context.name, round(first.rotation))
+    if max(first.width, first.height) > MAX_SIDE:
+        size = f"{first.width}x{first.height}"
+        raise MediaError(f"{name!r} is {size}; sides of up to {MAX_SIDE} pixels are read.")
+    return describe(first, stream, name)
 
 
 def decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:

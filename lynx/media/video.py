@@ -1,10 +1,10 @@
-"""Pictures at moments: the frame that is displayed at each, upright, found by its timestamp.
+"""Pictures at moments: the frame that is displayed at each, as a player shows it, found by its timestamp.
 
-Which frame that is the `playhead` finds.
+Which frame that is the `playhead` finds; what is done to it stands in `picture`. A folder of pictures is a
+video, too: `frame_folder`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
@@ -12,77 +12,100 @@ import torch
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE, open_recording, probe, start_of, video_streams
+from lynx.media.container import open_recording, probe, start_of, video_streams
+from lynx.media.frame_folder import FrameFolder
+from lynx.media.picture import Converter, oriented, turned
 from lynx.media.playhead import Playhead
-from lynx.types import FileSource, Frames, Recording
+from lynx.types import FileSource, Frames, MediaInfo
 
 
 def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
-    """The frames displayed at `times` (T,) ascending seconds, upright, no side longer than max_side.
+    """The frames displayed at `times` (T,) ascending seconds, no side longer than max_side, with notes.
 
     A moment after the last frame shows the last frame, as a player does.
     Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
     """
-    times = torch.as_tensor(times, dtype=torch.float64)
-    pixels, durations = zip(*_displayed(source, times, lambda frame: _picture(frame, max_side)), strict=True)
-    return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), times, durations[0])
+    moments, info = _checked(source, times)
+    notes: dict[str, None] = {}
+    pixels = np.stack(list(_pictures(source, info, moments, max_side, notes)))  # (T, H, W, 3)
+    shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Frames(shown, moments, info.duration, notes=tuple(notes))
 
 
 def iter_frames(
     source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None
 ) -> Iterator[np.ndarray]:
     """The same pictures, (H, W, 3) uint8, one after another: only one is in memory at a time."""
-    return (pixels for pixels, _ in _displayed(source, times, lambda frame: _picture(frame, max_side)))
+    moments, info = _checked(source, times)
+    yield from _pictures(source, info, moments, max_side, {})
 
 
 def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarray:
-    """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
-    return np.stack([levels for levels, _ in _displayed(source, times, _levels)])
+    """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`.
+
+    Values as they are stored, upright: a measurement is neither deinterlaced nor tone-mapped.
+    """
+    moments, info = _checked(source, times)
+    if info.path.is_dir():
+        return np.stack(list(_pictures(source, info, moments, None, {})))
+    levels = [_levels(frame, info) for frame, _ in _displayed(info, moments)]
+    if len(shapes := {one.shape for one in levels}) > 1:
+        raise MediaError(f"The pictures of {info.path.name!r} change size: {sorted(shapes)}.")
+    return np.stack(levels)
 
 
-def _displayed(
-    source: FileSource, times: Tensor | Sequence[float], convert: Callable[[Any], np.ndarray]
-) -> Iterator[tuple[np.ndarray, float]]:
-    """`convert` of the frame at each moment, with the recording's duration in seconds."""
-    times = torch.as_tensor(times, dtype=torch.float64)
-    known = times.ndim == 1 and len(times) and times.isfinite().all()
-    if not known or times[0] < 0 or (times.diff() < 0).any():
-        raise MediaError(f"Frames are read at ascending moments in seconds from 0, not at {times.tolist()}.")
+def shown_at(source: FileSource, times: Tensor | Sequence[float]) -> list[float]:
+    """Seconds (T) at which the frames displayed at `times` (T,) begin themselves; raises as `read_frames`."""
+    moments, info = _checked(source, times)
+    if info.path.is_dir():
+        folder = FrameFolder.open(source)
+        return folder.times[folder.indices(moments)].tolist()
+    began = [float(frame.time or 0) for frame, _ in _displayed(info, moments)]
+    with open_recording(info.path) as container:
+        start = start_of(container)
+    return [time - start for time in began]
+
+
+def _checked(source: FileSource, times: Tensor | Sequence[float]) -> tuple[Tensor, MediaInfo]:
+    """The moments (T,) float64, and what is known of the recording."""
+    moments = torch.as_tensor(times, dtype=torch.float64)
+    known = moments.ndim == 1 and len(moments) and moments.isfinite().all()
+    if not known or moments[0] < 0 or (moments.diff() < 0).any():
+        raise MediaError(f"Frames are read at ascending seconds from 0, not at {moments.tolist()}.")
     info = probe(source)
     if info.video is None:
         raise MediaError(f"{info.path.name!r} has no picture track; give it as sound instead.")
+    return moments, info
+
+
+def _pictures(
+    source: FileSource, info: MediaInfo, times: Tensor, max_side: int | None, notes: dict[str, None]
+) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) uint8 of one size at `times` (T,); what had to be assumed is added to `notes`."""
+    assert info.video is not None  # by _checked
+    if info.path.is_dir():
+        yield from FrameFolder.open(source).pictures(times, max_side, notes)
+        return
+    convert: Converter | None = None
+    for frame, stream in _displayed(info, times):
+        convert = convert or Converter(info.video, max_side, stream, info.path.name)
+        yield convert(frame)
+        notes.update(convert.notes)
+
+
+def _displayed(info: MediaInfo, times: Tensor) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
+    """The frame on the screen at each moment, with its track."""
     with open_recording(info.path) as container:
         stream = video_streams(container)[0]
         stream.thread_type = "AUTO"
         playhead = Playhead(container, stream)
         for time in times.tolist():
-            yield convert(playhead.show(time)), info.duration
+            yield playhead.show(time), stream
 
 
-def fit(width: int, height: int, max_side: int | None) -> tuple[int, int]:
-    """(width, height) in which a picture of that size is read: its longer side at most `max_side` pixels."""
-    scale = min(1.0, (max_side or MAX_SIDE) / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _picture(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright."""
-    width, height = fit(frame.width, frame.height, max_side)
-    smaller = "AREA" if (width, height) != (frame.width, frame.height) else None
-    rgb = frame.reformat(width, height, "rgb24", interpolation=smaller).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
-
-
-def _levels(frame: av.VideoFrame) -> np.ndarray:
+def _levels(frame: av.VideoFrame, info: MediaInfo) -> np.ndarray:
     """(H, W) uint16 of a 16-bit gray track, else (H, W, 3) uint8; upright."""
-    if not frame.format.name.startswith("gray16"):
-        return _picture(frame, None)
-    return np.rot90(frame.reformat(format="gray16le").to_ndarray(), round(frame.rotation / 90) % 4)
-
-
-def shown_at(source: FileSource, times: Tensor | Sequence[float]) -> list[float]:
-    """Seconds (T) at which the frames displayed at `times` (T,) begin themselves; raises as `read_frames`."""
-    began = [float(time) for time, _ in _displayed(source, times, lambda frame: np.asarray(frame.time))]
-    with open_recording(Recording.of(source).path) as container:
-        start = start_of(container)
-    return [time - start for time in began]
+    gray = frame.format.name.startswith("gray16")
+    assert info.video is not None  # by _checked
+    stored = frame.reformat(format="gray16le" if gray else "rgb24").to_ndarray()
+    return oriented(stored, *turned(frame, info.video))

@@ -1,17 +1,20 @@
 """Sight: frames as they are. The one sense that needs no adapter."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 
 from lynx.errors import MediaError
 from lynx.media.container import probe
-from lynx.media.video import fit, read_frames
+from lynx.media.frame_folder import frame_files
+from lynx.media.picture import fit
+from lynx.media.video import read_frames
 from lynx.modalities.base import Modality, recording_of
 from lynx.types import Frames, MediaSource
 
-EXPECTED = "Video is read from a file or from Frames"
+EXPECTED = "Video is read from a file, a folder of pictures or from Frames"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Video(Modality):
     suffixes = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".ts", ".ogv", ".gif")
     example_questions = ("What do you see?",)
     Rendering = VideoRendering
+
+    @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """The clip; of a folder the pictures in it and their times."""
+        return frame_files(path) if path.is_dir() else [path]
 
     def duration(self, source: MediaSource) -> float:
         """Seconds of the whole recording. Raises MediaError when it has no picture track."""
@@ -59,5 +67,12 @@ class Video(Modality):
         return read_frames(recording_of(source, EXPECTED), times, self.rendering.max_side)
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
-        """Frames as `render` gives them, `size` at a time."""
-        return (self.render(source, moments) for moments in times.split(size))
+        """Frames as `render` gives them, `size` at a time; the last part has the notes of all."""
+        notes: dict[str, None] = {}
+
+        def part(moments: Tensor) -> Frames:
+            frames = self.render(source, moments)
+            notes.update(dict.fromkeys(frames.notes))
+            return replace(frames, notes=tuple(notes))
+
+        return (part(moments) for moments in times.split(size))  # none is held while the next is read

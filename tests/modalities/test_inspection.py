@@ -167,7 +167,6 @@ def test_what_is_drawn_and_noted_of_depth_is_what_the_sense_draws(maps):
 
 
 def test_a_folder_of_pictures_and_maps_is_a_video_with_depth(maps):
-    pytest.importorskip("lynx.media.frame_folder")
     (maps / "color").mkdir()
     for number in range(3):
         Image.new("RGB", (64, 48), (80 * number,) * 3).save(maps / "color" / f"{number}.png")
