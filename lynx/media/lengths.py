@@ -1,0 +1,150 @@
+"""Where the tracks of a recording end, and its packets where the format has no index.
+
+Unusual here: the header is believed where it is exact, and no further. The tail of the file is read after a
+seek; formats that have no exact header, or that seek by guessing (MP3, MPEG-TS, FLV ...), are read packet by
+packet, without decoding. Seconds are those of the container's clock.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import EOFError as AvEndOfFile
+from av.error import FFmpegError, InvalidDataError
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ogg", "flv", "asf", "gif")
+"""FFmpeg's names of the formats whose packets are all read, since their headers may only guess the length."""
+WITHOUT_INDEX = ("mpegts", "mpeg")
+"""Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
+SLOW = 1.0
+"""Seconds of reading after which a progress bar is shown."""
+SEVERAL = 1000  # packets between two updates of the bar
+SECONDS_BEFORE_END = 2.0  # a seek to the very end of PCM finds no packet
+EXACT = ("mov", "mp3", "ogg", "flac")
+"""Formats in which the header can say which of the last samples are padding."""
+PADDING = 0.1
+"""Maximum seconds that an encoder pads at the end; a header that is further off is wrong."""
+FRAME = 0.04  # seconds of a last frame that says nothing of its length
+NONE = np.iinfo(np.int64).min  # no timestamp
+
+
+@dataclass(frozen=True, eq=False)
+class Packets:
+    """All packets of a picture track in the order of the file: (n,) each. It takes the place of an index."""
+
+    pts: np.ndarray  # int64, in the stream's time base
+    key: np.ndarray  # bool
+    pos: np.ndarray  # int64 byte in the file, -1 where it is not known
+    size: np.ndarray  # int32 bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """What reading all packets of a file tells: the ends of its tracks, and the picture's packets."""
+
+    ends: dict[int, float]  # seconds, of each stream by its index
+    packets: Packets | None = None
+
+
+def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
+    """Whether the container is of one of these formats."""
+    return not set(names).isdisjoint(container.format.name.split(","))
+
+
+def timestamp(packet: av.Packet) -> int | None:
+    """When a packet is shown, in its time base. AVI knows only when it is decoded, and guesses the rest."""
+    vague = packet.pts is None or packet.stream.container.format.name == "avi"
+    return packet.dts if vague else packet.pts
+
+
+def walk(container: InputContainer, picture: int | None = None) -> Walk:
+    """All packets of a container that was just opened; those of stream `picture` are listed."""
+    path = Path(container.name)
+    total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
+    rows: list[tuple[int, bool, int, int]] = []
+    ends: dict[int, float] = {}
+    bar = tqdm(
+        total=total, desc=f"read {path.name!r}", unit="B", unit_scale=True, disable=None, delay=SLOW, leave=False
+    )
+    with bar:
+        for i, packet in enumerate(_readable(container)):
+            _extend(ends, packet)
+            if packet.stream_index == picture and packet.size:
+                pts = packet.dts if packet.pts is None else packet.pts
+                known = -1 if packet.pos is None else packet.pos
+                rows.append((NONE if pts is None else pts, packet.is_keyframe, known, packet.size))
+            if i % SEVERAL == 0 and packet.pos and packet.pos > read:
+                bar.update(packet.pos - read)
+                read = packet.pos
+                if bar.disable and not said and time.monotonic() - since > SLOW:
+                    said = True
+                    logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
+    if not rows:
+        return Walk(ends)
+    pts, key, pos, size = zip(*rows, strict=True)
+    packets = Packets(
+        np.array(pts, np.int64), np.array(key, bool), np.array(pos, np.int64), np.array(size, np.int32)
+    )
+    return Walk(ends, packets)
+
+
+def tail(container: InputContainer, streams: Iterable[av.stream.Stream]) -> dict[int, float]:
+    """The ends of the tracks, from the packets after a seek to the end; `streams` are sought one by one.
+
+    A stream of which no packet is found is not in the answer.
+    """
+    start, ends = (container.start_time or 0) / av.time_base, dict[int, float]()
+    end = start + (container.duration or 0) / av.time_base
+    if not container.streams.video:
+        end = max(start, end - SECONDS_BEFORE_END)
+    try:
+        container.seek(round(end * av.time_base))
+        for packet in _readable(container):
+            _extend(ends, packet)
+        for stream in streams:
+            if stream.index not in ends and stream.time_base:
+                container.seek(math.floor(end / stream.time_base), stream=stream)
+                for packet in _readable(container, stream):
+                    _extend(ends, packet)
+    except FFmpegError:
+        pass  # what cannot be sought is read from the beginning by the caller
+    return ends
+
+
+def end_in_header(stream: av.stream.Stream, measured: float) -> float:
+    """The end of a track in seconds: the header's, where it is exact and only leaves out what encoders pad."""
+    exact = has_format(stream.container, EXACT) and stream.duration and stream.time_base
+    if not exact:
+        return measured
+    end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return end if 0 <= measured - end <= PADDING else measured
+
+
+def _readable(container: InputContainer, *streams: av.stream.Stream) -> Iterable[av.Packet]:
+    """The packets from here on, until the file ends or breaks off."""
+    try:
+        yield from container.demux(*streams)
+    except (InvalidDataError, AvEndOfFile):
+        return  # what could be read until here is the answer
+
+
+def _extend(ends: dict[int, float], packet: av.Packet) -> None:
+    """Move the end of the packet's track, unless the packet is not shown (outside of an edit list)."""
+    shown = timestamp(packet)
+    if shown is None or packet.is_discard:
+        return
+    stream, base = packet.stream, packet.time_base
+    length = float((packet.duration or 0) * base)
+    if not length and isinstance(stream, av.VideoStream):
+        rate = stream.average_rate or stream.guessed_rate
+        length = float(1 / rate) if rate and 1 <= rate <= 1000 else FRAME
+    ends[stream.index] = max(ends.get(stream.index, -math.inf), float(shown * base) + length)
