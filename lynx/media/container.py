@@ -126,6 +126,8 @@ def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[in
         raise MediaError(
             f"{path.name!r} is cut off: it should last {duration:.1f} s but its data ends early."
         )
+    if lengths.has_format(container, ("matroska",)) and last > duration + max(1.0, 0.02 * duration):
+        ends = {index: min(end, start_of(container) + duration) for index, end in ends.items()}
     return ends
 
 
@@ -141,7 +143,7 @@ def _sound_asked_for(container: InputContainer, recording: Recording) -> av.Audi
     for stream in sounds:
         if stream.index == recording.track:
             return stream
-    there = ", ".join(f"{_label(container, stream.index)}: {codec_of(container, stream)}" for stream in sounds)
+    there = ", ".join(f"{_label(container, s.index)}: {codec_of(container, s)}" for s in sounds)
     raise MediaError(
         f"Track {recording.track} of {recording.path.name!r} is no sound track that can be heard; "
         + (f"give one of these: {there}." if there else "the file has none.")

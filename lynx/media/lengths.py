@@ -17,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
+from av.stream import Stream
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ EXACT = ("mov", "mp3", "ogg", "flac")
 PADDING = 0.1
 """Maximum seconds that an encoder pads at the end; a header that is further off is wrong."""
 FRAME = 0.04  # seconds of a last frame that says nothing of its length
+FEW = 0.5
+"""Share of frames without a timestamp of their own above which those of MPEG-PS are made even."""
+TRUSTED_JUMP = 0.25
+"""Seconds by which a timestamp of MPEG-PS may differ from an even rate before it is a gap."""
 NONE = np.iinfo(np.int64).min  # no timestamp
 
 
@@ -60,9 +65,13 @@ def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
     return not set(names).isdisjoint(container.format.name.split(","))
 
 
+def _is(stream: Stream, names: tuple[str, ...]) -> bool:
+    return not set(names).isdisjoint(stream.container.format.name.split(","))
+
+
 def timestamp(packet: av.Packet) -> int | None:
     """When a packet is shown, in its time base. AVI knows only when it is decoded, and guesses the rest."""
-    vague = packet.pts is None or packet.stream.container.format.name == "avi"
+    vague = packet.pts is None or _is(packet.stream, ("avi",))
     return packet.dts if vague else packet.pts
 
 
@@ -70,34 +79,53 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     """All packets of a container that was just opened; those of stream `picture` are listed."""
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
-    rows: list[tuple[int, bool, int, int]] = []
+    rows: list[tuple[int, int, int, bool, int, int]] = []
     ends: dict[int, float] = {}
-    bar = tqdm(
-        total=total, desc=f"read {path.name!r}", unit="B", unit_scale=True, disable=None, delay=SLOW, leave=False
-    )
-    with bar:
+    shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
+    with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
         for i, packet in enumerate(_readable(container)):
             _extend(ends, packet)
             if packet.stream_index == picture and packet.size:
-                pts = packet.dts if packet.pts is None else packet.pts
-                known = -1 if packet.pos is None else packet.pos
-                rows.append((NONE if pts is None else pts, packet.is_keyframe, known, packet.size))
+                pts, dts = (NONE if x is None else x for x in (timestamp(packet), packet.dts))
+                pos = -1 if packet.pos is None else packet.pos
+                rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size))
             if i % SEVERAL == 0 and packet.pos and packet.pos > read:
                 bar.update(packet.pos - read)
                 read = packet.pos
                 if bar.disable and not said and time.monotonic() - since > SLOW:
                     said = True
                     logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
-    if not rows:
+    if not rows or picture is None:
         return Walk(ends)
-    pts, key, pos, size = zip(*rows, strict=True)
-    packets = Packets(
-        np.array(pts, np.int64), np.array(key, bool), np.array(pos, np.int64), np.array(size, np.int32)
-    )
-    return Walk(ends, packets)
+    times, coded, lasts, key, at, size = (np.array(column) for column in zip(*rows, strict=True))
+    seldom = (at < 0).mean() > FEW and NONE not in (times.min(), coded.min())
+    base = float(container.streams[picture].time_base or 1)
+    if seldom and has_format(container, ("mpeg",)):
+        times = evenly_timed(times, coded, lasts, TRUSTED_JUMP / base)
+        ends[picture] = float(times.max() + lasts[-1]) * base
+    return Walk(ends, Packets(times, key, at, size.astype(np.int32)))
 
 
-def tail(container: InputContainer, streams: Iterable[av.stream.Stream]) -> dict[int, float]:
+def evenly_timed(pts: np.ndarray, dts: np.ndarray, length: np.ndarray, jump: float) -> np.ndarray:
+    """Timestamps (n,) of an MPEG program stream whose frames are many to a PES packet: (n,) int64 each.
+
+    Only the first frame of such a packet has a timestamp, which writers often take from its neighbor. MPEG
+    video has a constant rate, so frames follow one another by their lengths unless a timestamp is off by more
+    than `jump`, which is a gap. A B-frame is shown when it is decoded, the others when the next of them is.
+    """
+    even = dts.copy()
+    for i in range(1, len(even)):
+        follows = even[i - 1] + length[i - 1]
+        even[i] = follows if abs(dts[i] - follows) <= jump else dts[i]
+    anchors = np.flatnonzero(pts != dts)
+    shown = even.copy()
+    if len(anchors):
+        shown[anchors[:-1]] = even[anchors[1:]]
+        shown[anchors[-1]] = even[-1] + length[-1]
+    return shown
+
+
+def tail(container: InputContainer, streams: Iterable[Stream]) -> dict[int, float]:
     """The ends of the tracks, from the packets after a seek to the end; `streams` are sought one by one.
 
     A stream of which no packet is found is not in the answer.
@@ -120,16 +148,16 @@ def tail(container: InputContainer, streams: Iterable[av.stream.Stream]) -> dict
     return ends
 
 
-def end_in_header(stream: av.stream.Stream, measured: float) -> float:
-    """The end of a track in seconds: the header's, where it is exact and only leaves out what encoders pad."""
-    exact = has_format(stream.container, EXACT) and stream.duration and stream.time_base
-    if not exact:
+def end_in_header(stream: Stream, measured: float) -> float:
+    """The end of a track in seconds: the header's, where it only leaves out the sound that was padded."""
+    known = isinstance(stream, av.AudioStream) and _is(stream, EXACT)
+    if not known or not stream.duration or not stream.time_base:
         return measured
     end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     return end if 0 <= measured - end <= PADDING else measured
 
 
-def _readable(container: InputContainer, *streams: av.stream.Stream) -> Iterable[av.Packet]:
+def _readable(container: InputContainer, *streams: Stream) -> Iterable[av.Packet]:
     """The packets from here on, until the file ends or breaks off."""
     try:
         yield from container.demux(*streams)

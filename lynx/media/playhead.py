@@ -4,8 +4,8 @@ Unusual here: every frame is found by its container timestamp, never by a frame 
 sixteen frames of a ten-minute clip do not decode it all. Time zero is the container's own start, as in a
 player, and may be negative. After a seek only frames from a key frame on count, since the frames before it
 may be broken. Two kinds of file need more:
-- AVI knows no display times. Its frames come out of the decoder in the order of display, each with the slot of
-  the packet that pushed it out; that is a constant number of slots late.
+- AVI knows no display times. Its frames come out of the decoder in the order of display, each with the slot
+  of the packet that pushed it out; that is a constant number of slots late.
 - MPEG-TS and MPEG-PS have no index, and timestamps right behind a seek may be wrong. All their packets have
   been listed once (without decoding); after a seek they are recognized by place and size.
 """
@@ -119,11 +119,12 @@ class Playhead:
                 return
 
     def _synchronized(self, listed: Packets, start: int, key: int) -> Iterator[av.Packet] | None:
-        """The packets from number `key` on, if one of the numbers start..key is recognized on the way there."""
+        """The packets from number `key` on, if one from `start` to `key` is recognized on the way there."""
         packets, number = self.container.demux(self.stream), -1
         for packet in packets:
             if number < 0:
-                same = (listed.pos[start : key + 1] == packet.pos) & (listed.size[start : key + 1] == packet.size)
+                part = slice(start, key + 1)
+                same = (listed.pos[part] == packet.pos) & (listed.size[part] == packet.size)
                 if packet.pos is None or not same.any():
                     continue
                 number = start + int(np.argmax(same))
@@ -145,19 +146,19 @@ class Playhead:
             yield packet
 
     def _clean(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """The frames from the key frame on: those shown before it may rest on frames that were not decoded."""
+        """The frames from the key frame on: those shown before it may rest on frames never decoded."""
         if self.late is not None:
-            frames = self._by_slot(dropwhile(lambda frame: not frame.key_frame, frames))
+            frames = self._by_slot(dropwhile(lambda frame: not frame.key_frame, frames), self.late)
         for frame in frames:
-            if self.key is None or frame.pts >= self.key:
+            if self.key is None or frame.pts is None or frame.pts >= self.key:
                 yield frame
 
-    def _by_slot(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    def _by_slot(self, frames: Iterator[av.VideoFrame], late: int) -> Iterator[av.VideoFrame]:
         """Frames of an AVI, each timed by the packet that pushed it out of the decoder."""
-        slot = None
+        slot: int | None = None
         for frame in frames:
             if frame.dts is not None:
-                slot = frame.dts - self.late
+                slot = frame.dts - late
             else:  # pushed out by the end of the file
                 slot = self.key if slot is None else slot + 1
             frame.pts = slot

@@ -1,4 +1,4 @@
-"""Why a file is no video or sound that can be read: empty, cut off, or of another kind, by its first bytes."""
+"""Why a file cannot be read as video or sound: cut off, damaged or of another kind, by its first bytes."""
 
 import codecs
 from pathlib import Path

@@ -6,7 +6,7 @@ As in a player, the track flagged default is taken, else the first. A cover pict
 import re
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 import av.logging
@@ -49,7 +49,7 @@ def _best_first(streams: list[S]) -> list[S]:
 
 def _can_be_decoded(stream: Stream) -> bool:
     """Whether there is a decoder, and the file says what it needs to begin."""
-    context = stream.codec_context
+    context: Any = stream.codec_context  # None where there is no decoder
     if context is None:
         return False
     return not isinstance(stream, av.AudioStream) or bool(context.sample_rate and context.channels)
@@ -66,8 +66,9 @@ def undecoded(container: InputContainer) -> list[tuple[int, str, str]]:
 
 def codec_of(container: InputContainer, stream: Stream) -> str:
     """FFmpeg's name of the codec, or else the four letters that stand in the file."""
-    if stream.codec_context is not None:
-        return str(stream.codec_context.name)
+    context: Any = stream.codec_context
+    if context is not None:
+        return str(context.name)
     with ONE_LOG_AT_A_TIME:  # PyAV gives the names of codecs without a decoder in this report only
         level = av.logging.get_level()
         av.logging.set_level(av.logging.INFO)
@@ -101,7 +102,7 @@ def _why(stream: Stream, codec: str, taken: bool, asked: bool, several: bool) ->
     if kind == "video" and stream.disposition & COVERS:
         return "a cover picture"
     if not _can_be_decoded(stream):
-        return f"no decoder for {codec}" if stream.codec_context is None else f"the {codec} data is incomplete"
+        return f"no decoder for {codec}" if stream.codec_context is None else f"{codec} without its header"
     if kind == "video":
         return "the picture" if taken else "another picture track is seen"
     if taken:
