@@ -80,11 +80,11 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
     rows: list[tuple[int, int, int, bool, int, int]] = []
-    ends: dict[int, float] = {}
+    found = _Ends()
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
         for i, packet in enumerate(_readable(container)):
-            _extend(ends, packet)
+            found.extend(packet)
             if packet.stream_index == picture and packet.size:
                 pts, dts = (NONE if x is None else x for x in (timestamp(packet), packet.dts))
                 pos = -1 if packet.pos is None else packet.pos
@@ -95,6 +95,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
                 if bar.disable and not said and time.monotonic() - since > SLOW:
                     said = True
                     logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
+    ends = found.seconds()
     if not rows or picture is None:
         return Walk(ends)
     times, coded, lasts, key, at, size = (np.array(column) for column in zip(*rows, strict=True))
@@ -130,22 +131,22 @@ def tail(container: InputContainer, streams: Iterable[Stream]) -> dict[int, floa
 
     A stream of which no packet is found is not in the answer.
     """
-    start, ends = (container.start_time or 0) / av.time_base, dict[int, float]()
+    start, found = (container.start_time or 0) / av.time_base, _Ends()
     end = start + (container.duration or 0) / av.time_base
     if not container.streams.video:
         end = max(start, end - SECONDS_BEFORE_END)
     try:
         container.seek(round(end * av.time_base))
         for packet in _readable(container):
-            _extend(ends, packet)
+            found.extend(packet)
         for stream in streams:
-            if stream.index not in ends and stream.time_base:
+            if stream.index not in found.last and stream.time_base:
                 container.seek(math.floor(end / stream.time_base), stream=stream)
                 for packet in _readable(container, stream):
-                    _extend(ends, packet)
+                    found.extend(packet)
     except FFmpegError:
         pass  # what cannot be sought is read from the beginning by the caller
-    return ends
+    return found.seconds()
 
 
 def end_in_header(stream: Stream, measured: float) -> float:
@@ -165,14 +166,32 @@ def _readable(container: InputContainer, *streams: Stream) -> Iterable[av.Packet
         return  # what could be read until here is the answer
 
 
-def _extend(ends: dict[int, float], packet: av.Packet) -> None:
-    """Move the end of the packet's track, unless the packet is not shown (outside of an edit list)."""
-    shown = timestamp(packet)
-    if shown is None or packet.is_discard:
-        return
-    stream, base = packet.stream, packet.time_base
-    length = float((packet.duration or 0) * base)
-    if not length and isinstance(stream, av.VideoStream):
-        rate = stream.average_rate or stream.guessed_rate
-        length = float(1 / rate) if rate and 1 <= rate <= 1000 else FRAME
-    ends[stream.index] = max(ends.get(stream.index, -math.inf), float(shown * base) + length)
+class _Ends:
+    """The end of each track by the packet that is shown last.
+
+    Not the latest end of any packet: where frames are reordered, MP4 counts a length from one decoding to the
+    next, which in front of a gap is longer than the frame is shown.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[int, tuple[float, float]] = {}  # index -> second shown, length
+
+    def extend(self, packet: av.Packet) -> None:
+        """Take one packet into account, unless it is not shown (outside of an edit list)."""
+        shown = timestamp(packet)
+        if shown is None or packet.is_discard:
+            return
+        stream, base = packet.stream, packet.time_base
+        length = float((packet.duration or 0) * base)
+        if not length and isinstance(stream, av.VideoStream):
+            rate = stream.average_rate or stream.guessed_rate
+            length = float(1 / rate) if rate and 1 <= rate <= 1000 else FRAME
+        second = float(shown * base)
+        reordered = isinstance(stream, av.VideoStream)
+        previous = self.last.get(stream.index, (-math.inf, 0.0))
+        if second >= previous[0] if reordered else second + length >= sum(previous):
+            self.last[stream.index] = second, length
+
+    def seconds(self) -> dict[int, float]:
+        """The end of each track found, by its index."""
+        return {index: sum(shown_and_length) for index, shown_and_length in self.last.items()}

@@ -99,13 +99,13 @@ class Playhead:
 
     def _from_key_frame(self) -> Iterator[av.Packet]:
         """The packets of the track from here on, without those in front of the first key frame."""
-        packets = self.container.demux(self.stream)
-        for packet in packets:
-            if packet.is_keyframe and packet.size:
+        found = False
+        for packet in self.container.demux(self.stream):
+            if not found and packet.is_keyframe and packet.size:
                 self.key = packet.dts if self.late is not None else packet.pts
+                found = True
+            if found:
                 yield packet
-                break
-        yield from packets
 
     def _listed(self, listed: Packets, key: int) -> Iterator[av.Packet]:
         """The packets from the one numbered `key` on, each with its timestamp in the list."""
