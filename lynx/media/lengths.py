@@ -8,6 +8,7 @@ packet, without decoding. Seconds are those of the container's clock.
 import logging
 import math
 import time
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,16 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Stream
 from tqdm import tqdm
 
+from lynx.errors import MediaError
+
 logger = logging.getLogger(__name__)
 
 WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ogg", "flv", "asf", "gif")
 """FFmpeg's names of the formats whose packets are all read, since their headers may only guess the length."""
 WITHOUT_INDEX = ("mpegts", "mpeg")
 """Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
+MAX_PACKETS = 5_000_000
+"""Maximum pictures of a track without an index, in a list of 21 bytes each: 46 hours at 30 a second."""
 SLOW = 1.0
 """Seconds of reading after which a progress bar is shown."""
 SEVERAL = 1000  # packets between two updates of the bar
@@ -79,7 +84,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     """All packets of a container that was just opened; those of stream `picture` are listed."""
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
-    rows: list[tuple[int, int, int, bool, int, int]] = []
+    columns = tuple(array("q") for _ in range(6))
     found = _Ends()
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
@@ -88,7 +93,11 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
             if packet.stream_index == picture and packet.size:
                 pts, dts = (NONE if x is None else x for x in (timestamp(packet), packet.dts))
                 pos = -1 if packet.pos is None else packet.pos
-                rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size))
+                row = (pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size)
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+                if len(columns[0]) > MAX_PACKETS:
+                    raise MediaError(f"{path.name!r} has over {MAX_PACKETS:,} pictures; cut it.")
             if i % SEVERAL == 0 and packet.pos and packet.pos > read:
                 bar.update(packet.pos - read)
                 read = packet.pos
@@ -96,15 +105,15 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
                     said = True
                     logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
     ends = found.seconds()
-    if not rows or picture is None:
+    if not columns[0] or picture is None:
         return Walk(ends)
-    times, coded, lasts, key, at, size = (np.array(column) for column in zip(*rows, strict=True))
+    times, coded, lasts, key, at, size = (np.array(column, np.int64) for column in columns)
     seldom = (at < 0).mean() > FEW and NONE not in (times.min(), coded.min())
     base = float(container.streams[picture].time_base or 1)
     if seldom and has_format(container, ("mpeg",)):
         times = evenly_timed(times, coded, lasts, TRUSTED_JUMP / base)
         ends[picture] = float(times.max() + lasts[-1]) * base
-    return Walk(ends, Packets(times, key, at, size.astype(np.int32)))
+    return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)))
 
 
 def evenly_timed(pts: np.ndarray, dts: np.ndarray, length: np.ndarray, jump: float) -> np.ndarray:

@@ -6,7 +6,7 @@ As in a player, the track flagged default is taken, else the first. A cover pict
 import re
 from collections.abc import Callable
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import av
 import av.logging
@@ -73,7 +73,7 @@ def codec_of(container: InputContainer, stream: Stream) -> str:
         level = av.logging.get_level()
         av.logging.set_level(av.logging.INFO)
         try:
-            report = container.dumps_format()
+            report = cast(Any, container).dumps_format()
         finally:
             av.logging.set_level(level)
     found = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: (\w+)(?: \(([^()/]+) /)?", report)
