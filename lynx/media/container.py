@@ -160,8 +160,8 @@ def _label(container: InputContainer, index: int) -> str:
 
 
 def _nothing_to_read(container: InputContainer, name: str) -> str:
-    if codecs := [codec for _, _, codec in undecoded(container)]:
-        return f"{name!r} cannot be decoded: there is no decoder for {' or '.join(codecs)}; convert it first."
+    if reasons := dict.fromkeys(lacks for _, _, lacks in undecoded(container)):
+        return f"{name!r} cannot be decoded ({', '.join(reasons)}); convert it to a common format first."
     return f"{name!r} has neither a picture nor a sound track."
 
 

@@ -56,12 +56,16 @@ def _can_be_decoded(stream: Stream) -> bool:
 
 
 def undecoded(container: InputContainer) -> list[tuple[int, str, str]]:
-    """(index, type, codec) of each sound and picture track that cannot be decoded."""
+    """(index, type, why) of each sound and picture track that cannot be decoded."""
     return [
-        (s.index, s.type, codec_of(container, s))
+        (s.index, s.type, _lacks(s, codec_of(container, s)))
         for s in container.streams
         if s.type in ("audio", "video") and not _can_be_decoded(s)
     ]
+
+
+def _lacks(stream: Stream, codec: str) -> str:
+    return f"no decoder for {codec}" if stream.codec_context is None else f"{codec} with a damaged header"
 
 
 def codec_of(container: InputContainer, stream: Stream) -> str:
@@ -102,7 +106,7 @@ def _why(stream: Stream, codec: str, taken: bool, asked: bool, several: bool) ->
     if kind == "video" and stream.disposition & COVERS:
         return "a cover picture"
     if not _can_be_decoded(stream):
-        return f"no decoder for {codec}" if stream.codec_context is None else f"{codec} without its header"
+        return _lacks(stream, codec)
     if kind == "video":
         return "the picture" if taken else "another picture track is seen"
     if taken:
@@ -124,9 +128,9 @@ def notes_on(
     pictures = len(video_streams(container))
     if sounds > 1 and sound is not None:
         notes.append(f"{sounds} sound tracks; {label(sound)} is heard")
-    for index, kind, codec in undecoded(container):
+    for index, kind, lacks in undecoded(container):
         name = "sound" if kind == "audio" else "picture"
-        missing = f"the {name} track #{index} ({codec}) cannot be decoded"
+        missing = f"the {name} track #{index} cannot be decoded: {lacks}"
         if name == "sound" and sound is None:
             missing += ", so there is no sound"
         if name == "picture" and video is None:
