@@ -31,6 +31,8 @@ WITHOUT_INDEX = ("mpegts", "mpeg")
 """Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
 MAX_PACKETS = 5_000_000
 """Maximum pictures of a track without an index, in a list of 21 bytes each: 46 hours at 30 a second."""
+RESET = 1
+"""Seconds by which a clock has to fall back to count as one that begins anew."""
 SLOW = 1.0
 """Seconds of reading after which a progress bar is shown."""
 SEVERAL = 1000  # packets between two updates of the bar
@@ -85,13 +87,14 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
     columns = tuple(array("q") for _ in range(6))
-    found = _Ends()
+    found, clock, resets = _Ends(), _Clock(), has_format(container, WITHOUT_INDEX)
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
         for i, packet in enumerate(_readable(container)):
-            found.extend(packet)
+            shift = clock.shift(packet) if resets else 0
+            found.extend(packet, shift)
             if packet.stream_index == picture and packet.size:
-                pts, dts = (NONE if x is None else x for x in (timestamp(packet), packet.dts))
+                pts, dts = (NONE if x is None else x + shift for x in (timestamp(packet), packet.dts))
                 pos = -1 if packet.pos is None else packet.pos
                 row = (pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size)
                 for column, value in zip(columns, row, strict=True):
@@ -175,6 +178,28 @@ def _readable(container: InputContainer, *streams: Stream) -> Iterable[av.Packet
         return  # what could be read until here is the answer
 
 
+class _Clock:
+    """Keeps the clock of each track running where files were joined and it begins anew."""
+
+    def __init__(self) -> None:
+        self.shifts: dict[int, int] = {}  # index -> what is added to its timestamps
+        self.next: dict[int, int] = {}  # index -> expected timestamp of decoding
+
+    def shift(self, packet: av.Packet) -> int:
+        """What is added to the timestamps of this packet, in its time base."""
+        index, shift = packet.stream_index, self.shifts.get(packet.stream_index, 0)
+        if packet.dts is None:
+            return shift
+        jump = packet.dts + shift - self.next.get(index, packet.dts + shift)
+        if jump < -RESET / packet.time_base:
+            shift -= jump
+        elif jump > RESET / packet.time_base:
+            shift = max(0, shift - jump)  # a single wrong timestamp is over
+        self.shifts[index] = shift
+        self.next[index] = packet.dts + shift + (packet.duration or 0)
+        return shift
+
+
 class _Ends:
     """The end of each track by the packet that is shown last.
 
@@ -185,7 +210,7 @@ class _Ends:
     def __init__(self) -> None:
         self.last: dict[int, tuple[float, float]] = {}  # index -> second shown, length
 
-    def extend(self, packet: av.Packet) -> None:
+    def extend(self, packet: av.Packet, shift: int = 0) -> None:
         """Take one packet into account, unless it is not shown (outside of an edit list)."""
         shown = timestamp(packet)
         if shown is None or packet.is_discard:
@@ -195,7 +220,7 @@ class _Ends:
         if not length and isinstance(stream, av.VideoStream):
             rate = stream.average_rate or stream.guessed_rate
             length = float(1 / rate) if rate and 1 <= rate <= 1000 else FRAME
-        second = float(shown * base)
+        second = float((shown + shift) * base)
         reordered = isinstance(stream, av.VideoStream)
         previous = self.last.get(stream.index, (-math.inf, 0.0))
         if second >= previous[0] if reordered else second + length >= sum(previous):

@@ -121,6 +121,18 @@ def test_gaps_in_the_clock_hold_the_frame_before_them(tmp_path):
         assert seen(path, sample_times(6.0, 8)) == [3, 11, 18, 19, 19, 41, 48, 56], name
 
 
+def test_the_clock_runs_on_where_files_were_joined(tmp_path):
+    """As with camcorders and recorders that write parts: `cat a.ts b.ts`."""
+    for name, options in {"part.ts": X264, "part.mpg": (*MPEG2, "-r", 25)}.items():
+        part = gradient(tmp_path / name, *options).read_bytes()
+        path = tmp_path / f"joined_{name}"
+        path.write_bytes(part + part)
+        assert probe(path).duration == pytest.approx(12.0, abs=0.3), name
+        once = seen(tmp_path / name, [0.5, 2.05, 5.5])
+        twice = seen(path, [0.5, 2.05, 5.5, 6.5, 8.05, 11.5])
+        assert np.abs(np.array(twice) - [*once, *once]).max() <= (0 if name == "part.ts" else 2), name
+
+
 def test_a_clock_that_wraps_begins_below_zero():
     path = case("wrap.ts")
     assert probe(path).duration == pytest.approx(6.0)
