@@ -162,7 +162,8 @@ def _label(container: InputContainer, index: int) -> str:
 def _nothing_to_read(container: InputContainer, name: str) -> str:
     if reasons := dict.fromkeys(lacks for _, _, lacks in undecoded(container)):
         return f"{name!r} cannot be decoded ({', '.join(reasons)}); convert it to a common format first."
-    ending = "." if len(container.streams) else ": it is damaged or cut off."
+    texts = any(stream.type == "subtitle" for stream in container.streams)
+    ending = "." if texts else ": it is damaged or cut off."
     return f"{name!r} has neither a picture nor a sound track{ending}"
 
 
