@@ -54,10 +54,12 @@ def main() -> None:
     import psutil
     import torch
 
+    from lynx.media import playhead
     from lynx.media import video as media
+    from lynx.types import sample_times
 
     decoded = 0
-    decode = media._decode
+    decode = playhead.decode
 
     def counted(*args: Any) -> Iterator[Any]:
         nonlocal decoded
@@ -65,8 +67,8 @@ def main() -> None:
             decoded += 1
             yield frame
 
-    media._decode = counted
-    times = media.sample_times(media.probe(clip).duration, options.frames)
+    playhead.decode = counted
+    times = sample_times(media.probe(clip).duration, options.frames)
     decoded = 0
     process = psutil.Process()
     before = process.memory_info().rss

@@ -4,28 +4,43 @@ Only real recording formats are opened: no playlists, no pictures, nothing that 
 """
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 from av.container import InputContainer
-from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
 
 from lynx.errors import MediaError
+from lynx.media import lengths
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
 from lynx.media.picture import MAX_SIDE, describe
-from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, Track, VideoTrack
+from lynx.media.refusals import reason
+from lynx.media.tracks import (
+    audio_streams,
+    codec_of,
+    default_sound,
+    list_tracks,
+    notes_on,
+    undecoded,
+    video_streams,
+)
+from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, VideoTrack
 
 logger = logging.getLogger(__name__)
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
 """FFmpeg's names of the containers that are opened."""
+PROTOCOLS = "file"
+"""FFmpeg's names of the protocols by which bytes are read: no network, no pipe, no other file."""
 HEADER_KNOWS_DURATION = ("mov", "matroska")
-"""Containers whose header states the duration; elsewhere it may be a guess from the bit rate."""
+"""Containers whose header states the duration; what ends long before it is cut off."""
 
 
 @contextmanager
@@ -36,88 +51,135 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
         raise MediaError(f"There is no file {str(path)!r}; give the path of a video or sound file.")
     if path.stat().st_size == 0:
         raise MediaError(f"{path.name!r} is empty (0 bytes); give a video or sound file.")
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
     try:
-        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        # an absolute path, since FFmpeg takes what stands before a colon for a protocol
+        with av.open(os.path.abspath(path), options=options) as container:
             yield container
     except (FFmpegError, ValueError, IndexError) as error:
-        raise MediaError(
-            f"{path.name!r} cannot be read as video or sound: it is damaged, cut off or of another kind."
-        ) from error
-
-
-def video_streams(container: InputContainer) -> list[av.VideoStream]:
-    """Picture tracks, without the cover pictures that music files carry."""
-    cover = av.stream.Disposition.attached_pic
-    return [stream for stream in container.streams.video if not stream.disposition & cover]
+        raise MediaError(f"{path.name!r} {reason(path)}") from error
 
 
 def start_of(container: InputContainer) -> float:
-    """Seconds on the container's clock at which a player shows 0:00."""
+    """Seconds on the container's clock at which a player shows 0:00; may be negative."""
     return (container.start_time or 0) / av.time_base
 
 
-def _last_moment(container: InputContainer, start_from: float) -> float:
-    """The end of the last packet, in seconds; reads (does not decode) from `start_from` on."""
-    container.seek(round((start_from + start_of(container)) * av.time_base))
-    end = 0.0
-    try:
-        for packet in container.demux():
-            if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    except (InvalidDataError, AvEndOfFile):
-        pass  # what could be read until here is the answer
-    return end - start_of(container)
+def rewind(container: InputContainer) -> None:
+    """Go back to the first packet, also where the clock begins below zero."""
+    if lengths.has_format(container, lengths.WITHOUT_INDEX):
+        container.seek(0, unsupported_byte_offset=True)
+    else:
+        container.seek(min(0, container.start_time or 0))
 
 
 @cached_by_file
 def probe(source: FileSource) -> MediaInfo:
-    """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks."""
-    path = Recording.of(source).path
+    """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks.
+
+    The duration is the picture's, or of sound alone that of the track heard. Where it takes long, since no
+    header says it, there is a progress bar.
+    """
+    recording = Recording.of(source)
+    path, name, asked = recording.path, recording.path.name, recording.track is not None
     if path.is_dir():
         return FrameFolder.open(source).info()
     with open_recording(path) as container:
-        name = path.name
-        videos, audios = video_streams(container), list(container.streams.audio)
-        if not videos and not audios:
-            raise MediaError(f"{name!r} has neither a picture nor a sound track.")
-        if container.duration is None or container.duration <= 0:
-            duration = _last_moment(container, 0.0)
-        else:
-            duration = container.duration / av.time_base
-            if container.format.name.startswith(HEADER_KNOWS_DURATION):
-                end = _last_moment(container, duration)
-                if end < duration - max(1.0, 0.02 * duration):
-                    raise MediaError(
-                        f"{name!r} is cut off: it should last {duration:.1f} s but its data ends early."
-                    )
+        pictures, sounds = video_streams(container), audio_streams(container)
+        if not pictures and not sounds:
+            raise MediaError(_nothing_to_read(container, name))
+        heard = _sound_asked_for(container, recording) if asked else default_sound(container)
+        ends, start = _ends(container, [*pictures[:1], *sounds]), start_of(container)
+        video = None
+        if pictures:
+            rewind(container)
+            video = replace(_video_track(container, pictures[0]), duration=_length(ends, pictures[0], start))
+        audio = tuple(_audio_track(stream, _length(ends, stream, start)) for stream in sounds)
+        sound = next((track for track in audio if heard is not None and track.index == heard.index), None)
+        taken = video or sound
+        duration = taken.duration if taken else 0.0
         if duration <= 0:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
-        best = container.streams.best("audio")
-        default = av.stream.Disposition.default
-        audio = tuple(
-            AudioTrack(
-                s.rate, c.channels, c.name, s.index, c.layout.name, bool(s.disposition & default), duration
-            )
-            for s in audios
-            if (c := s.codec_context)
+        tracks = list_tracks(container, video, sound, asked)
+        notes = notes_on(container, video, sound, asked, lambda track: _label(container, track.index))
+        notes = (*notes, *(video.notes if video else ()))
+        return MediaInfo(path, duration, video, audio, tracks, notes, sound)
+
+
+@cached_by_file
+def walked(source: FileSource) -> lengths.Walk:
+    """All packets of a file, read once; those of the picture track that is taken are listed."""
+    with open_recording(Recording.of(source).path) as container:
+        pictures = video_streams(container)
+        return lengths.walk(container, pictures[0].index if pictures else None)
+
+
+def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[int, float]:
+    """The ends of the tracks on the container's clock, in seconds. Raises MediaError when it is cut off."""
+    path, exact = Path(container.name), lengths.has_format(container, HEADER_KNOWS_DURATION)
+    if lengths.has_format(container, lengths.WALKED) or not container.duration or container.duration < 0:
+        return walked(Recording(path)).ends
+    ends, duration = lengths.tail(container, streams), container.duration / av.time_base
+    least = duration - max(1.0, 0.02 * duration)  # an earlier end is a file that was cut off
+    last = max(ends.values(), default=0.0) - start_of(container)
+    if any(stream.index not in ends for stream in streams) or (exact and last < least):
+        ends = {**ends, **walked(Recording(path)).ends}
+        last = max(ends.values(), default=0.0) - start_of(container)
+    if exact and last < least:
+        raise MediaError(
+            f"{path.name!r} is cut off: it should last {duration:.1f} s but its data ends early."
         )
-        sound = next((track for track in audio if best is not None and track.index == best.index), None)
-        taken = {stream.index for stream in (*videos[:1], *((best,) if best else ()))}
-        tracks = tuple(
-            Track(
-                s.index, s.type, s.codec_context.name if s.codec_context else "",
-                bool(s.disposition & default), s.index in taken,
-            )
-            for s in container.streams
-        )
-        video = _video_track(container, videos[0]) if videos else None
-        return MediaInfo(path, duration, video, audio, tracks, video.notes if video else (), sound)
+    if lengths.has_format(container, ("matroska",)) and last > duration + max(1.0, 0.02 * duration):
+        ends = {index: min(end, start_of(container) + duration) for index, end in ends.items()}
+    return ends
+
+
+def _length(ends: dict[int, float], stream: av.stream.Stream, start: float) -> float:
+    """Seconds from the recording's time zero to the track's end; 0 where it has no packet."""
+    if stream.index not in ends:
+        return 0.0
+    return max(0.0, lengths.end_in_header(stream, ends[stream.index]) - start)
+
+
+def _sound_asked_for(container: InputContainer, recording: Recording) -> av.AudioStream:
+    sounds = audio_streams(container)
+    for stream in sounds:
+        if stream.index == recording.track:
+            return stream
+    there = ", ".join(f"{_label(container, s.index)}: {codec_of(container, s)}" for s in sounds)
+    raise MediaError(
+        f"Track {recording.track} of {recording.path.name!r} is no sound track that can be heard; "
+        + (f"give one of these: {there}." if there else "the file has none.")
+    )
+
+
+def _label(container: InputContainer, index: int) -> str:
+    """'#2 (default, eng)': a track by its number, with what the file says of it."""
+    stream = container.streams[index]
+    language = stream.metadata.get("language", "")
+    words = ["default"] if stream.disposition & Disposition.default else []
+    words += [language] if language.isalnum() and language != "und" else []
+    return f"#{index}" + (f" ({', '.join(words)})" if words else "")
+
+
+def _nothing_to_read(container: InputContainer, name: str) -> str:
+    if reasons := dict.fromkeys(lacks for _, _, lacks in undecoded(container)):
+        return f"{name!r} cannot be decoded ({', '.join(reasons)}); convert it to a common format first."
+    texts = any(stream.type == "subtitle" for stream in container.streams)
+    ending = "." if texts else ": it is damaged or cut off."
+    return f"{name!r} has neither a picture nor a sound track{ending}"
+
+
+def _audio_track(stream: av.AudioStream, duration: float) -> AudioTrack:
+    context, default = stream.codec_context, bool(stream.disposition & Disposition.default)
+    return AudioTrack(
+        stream.rate, context.channels, context.name, stream.index, context.layout.name, default, duration
+    )
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:
     """A picture track as a player shows it; how it is turned is said in its frames, so one is decoded."""
     name = Path(container.name).name
-    container.seek(0)
     if (first := next(decode(container, stream), None)) is None:
         raise MediaError(f"{name!r} has a picture track without a picture.")
     if max(first.width, first.height) > MAX_SIDE:
@@ -126,13 +188,17 @@ def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrac
     return describe(first, stream, name)
 
 
-def decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:
+def decode(
+    container: InputContainer,
+    stream: av.VideoStream | av.AudioStream,
+    packets: Iterable[av.Packet] | None = None,
+) -> Iterator[Any]:
     """Decoded frames from the current position on; single damaged packets are skipped and said in the log.
 
-    Raises MediaError when nothing can be decoded.
+    packets: those of the stream that are decoded instead. Raises MediaError when nothing can be decoded.
     """
     good = broken = 0
-    for packet in container.demux(stream):
+    for packet in container.demux(stream) if packets is None else packets:
         try:
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame | av.AudioFrame)  # the stream is one of these two

@@ -101,7 +101,8 @@ def test_other_containers_agree_with_mp4(tmp_path, container):
 
 def test_a_moment_after_the_end_shows_the_last_frame(tmp_path):
     path = encode(tmp_path / "clip.mp4", np.arange(10) * 0.1, tone=(3.0, 440))
-    assert probe(path).duration == pytest.approx(3.0, abs=0.1)
+    assert probe(path).sound.duration == pytest.approx(3.0, abs=0.1)
+    assert probe(path).duration == pytest.approx(0.9, abs=0.1)  # the picture's own
     assert levels(read_frames(path, [0.5, 1.5, 2.9])) == [5, 9, 9]
 
 
