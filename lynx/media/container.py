@@ -91,6 +91,8 @@ def probe(source: FileSource) -> MediaInfo:
         if duration <= 0:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
         best = container.streams.best("audio")
+        if best is None or best.codec_context is None:  # of a codec that nobody decodes
+            best = next((s for s in audios if s.codec_context), None)
         default = av.stream.Disposition.default
         audio = tuple(
             AudioTrack(
