@@ -171,6 +171,9 @@ class Sound:
                     if clock:  # the first packet found is an earlier one, or the sound begins later
                         clock = min(time, self.start)
                     self._lead = round((self.start - clock) * rate)
+                elif clock + length < self.start and 0.001 < abs(time - clock) < GAP:
+                    self._lead -= round((time - clock) * rate)  # the first timestamps after a seek may be off
+                    clock = time
                 self._check_span(max(time, clock) + length)
                 if (gap := time - clock) > least:  # in the timestamps: a silence
                     yield from mix.flush() if mix else ()

@@ -231,8 +231,7 @@ class Audio(Modality):
             spacing = heard.hold()
         seconds = r.seconds_per_frame or max(spacing, r.least_s)
         reach = max(spacing, seconds) / 2 + 2 * r.window_s
-        column = max(0, int((float(times[0]) - reach) / step))
-        heard.cut(column * r.hop, float(times[-1]) + reach)
+        column = heard.cut(times, reach, step)
         count = max(1, round(seconds / step))  # columns of a picture
         first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
         index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
@@ -275,16 +274,25 @@ class _Heard:
             self._samples = self._sound.waveform().samples
         return len(self._samples) / self.rate
 
-    def cut(self, first: int, end: float) -> None:
-        """Hear from sample `first` to the second `end`; to the last where no more than NEAR remains."""
+    def cut(self, times: Tensor, reach: float, step: float) -> int:
+        """Hear only what lies within `reach` seconds of the moments (T,), and what remains if that is short.
+
+        All is heard where it is held, or where the only moment is its middle, as in one picture of it.
+        step: seconds of a column. Returns the column whose center is the first sample heard.
+        """
         if self._samples is not None:
             whole = duration = len(self._samples) / self.rate
         else:
             info = probe(self._recording)
             whole = self._track.duration or info.duration
             duration = info.duration if info.video else whole
-        self._first, self._end = first, end if end < whole - NEAR else math.inf
-        self.lasts = duration if first or self._end < math.inf else 0.0
+        start, end = float(times[0]) - reach, float(times[-1]) + reach
+        if self._sound is not None or (len(times) == 1 and abs(start + end - duration) < NEAR):
+            return 0
+        column = max(0, int(start / step))
+        self._first, self._end = round(column * step * self.rate), end if end < whole - NEAR else math.inf
+        self.lasts = duration if column or self._end < math.inf else 0.0
+        return column
 
     def listen(self) -> Iterable[Tensor]:
         """Its samples in parts (n,)."""
