@@ -38,6 +38,8 @@ MAX_CLIPPED = 0.01
 """Share of samples beyond full scale from which on a note says so."""
 MAX_NOTES = 4
 """Maximum notes of one kind."""
+MAX_FORMATS = 16
+"""Maximum sample rates and layouts that are told apart in a note."""
 WITHOUT_INDEX = ("mp3", "aac", "amr", "ac3", "eac3", "dts")
 """Raw streams: after a seek their timestamps are guesses, so packets are counted from the first one on."""
 
@@ -107,8 +109,7 @@ class Sound:
         """Nothing heard so far."""
         self.begins: float | None = None  # seconds at which the first sound was found, if any was
         self.ends: float | None = None  # seconds at which the track ended, if it was read so far
-        self._formats: dict[str, float] = {}  # seconds heard at every sample rate and layout
-        self._changed = 0.0
+        self._formats: dict[str, list[float]] = {}  # first second and length of each rate and layout
         self._mixes: dict[str, None] = {}  # notes of channels that cancel out
         self._lead = 0  # samples that are read before `start`
         self._not_numbers = self._clipped = self._count = 0
@@ -123,9 +124,10 @@ class Sound:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on what was heard the last time."""
         notes = list(self._mixes)
-        formats = [name for name, seconds in self._formats.items() if seconds >= LEAST_PART]
+        formats = {name: first for name, (first, seconds) in self._formats.items() if seconds >= LEAST_PART}
         if len(formats) > 1:
-            notes.append(f"the sound changes at {self._changed:.1f} s: {', then '.join(formats)}")
+            changed = list(formats.values())[1]
+            notes.append(f"the sound changes at {changed:.1f} s: {', then '.join(list(formats)[:MAX_NOTES])}")
         if self._not_numbers:
             one = self._not_numbers == 1
             kind = "sample is not a number and is" if one else "samples are not numbers and are"
@@ -210,10 +212,10 @@ class Sound:
     def _hear_format(self, frame: av.AudioFrame, clock: float, length: float) -> None:
         """Count the seconds of every sample rate and layout."""
         name = f"{frame.sample_rate} Hz {frame.layout.name}"
-        if self._formats and name not in self._formats and not self._changed:
-            self._changed = clock
-        if name in self._formats or len(self._formats) < MAX_NOTES:
-            self._formats[name] = self._formats.get(name, 0.0) + length
+        if name in self._formats:
+            self._formats[name][1] += length
+        elif len(self._formats) < MAX_FORMATS:
+            self._formats[name] = [clock, length]
 
 
 def _frames(container: InputContainer, index: int, moment: float, needed: float) -> Iterator[av.AudioFrame]:
