@@ -245,9 +245,13 @@ def test_a_part_of_a_long_recording_is_what_the_whole_shows_there(tmp_path, monk
     source = read_audio(path, RATE) if held else path
     times = 30.0 + 0.5 * torch.arange(8, dtype=torch.float64)
     whole = Audio(AudioRendering(seconds_per_frame=0.5)).render(source, sample_times(60.0, 120))
-    spans = []
-    original = Sound.__init__
-    monkeypatch.setattr(Sound, "__init__", lambda self, *args: spans.append(args[2:]) or original(self, *args))
+    spans, original = [], Sound.__init__
+
+    def noted(self, *args):
+        spans.append(args[2:])
+        original(self, *args)
+
+    monkeypatch.setattr(Sound, "__init__", noted)
     part = Audio().render(source, times + 0.25)
     assert (part.pixels.int() - whole.pixels[60:68].int()).abs().max() <= 1
     assert part.duration == 60.0 and part.notes == () and part.times.tolist() == (times + 0.25).tolist()
