@@ -163,7 +163,7 @@ class Sound:
         with open_recording(self.path) as container:
             offset = start_of(container)
             for frame in _frames(container, self.track.index, clock + offset, self.start + offset):
-                time, length = frame.time - offset, frame.samples / frame.sample_rate
+                time, length = float(frame.time or 0) - offset, frame.samples / frame.sample_rate
                 least = GAP
                 if self.begins is None:
                     self.begins, least = max(0.0, time), 0.001

@@ -119,8 +119,8 @@ class Downmix:
             return frame
         finite = np.isfinite(samples)
         self.not_numbers += int((~finite).sum())
-        samples = np.where(finite, samples, 0).clip(-LOUDEST, LOUDEST).astype(samples.dtype)
-        clean = av.AudioFrame.from_ndarray(samples, frame.format.name, frame.layout)
+        kept = np.where(finite, samples, 0).clip(-LOUDEST, LOUDEST).astype(samples.dtype)
+        clean = av.AudioFrame.from_ndarray(kept, frame.format.name, frame.layout)
         clean.sample_rate, clean.pts, clean.time_base = frame.sample_rate, frame.pts, frame.time_base
         return clean
 
