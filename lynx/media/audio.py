@@ -153,13 +153,14 @@ class Sound:
                 self._peak = max(self._peak, peak)
                 if peak > 1:
                     self._clipped += int((np.abs(samples) > 1).sum())
-                yield samples.clip(-1, 1)
+                    samples = samples.clip(-1, 1)
+                yield samples if samples.flags.writeable else samples.copy()
 
     def _from_lead(self) -> Iterator[np.ndarray]:
         """Samples from `_lead` samples before `start` on, to a little after `end`; not yet clipped."""
         rate = self.sample_rate
         clock = max(0.0, self.start - PREROLL)  # seconds; the sound so far ends here
-        mix = None
+        mix, began = None, clock
         with open_recording(self.path) as container:
             offset = start_of(container)
             for frame in _frames(container, self.track.index, clock + offset, self.start + offset):
@@ -182,16 +183,15 @@ class Sound:
                     yield np.broadcast_to(np.float32(0), round(gap * rate))  # takes no memory, maybe hours
                     clock += gap
                 if mix is None or not mix.fits(frame):
-                    yield from self._finish(mix)
-                    mix = Downmix(frame, rate)
-                self._hear_format(frame, clock, length)
+                    yield from self._finish(mix, began, clock)
+                    mix, began = Downmix(frame, rate), clock
                 clock += length
                 yield from mix.push(frame)
             else:
                 self.ends = clock if self.begins is not None else None
             if self.begins is None and not self.start:
                 raise MediaError(f"The audio track of {self.path.name!r} holds no sound.")
-            yield from self._finish(mix)
+            yield from self._finish(mix, began, clock)
 
     def _check_span(self, end: float) -> None:
         """Raises MediaError where the timestamps, which may exceed the header's duration, span too much."""
@@ -201,21 +201,15 @@ class Sound:
                 f"gaps included; {READ}: cut it, or encode it anew without the gaps."
             )
 
-    def _finish(self, mix: Downmix | None) -> Iterator[np.ndarray]:
+    def _finish(self, mix: Downmix | None, began: float, ended: float) -> Iterator[np.ndarray]:
         """The rest of a mix, of which the notes are taken."""
         if mix is not None:
             yield from mix.flush()
+            if mix.name in self._formats or len(self._formats) < MAX_FORMATS:
+                self._formats.setdefault(mix.name, [began, 0.0])[1] += ended - began
             self._not_numbers += mix.not_numbers
             if mix.note and len(self._mixes) < MAX_NOTES:
                 self._mixes[mix.note] = None
-
-    def _hear_format(self, frame: av.AudioFrame, clock: float, length: float) -> None:
-        """Count the seconds of every sample rate and layout."""
-        name = f"{frame.sample_rate} Hz {frame.layout.name}"
-        if name in self._formats:
-            self._formats[name][1] += length
-        elif len(self._formats) < MAX_FORMATS:
-            self._formats[name] = [clock, length]
 
 
 def _frames(container: InputContainer, index: int, moment: float, needed: float) -> Iterator[av.AudioFrame]:

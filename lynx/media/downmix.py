@@ -6,6 +6,7 @@ wrong way round; the loudest is then heard alone.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -24,8 +25,8 @@ WEIGHTS = {
 }
 HELD = 2**22
 """Maximum samples (of all channels together) that are held back: 131 s of stereo at 16 kHz, 16 MB."""
-PLANES = 7
-"""Maximum channels of a planar frame that PyAV reads rightly; it reads past the last plane of others."""
+AT_ONCE = 32
+"""Frames that are mixed at once."""
 LOUDEST = 1e6
 """Amplitude to which samples are cut before they are resampled, since larger ones overflow there."""
 AUDIBLE = 1e-8
@@ -55,16 +56,17 @@ class Downmix:
     """Mono of frames that share one sample rate, layout and sample format."""
 
     def __init__(self, first: av.AudioFrame, sample_rate: int) -> None:
+        self.name = f"{first.sample_rate} Hz {first.layout.name}"
         self.not_numbers = 0  # samples that are NaN or infinite
         self._rate, self._layout, self._format = sample_rate, first.layout, _format(first)
         layout, self._weights = first.layout, mono_weights(first.layout)
         count = layout.nb_channels
         self._mean = np.full(count, 1 / count) if self._weights is None else self._weights.astype(np.float64)
         self._resampler: av.AudioResampler | None = None
-        self._packer = av.AudioResampler(format="flt")
         self._products = np.zeros((count, count))  # of every two channels, summed over time
         self._samples = 0  # summed in it
         self._decided = count == 1
+        self._loose: list[np.ndarray] = []  # (n, C) each, not yet looked at
         self._held: list[np.ndarray] = []  # (n, C) each
         self._waiting = 0  # samples in them
         self._alone: int | None = None  # the channel that is heard instead of the mix
@@ -75,18 +77,17 @@ class Downmix:
 
     def push(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
         """Mono samples (n,) float32, not yet clipped, of what is known by now."""
-        # packed, because PyAV miscounts the planes of eight and more channels
         self._resampler = self._resampler or av.AudioResampler(format="flt", rate=self._rate)
-        for finite in self._finite(frame):
-            for resampled in self._resampler.resample(finite):
-                yield from self._add(resampled)
+        for resampled in self._resampler.resample(self._finite(frame)):
+            yield from self._collect(resampled)
 
     def flush(self) -> Iterator[np.ndarray]:
         """The rest of it; what is pushed later begins anew, as after a gap."""
         if self._resampler is not None:
             for resampled in self._resampler.resample(None):
-                yield from self._add(resampled)
+                yield from self._collect(resampled)
             self._resampler = None
+        yield from self._add()
         yield from self._release()
 
     @property
@@ -104,28 +105,40 @@ class Downmix:
         heard = ("left", "right")[self._alone] if pair else f"{self._alone + 1}."
         return f"{who} out in mono ({much}): the {heard} channel is heard alone"
 
-    def _finite(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
-        """The frame; where it has samples that are not finite, they are counted and become 0."""
-        if not frame.format.name.startswith(("flt", "dbl")):
-            return [frame]  # integers
-        frames = [frame]
-        if frame.format.is_planar and frame.layout.nb_channels > PLANES:
-            frames = self._packer.resample(frame)
-        return [self._without_nan(part) for part in frames]
+    def _finite(self, frame: av.AudioFrame) -> av.AudioFrame:
+        """The frame; in what is stored as floats, samples that are not finite are counted and become 0.
 
-    def _without_nan(self, frame: av.AudioFrame) -> av.AudioFrame:
+        Planar frames come from decoders, whose samples are finite unless the file is damaged.
+        """
+        if frame.format.name not in ("flt", "dbl"):
+            return frame
         samples = frame.to_ndarray()
         if not samples.size or np.abs(samples).max() < LOUDEST:  # false where one is not a number
             return frame
-        finite = np.isfinite(samples)
-        self.not_numbers += int((~finite).sum())
-        kept = np.where(finite, samples, 0).clip(-LOUDEST, LOUDEST).astype(samples.dtype)
+        kept: Any = self._without_nan(samples)
         clean = av.AudioFrame.from_ndarray(kept, frame.format.name, frame.layout)
         clean.sample_rate, clean.pts, clean.time_base = frame.sample_rate, frame.pts, frame.time_base
         return clean
 
-    def _add(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
-        block = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)  # (n, C)
+    def _without_nan(self, samples: np.ndarray) -> np.ndarray:
+        finite = np.isfinite(samples)
+        self.not_numbers += int((~finite).sum())
+        return np.where(finite, samples, 0).clip(-LOUDEST, LOUDEST).astype(samples.dtype)
+
+    def _collect(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
+        """Mix many frames at once: packets are short, and each step costs as much for few samples."""
+        # packed, because PyAV miscounts the planes of eight and more channels
+        self._loose.append(frame.to_ndarray().reshape(-1, self._products.shape[0]))  # (n, C)
+        if len(self._loose) >= AT_ONCE:
+            yield from self._add()
+
+    def _add(self) -> Iterator[np.ndarray]:
+        if not self._loose:
+            return
+        block, self._loose = np.concatenate(self._loose), []
+        flat = block.ravel()
+        if not np.dot(flat, flat) < LOUDEST:  # false where one is not a number
+            block = self._without_nan(block)
         if block.shape[1] > 1:
             self._products += block.T @ block
             self._samples += len(block)
