@@ -1,4 +1,8 @@
-"""Sound tracks as mono samples on the recording's own clock."""
+"""Sound tracks as mono samples on the recording's own clock.
+
+What is unusual here: channels are mixed after they are resampled, so that mono and stereo are the plain mean;
+and a few seconds are held back until it is known that the channels do not cancel out in that mix.
+"""
 
 import math
 from collections.abc import Iterator
@@ -6,10 +10,12 @@ from collections.abc import Iterator
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
-from lynx.types import FileSource, MediaInfo, Waveform
+from lynx.media.downmix import Downmix
+from lynx.types import AudioTrack, FileSource, Recording, Waveform
 
 MAX_SECONDS = 2 * 3600.0
 """Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
@@ -18,86 +24,218 @@ LAST_PACKET = 1.0
 READ = f"sound of up to {MAX_SECONDS / 3600:.0f} h is read"
 MAX_CHANNELS = 64
 """Maximum channels of a track; FFmpeg's resampler takes no more."""
-PREROLL = 0.2
-"""Seconds before a moment that a decoder needs to get the sound at that moment right."""
+PREROLL = 0.5
+"""Seconds before a moment that a decoder needs to get the sound at that moment right; MP3 needs the most."""
+TAIL = 0.05
+"""Seconds after the last moment that the resampler's filter needs."""
+GAP = 0.1
+"""Seconds without a timestamp that are a silence; less is jitter."""
+LEAST_PART = 0.1
+"""Seconds for which a sample rate or layout must last to be named in a note: decoders stumble at changes."""
+SILENT = 1e-4
+"""Amplitude (-80 dBFS) below which a whole recording is called silent."""
+MAX_CLIPPED = 0.01
+"""Share of samples beyond full scale from which on a note says so."""
+MAX_NOTES = 4
+"""Maximum notes of one kind."""
+MAX_FORMATS = 16
+"""Maximum sample rates and layouts that are told apart in a note."""
+WITHOUT_INDEX = ("mp3", "aac", "amr", "ac3", "eac3", "dts")
+"""Raw streams: after a seek their timestamps are guesses, so packets are counted from the first one on."""
+
+
+def heard_track(source: FileSource) -> AudioTrack:
+    """The track of a recording that is heard: the one asked for, else the default one.
+
+    Raises MediaError when there is no such track, none that can be decoded, or one of too many channels.
+    """
+    info, asked = probe(source), Recording.of(source).track
+    name = info.path.name
+    if not info.audio:
+        tracks = [track for track in info.tracks if track.type == "audio"]
+        codecs = ", ".join(track.codec or "an unknown codec" for track in tracks)
+        kind = f"no audio track that can be decoded (only {codecs})" if codecs else "no audio track"
+        raise MediaError(f"{name!r} has {kind}; give a separate sound file or switch sound off.")
+    track = info.sound or info.audio[0]
+    if asked is not None:
+        known = {track.index: track for track in info.audio}
+        if asked not in known:
+            there = ", ".join(map(str, known))
+            raise MediaError(
+                f"Track {asked} of {name!r} is no sound that can be heard; its sound tracks: {there}."
+            )
+        track = known[asked]
+    if track.channels > MAX_CHANNELS:
+        raise MediaError(
+            f"Track {track.index} of {name!r} has {track.channels} channels; sound of up to {MAX_CHANNELS} "
+            "is read: mix it down first."
+        )
+    return track
 
 
 def read_audio(
-    source: FileSource, sample_rate: int, track: int = 0, window: tuple[float, float] = (0.0, math.inf)
+    source: FileSource, sample_rate: int, window: tuple[float, float] = (0.0, math.inf)
 ) -> Waveform:
-    """One sound track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
+    """The heard track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
 
     window: only what lies between these seconds; sample 0 is then the first of them.
     Raises MediaError when the file cannot be read, has no such track, or spans more than MAX_SECONDS.
     """
-    (start, end), parts = window, list(iter_audio(source, sample_rate, track, *window))
-    begin = parts[-1][0] if parts else 0.0
-    sound = np.concatenate([np.zeros(0, np.float32), *(samples for _, samples in parts)])
-    sound = sound[round((start - begin) * sample_rate) :]
-    return Waveform(torch.from_numpy(sound[: round(min(end - start, 1e9) * sample_rate)]), sample_rate)
+    return Sound(source, sample_rate, *window).waveform()
 
 
 def iter_audio(
-    source: FileSource, sample_rate: int, track: int = 0, start: float = 0.0, end: float = math.inf
+    source: FileSource, sample_rate: int, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """The same, a few samples (n,) at a time, with the second at which the first began: `start` or before.
+    """The same, a few samples (n,) at a time, each with the second of the very first sample: `start`."""
+    return ((max(0.0, start), samples) for samples in Sound(source, sample_rate, start, end))
 
-    Long silence before `start` is skipped, which moves that second forward.
+
+class Sound:
+    """The sound of a recording from `start` to `end`: iterate for samples (n,) float32, then read `notes`."""
+
+    def __init__(
+        self, source: FileSource, sample_rate: int, start: float = 0.0, end: float = math.inf
+    ) -> None:
+        info = probe(source)
+        self.track, self.path = heard_track(source), info.path
+        self.sample_rate, self.start, self.end = sample_rate, max(0.0, start), end
+        lasts = max(self.track.duration, info.duration if info.video is None else 0.0)
+        if min(end, lasts) - start > MAX_SECONDS + LAST_PACKET:
+            raise MediaError(f"{info.path.name!r} lasts {lasts / 3600:.1f} h; {READ}: cut it.")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing heard so far."""
+        self.begins: float | None = None  # seconds at which the first sound was found, if any was
+        self.ends: float | None = None  # seconds at which the track ended, if it was read so far
+        self._formats: dict[str, list[float]] = {}  # first second and length of each rate and layout
+        self._mixes: dict[str, None] = {}  # notes of channels that cancel out
+        self._lead = 0  # samples that are read before `start`
+        self._not_numbers = self._clipped = self._count = 0
+        self._peak = 0.0
+
+    def waveform(self) -> Waveform:
+        """All of it at once."""
+        samples = np.concatenate([np.zeros(0, np.float32), *self])
+        return Waveform(torch.from_numpy(samples), self.sample_rate)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on what was heard the last time."""
+        notes = list(self._mixes)
+        formats = {name: first for name, (first, seconds) in self._formats.items() if seconds >= LEAST_PART}
+        if len(formats) > 1:
+            changed = list(formats.values())[1]
+            notes.append(f"the sound changes at {changed:.1f} s: {', then '.join(list(formats)[:MAX_NOTES])}")
+        if self._not_numbers:
+            one = self._not_numbers == 1
+            kind = "sample is not a number and is" if one else "samples are not numbers and are"
+            notes.append(f"{self._not_numbers} {kind} heard as silence")
+        if self._clipped > MAX_CLIPPED * self._count:
+            share = 100 * self._clipped / self._count
+            notes.append(f"{share:.0f} % of the sound is beyond full scale and is clipped")
+        if self._count and self._peak < SILENT and self.begins is not None:
+            notes.append("the sound is silent")
+        return tuple(notes)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self._forget()
+        most = math.inf if self.end == math.inf else round(max(0.0, self.end - self.start) * self.sample_rate)
+        dropped = 0
+        for found in self._from_lead():
+            first = min(len(found), self._lead - dropped)  # before `start`
+            dropped += first
+            samples = found[first : int(min(len(found), first + most - self._count))]
+            if len(samples):
+                self._count += len(samples)
+                peak = max(float(samples.max()), -float(samples.min()))
+                self._peak = max(self._peak, peak)
+                if peak > 1:
+                    self._clipped += int((np.abs(samples) > 1).sum())
+                    samples = samples.clip(-1, 1)
+                yield samples if samples.flags.writeable else samples.copy()
+
+    def _from_lead(self) -> Iterator[np.ndarray]:
+        """Samples from `_lead` samples before `start` on, to a little after `end`; not yet clipped."""
+        rate = self.sample_rate
+        clock = max(0.0, self.start - PREROLL)  # seconds; the sound so far ends here
+        mix, began = None, clock
+        with open_recording(self.path) as container:
+            offset = start_of(container)
+            for frame in _frames(container, self.track.index, clock + offset, self.start + offset):
+                time, length = float(frame.time or 0) - offset, frame.samples / frame.sample_rate
+                least = GAP
+                if self.begins is None:
+                    self.begins, least = max(0.0, time), 0.001
+                if time >= self.end + TAIL:
+                    break
+                if mix is None:
+                    if clock:  # the first packet found is an earlier one, or the sound begins later
+                        clock = min(time, self.start)
+                    self._lead = round((self.start - clock) * rate)
+                elif clock + length < self.start and 0.001 < abs(time - clock) < GAP:
+                    self._lead -= round((time - clock) * rate)  # the first timestamps after a seek may be off
+                    clock = time
+                self._check_span(max(time, clock) + length)
+                if (gap := time - clock) > least:  # in the timestamps: a silence
+                    yield from mix.flush() if mix else ()
+                    yield np.broadcast_to(np.float32(0), round(gap * rate))  # takes no memory, maybe hours
+                    clock += gap
+                if mix is None or not mix.fits(frame):
+                    yield from self._finish(mix, began, clock)
+                    mix, began = Downmix(frame, rate), clock
+                clock += length
+                yield from mix.push(frame)
+            else:
+                self.ends = clock if self.begins is not None else None
+            if self.begins is None and not self.start:
+                raise MediaError(f"The audio track of {self.path.name!r} holds no sound.")
+            yield from self._finish(mix, began, clock)
+
+    def _check_span(self, end: float) -> None:
+        """Raises MediaError where the timestamps, which may exceed the header's duration, span too much."""
+        if (span := end - self.start) > MAX_SECONDS + LAST_PACKET:
+            raise MediaError(
+                f"The sound of {self.path.name!r} spans {span / 3600:.1f} h or more by its timestamps, "
+                f"gaps included; {READ}: cut it, or encode it anew without the gaps."
+            )
+
+    def _finish(self, mix: Downmix | None, began: float, ended: float) -> Iterator[np.ndarray]:
+        """The rest of a mix, of which the notes are taken."""
+        if mix is not None:
+            yield from mix.flush()
+            if mix.name in self._formats or len(self._formats) < MAX_FORMATS:
+                self._formats.setdefault(mix.name, [began, 0.0])[1] += ended - began
+            self._not_numbers += mix.not_numbers
+            if mix.note and len(self._mixes) < MAX_NOTES:
+                self._mixes[mix.note] = None
+
+
+def _frames(container: InputContainer, index: int, moment: float, needed: float) -> Iterator[av.AudioFrame]:
+    """Frames of a stream from `moment` on, or from earlier; seconds on the container's clock.
+
+    Some containers find a position after the one sought: where the first frame comes after `needed`, an
+    earlier one is tried.
     """
-    info = probe(source)
-    _check_track(info, track, min(end, info.duration) - start)
-    resampler = av.AudioResampler(format="flt", rate=sample_rate)
-    found = False
-    clock = begin = lead = max(0.0, start - PREROLL)  # seconds; the sound so far is from `begin` to `clock`
-    with open_recording(info.path) as container:
-        offset = start_of(container)
-        if begin:
-            container.seek(round((begin + offset) * av.time_base))
-        for frame in decode(container, container.streams.audio[track]):
-            time, length = frame.time - offset, frame.samples / frame.sample_rate
-            if time >= end:
+    stream = container.streams[index]
+    assert isinstance(stream, av.AudioStream)
+    start = start_of(container)
+    if moment <= start:
+        yield from decode(container, stream)
+        return
+    if container.format.name in WITHOUT_INDEX:
+        for packet in container.demux(stream):
+            if packet.pts is None or packet.pts * packet.time_base >= moment:
                 break
-            if time < clock == begin and begin:  # the first packet found is an earlier one
-                clock = begin = time
-            # the timestamps may exceed the header's duration
-            if (span := max(time, clock) + length - start) > MAX_SECONDS + LAST_PACKET:
-                raise MediaError(
-                    f"The sound of {info.path.name!r} spans {span / 3600:.1f} h or more by its timestamps, "
-                    f"gaps included; {READ}: cut it, or encode it anew without the gaps."
-                )
-            gap = time - clock
-            if gap > (0.001 if clock == begin else 0.1):  # a gap in the timestamps is a silence
-                unasked = max(0.0, min(time, lead) - clock)  # the part before `start`, maybe hours, is cut
-                begin += unasked
-                yield begin, np.zeros(round((gap - unasked) * sample_rate), np.float32)
-                clock += gap
-            clock += length
-            yield from ((begin, _mono(out)) for out in resampler.resample(frame))
-            found = True
-        if not found and not begin:
-            raise MediaError(f"The audio track of {info.path.name!r} holds no sound.")
-        yield from ((begin, _mono(out)) for out in resampler.resample(None))
-
-
-def _check_track(info: MediaInfo, track: int, seconds: float) -> None:
-    """Raises MediaError when there is no such track, or it has more channels or seconds than are read."""
-    name, count = info.path.name, len(info.audio)
-    if not count:
-        raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
-    if not 0 <= track < count:
-        raise MediaError(f"{name!r} has {count} audio tracks (0..{count - 1}), no track {track}.")
-    if (channels := info.audio[track].channels) > MAX_CHANNELS:
-        raise MediaError(
-            f"Track {track} of {name!r} has {channels} channels; sound of up to {MAX_CHANNELS} is read: "
-            "mix it down first."
-        )
-    if seconds > MAX_SECONDS + LAST_PACKET:
-        raise MediaError(f"{name!r} lasts {info.duration / 3600:.1f} h; {READ}: cut it.")
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of the channels of packed samples: (n,) float32 in [-1, 1].
-
-    Packed, because PyAV miscounts the planes of eight and more channels and reads past the last of them.
-    """
-    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(1).clip(-1, 1)
+        yield from decode(container, stream)
+        return
+    for back in (0.0, 3.0, 30.0, math.inf):
+        target = max(start, moment - back)
+        container.seek(round(target * av.time_base))
+        frames = decode(container, stream)
+        first = next(frames, None)
+        if first is not None and (first.time <= needed or target == start):
+            yield first
+            yield from frames
+            return

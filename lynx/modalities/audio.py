@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx.errors import DataError, MediaError
-from lynx.media.audio import MAX_SECONDS, iter_audio, read_audio
+from lynx.media.audio import MAX_SECONDS, Sound, heard_track
 from lynx.media.container import probe
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
@@ -31,6 +31,8 @@ WINDOWS_AT_ONCE = 4096
 MOST_GAIN = 40.0
 """Maximum decibels by which a recording is amplified: anything fainter is noise."""
 EXPECTED = "Sound is read from a file or from a Waveform"
+NEAR = 1.0
+"""Seconds after the last picture that are read as well: sound often ends a little after the picture."""
 SLOPE_S = 0.032
 """A slope in time is taken from so many seconds before to as many after."""
 SLOPE_BANDS = 0.1
@@ -148,9 +150,9 @@ def bring_to_level(listen: Callable[[], Iterable[Tensor]], rendering: AudioRende
     for block in _blocks(listen(), WINDOWS_AT_ONCE * step, length - step):
         if not found:
             length = min(length, len(block))  # all of it, if it is shorter
-        if len(block) >= length:
+        if len(block) >= max(1, length):
             found.append(block.float().square().unfold(0, length, step).mean(1).max())
-    power = torch.stack(found).max()
+    power = torch.stack(found).max() if found else torch.zeros(())
     gain = (rendering.level_db - 10 * torch.log10((2 * power).clamp(min=1e-20))).clamp(max=MOST_GAIN)
     return (part * 10 ** (gain / 20) for part in listen())
 
@@ -200,14 +202,15 @@ class Audio(Modality):
         return 3 * int(r.n_mels * seconds / r.hop_s)
 
     def duration(self, source: MediaSource) -> float:
-        """Seconds of the whole recording. Raises MediaError when it has no audio track."""
+        """Seconds of the recording: of the heard track where there is no picture.
+
+        Raises MediaError when it has no audio track.
+        """
         if isinstance(source, Waveform):
             return source.duration
-        info = probe(recording_of(source, EXPECTED))
-        if not info.audio:
-            name = info.path.name
-            raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
-        return info.duration
+        recording = recording_of(source, EXPECTED)
+        track, info = heard_track(recording), probe(recording)
+        return info.duration if info.video else track.duration or info.duration
 
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centered at it."""
@@ -218,50 +221,112 @@ class Audio(Modality):
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
 
-        It is read twice where a level is asked for, and as a whole where one picture shows all of it.
+        It is read twice where a level is asked for, and as a whole where one picture shows all of it. Of a
+        recording that goes on before or after the pictures only what they show is read, and sets the level.
         """
-        times = torch.as_tensor(times, dtype=torch.float64)
+        times, r = torch.as_tensor(times, dtype=torch.float64), self.rendering
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
-        rate = self.rendering.sample_rate
-        if not isinstance(source, Waveform):
-            path = recording_of(source, EXPECTED)
-            source = path if spacing else read_audio(path, rate)
+        heard, step = _Heard(source, r.sample_rate), r.hop / r.sample_rate  # seconds from column to column
+        if not (spacing or r.seconds_per_frame):
+            spacing = heard.hold()
+        seconds = r.seconds_per_frame or max(spacing, r.least_s)
+        reach = max(spacing, seconds) / 2 + 2 * r.window_s
+        column = heard.cut(times, reach, step)
+        count = max(1, round(seconds / step))  # columns of a picture
+        first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
+        index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
+        size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
+        spectra = _Spectrogram(bring_to_level(heard.listen, r), r, column)
+        for begin in range(0, len(times), size):
+            pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
+            notes: tuple[str, ...] = ()
+            if begin + size >= len(times):
+                spectra.finish()
+                notes = heard.notes(times)
+            pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
+            pixels, duration = add_slopes(pictures, r), heard.lasts or spectra.samples / r.sample_rate
+            yield Frames(pixels, times[begin : begin + size], duration, notes=notes)
+
+
+class _Heard:
+    """What pictures show of a sound, from a file or from memory; it can be listened to again."""
+
+    def __init__(self, source: MediaSource, rate: int) -> None:
+        self.rate = rate
+        self.lasts = 0.0  # seconds of the whole where only a part is heard
+        self._first, self._end = 0, math.inf  # sample; second
+        self._sound: Sound | None = None  # as it was heard the last time
+        self._samples: Tensor | None = None
         if isinstance(source, Waveform):
             if source.sample_rate != rate:
                 raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
             if not len(source.samples):
                 raise MediaError("The waveform holds no samples.")
-            spacing = spacing or source.duration
+            self._samples = source.samples
+        else:
+            self._recording = recording_of(source, EXPECTED)
+            self._track = heard_track(self._recording)
 
-        def listen() -> Iterable[Tensor]:
-            if isinstance(source, Waveform):
-                return [source.samples]
-            return (torch.from_numpy(samples) for _, samples in iter_audio(path, rate))
+    def hold(self) -> float:
+        """Read all of it at once; its seconds."""
+        if self._samples is None:
+            self._sound = Sound(self._recording, self.rate)
+            self._samples = self._sound.waveform().samples
+        return len(self._samples) / self.rate
 
-        spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
-        seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
-        step = self.rendering.hop / rate  # seconds from column to column
-        count = max(1, round(seconds / step))  # columns of a picture
-        first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
-        index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
-        size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
-        for begin in range(0, len(times), size):
-            pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
-            if begin + size >= len(times):
-                spectra.finish()
-            pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
-            pixels = add_slopes(pictures, self.rendering)
-            yield Frames(pixels, times[begin : begin + size], spectra.samples / rate)
+    def cut(self, times: Tensor, reach: float, step: float) -> int:
+        """Hear only what lies within `reach` seconds of the moments (T,), and what remains if that is short.
+
+        All is heard where it is held, or where the only moment is its middle, as in one picture of it.
+        step: seconds of a column. Returns the column whose center is the first sample heard.
+        """
+        if self._samples is not None:
+            whole = duration = len(self._samples) / self.rate
+        else:
+            info = probe(self._recording)
+            whole = self._track.duration or info.duration
+            duration = info.duration if info.video else whole
+        start, end = float(times[0]) - reach, float(times[-1]) + reach
+        if self._sound is not None or (len(times) == 1 and abs(start + end - duration) < NEAR):
+            return 0
+        column = max(0, int(start / step))
+        self._first, self._end = round(column * step * self.rate), end if end < whole - NEAR else math.inf
+        self.lasts = duration if column or self._end < math.inf else 0.0
+        return column
+
+    def listen(self) -> Iterable[Tensor]:
+        """Its samples in parts (n,)."""
+        if self._samples is not None:
+            last = None if self._end == math.inf else round(self._end * self.rate)
+            return [self._samples[self._first : last]]
+        self._sound = Sound(self._recording, self.rate, self._first / self.rate, self._end)
+        return map(torch.from_numpy, self._sound)
+
+    def notes(self, times: Tensor) -> tuple[str, ...]:
+        """Notes on what was heard, and on the moments (T,) at which there was nothing to hear."""
+        begins, ends = 0.0, len(self._samples) / self.rate if self._samples is not None else math.inf
+        notes: tuple[str, ...] = ()
+        if self._sound is not None:
+            info = probe(self._recording)
+            notes = (*(note for note in info.notes if "sound" in note), *self._sound.notes)
+            begins = self._sound.begins or 0.0
+            ends = ends if self._sound.ends is None else self._sound.ends
+        for where, second, silent in (("begins", begins, times < begins), ("ends", ends, times >= ends)):
+            if count := int(silent.sum()):
+                silence = f"{count} of {len(times)} moments {'is' if count == 1 else 'are'} silent"
+                notes += (f"the sound {where} at {second:.1f} s: {silence}",)
+        return notes
 
 
 class _Spectrogram:
     """The spectrogram of sound read piece by piece; columns that no later picture needs are dropped."""
 
-    def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering) -> None:
+    def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering, first: int) -> None:
+        """first: the column at the sound's first sample."""
         self.samples = 0  # heard so far
         self._blocks = spectrogram(map(self._hear, sound), rendering)
         self._held = torch.empty(0, rendering.n_mels, dtype=torch.uint8)  # columns from `first` on
-        self._first = 0
+        self._first = first
 
     def _hear(self, samples: Tensor) -> Tensor:
         self.samples += len(samples)
@@ -281,8 +346,6 @@ class _Spectrogram:
         return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)
 
     def finish(self) -> None:
-        """Read the rest. Raises MediaError where the recording is empty."""
+        """Read the rest."""
         for _ in self._blocks:
             pass
-        if not self.samples:
-            raise MediaError("The recording holds no sound.")

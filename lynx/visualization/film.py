@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import TEXT, Evidence
-from lynx.media.audio import read_audio
+from lynx.media.audio import heard_track, read_audio
 from lynx.media.container import probe
 from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
@@ -194,7 +194,8 @@ def _sound(session: "Session", start: float, end: float) -> Waveform | None:
             rate = source.sample_rate
             samples = source.samples[round(start * rate) : round(end * rate)]
             return Waveform(samples, rate) if len(samples) else None
-        if isinstance(source, FileSource) and (tracks := probe(source).audio):
-            found = read_audio(source, min(tracks[0].sample_rate, MAX_SAMPLE_RATE), window=(start, end))
+        if isinstance(source, FileSource) and probe(source).audio:
+            rate = min(heard_track(source).sample_rate, MAX_SAMPLE_RATE)
+            found = read_audio(source, rate, window=(start, end))
             return found if len(found.samples) else None
     return None

@@ -15,6 +15,7 @@ import torch
 from lynx.errors import MediaError
 from lynx.media.audio import iter_audio, read_audio
 from lynx.media.container import probe
+from lynx.media.downmix import mono_weights
 from lynx.media.playhead import Playhead
 from lynx.media.video import iter_frames, read_frames
 from lynx.media.writer import write_video
@@ -159,12 +160,11 @@ def test_sound_is_mono_at_the_rate_asked_for(tmp_path):
 def test_each_audio_track_can_be_chosen(tmp_path):
     path = encode(tmp_path / "clip.mkv", np.arange(10) * 0.1, tone=(1.0, 440), tracks=2)
     assert len(probe(path).audio) == 2
-    peaks = [
-        torch.fft.rfft(read_audio(path, 16000, track=k).samples[:16000]).abs().argmax().item() for k in (0, 1)
-    ]
+    sounds = [read_audio(f"{path}#{index}", 16000).samples for index in (1, 2)]
+    peaks = [torch.fft.rfft(samples[:16000]).abs().argmax().item() for samples in sounds]
     assert peaks == pytest.approx([440, 880], abs=6)
-    with pytest.raises(MediaError, match="2 audio tracks"):
-        read_audio(path, 16000, track=2)
+    with pytest.raises(MediaError, match=r"Track 0 of .* its sound tracks: 1, 2"):
+        read_audio(f"{path}#0", 16000)
 
 
 def test_sound_that_begins_late_is_preceded_by_silence(tmp_path):
@@ -185,12 +185,12 @@ def test_sound_that_begins_late_is_preceded_by_silence(tmp_path):
 
 
 def sound_file(path, codec, layout, rate=48000):
-    """A second of 440 Hz; the amplitude of channel k is 0.3 + 0.01 k. Returns that of their mean."""
+    """A second of 440 Hz; the amplitude of channel k is 0.1 + 0.01 k. Returns that of the mix."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         encoder = stream.codec_context
         encoder.open()
-        amplitudes = 0.3 + 0.01 * np.arange(encoder.layout.nb_channels)
+        amplitudes = 0.1 + 0.01 * np.arange(encoder.layout.nb_channels)
         wave = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)[:, None] * amplitudes  # (n, channels)
         packed = (wave * 32767).astype(np.int16).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(packed, "s16", encoder.layout)
@@ -199,10 +199,12 @@ def sound_file(path, codec, layout, rate=48000):
         for part in [*convert.resample(frame), *convert.resample(None)]:
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
-    return amplitudes.mean()
+    with av.open(str(path)) as container:  # not every format keeps the layout
+        weights = mono_weights(next(container.decode(audio=0)).layout)
+    return amplitudes.mean() if weights is None else float(amplitudes @ weights)
 
 
-def test_sound_of_many_channels_is_their_mean(tmp_path):
+def test_sound_of_many_channels_is_their_mix(tmp_path):
     """Read in a process of its own: what reads past the planes of a frame ends the process."""
     files = [
         ("stereo.wav", "pcm_s16le", "stereo"),
@@ -222,7 +224,8 @@ def test_sound_of_many_channels_is_their_mean(tmp_path):
     names = [str(tmp_path / name) for name, _, _ in files]
     done = subprocess.run([sys.executable, "-c", read, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [float(line) for line in done.stdout.split()] == pytest.approx(expected, abs=0.006)
+    found = [float(line) for line in done.stdout.split()]
+    assert found == pytest.approx(expected, abs=0.02)  # wavpack rounds
     sound_file(tmp_path / "many.wav", "pcm_s16le", "65 channels")
     with pytest.raises(MediaError, match="65 channels; sound of up to 64"):
         read_audio(tmp_path / "many.wav", 16000)

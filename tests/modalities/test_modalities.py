@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import scipy.signal
 import torch
 
 from lynx.errors import DataError, MediaError
+from lynx.media.audio import Sound, read_audio
+from lynx.media.container import probe
 from lynx.media.writer import write_video
 from lynx.modalities import OTHER_COLORS, REGISTRY, color_of, get
 from lynx.modalities.audio import Audio, AudioRendering, spectrogram
@@ -224,6 +227,67 @@ def test_sound_from_a_file_equals_sound_from_memory(tmp_path):
     loud = memory > 100
     assert (read - memory)[loud].abs().mean() < 4
     assert Audio().duration(tmp_path / "clip.mp4") == pytest.approx(2.0, abs=0.1)
+
+
+def long_sound(path, seconds=60, loud=55):
+    """Noise that is loud in the second `loud` alone."""
+    noise = np.random.default_rng(0).normal(0, 0.02, seconds * RATE).clip(-1, 1)
+    noise[loud * RATE : (loud + 1) * RATE] *= 10
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((noise * 32767).astype(np.int16).tobytes())
+    return path
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_part_of_a_long_recording_is_what_the_whole_shows_there(tmp_path, monkeypatch, held):
+    path = long_sound(tmp_path / "long.wav")
+    source = read_audio(path, RATE) if held else path
+    times = 30.0 + 0.5 * torch.arange(8, dtype=torch.float64)
+    whole = Audio(AudioRendering(seconds_per_frame=0.5)).render(source, sample_times(60.0, 120))
+    spans, original = [], Sound.__init__
+
+    def noted(self, *args):
+        spans.append(args[2:])
+        original(self, *args)
+
+    monkeypatch.setattr(Sound, "__init__", noted)
+    part = Audio().render(source, times + 0.25)
+    assert (part.pixels.int() - whole.pixels[60:68].int()).abs().max() <= 1
+    assert part.duration == 60.0 and part.notes == () and part.times.tolist() == (times + 0.25).tolist()
+    assert spans == ([] if held else [(pytest.approx(29.94, abs=0.02), pytest.approx(34.05))])
+
+
+def test_the_level_of_a_part_is_that_of_what_is_shown(tmp_path):
+    path, r = long_sound(tmp_path / "long.wav"), AudioRendering(level_db=-14.0)
+    shown = Audio(r).render(path, 30.0 + sample_times(4.0, 8)).pixels
+    alone = Audio(r).render(read_audio(path, RATE, (30.0, 34.0)), sample_times(4.0, 8)).pixels
+    assert (shown[1:-1].int() - alone[1:-1].int()).abs().max() <= 3
+    assert shown.float().mean() > Audio(r).render(path, sample_times(60.0, 8)).pixels[2:6].float().mean() + 20
+
+
+def test_moments_without_sound_are_counted_in_a_note(tmp_path):
+    path = long_sound(tmp_path / "short.wav", 4, 1)
+    assert Audio().render(path, sample_times(4.0, 16)).notes == ()
+    frames = Audio().render(path, sample_times(8.0, 16))
+    assert frames.notes == ("the sound ends at 4.0 s: 8 of 16 moments are silent",)
+    later = Audio().render(path, 10.0 + sample_times(2.0, 4))
+    assert not later.pixels.any() and later.notes == ("the sound ends at 4.0 s: 4 of 4 moments are silent",)
+    assert list(Audio().parts(path, sample_times(8.0, 16), 4))[-1].notes == frames.notes
+
+
+def test_a_lone_sound_is_spread_over_its_own_length_and_a_clip_over_its_picture(tmp_path):
+    assert Audio().duration(long_sound(tmp_path / "sound.wav", 4, 1)) == pytest.approx(4.0)
+    write_video(tmp_path / "clip.mp4", torch.zeros(8, 3, 48, 64, dtype=torch.uint8), 4, tone(440, 2))
+    assert Audio().duration(tmp_path / "clip.mp4") == probe(tmp_path / "clip.mp4").duration
+
+
+def test_a_silent_recording_is_noted_and_drawn(tmp_path):
+    with wave.open(str(tmp_path / "silent.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes(bytes(4 * RATE))
+    frames = Audio().render(tmp_path / "silent.wav", sample_times(2.0, 4))
+    assert not frames.pixels.any() and frames.notes == ("the sound is silent",)
 
 
 def test_what_is_no_sound_is_refused(tmp_path):
