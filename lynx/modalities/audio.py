@@ -20,7 +20,7 @@ from lynx.media.audio import MAX_SECONDS, iter_audio, read_audio
 from lynx.media.container import probe
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
-from lynx.types import Frames, MediaSource, Waveform
+from lynx.types import Frames, MediaSource, Recording, Waveform
 
 COLUMNS_AT_ONCE = 4096
 """Maximum columns of a spectrogram that are transformed at once, which limits memory."""
@@ -209,6 +209,16 @@ class Audio(Modality):
             raise MediaError(f"{name!r} has no audio track; give a separate sound file or switch sound off.")
         return info.duration
 
+    def clock(self, source: MediaSource) -> float | None:
+        """Seconds of the sound itself: its track may end before the picture does, or after it."""
+        if isinstance(source, Waveform):
+            return source.duration
+        recording = recording_of(source, EXPECTED)
+        info = probe(recording)
+        tracks = [track for track in info.audio if track.index == recording.track]
+        track = tracks[0] if tracks else info.sound
+        return track.duration if track is not None and track.duration else info.duration
+
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centered at it."""
         parts = list(self.parts(source, times, len(times)))
@@ -222,10 +232,16 @@ class Audio(Modality):
         """
         times = torch.as_tensor(times, dtype=torch.float64)
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
-        rate = self.rendering.sample_rate
+        rate, step = self.rendering.sample_rate, self.rendering.hop / self.rendering.sample_rate
+        begins = 0  # the column at which the sound begins
         if not isinstance(source, Waveform):
             path = recording_of(source, EXPECTED)
-            source = path if spacing else read_audio(path, rate)
+            if path.part is not None:  # nothing but the part is heard, nor sets the level
+                begins = round(path.part[0] / step)
+                source = self._read_part(path, (begins * step, path.part[1]))
+                spacing = spacing or path.part[1] - path.part[0]
+            else:
+                source = path if spacing else read_audio(path, rate)
         if isinstance(source, Waveform):
             if source.sample_rate != rate:
                 raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
@@ -240,10 +256,9 @@ class Audio(Modality):
 
         spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
         seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
-        step = self.rendering.hop / rate  # seconds from column to column
         count = max(1, round(seconds / step))  # columns of a picture
         first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
-        index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
+        index = first[:, None] + torch.arange(count) - begins  # (T, columns of a picture)
         size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
         for begin in range(0, len(times), size):
             pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
@@ -251,7 +266,13 @@ class Audio(Modality):
                 spectra.finish()
             pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
             pixels = add_slopes(pictures, self.rendering)
-            yield Frames(pixels, times[begin : begin + size], spectra.samples / rate)
+            heard = begins * self.rendering.hop + spectra.samples
+            yield Frames(pixels, times[begin : begin + size], heard / rate)
+
+    def _read_part(self, recording: Recording, window: tuple[float, float]) -> Waveform:
+        """The sound between two seconds; silence where it has ended before."""
+        sound = read_audio(recording, self.rendering.sample_rate, window=window)
+        return sound if len(sound.samples) else Waveform(torch.zeros(1), sound.sample_rate)
 
 
 class _Spectrogram:
