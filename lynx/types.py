@@ -191,7 +191,7 @@ class Moments:
         """
         if self.start >= duration and not self.whole:
             raise MediaError(f"start is {self.start:g} s, but the recording lasts {duration:.2f} s")
-        return self.start, duration if self.end is None else min(self.end, duration)
+        return float(self.start), float(duration if self.end is None else min(self.end, duration))
 
     def times(self, duration: float, n: int) -> Tensor:
         """The middles of n equal parts of it: (n,) float64 seconds. Raises MediaError as `part` does."""
