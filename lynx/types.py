@@ -175,9 +175,9 @@ class Moments:
         if self.frames is not None and self.max_frames is not None:
             raise BackboneError("max_frames limits what fps gives: frames already says how many, give one")
         if not (_is_number(self.start) and self.start >= 0):
-            raise MediaError(f"start is {self.start!r}: expected seconds of the recording, 0 or more")
+            raise MediaError(f"start is {self.start}: expected seconds of the recording, 0 or more")
         if self.end is not None and not (_is_number(self.end) and self.end > self.start):
-            raise MediaError(f"end is {self.end!r}: expected seconds after start, which is {self.start:g}")
+            raise MediaError(f"end is {self.end}: expected seconds after start, which is {self.start:g}")
 
     @property
     def whole(self) -> bool:
@@ -203,13 +203,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)")
+CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+"""Seconds, with minutes and hours before them."""
 
 
 def seconds_of(text: str) -> float:
     """Seconds as people write them: 12.5, 1:30 or 1:02:03.5. Raises MediaError for anything else."""
-    found = CLOCK.fullmatch(text.strip(), re.ASCII)
-    if found is None or (found[2] is not None and float(found[3]) >= 60):
+    found = CLOCK.fullmatch(text.strip())
+    if found is None or (found[2] and float(found[3]) >= 60) or (found[1] and int(found[2]) >= 60):
         raise MediaError(f"{text!r} is no time: give seconds such as 12.5, or minutes and seconds as 1:30")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return 3600 * hours + 60 * minutes + seconds

@@ -792,8 +792,12 @@ def page(engine, setup):
     return made[0]
 
 
-def media(desk, name, chat, senses=("video", "audio")):
-    return (str(desk / name) if name else None, "the video", None, (), (), "", list(senses), chat)
+SETTINGS = {"start": "", "end": "", "fps": None, "max_frames": None, "track": None, "unit": "", "up": ""}
+
+
+def media(desk, name, chat, senses=("video", "audio"), **settings):
+    settings = (SETTINGS | settings).values()
+    return (str(desk / name) if name else None, "the video", None, (), (), "", *settings, list(senses), chat)
 
 
 def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
@@ -905,7 +909,7 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
 
     def desk_with(depth=(), further=(), offsets="", senses=("video", *ADDED), chat=chat):
         clip = str(desk / "fast.mp4")
-        return (clip, "the video", None, depth, further, offsets, list(senses), chat)
+        return (clip, "the video", None, depth, further, offsets, *SETTINGS.values(), list(senses), chat)
 
     further = (str(desk / "other.mp4"),)
     seen = page.media.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
