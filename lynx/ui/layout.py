@@ -83,8 +83,8 @@ class Layout:
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
         with gr.Row(elem_id="part"):
             brief = {"max_lines": 1, "min_width": 110}
-            self.start = gr.Textbox(label="From", placeholder="start", elem_id="from", **brief)
-            self.end = gr.Textbox(label="To", placeholder="end, in seconds", elem_id="to", **brief)
+            self.start = gr.Textbox(label="From", placeholder="seconds", elem_id="from", **brief)
+            self.end = gr.Textbox(label="To", placeholder="end", elem_id="to", **brief)
         # a place for each kind of file beside the video, shown where a sense of the model takes it
         upload = {"file_count": "multiple", "height": 84, "min_width": 200}
         with gr.Column(visible=False, elem_id="hearing") as hearing:
@@ -117,16 +117,15 @@ class Layout:
         """What few clips need: how densely they are looked at, and what their files do not say."""
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             with gr.Row():
-                size = {"value": None, "min_width": 110}
-                self.fps = gr.Number(label="Frames a second", placeholder="auto", elem_id="fps", **size)
-                self.max_frames = gr.Number(
-                    label="Most frames", placeholder="auto", elem_id="max-frames", **size
-                )
+                # text, since Gradio's numbers become 0 when a folded group is opened
+                field = {"placeholder": "auto", "max_lines": 1, "min_width": 110}
+                self.fps = gr.Textbox(label="Frames a second", elem_id="fps", **field)
+                self.max_frames = gr.Textbox(label="Most frames", elem_id="max-frames", **field)
             self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
             with gr.Row(visible=False) as self.depth_settings:
                 self.unit = gr.Dropdown(
                     views.DEPTH_UNITS, value="", label="Depth unit", info="or meters a step, such as 0.001",
-                    allow_custom_value=True, min_width=130, elem_id="unit",
+                    allow_custom_value=True, min_width=190, elem_id="unit",
                 )
                 self.up = gr.Dropdown(
                     [("auto", ""), *UP_AXES], value="", label="Up axis", info="of a mesh", min_width=110,

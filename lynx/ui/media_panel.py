@@ -102,8 +102,8 @@ class MediaPanel:
 
     def request(
         self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],
-        further: tuple[str, ...], offsets: str, start: str, end: str, fps: float | None,
-        max_frames: float | None, track: int | None, unit: str | None, up: str | None, senses: list[str],
+        further: tuple[str, ...], offsets: str, start: str, end: str, fps: str,
+        max_frames: str, track: int | None, unit: str | None, up: str | None, senses: list[str],
         chat: Chat,
     ) -> Request:
         """A request: the question and the values of all visible inputs. Raises LynxError for bad ones."""

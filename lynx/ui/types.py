@@ -1,5 +1,6 @@
 """Data between the page and its engine: plain, picklable, and on the CPU."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,14 +126,29 @@ class Clip:
             raise MediaError(f"{Path(sound).name!r} has no sound track {self.track}; it has {there}.")
 
 
-def moments_of(start: str | None, end: str | None, fps: float | None, most: float | None) -> Moments:
+def moments_of(
+    start: str | None, end: str | None, fps: str | float | None, max_frames: str | float | None
+) -> Moments:
     """What is looked at, from the fields of a page or a request; empty ones are as if not given.
 
     Raises: LynxError: one of them is no time or number.
     """
     begin, until = (seconds_of(text) if (text or "").strip() else None for text in (start, end))
+    rate, most = _number(fps, "Frames a second"), _number(max_frames, "Most frames")
     whole: Any = int(most) if most is not None and most == int(most) else most
-    return Moments(None, fps, whole, begin or 0.0, until)
+    return Moments(None, rate, whole, begin or 0.0, until)
+
+
+def _number(given: str | float | None, name: str) -> float | None:
+    if given is None or not (text := str(given).strip()):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise MediaError(f"{name}: {text!r} is no number above 0; leave it empty to let the model choose.")
+    return value
 
 
 def depth_settings(unit: str | None, up: str | None) -> tuple[float | None, str | None]:

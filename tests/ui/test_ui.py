@@ -792,7 +792,7 @@ def page(engine, setup):
     return made[0]
 
 
-SETTINGS = {"start": "", "end": "", "fps": None, "max_frames": None, "track": None, "unit": "", "up": ""}
+SETTINGS = {"start": "", "end": "", "fps": "", "max_frames": "", "track": None, "unit": "", "up": ""}
 
 
 def media(desk, name, chat, senses=("video", "audio"), **settings):
