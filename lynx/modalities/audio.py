@@ -257,8 +257,9 @@ class Audio(Modality):
         spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
         seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
         count = max(1, round(seconds / step))  # columns of a picture
-        first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
-        index = first[:, None] + torch.arange(count) - begins  # (T, columns of a picture)
+        left = times - begins * step - count * step / 2  # seconds into what is read
+        first = (left / step + 0.5).round().long()  # of each picture, maybe outside
+        index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
         size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
         for begin in range(0, len(times), size):
             pictures = spectra.cut(index[begin : begin + size], needed=int(index[begin:].min()))
