@@ -167,8 +167,10 @@ def sound_tracks(path: str) -> dict[int, str]:
     from lynx.media.container import probe
 
     info = probe(path)
+    usual = {1: "mono", 2: "stereo"}  # which some files leave unnamed
     return {
-        track.index: f"#{track.index} {track.codec} {track.layout}" + DEFAULT * (track == info.sound)
+        track.index: f"#{track.index} {track.codec} {usual.get(track.channels, track.layout)}"
+        + DEFAULT * (track == info.sound)
         for track in info.audio
     }
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapter
@@ -16,7 +17,6 @@ from lynx.cli.main import main
 from lynx.cli.registry import COMMANDS
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.errors import LynxError
-from lynx.types import Recording
 
 ROOT = Path(__file__).parents[2]
 STAGES = {"guide": GuideConfig, "align": AlignConfig, "tune": TuneConfig}
@@ -259,14 +259,13 @@ def test_chat_about_a_part_says_which(capsys, tiny, clip, tmp_path):
     assert code == 1 and "give --depth FILE, too" in err
 
 
-def test_what_belongs_to_depth_is_given_with_it(capsys, monkeypatch, tiny):
-    """The unit by name, an axis that looks like an option; they reach the sense with its file."""
-    given = {}
-    monkeypatch.setattr(lynx.Lynx, "chat", lambda self, **media: given.update(media) or sys.exit(3))
-    words = ("--backbone", tiny, "--depth", "scan", "--audio", "clip.mkv#2", "--depth-unit", "TUM")
-    assert run(capsys, "map", *words, "--depth-up", "-y")[0] == 3
-    assert given["depth"] == Recording(Path("scan"), unit=0.0002, up="-y")
-    assert given["audio"] == "clip.mkv#2" and given["start"] == 0.0 and given["end"] is None
+def test_the_unit_of_depth_is_given_with_it(capsys, tmp_path):
+    np.save(tmp_path / "maps.npy", np.full((2, 24, 32), 40_000, np.uint16))
+    words = ("chat", "--depth", str(tmp_path / "maps.npy"), "--ask", "what is near ?", "--json")
+    for unit, meters in (("TUM", "8 m"), ("0.001", "40 m")):  # 5000 steps a meter, or 1000
+        code, out, err = run(capsys, *words, "--depth-unit", unit, "--depth-up", "-y")
+        assert code == 0, err
+        assert f"(around {meters})" in " ".join(json.loads(out)["turns"][0]["notes"])
 
 
 def test_map_tells_distances_and_draws_them(capsys, tiny, clip, tmp_path):
