@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,7 @@ class Moments:
     def __post_init__(self) -> None:
         for name in ("frames", "max_frames"):
             count = getattr(self, name)
-            if count is not None and not (isinstance(count, Integral) and count >= 1):
+            if count is not None and not (isinstance(count, int | np.integer) and count >= 1):
                 raise BackboneError(f"{name} is {count}: at least one moment has to be looked at")
         if self.fps is not None and not (_is_number(self.fps) and self.fps > 0):
             raise BackboneError(f"fps is {self.fps!r}: expected frames a second, above 0")
@@ -200,7 +199,8 @@ class Moments:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)

@@ -157,8 +157,8 @@ def part_of(media: Mapping[str, Any], part: tuple[float, float], duration: float
         if isinstance(source, Frames):
             first, last = torch.searchsorted(source.times.double(), torch.tensor(part).double(), right=True)
             there = slice(max(0, int(first) - 1), max(1, int(last)))
-            kept = {"pixels": source.pixels[there], "times": source.times[there]}
-            return replace(source, **kept, labels=source.labels[there])
+            pixels, times, labels = source.pixels[there], source.times[there], source.labels[there]
+            return replace(source, pixels=pixels, times=times, labels=labels)
         if isinstance(source, DepthClip) and source.times is None:
             clock = (np.arange(source.count) + 0.5) * (duration / source.count)
             return replace(source, times=clock, duration=duration)

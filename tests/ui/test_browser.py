@@ -256,7 +256,7 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     fill(page, "#unit", "0.002")
     page.wait_for_selector("#notice .notice", state="detached")
     fill(page, "#from", "7")
-    notice.get_by_text("Start is 7 s").wait_for()
+    notice.get_by_text("expected seconds after start, which is 7").wait_for()
     fill(page, "#from", "2")
     budget.get_by_text("2.0–3.0 s").wait_for()
     ask_and_stop(page, "what is it ?")
