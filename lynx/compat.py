@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     import torch
     from torch import Tensor, nn
 
@@ -85,6 +87,14 @@ def switch_lora(layer: Any, on: Sequence[str], trained: Sequence[str]) -> None:
     layer.set_requires_grad(list(trained), True)
     for name, dropout in layer.lora_dropout.items():
         dropout.train(name in trained)
+
+
+# --- argparse ------------------------------------------------------------------------------------
+
+
+def accept_negative_axes(parser: "ArgumentParser") -> None:
+    """Let "-y" be the value of an option, as "-1" is, and not an unknown option."""
+    parser._negative_number_matcher = re.compile(r"(-\d+|-\d*\.\d+|-[xyz])$")
 
 
 # --- transformers: attention, caches, streaming, checkpointing -----------------------------------

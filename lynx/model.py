@@ -10,7 +10,7 @@ from lynx.backbones import load_backbone
 from lynx.backbones.decoding import generate
 from lynx.session import Session
 from lynx.streams.encoder import StreamEncoder
-from lynx.types import Prompt
+from lynx.types import Moments, Prompt
 
 
 class Lynx(StreamEncoder):
@@ -21,13 +21,19 @@ class Lynx(StreamEncoder):
         with self.lock:
             return generate(self.backbone, prompt, **options)
 
-    def chat(self, *, frames: int | None = None, **media: Any) -> Session:
+    def chat(
+        self, *, frames: int | None = None, fps: float | None = None, max_frames: int | None = None,
+        start: float = 0.0, end: float | None = None, **media: Any,
+    ) -> Session:
         """A conversation about one clip: one keyword a sense, `chat(video="clip.mp4", audio="clip.mp4")`.
 
-        frames: how many moments are looked at; the backbone's default where not given.
+        frames: how many moments are looked at; the backbone's default where not given. fps: that many a
+        second instead, max_frames at most.
+        start, end: the seconds of the recording that are looked at; all of it where not given.
         Raises: MediaError, AdapterError: a sense that cannot be used is never left out in silence.
+        BackboneError: frames that do not fit the context, or are none.
         """
-        return Session(self, media, frames=frames)
+        return Session(self, media, Moments(frames, fps, max_frames, start, end))
 
 
 def load(

@@ -23,9 +23,9 @@ from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import Evidence, answer_evidence
 from lynx.evidence.hiding import occlusion
-from lynx.streams.budget import plan
+from lynx.streams.budget import part_of, plan
 from lynx.streams.encoder import StreamEncoder
-from lynx.types import VIDEO, Stream
+from lynx.types import VIDEO, Moments, Stream
 
 Result = TypeVar("Result")
 History = list[dict[str, str]]
@@ -42,24 +42,29 @@ class Comparison:
 
 
 class Session:
-    """A conversation about one clip. It answers one question at a time.
+    """A conversation about one clip, or a part of it. It answers one question at a time.
 
+    moments: which moments are looked at, as asked for; plan: those that are.
+    media: the source of each sense; one that has to know which part is looked at is told.
     history: the messages so far, questions and answers in turn.
     senses: a switch for each sense; streams: what was encoded of them.
     notes: what the user should know about the last answer.
-    used: the senses of the last answer, each with its number of frames and its seconds.
+    used: the senses of the last answer, each with its number of frames and how many seconds they cover.
     evidence: what the last answer rests on.
     """
 
-    def __init__(self, model: StreamEncoder, media: Mapping[str, Any], *, frames: int | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: StreamEncoder, media: Mapping[str, Any], moments: Moments | None = None
+    ) -> None:
+        self.model, self.moments = model, moments or Moments()
         self.media = {sense: source for sense, source in media.items() if source is not None}
         self.senses = dict.fromkeys(self.media, True)
         self.streams: dict[str, Stream] = {}
         self._keys: dict[str, str] = {}  # of `streams`
-        self._frames = frames  # as asked for; half of what was planned once memory ran out
         self._memory_notes: tuple[str, ...] = ()
         self._make_plan()
+        if not self.moments.whole:
+            self.media = part_of(self.media, (self.plan.start, self.plan.end), self.plan.duration)
         self._busy, self._stop = threading.Lock(), threading.Event()
         self.clear()
 
@@ -243,7 +248,11 @@ class Session:
         def join() -> None:
             self.history = [*messages, {"role": "assistant", "content": text}]
             frames = {sense: stream.frames for sense, stream in streams.items()}
-            self.used = {sense: (len(shown), shown.duration) for sense, shown in frames.items()}
+            start, end = self.plan.start, self.plan.end
+            self.used = {
+                sense: (len(shown), max(0.0, min(shown.duration, end) - start))
+                for sense, shown in frames.items()
+            }
             self.notes = [*self.plan.notes, *(note for shown in frames.values() for note in shown.notes)]
             if unknown := backbone.unknown_words(messages[-1]["content"]):
                 self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
@@ -267,7 +276,7 @@ class Session:
         return {name: self.model.stream_key(name, self.media[name], self.plan.times) for name in senses}
 
     def _make_plan(self) -> None:
-        planned = plan(self.model, self.media, self._frames)
+        planned = plan(self.model, self.media, self.moments)
         self.plan = replace(planned, notes=(*planned.notes, *self._memory_notes))
 
     @contextmanager
@@ -293,8 +302,8 @@ class Session:
         self.streams.clear()
         self._keys.clear()
         self._last, self.used = None, {}  # they refer to dropped streams
-        self._frames = before // 2
-        self._memory_notes = (f"{self._frames} frames instead of {before}: the memory ran out",)
+        self.moments = replace(self.moments, frames=before // 2, fps=None, max_frames=None)
+        self._memory_notes = (f"{before // 2} frames instead of {before}: the memory ran out",)
         self._make_plan()
         self.notes = list(self.plan.notes)
         return True

@@ -1,6 +1,7 @@
 """The plain data that crosses rooms: recordings, pseudo-frames, streams of tokens, prompts. No models."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lynx.errors import MediaError
+from lynx.errors import BackboneError, MediaError
 
 VIDEO = "video"
 """The sense every backbone has: its own frames, which need no adapter."""
@@ -84,6 +85,7 @@ class Recording:
     unit: float | None = None  # meters of one step of integer depth maps
     up: str | None = None  # axis of a mesh that points up: x, y, z, -x, -y or -z
     lasts: float | None = None  # seconds over which pictures or maps without a clock are spread
+    part: tuple[float, float] | None = None  # seconds that are looked at, where that is not all of it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -146,6 +148,98 @@ class Waveform:
 def sample_times(duration: float, n: int) -> Tensor:
     """The middles of n equal parts of a recording: (n,) float64 seconds."""
     return (torch.arange(n, dtype=torch.float64) + 0.5) * (duration / n)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Which moments of a clip are looked at: the middles of equal parts of what lies from `start` to `end`.
+
+    Raises MediaError and BackboneError for values that are no such choice.
+    """
+
+    frames: int | None = None  # their number; None: by `fps`, else the model's own
+    fps: float | None = None  # as many a second
+    max_frames: int | None = None  # maximum number, where `frames` does not say it
+    start: float = 0.0  # seconds of the recording
+    end: float | None = None  # seconds of the recording; None: its end
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "max_frames"):
+            count = getattr(self, name)
+            if count is not None and not (isinstance(count, int | np.integer) and count >= 1):
+                raise BackboneError(f"{name} is {count}: at least one moment has to be looked at")
+        if self.fps is not None and not (_is_number(self.fps) and self.fps > 0):
+            raise BackboneError(f"fps is {self.fps!r}: expected frames a second, above 0")
+        if self.frames is not None and self.fps is not None:
+            raise BackboneError(f"frames={self.frames} and fps={self.fps:g} both say how many: give one")
+        if self.frames is not None and self.max_frames is not None:
+            raise BackboneError("max_frames limits what fps gives: frames already says how many, give one")
+        if not (_is_number(self.start) and self.start >= 0):
+            raise MediaError(f"start is {self.start}: expected seconds of the recording, 0 or more")
+        if self.end is not None and not (_is_number(self.end) and self.end > self.start):
+            raise MediaError(f"end is {self.end}: expected seconds after start, which is {self.start:g}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of a recording is looked at, however long it is."""
+        return self.start == 0 and self.end is None
+
+    def part(self, duration: float) -> tuple[float, float]:
+        """First and last second of what is looked at in a recording that lasts `duration` seconds.
+
+        Raises MediaError when the recording ends before it.
+        """
+        if self.start >= duration and not self.whole:
+            raise MediaError(f"start is {self.start:g} s, but the recording lasts {duration:.2f} s")
+        return float(self.start), float(duration if self.end is None else min(self.end, duration))
+
+    def times(self, duration: float, n: int) -> Tensor:
+        """The middles of n equal parts of it: (n,) float64 seconds. Raises MediaError as `part` does."""
+        start, end = self.part(duration)
+        return sample_times(end - start, n) + start
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+"""Seconds, with minutes and hours before them."""
+
+
+def seconds_of(text: str) -> float:
+    """Seconds as people write them: 12.5, 1:30 or 1:02:03.5. Raises MediaError for anything else."""
+    found = CLOCK.fullmatch(text.strip())
+    if found is None or (found[2] and float(found[3]) >= 60) or (found[1] and int(found[2]) >= 60):
+        raise MediaError(f"{text!r} is no time: give seconds such as 12.5, or minutes and seconds as 1:30")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+DEPTH_UNITS = {"mm": 0.001, "tum": 0.0002, "d405": 0.0001, "l515": 0.00025}
+"""Meters of one step of the depth maps that known sensors and datasets store, by their names."""
+UP_AXES = ("x", "y", "z", "-x", "-y", "-z")
+
+
+def unit_of(text: str) -> float:
+    """Meters of one step of depth: a number, or one of DEPTH_UNITS. Raises MediaError for anything else."""
+    name = text.strip().lower()
+    try:
+        unit = DEPTH_UNITS.get(name) or float(name)
+    except ValueError:
+        unit = 0.0
+    if not 0 < unit < math.inf:
+        known = ", ".join(f"{name} ({meters:g})" for name, meters in DEPTH_UNITS.items())
+        raise MediaError(f"{text!r} is no unit of depth: give meters a step such as 0.001, or one of {known}")
+    return unit
+
+
+def axis_of(text: str) -> str:
+    """The axis that points up: one of UP_AXES. Raises MediaError for anything else."""
+    if (axis := text.strip().lower().removeprefix("+")) not in UP_AXES:
+        raise MediaError(f"{text!r} is no axis that can point up: give one of {', '.join(UP_AXES)}")
+    return axis
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

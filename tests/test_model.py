@@ -20,6 +20,7 @@ from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
 from lynx.streams.budget import plan
 from lynx.streams.encoder import pool
+from lynx.types import Moments
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]
 
@@ -334,10 +335,10 @@ def test_an_adapter_that_cannot_be_loaded_leaves_the_model_as_it_was(
 
 def test_an_adapter_s_number_of_moments_is_the_default_and_a_departure_is_noted(model):
     random_adapter(model, "audio")
-    media = {"video": clip(32), "audio": sound()}
+    media = {"video": clip(32), "audio": sound(16.0)}
     assert plan(model, media).frames == model.backbone.default_frames and plan(model, media).notes == ()
     model.adapters["audio"] = replace(model.adapters["audio"], frames=4)
-    default, asked = plan(model, media), plan(model, media, 3)
+    default, asked = plan(model, media), plan(model, media, Moments(3))
     assert (default.frames, default.notes) == (4, ())
     assert (asked.frames, asked.notes) == (3, ("audio was trained with 4 moments; 3 are used",))
     assert plan(model, {"video": clip(32)}).frames == model.backbone.default_frames

@@ -14,6 +14,7 @@ import lynx
 from lynx import BackboneError, LynxError, MediaError, session
 from lynx.backbones.kv_cache import KvCaches
 from lynx.streams.budget import plan
+from lynx.types import Moments
 
 QUESTION = "what is it ?"
 
@@ -224,25 +225,25 @@ def test_occlusion_is_of_the_answer_that_ends_the_history(chat):
 
 
 def test_the_budget_is_known_before_anything_is_read(model):
-    budget = plan(model, {"video": clip(), "audio": sound()}, 10)
+    budget = plan(model, {"video": clip(), "audio": sound()}, Moments(10))
     assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.frames == 10
     assert budget.times[0] == pytest.approx(0.2) and budget.duration == 4.0 and budget.context == 2048
     with pytest.raises(BackboneError, match="at most 47 frames"):
-        plan(model, {"video": clip(), "audio": sound()}, 100)
+        plan(model, {"video": clip(), "audio": sound()}, Moments(100))
     model.backbone.default_frames = 100
     less = plan(model, {"video": clip(), "audio": sound()})
     assert less.frames == 47 and "47 frames instead of 100" in less.notes[0]
     with pytest.raises(BackboneError, match="at least one"):
-        plan(model, {"video": clip()}, 0)
+        plan(model, {"video": clip()}, Moments(0))
 
 
 def test_the_most_frames_that_are_planned_make_a_prompt(family):
     """What stands between the frames counts too: a third of InternVL's prompt here."""
     with pytest.raises(BackboneError, match="use at most") as refused:
-        plan(family, {"video": clip()}, 999)
+        plan(family, {"video": clip()}, Moments(999))
     most = int(re.search(r"at most (\d+) frames", str(refused.value))[1])
     video = clip(most)
-    assert plan(family, {"video": video}, most).frames == most
+    assert plan(family, {"video": video}, Moments(most)).frames == most
     family.backbone.default_frames = 999
     assert plan(family, {"video": video}).frames == most
     stream, question = family.encode("video", video), [{"role": "user", "content": QUESTION}]

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,59 @@ from lynx.cli.registry import (
     model_options,
     option,
     progress,
+    rate,
+    usage,
 )
 from lynx.errors import LynxError
 
 
 def _media_options(parser: Parser) -> None:
     """The options that open a session; `_open_session` reads them."""
+    from lynx.compat import accept_negative_axes
     from lynx.modalities import extensions
+    from lynx.types import DEPTH_UNITS, UP_AXES, axis_of, seconds_of, unit_of
 
     media = parser.add_argument_group("media (each sense takes its own track of the file)")
     for name, modality in extensions.all().items():
-        media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE")
-    text = "moments looked at; default: the backbone's own"
-    parser.add_argument("--frames", type=count, metavar="N", help=text)
+        more = "; FILE#2 is its track 2" if modality.takes == "audio" else ""
+        media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE{more}")
+    names = ", ".join(f"{name} = {meters:g}" for name, meters in DEPTH_UNITS.items())
+    text = f"meters of one step of integer depth maps, or one of {names}; default: as the adapter was trained"
+    media.add_argument("--depth-unit", type=usage(unit_of), metavar="M", help=text)
+    text = f"axis of a mesh that points up: {', '.join(UP_AXES)}; default: its format's"
+    accept_negative_axes(parser)
+    media.add_argument("--depth-up", type=usage(axis_of), metavar="AXIS", help=text)
+
+    group = parser.add_argument_group("moments that are looked at, evenly spread")
+    text = "first second of the clip that is looked at, such as 12.5 or 1:30; default: 0"
+    group.add_argument("--start", type=usage(seconds_of), default=0.0, metavar="S", help=text)
+    text = "last second that is looked at; default: the clip's end"
+    group.add_argument("--end", type=usage(seconds_of), metavar="S", help=text)
+    number = group.add_mutually_exclusive_group()
+    text = "how many; default: as many as the adapter was trained with, else the backbone's own number"
+    number.add_argument("--frames", type=count, metavar="N", help=text)
+    number.add_argument("--fps", type=rate, metavar="X", help="as many a second of the clip instead")
+    text = "at most so many, with --fps; default: as many as fit the model"
+    group.add_argument("--max-frames", type=count, metavar="N", help=text)
     adapter_option(parser)
     model_options()(parser)
 
 
 def _open_session(options: Options) -> Any:
     from lynx.modalities import extensions
+    from lynx.types import Recording
 
-    media = {name: path for name in extensions.all() if (path := getattr(options, name))}
-    return load_model(options, *media).chat(frames=options.frames, **media)
+    senses = extensions.all()
+    media = {name: path for name in senses if (path := getattr(options, name))}
+    known = {"unit": options.depth_unit, "up": options.depth_up}
+    if any(known.values()):
+        deep = [name for name in media if senses[name].takes == "depth"]
+        if not deep:
+            raise LynxError("--depth-unit and --depth-up say what the depth is: give --depth FILE, too")
+        media |= {name: replace(Recording.of(media[name]), **known) for name in deep}
+    model = load_model(options, *media)
+    part = {"start": options.start, "end": options.end}
+    return model.chat(frames=options.frames, fps=options.fps, max_frames=options.max_frames, **part, **media)
 
 
 def _film_options(parser: Parser) -> None:
@@ -46,7 +78,7 @@ def _film_options(parser: Parser) -> None:
     film.add_argument("--film", type=Path, metavar="FILE.mp4", help=text)
     text = "of the answer, or its number from 1; default: the whole answer"
     film.add_argument("--word", metavar="WORD", help=text)
-    text = "seconds of the clip, such as 12-20; default: all"
+    text = "seconds of the clip, such as 12-20; default: what was looked at"
     film.add_argument("--window", type=_window, metavar="START-END", help=text)
 
 
@@ -88,6 +120,8 @@ def _chat(options: Options) -> Result:
         else:
             print()
         turn |= {"used": session.used, "notes": list(session.notes)}
+        if not session.moments.whole:
+            turn["part"] = [session.plan.start, session.plan.end]
         if options.evidence:
             turn["rests_on"] = session.evidence.share()
         if options.without:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lynx
-from lynx.errors import DataError
+from lynx.errors import DataError, LynxError
 
 Parser = argparse.ArgumentParser
 Options = argparse.Namespace
@@ -160,6 +160,25 @@ def count(text: str) -> int:
     """The type of an option that is a positive number."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def usage(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read` as the type of an option: what it cannot read is wrong usage, with its own words."""
+
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except LynxError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def rate(text: str) -> float:
+    """The type of an option that is a number a second, above 0."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 

@@ -24,13 +24,16 @@ class Example:
     """One clip: a medium for each sense, and the questions about it.
 
     `media` may render on access. `key` identifies the content of the media, so that encoded streams are found
-    without rendering; if it is "" the bytes are hashed.
+    without rendering; if it is "" the bytes are hashed. `start` and `end` are the seconds of a part that the
+    example is about.
     """
 
     id: str
     media: "Mapping[str, MediaSource]"
     turns: tuple[Turn, ...] = ()
     key: str = ""
+    start: float = 0.0
+    end: float | None = None  # None: the end of the clip
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,46 @@
 """A clip's media as (pseudo-)frames at common moments: the same in all stages, and as a chat does it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from lynx.datasets.base import Example
-from lynx.errors import DataError
+from lynx.errors import DataError, MediaError
 from lynx.modalities import Modality
+from lynx.streams.budget import part_of
 from lynx.streams.key import media_key
-from lynx.types import VIDEO, Frames, sample_times
+from lynx.types import VIDEO, Frames, Moments
 
 
 def render_clip(modalities: Mapping[str, Modality], example: Example, frames: int) -> dict[str, Frames]:
-    """Every sense of `modalities`, at the middles of `frames` equal parts of the clip.
+    """Every sense of `modalities`, at the middles of `frames` equal parts of the clip, or of its part.
 
     The video says how long the clip is; where there is none, the first sense does.
 
-    Raises: DataError: the example has no medium for one of the senses.
+    Raises: DataError: the example has no medium for one of the senses, or its part is none of the clip's.
     """
     if missing := sorted(set(modalities) - set(example.media)):
         raise DataError(
             f"example {example.id!r} has no {missing[0]}; it has {', '.join(example.media) or 'no media'}"
         )
-    media = {sense: example.media[sense] for sense in modalities}
+    media: dict[str, Any] = {sense: example.media[sense] for sense in modalities}
     leader = VIDEO if VIDEO in media else next(iter(media))
-    times = sample_times(modalities[leader].duration(media[leader]), frames)
+    duration = modalities[leader].duration(media[leader])
+    try:
+        moments = Moments(start=example.start, end=example.end)
+        times = moments.times(duration, frames)
+    except MediaError as error:
+        raise DataError(f"example {example.id!r}: {error}") from error
+    if not moments.whole:
+        media = part_of(media, moments.part(duration), duration)
     return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
 
 
 def content_key(example: Example) -> str:
-    """32 hex digits that identify an example's media: from its `key`, else from the bytes."""
-    return media_key(example.media, example.key)
+    """32 hex digits that identify an example's media and part: from its `key`, else from the bytes."""
+    key = media_key(example.media, example.key)
+    if example.start == 0 and example.end is None:
+        return key
+    part = json.dumps([key, float(example.start), example.end if example.end is None else float(example.end)])
+    return hashlib.blake2b(part.encode(), digest_size=16).hexdigest()

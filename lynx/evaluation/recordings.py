@@ -21,7 +21,7 @@ def evaluate(
     named: list[tuple[Turn, str]] = []
     for number, example in enumerate(examples):
         media: dict[str, Any] = dict(example.media)
-        chat = model.chat(**media)
+        chat = model.chat(**media, start=example.start, end=example.end)
         for kind in dict.fromkeys(turn.type for turn in example.turns):
             phrasings = [turn for turn in example.turns if turn.type == kind]
             turn = phrasings[number % len(phrasings)]

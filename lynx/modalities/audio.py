@@ -212,6 +212,13 @@ class Audio(Modality):
         track, info = heard_track(recording), probe(recording)
         return info.duration if info.video else track.duration or info.duration
 
+    def clock(self, source: MediaSource) -> float | None:
+        """Seconds of the sound itself: its track may end before the picture does, or after it."""
+        if isinstance(source, Waveform):
+            return source.duration
+        recording = recording_of(source, EXPECTED)
+        return heard_track(recording).duration or probe(recording).duration
+
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """One picture (3, n_mels, columns) uint8 a moment of `times` (T,) seconds, centered at it."""
         parts = list(self.parts(source, times, len(times)))
@@ -228,12 +235,14 @@ class Audio(Modality):
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
         heard, step = _Heard(source, r.sample_rate), r.hop / r.sample_rate  # seconds from column to column
         if not (spacing or r.seconds_per_frame):
-            spacing = heard.hold()
+            spacing = heard.part[1] - heard.part[0] if heard.part else heard.hold()
         seconds = r.seconds_per_frame or max(spacing, r.least_s)
         reach = max(spacing, seconds) / 2 + 2 * r.window_s
         column = heard.cut(times, reach, step)
         count = max(1, round(seconds / step))  # columns of a picture
-        first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
+        origin = column if heard.part else 0  # a part is cut into columns as if it were all
+        left = times - origin * step - count * step / 2
+        first = origin + (left / step + 0.5).round().long()  # column of each picture, maybe outside
         index = first[:, None] + torch.arange(count)  # (T, columns of a picture)
         size = max(2, min(size, COLUMNS_A_PART // count) // 2 * 2)  # even: some families merge two
         spectra = _Spectrogram(bring_to_level(heard.listen, r), r, column)
@@ -257,6 +266,7 @@ class _Heard:
         self._first, self._end = 0, math.inf  # sample; second
         self._sound: Sound | None = None  # as it was heard the last time
         self._samples: Tensor | None = None
+        self.part: tuple[float, float] | None = None  # seconds: nothing else is heard, nor sets the level
         if isinstance(source, Waveform):
             if source.sample_rate != rate:
                 raise MediaError(f"The waveform has {source.sample_rate} Hz; this sense hears {rate} Hz.")
@@ -266,6 +276,7 @@ class _Heard:
         else:
             self._recording = recording_of(source, EXPECTED)
             self._track = heard_track(self._recording)
+            self.part = self._recording.part
 
     def hold(self) -> float:
         """Read all of it at once; its seconds."""
@@ -287,6 +298,10 @@ class _Heard:
             whole = self._track.duration or info.duration
             duration = info.duration if info.video else whole
         start, end = float(times[0]) - reach, float(times[-1]) + reach
+        if self.part is not None:
+            column = round(self.part[0] / step)
+            self._first, self._end, self.lasts = round(column * step * self.rate), self.part[1], min(duration, self.part[1])
+            return column
         if self._sound is not None or (len(times) == 1 and abs(start + end - duration) < NEAR):
             return 0
         column = max(0, int(start / step))
@@ -340,7 +355,7 @@ class _Spectrogram:
             gone = min(max(0, needed - self._first), len(held))
             self._held, self._first = held[gone:], self._first + gone
         local = index - self._first
-        outside = (index < 0) | (local >= len(self._held))
+        outside = (local < 0) | (local >= len(self._held))
         if not len(self._held):
             return self._held.new_zeros(*index.shape, self._held.shape[1])
         return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)

@@ -116,6 +116,10 @@ class Modality(ABC):
     def duration(self, source: MediaSource) -> float:
         """Seconds of the recording. Raises MediaError when the source cannot be this sense."""
 
+    def clock(self, source: MediaSource) -> float | None:
+        """Seconds of the recording's own clock; None where it has none and is spread over the clip."""
+        return self.duration(source)
+
     @abstractmethod
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pseudo-frames (T', 3, H, W) uint8 for the moments `times` (T,) of the video's frames, in seconds.

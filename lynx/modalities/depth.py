@@ -6,7 +6,7 @@ returned nothing is black. The functions are pure: `depth: (..., H, W) meters, 0
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from lynx.media.depth import depth_files, open_depth
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
-from lynx.types import DepthClip, Frames, MediaSource
+from lynx.types import DepthClip, FileSource, Frames, MediaSource, Recording
 
 TURBO = np.frombuffer(
     bytes.fromhex(
@@ -231,6 +231,11 @@ class Depth(Modality):
             return clip.duration
         return float(clip.count) if clip.count > 1 else MESH_SECONDS
 
+    def clock(self, source: MediaSource) -> float | None:
+        """Seconds of the maps' own clock; None for maps without one and for a shape."""
+        shape = isinstance(source, FileSource) and Recording.of(source).path.suffix.lower() in MESHES
+        return None if shape else self._open(source, 1).duration  # a shape is not read for that
+
     def render(self, source: MediaSource, times: Tensor) -> Frames:
         """Pictures (T', 3, H, W) uint8 of the maps measured nearest to `times` (T,) seconds.
 
@@ -244,6 +249,8 @@ class Depth(Modality):
         """The same pictures, of `size` moments at a time: no more maps are held."""
         times = torch.as_tensor(times, dtype=torch.float64)
         clip = self._open(source, len(times))
+        if isinstance(source, Recording) and source.part:
+            clip = self._in_part(clip, source, times.numpy())
         index, moments, notes = self._choose(clip, times.numpy())
         notes = (*clip.notes, *notes, *self._camera_notes(clip, np.unique(index)))
         duration = clip.duration if clip.duration is not None else float(times[0] + times[-1])
@@ -275,6 +282,21 @@ class Depth(Modality):
         unit, fps = recording.unit or r.unit, recording.fps or r.fps
         reach = (r.near, r.far)
         return open_depth(recording.path, unit=unit, fps=fps, reach=reach, views=views, size=r.max_side)
+
+    def _in_part(self, clip: DepthClip, recording: Recording, times: np.ndarray) -> DepthClip:
+        """A clip of which a part is looked at: what has no clock is given one, over all that it lasts.
+
+        Views around a shape are of no moment: all of them are drawn. Poses are chosen inside the part.
+        """
+        if clip.times is None and recording.lasts is not None:
+            around = recording.path.suffix.lower() in MESHES and recording.path.is_file()
+            clock = times if around else (np.arange(clip.count) + 0.5) * (recording.lasts / clip.count)
+            clip = replace(clip, times=clock, duration=recording.lasts)
+        if self.rendering.choose == "pose_aware" and clip.times is not None and clip.poses is not None:
+            start, end = recording.part or (0.0, np.inf)
+            inside = (clip.times >= start) & (clip.times <= end)
+            clip = replace(clip, poses=np.where(inside[:, None, None], clip.poses, np.nan))
+        return clip
 
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Indices of the maps to draw, the moments they stand for, and notes on the choice."""

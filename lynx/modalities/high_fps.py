@@ -17,12 +17,15 @@ from lynx.errors import DataError, MediaError
 from lynx.media.container import MAX_SIDE, probe
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import EXPECTED, Video, VideoRendering
-from lynx.types import Frames, MediaSource
+from lynx.types import Frames, MediaSource, Recording
 
 SAME = 12
 """Maximum difference of a pixel, of 255, between two encodings of the same frame."""
 SLACK = 1.02
 """Factor by which a frame rate may be lower than asked, since rates are averages."""
+
+WHOLE = (0.0, float("inf"))
+"""The seconds that are looked at where no part of a recording is asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,16 @@ class HighFpsRendering:
             raise DataError(f"max_side={self.max_side} pixels cannot hold {self.tile} frames a side.")
 
 
-def fast_times(times: Tensor, k: int, duration: float) -> Tensor:
+def fast_times(times: Tensor, k: int, duration: float, part: tuple[float, float] = WHOLE) -> Tensor:
     """The moments of k frames around each of `times` (T,) seconds, spread over its stretch: (T, k) float64.
 
-    A stretch is as long as the moments lie apart, for a single one the whole `duration`.
+    A stretch is as long as the moments lie apart, for a single one the whole `duration` or the whole `part`,
+    the seconds that are looked at; no moment lies outside of it.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
-    spacing = (float(times.diff().median()) if len(times) > 1 else 0.0) or duration
+    spacing = (float(times.diff().median()) if len(times) > 1 else 0.0) or min(duration, part[1] - part[0])
     offsets = (torch.arange(k, dtype=torch.float64) + 0.5 - k / 2) * (spacing / k)
-    return (times[:, None] + offsets).clamp(min=0)
+    return (times[:, None] + offsets).clamp(*part)
 
 
 def tile_frames(frames: Tensor, n: int) -> Tensor:
@@ -100,7 +104,8 @@ class HighFps(Modality):
         n = self.rendering.tile
         times = torch.as_tensor(times, dtype=torch.float64)
         sight, duration = Video(VideoRendering(self.rendering.max_side)), self.duration(source)
-        fast = fast_times(times, n * n, duration)  # (T, k)
+        part = source.part if isinstance(source, Recording) else None
+        fast = fast_times(times, n * n, duration, part or WHOLE)  # (T, k)
         notes = self._check_rate(source, fast)
         same: list[Tensor] = []
         before = torch.empty(0)

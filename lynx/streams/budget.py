@@ -2,25 +2,35 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lynx.errors import BackboneError
 from lynx.modalities.video import Video
-from lynx.types import VIDEO, sample_times
+from lynx.types import VIDEO, DepthClip, FileSource, Frames, Moments, Recording, Waveform
 
 if TYPE_CHECKING:
     from lynx.streams.encoder import StreamEncoder
+
+
+APART = 0.5
+"""Seconds by which the lengths of two senses may differ before that is said."""
+ROUNDED = 0.05
+"""Seconds by which an end may lie behind a recording's without a word: lengths are shown to a tenth."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The moments that are looked at, and the tokens of every sense."""
 
-    times: Tensor  # (T,) seconds
-    duration: float  # seconds
+    times: Tensor  # (T,) seconds of the recording
+    duration: float  # seconds of the whole recording
+    start: float  # first and last second of what is looked at
+    end: float
     tokens: Mapping[str, int]  # of each sense
     context: int  # maximum tokens of the LLM
     notes: tuple[str, ...] = ()
@@ -31,22 +41,53 @@ class Plan:
         return len(self.times)
 
 
-def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = None) -> Plan:
-    """Choose the moments, spread evenly over the clip, and count the tokens of every sense.
+def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | None = None) -> Plan:
+    """Choose the moments, spread evenly over the clip or a part of it, and count the tokens of every sense.
 
-    frames: how many moments. By default the number that the first adapter to state one was trained with, else
-    the backbone's own; fewer if they do not fit the context. A note names adapters that were trained with
-    another number, since they may answer worse.
-    Raises: MediaError, AdapterError: a sense that cannot be used. BackboneError: more frames than fit.
+    moments: by default as many as the first adapter to state a number was trained with, else the backbone's
+    own number; fewer if they do not fit the context. A note names adapters that were trained with another
+    number, since they may answer worse, and senses that are longer or shorter than the clip.
+    Raises: MediaError, AdapterError: a sense that cannot be used, or a part that begins behind the clip's
+    end. BackboneError: more frames than fit.
     """
+    moments = moments or Moments()
     durations = {sense: model.modality(sense).duration(source) for sense, source in media.items()}
     duration = durations.get(VIDEO, max(durations.values(), default=0.0))
-    backbone, size = model.backbone, Video().size(media[VIDEO]) if VIDEO in media else None
+    start, end = moments.part(duration)
+    notes = _length_notes(model, media, durations, moments)
     trained = {sense: model.adapter(sense).frames for sense in media if sense != VIDEO}
-    default = next((number for number in trained.values() if number), backbone.default_frames)
-    n = default if frames is None else frames
-    if n < 1:
-        raise BackboneError(f"frames is {n}: at least one moment has to be looked at")
+    default = next((number for number in trained.values() if number), model.backbone.default_frames)
+    wanted = max(1, round(moments.fps * (end - start))) if moments.fps else moments.frames or default
+    n = min(wanted, moments.max_frames or wanted)
+    if moments.fps:  # a moment has a token at least: a long clip at many a second is not tried out
+        n = min(n, model.backbone.media_context)
+    fitting, tokens = _fit(model, media, n)
+    explicit = moments.frames is not None
+    context, source = model.backbone.context, model.backbone.source
+    if not fitting or (fitting < n and explicit):
+        raise BackboneError(
+            f"{n} frames of {', '.join(media)} do not fit {source} ({context} tokens): "
+            f"use at most {fitting} frames"
+        )
+    notes += [
+        f"{sense} was trained with {number} moments; {fitting} {'is' if fitting == 1 else 'are'} used"
+        for sense, number in trained.items()
+        if number not in (None, fitting)
+    ]
+    if moments.fps and fitting < wanted:
+        used = f"{fitting} {'is' if fitting == 1 else 'are'} used"
+        limit = min(wanted, moments.max_frames or wanted)
+        why = f": more do not fit the model's {context} tokens" if fitting < limit else ""
+        notes.insert(0, f"{moments.fps:g} frames a second would be {wanted}; {used}{why}")
+    elif fitting < n:
+        notes.insert(0, f"{fitting} frames instead of {n}: more do not fit the model's {context} tokens")
+    times = moments.times(duration, fitting)
+    return Plan(times, duration, start, end, tokens, context, tuple(notes))
+
+
+def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int, dict[str, int]]:
+    """How many of n moments fit the context, and the tokens of each sense at so many."""
+    backbone, size = model.backbone, Video().size(media[VIDEO]) if VIDEO in media else None
     pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}  # a moment
 
     def tokens(frames: int) -> dict[str, int]:
@@ -56,17 +97,71 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], frames: int | None = 
         return sum(tokens(frames).values()) + (backbone.captions(frames) if VIDEO in media else 0)
 
     fitting = bisect_right(range(1, n + 1), backbone.media_context, key=length)
-    if not fitting or (fitting < n and frames is not None):
-        raise BackboneError(
-            f"{n} frames of {', '.join(media)} do not fit {backbone.source} ({backbone.context} tokens): "
-            f"use at most {fitting} frames"
-        )
-    notes = [
-        f"{sense} was trained with {number} moments; {fitting} {'is' if fitting == 1 else 'are'} used"
-        for sense, number in trained.items()
-        if number not in (None, fitting)
-    ]
-    if fitting < n:
-        limit = f"the model's {backbone.context} tokens"
-        notes.insert(0, f"{fitting} frames instead of {n}: more do not fit {limit}")
-    return Plan(sample_times(duration, fitting), duration, tokens(fitting), backbone.context, tuple(notes))
+    return fitting, tokens(fitting)
+
+
+def _length_notes(
+    model: "StreamEncoder", media: Mapping[str, Any], durations: Mapping[str, float], moments: Moments
+) -> list[str]:
+    """Where the part ends before it should, and which senses are longer or shorter than the clip.
+
+    Tracks of one file are compared where the file is probed.
+    """
+    leader = VIDEO if VIDEO in media else max(durations, key=durations.__getitem__, default="")
+    whole = durations.get(leader, 0.0)
+    start, end = moments.part(whole)
+    notes = []
+    if moments.end is not None and moments.end > whole + ROUNDED:
+        notes.append(f"the recording lasts {whole:.1f} s: its part ends there, not at {moments.end:g} s")
+    for sense, source in media.items():
+        if sense == leader or same_file(source, media[leader]):
+            continue
+        modality = model.modality(sense)
+        if (lasts := modality.clock(source)) is None:
+            continue
+        clip = "video" if leader == VIDEO else model.modality(leader).label
+        both = f"the {modality.label} lasts {lasts:.1f} s, the {clip} {whole:.1f} s"
+        if moments.end is None and lasts > whole + APART:
+            unused = "heard" if modality.takes == "audio" else "looked at"
+            notes.append(f"{both}: the last {lasts - whole:.1f} s are not {unused}")
+        elif lasts < end - APART:
+            there = "the part looked at" if lasts <= start else f"the last {end - lasts:.1f} s"
+            notes.append(f"{both}: there is no {modality.label} in {there}")
+    return notes
+
+
+def same_file(one: Any, other: Any) -> bool:
+    """Whether two sources are one file, maybe of different tracks."""
+    if not (isinstance(one, FileSource) and isinstance(other, FileSource)):
+        return False
+    return Recording.of(one).path.absolute() == Recording.of(other).path.absolute()
+
+
+def part_of(media: Mapping[str, Any], part: tuple[float, float], duration: float) -> dict[str, Any]:
+    """The media for a part of a clip of `duration` seconds: each source with what a sense must know of it.
+
+    A file is told the part and how long the clip is, over which what has no clock is spread. Media in memory
+    are silenced outside the part, or given that clock. The video needs neither: it is asked at moments.
+    """
+    start, end = part
+
+    def told(source: Any) -> Any:
+        if isinstance(source, FileSource):
+            recording = Recording.of(source)
+            return replace(recording, part=part, lasts=recording.lasts or duration)
+        if isinstance(source, Waveform):
+            samples, rate = source.samples.clone(), source.sample_rate
+            samples[: round(start * rate)] = 0
+            samples[round(end * rate) :] = 0
+            return Waveform(samples, rate)
+        if isinstance(source, Frames):
+            first, last = torch.searchsorted(source.times.double(), torch.tensor(part).double(), right=True)
+            there = slice(max(0, int(first) - 1), max(1, int(last)))
+            pixels, times, labels = source.pixels[there], source.times[there], source.labels[there]
+            return replace(source, pixels=pixels, times=times, labels=labels)
+        if isinstance(source, DepthClip) and source.times is None:
+            clock = (np.arange(source.count) + 0.5) * (duration / source.count)
+            return replace(source, times=clock, duration=duration)
+        return source
+
+    return {sense: source if sense == VIDEO else told(source) for sense, source in media.items()}

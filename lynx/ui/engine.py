@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx.errors import LynxError, MediaError
+from lynx.streams.budget import same_file
 from lynx.types import VIDEO
 from lynx.ui.adapter_policy import ANY_FOLDER, AdapterPolicy
 from lynx.ui.models import ModelCache
@@ -53,13 +54,14 @@ class Engine:
         idle = [
             f"{sense.label} is switched off, though a file was given for it"
             for sense in self.models.senses(request.setup)
-            if sense.name not in request.senses and clip.source(sense.takes) not in (None, clip.video)
+            if sense.name not in request.senses and (source := clip.source(sense.takes)) is not None
+            if not same_file(source, clip.video)
         ]
         read = notes_of([session.media[sense] for sense in frames], frames.values())  # as `lynx inspect` says
         shown = {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()}
         tokens = {sense: session.plan.tokens[sense] for sense in frames}
         notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *read)))
-        return Preview(shown, tokens, session.plan.context, notes)
+        return Preview(shown, tokens, session.plan.context, notes, part_looked_at(session))
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
@@ -70,7 +72,8 @@ class Engine:
             if self.sessions.stopped(request.conversation):  # before the session had begun to answer
                 session.stop()
         said = session.history[-1]["content"]
-        yield Reply(said, dict(session.used), (*notes, *session.notes), evidence_view(session))
+        part = part_looked_at(session)
+        yield Reply(said, dict(session.used), (*notes, *session.notes), evidence_view(session), part)
 
     def compare(self, request: Request) -> "Comparison":
         """Answer a question, or the history's last, again without each added sense. Raises LynxError."""
@@ -122,6 +125,11 @@ class Engine:
         if missing:
             raise MediaError(notes[0] if notes else f"Nothing was given for {', '.join(missing)}.")
         return tuple(sense for sense in request.senses if sense in media)
+
+
+def part_looked_at(session: "Session") -> tuple[float, float] | None:
+    """The seconds of the recording that are looked at; None where that is all of it."""
+    return None if session.moments.whole else (session.plan.start, session.plan.end)
 
 
 def evidence_view(session: "Session") -> EvidenceView | None:

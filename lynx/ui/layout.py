@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from lynx.types import VIDEO
+from lynx.types import UP_AXES, VIDEO
 from lynx.ui import views
 from lynx.ui.examples import ExampleClip
 from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
@@ -45,6 +45,9 @@ class Layout:
             gr.JSON(visible=False, label="senses"),
             *(gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")),
             gr.Textbox(visible=False, label="offsets", value=None),
+            *(gr.Textbox(visible=False, label=name, value=None) for name in ("start", "end")),
+            *(gr.Number(visible=False, label=name, value=None) for name in ("fps", "max_frames", "track")),
+            *(gr.Textbox(visible=False, label=name, value=None) for name in ("unit", "up")),
         ]
         self.answer = gr.Textbox(visible=False, label="answer")
 
@@ -78,6 +81,10 @@ class Layout:
                 elem_id="examples",
             )
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
+        with gr.Row(elem_id="part"):
+            brief = {"max_lines": 1, "min_width": 110}
+            self.start = gr.Textbox(label="From", placeholder="seconds", elem_id="from", **brief)
+            self.end = gr.Textbox(label="To", placeholder="end", elem_id="to", **brief)
         # a place for each kind of file beside the video, shown where a sense of the model takes it
         upload = {"file_count": "multiple", "height": 84, "min_width": 200}
         with gr.Column(visible=False, elem_id="hearing") as hearing:
@@ -97,6 +104,7 @@ class Layout:
                     max_lines=1, visible=False, elem_id="offsets",
                 )
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
+        self._advanced()
         self.depth_files, self.view_files = gr.State(()), gr.State(())
         choices = [("picture", VIDEO)]
         self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
@@ -104,6 +112,25 @@ class Layout:
             gr.HTML(views.SEEN_HEADER)
             self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
             self.budget = gr.HTML(elem_id="budget")
+
+    def _advanced(self) -> None:
+        """What few clips need: how densely they are looked at, and what their files do not say."""
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            with gr.Row():
+                # text, since Gradio's numbers become 0 when a folded group is opened
+                field = {"placeholder": "auto", "max_lines": 1, "min_width": 110}
+                self.fps = gr.Textbox(label="Frames a second", elem_id="fps", **field)
+                self.max_frames = gr.Textbox(label="Most frames", elem_id="max-frames", **field)
+            self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
+            with gr.Row(visible=False) as self.depth_settings:
+                self.unit = gr.Dropdown(
+                    views.DEPTH_UNITS, value="", label="Depth unit", info="or meters a step, such as 0.001",
+                    allow_custom_value=True, min_width=190, elem_id="unit",
+                )
+                self.up = gr.Dropdown(
+                    [("auto", ""), *UP_AXES], value="", label="Up axis", info="of a mesh", min_width=110,
+                    elem_id="up",
+                )
 
     def _conversation(self) -> None:
         self.chatbot = gr.Chatbot(

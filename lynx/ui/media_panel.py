@@ -11,7 +11,18 @@ from lynx.ui import views
 from lynx.ui.engine import Engine
 from lynx.ui.examples import suggested_questions
 from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout, Update
-from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Clip, Request
+from lynx.ui.types import (
+    AUDIO,
+    DEFAULT,
+    DEPTH,
+    VIEW,
+    Chat,
+    Clip,
+    Request,
+    depth_settings,
+    moments_of,
+    sound_tracks,
+)
 from lynx.ui.uploads import Uploads, further_views
 
 
@@ -22,6 +33,7 @@ class MediaPanel:
         self.ui, self.engine, self.encode = ui, engine, encode
         self.uploads = Uploads()
         self.inputs = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
+        self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.track, ui.unit, ui.up]
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
 
     def on_example(self, index: int, chat: Chat) -> Update:
@@ -40,7 +52,7 @@ class MediaPanel:
             ui.audio: None if sound == example.clip else str(sound),
             ui.depth: [self.uploads.as_one_file(found[DEPTH][0])] if DEPTH in found else None,
             ui.views: list(dict.fromkeys(map(str, found[VIEW]))) if VIEW in found else None,
-            ui.offsets: "",
+            **{field: "" for field in (ui.offsets, ui.start, ui.end, ui.unit, ui.up)},
             ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
         }
 
@@ -48,6 +60,21 @@ class MediaPanel:
         """Ask when further views begin, as soon as there are any."""
         offsets = gr.update(visible=True) if files else gr.update(visible=False, value="")
         return {self.ui.view_files: tuple(map(str, files or ())), self.ui.offsets: offsets}
+
+    def on_sound(self, video: str | None, sound: str, audio: str | None) -> Update:
+        """Let the sound track be chosen where a file has several."""
+        tracks = self._tracks(video, sound, audio)
+        choices = [(label, index) for index, label in tracks.items()]
+        default = next((index for index, label in tracks.items() if label.endswith(DEFAULT)), None)
+        return {self.ui.track: gr.update(choices=choices, value=default, visible=len(tracks) > 1)}
+
+    def _tracks(self, video: str | None, sound: str, audio: str | None) -> dict[int, str]:
+        """The sound tracks of the file that is heard; none where it cannot be read, which others say."""
+        file = audio if sound == OTHER_FILE else video
+        try:
+            return sound_tracks(file) if file else {}
+        except MediaError:
+            return {}
 
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
@@ -75,9 +102,11 @@ class MediaPanel:
 
     def request(
         self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],
-        further: tuple[str, ...], offsets: str, senses: list[str], chat: Chat,
+        further: tuple[str, ...], offsets: str, start: str, end: str, fps: str,
+        max_frames: str, track: int | None, unit: str | None, up: str | None, senses: list[str],
+        chat: Chat,
     ) -> Request:
-        """A request: the question and the files of all visible inputs. Raises MediaError for bad uploads."""
+        """A request: the question and the values of all visible inputs. Raises LynxError for bad ones."""
         on = {sense.takes for sense in chat.senses if sense.name in senses}
 
         def given(kind: str, gather: Callable[[], Any], nothing: Any = None) -> Any:
@@ -90,5 +119,11 @@ class MediaPanel:
 
         own_sound = audio if sound == OTHER_FILE and AUDIO in chat.places else None
         recording = given(DEPTH, lambda: self.uploads.depth(depth))
-        clip = Clip(video, own_sound, recording, given(VIEW, lambda: further_views(further, offsets), ()))
+        around = given(VIEW, lambda: further_views(further, offsets), ())
+        moments = moments_of(start, end, fps, max_frames)
+        tracks = self._tracks(video, sound, audio)
+        if DEFAULT in tracks.get(track, DEFAULT):  # or of the file that was there before
+            track = None
+        known = given(DEPTH, lambda: depth_settings(unit, up), (None, None))
+        clip = Clip(video, own_sound, recording, around, moments, track, *known)
         return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())

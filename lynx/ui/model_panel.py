@@ -10,7 +10,7 @@ from lynx.ui import views
 from lynx.ui.engine import Engine
 from lynx.ui.examples import adapter_folders
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import Chat, Setup
+from lynx.ui.types import DEPTH, Chat, Setup
 
 
 class ModelPanel:
@@ -53,6 +53,7 @@ class ModelPanel:
             ui.hint: views.hint(setup),
             ui.model: gr.update(label=views.model_line(setup, senses)),
             **{place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()},
+            ui.depth_settings: gr.update(visible=DEPTH in chat.places),
             **self.on_choose(setup.backbone, list(setup.adapters)),
         }
 

@@ -14,7 +14,7 @@ from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
 from lynx.ui.media_panel import MediaPanel
 from lynx.ui.model_panel import ModelPanel
-from lynx.ui.types import Clip, Request, Setup
+from lynx.ui.types import Clip, Request, Setup, depth_settings, moments_of
 from lynx.ui.uploads import further_views
 from lynx.ui.views import sentence
 
@@ -53,7 +53,7 @@ class Page:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
-        loaded += [ui.suggestions, *ui.places.values()]
+        loaded += [ui.suggestions, *ui.places.values(), ui.depth_settings]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
         # a quick visitor may have given a clip by now
@@ -69,13 +69,19 @@ class Page:
 
         changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.depth_files.change]
         changes += [ui.view_files.change, ui.offsets.submit, ui.offsets.blur, ui.senses.input]
+        for field in (ui.start, ui.end, ui.fps, ui.max_frames):
+            changes += [field.submit, field.blur]
+        changes += [ui.track.change, ui.unit.change, ui.up.change]
         gr.on(changes, media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
+        heard, files = [ui.video, ui.sound, ui.audio], [ui.video.change, ui.sound.change, ui.audio.change]
+        gr.on(files, media.on_sound, heard, ui.track, **ASIDE)
         # only on changes: Gradio checks every file of such a component each time it is read
         ui.depth.change(lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         ui.views.change(media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
             beside = [ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.suggestions, ui.notice]
+            beside += [ui.start, ui.end, ui.unit, ui.up]
             ui.gallery.click(lambda index: str(ui.examples[index].clip), ui.gallery, ui.video, **LIGHT)
             ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **LIGHT)
 
@@ -107,6 +113,9 @@ class Page:
     def ask(
         self, video: str | None, audio: str | None, question: str, senses: list[str] | None,
         depth: list[str] | None = None, views: list[str] | None = None, offsets: str | None = None,
+        start: str | None = None, end: str | None = None, fps: float | None = None,
+        max_frames: float | None = None, track: float | None = None, unit: str | None = None,
+        up: str | None = None,
     ) -> str:
         """Answer one question about a video, a sound file, depth, further views, or several of them.
 
@@ -114,11 +123,17 @@ class Page:
         named and cannot be used is an error.
         depth: PNGs with their text files, a .zip of them, a .npy stack, a video, a mesh or a point cloud.
         views: further clips. offsets: when each begins, in seconds of the video, such as "0, 0.4".
+        start, end: the part that is looked at, in seconds, or as "1:30"; all where they are not given.
+        fps: so many moments a second, at most max_frames. track: index of the sound track in its file.
+        unit: meters of one step of depth, or "tum", "d405", "l515". up: the axis of a mesh that points up.
         """
         key, setup = uuid4().hex, self.engine.models.without_broken(self.ui.setup)[0]
         try:
             recording = self.media.uploads.depth(depth or ())
-            clip = Clip(video, audio, recording, further_views(views or (), offsets))
+            moments = moments_of(start, end, fps, max_frames)
+            heard = None if track is None else int(track)
+            around, known = further_views(views or (), offsets), depth_settings(unit, up)
+            clip = Clip(video, audio, recording, around, moments, heard, *known)
             request = Request(key, setup, clip, (), question=question.strip(), strict=bool(senses))
             request = replace(request, senses=self.engine.usable(request, senses))
             *_, reply = self.chat.generate(request)

@@ -4,11 +4,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx.errors import MediaError
-from lynx.types import VIDEO, MediaSource
+from lynx.streams.budget import same_file
+from lynx.types import VIDEO, FileSource, MediaSource, Recording
 from lynx.ui.models import ModelCache
 from lynx.ui.types import AUDIO, Clip, Request, Setup
 
@@ -33,18 +33,21 @@ class SessionCache:
 
     def open(self, request: Request) -> "tuple[Session, tuple[str, ...]]":
         """The session of this conversation about this clip, switched as asked, and notes on its media."""
+        from lynx.session import Session
+
         model = self.models.get(request.setup)
         media, notes = self.media(request)
         on = [sense for sense in request.senses if sense in media]
         key = (request.conversation, request.setup, request.clip)
         session = self._sessions.get(key)
         if session is None or session.model is not model or not set(on) <= set(session.media):
+            moments = request.clip.moments
             try:
-                session = model.chat(**media)
+                session = Session(model, media, moments)
             except MediaError:  # a bad file of a sense that is off is ignored
                 if len(on) == len(media):
                     raise
-                session = model.chat(**{sense: media[sense] for sense in on})
+                session = Session(model, {sense: media[sense] for sense in on}, moments)
             self._sessions[key] = session
         self._sessions.move_to_end(key)
         self._drop(list(self._sessions)[:-SESSIONS_KEPT])
@@ -63,9 +66,10 @@ class SessionCache:
         clip.check()
         for sense in self.models.senses(request.setup):
             source = clip.source(sense.takes)
-            if source is not None and sense.takes == AUDIO and not probe(source).audio:
+            if isinstance(source, FileSource) and sense.takes == AUDIO and not probe(source).audio:
                 if sense.name in request.senses:
-                    notes.append(f"{Path(source).name!r} has no audio track, so there is no {sense.label}.")
+                    name = Recording.of(source).path.name
+                    notes.append(f"{name!r} has no audio track, so there is no {sense.label}.")
             elif source is not None:
                 media[sense.name] = source
         if not media:
@@ -91,7 +95,8 @@ class SessionCache:
                     modality = session.model.modality(sense)
                     frames[sense] = modality.render(session.media[sense], session.plan.times)
             except MediaError as error:
-                if request.strict or sense == VIDEO or session.media[sense] != request.clip.video:
+                own = same_file(session.media[sense], request.clip.video)  # only the video was given for it
+                if request.strict or sense == VIDEO or not own:
                     raise
                 label = next(each.label for each in self.models.senses(request.setup) if each.name == sense)
                 notes.append(f"There is no {label}: {error}")

@@ -1,14 +1,15 @@
 """Data between the page and its engine: plain, picklable, and on the CPU."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lynx.errors import MediaError
 from lynx.modalities.multi_view import View
 from lynx.modalities.video import Video
-from lynx.types import VIDEO, MediaSource
+from lynx.types import VIDEO, FileSource, MediaSource, Moments, Recording, axis_of, seconds_of, unit_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lynx.visualization.drawing import Curve
 
 EMBEDDED = "lynx-tiny"
+DEFAULT = " (default)"
+"""How the label of a file's default sound track ends."""
 AUDIO, DEPTH, VIEW = "audio", "depth", "view"  # what a `Modality` can take beside a video
 
 
@@ -57,13 +60,18 @@ class Clip:
     """One recording: a file or folder for each kind that senses take.
 
     audio: the video's own sound where it is None. views: further clips, each with the second of the video at
-    which it begins.
+    which it begins. moments: what of it is looked at. track: index of the sound track that is heard, None for
+    the default one. unit: meters of one step of depth; up: the axis of a mesh that points up.
     """
 
     video: str | None = None
     audio: str | None = None
     depth: str | None = None
     views: tuple[tuple[str, float], ...] = ()
+    moments: Moments = Moments()
+    track: int | None = None
+    unit: float | None = None
+    up: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,6 +84,14 @@ class Clip:
         """Their names, for people."""
         return " + ".join(Path(path).name for path in self.paths)
 
+    @property
+    def title(self) -> str:
+        """The same, with the part that is looked at."""
+        if self.moments.whole:
+            return self.files
+        end = "the end" if self.moments.end is None else f"{self.moments.end:g} s"
+        return f"{self.files}, {self.moments.start:g} s to {end}"
+
     def source(self, takes: str) -> MediaSource | None:
         """The source of a sense that takes this kind of file; None where it was not given."""
         named: dict[str, View] = {}
@@ -85,8 +101,13 @@ class Clip:
                 count += 1
                 name = f"{Path(path).stem} {count}"
             named[name] = View(path, offset)
-        given = {VIDEO: self.video, AUDIO: self.audio or self.video, DEPTH: self.depth, VIEW: named or None}
-        return given.get(takes)
+        sound: FileSource | None = self.audio or self.video
+        if sound and self.track is not None:
+            sound = Recording(Path(sound), track=self.track)
+        depth: FileSource | None = self.depth
+        if depth and (self.unit or self.up):
+            depth = Recording(Path(depth), unit=self.unit, up=self.up)
+        return {VIDEO: self.video, AUDIO: sound, DEPTH: depth, VIEW: named or None}.get(takes)
 
     def check(self) -> None:
         """Raises: MediaError: there is no file, or one without the track that it was given for."""
@@ -99,6 +120,59 @@ class Clip:
             raise MediaError(f"{name!r} has no picture track; give it as a sound file instead.")
         if self.audio and not probe(self.audio).audio:
             raise MediaError(f"{Path(self.audio).name!r} has no audio track; give another sound file.")
+        sound = self.audio or self.video
+        if self.track is not None and sound and self.track not in (tracks := sound_tracks(sound)):
+            there = ", ".join(tracks.values()) or "none"
+            raise MediaError(f"{Path(sound).name!r} has no sound track {self.track}; it has {there}.")
+
+
+def moments_of(
+    start: str | None, end: str | None, fps: str | float | None, max_frames: str | float | None
+) -> Moments:
+    """What is looked at, from the fields of a page or a request; empty ones are as if not given.
+
+    Raises: LynxError: one of them is no time or number.
+    """
+    begin, until = (seconds_of(text) if (text or "").strip() else None for text in (start, end))
+    rate, most = _number(fps, "Frames a second"), _number(max_frames, "Most frames")
+    whole: Any = int(most) if most is not None and most == int(most) else most
+    return Moments(None, rate, whole, begin or 0.0, until)
+
+
+def _number(given: str | float | None, name: str) -> float | None:
+    if given is None or not (text := str(given).strip()):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise MediaError(f"{name}: {text!r} is no number above 0; leave it empty to let the model choose.")
+    return value
+
+
+def depth_settings(unit: str | None, up: str | None) -> tuple[float | None, str | None]:
+    """The unit and the axis that points up, from the fields of a page or a request.
+
+    Raises: MediaError: there is no such unit or axis.
+    """
+    return unit_of(unit) if unit else None, axis_of(up) if up else None
+
+
+def sound_tracks(path: str) -> dict[int, str]:
+    """The sound tracks of a file that can be decoded, by index: "#2 aac stereo (default)".
+
+    Raises: MediaError: it cannot be read.
+    """
+    from lynx.media.container import probe
+
+    info = probe(path)
+    usual = {1: "mono", 2: "stereo"}  # which some files leave unnamed
+    return {
+        track.index: f"#{track.index} {track.codec} {usual.get(track.channels, track.layout)}"
+        + DEFAULT * (track == info.sound)
+        for track in info.audio
+    }
 
 
 @dataclass(frozen=True)
@@ -122,6 +196,7 @@ class Preview:
     tokens: Mapping[str, int] = field(default_factory=dict)
     context: int = 0
     notes: tuple[str, ...] = ()
+    part: tuple[float, float] | None = None  # seconds of the recording, where not all of it is looked at
 
 
 @dataclass(frozen=True)
@@ -137,12 +212,16 @@ class EvidenceView:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: the senses used with their frames and seconds, notes, and what it rests on."""
+    """An answer: the senses used with their frames and seconds, notes, and what it rests on.
+
+    part: seconds of the recording, where not all of it was looked at.
+    """
 
     answer: str
     used: Mapping[str, tuple[int, float]]
     notes: tuple[str, ...] = ()
     evidence: EvidenceView | None = None
+    part: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ real recordings load a real backbone below.</div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
+DEPTH_UNITS = [
+    ("as stored: millimeters", ""), ("TUM: 1/5000 m", "tum"), ("D405: 0.1 mm", "d405"),
+    ("L515: 0.25 mm", "l515"),
+]  # fmt: skip
+"""Choices of the unit of depth, by what `lynx.types.unit_of` reads."""
 SEEN = "What the model really sees and hears"
 RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
@@ -93,8 +98,9 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
     """Which senses an answer used, with how many frames and seconds; then its notes."""
+    part = _part(reply.part)
     parts = [
-        _chip(f"{labels.get(sense, sense)} · {frames} frames · {_seconds(seconds)}", sense)
+        _chip(" · ".join((labels.get(sense, sense), f"{frames} frames", part or _seconds(seconds))), sense)
         for sense, (frames, seconds) in reply.used.items()
     ]
     parts += [_chip(f"no {label}") for sense, label in labels.items() if sense not in reply.used]
@@ -113,7 +119,7 @@ def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     said: list[tuple[str, str]] = []
     for before, turn in zip((None, *turns), turns, strict=False):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
-            line = f"{escape(turn.clip.files)} · {escape(turn.setup.backbone)}"
+            line = f"{escape(turn.clip.title)} · {escape(turn.setup.backbone)}"
             said.append(("assistant", f'<div class="divider">{line}</div>'))
         answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
         said.append(("user", escape(turn.question, quote=False)))
@@ -139,7 +145,7 @@ def budget(preview: Preview, labels: Mapping[str, str]) -> str:
         bars += f'<i style="width:{100 * count / preview.context:.2f}%;{color}"></i>'
         parts += f'<span><i style="{color}"></i>{escape(labels.get(sense, sense))} '
         parts += f"{frames} frames, {count:,} tokens</span>"
-    length = _seconds(next(iter(preview.frames.values())).duration)
+    length = _part(preview.part) or _seconds(next(iter(preview.frames.values())).duration)
     return (
         f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
         f"<div>{length} · {used:,} of {preview.context:,} tokens</div>{notes}</div>"
@@ -242,6 +248,16 @@ def _css(sense: str) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else drawing.clock(seconds, seconds) + " min"
+
+
+def _part(part: tuple[float, float] | None) -> str:
+    """The seconds of the recording that are looked at; nothing where that is all of it."""
+    if part is None:
+        return ""
+    start, end = part
+    if end < 60:
+        return f"{start:.1f}–{end:.1f} s"
+    return f"{drawing.clock(start, end)}–{drawing.clock(end, end)} min"
 
 
 def _capital(text: str) -> str:

@@ -26,6 +26,7 @@ from lynx.visualization.film_frame import Caption, FramePainter, picture_size
 
 if TYPE_CHECKING:
     from lynx.session import Session
+    from lynx.streams.budget import Plan
 
 AUDIO = "audio"
 DEFAULT_SECONDS = 120.0  # of a longer clip, if no window is given
@@ -82,7 +83,8 @@ def write_film(
 ) -> Film:
     """Write an mp4 of the session's last answer: what `word` rests on, see `find_word`.
 
-    window: seconds of the clip; by default all of it, or its first DEFAULT_SECONDS, which a note says.
+    window: seconds of the clip; by default what the answer looked at, or the first DEFAULT_SECONDS of that,
+    which a note says. There is no heat outside of what was looked at.
     progress: called with how many frames are written, and of how many.
     Raises: LynxError: no answer, no such word. MediaError: media that cannot be read, a window outside of the
     clip, a file that cannot be written. Then no file is left.
@@ -92,7 +94,7 @@ def write_film(
         raise MediaError(f"a film is an mp4: give a name that ends in .mp4, not {path.name!r}")
     evidence, question = _answered(session)
     text, tokens, letters = find_word(evidence, word)
-    start, end, notes = _window(session.plan.duration, window)
+    start, end, notes = _window(session.plan, window)
     source = session.media.get(VIDEO)
     shown, fps = _size_and_rate(source)
     labels = {sense: session.model.modality(sense).label for sense in evidence.spans} | {TEXT: "words"}
@@ -116,7 +118,8 @@ def write_film(
         """The frames (H, W, 3) uint8, one after another, so that memory does not grow with the clip."""
         for number, pixels in enumerate(_pictures(source, shown, times)):
             time, heat = float(times[number]), None
-            if maps is not None:  # between the maps of the moments around it
+            looked_at = session.plan.start <= time <= session.plan.end
+            if maps is not None and looked_at:  # between the maps of the moments around it
                 behind = int(torch.searchsorted(moments, time))
                 first, last = max(0, behind - 1), min(behind, len(moments) - 1)
                 gap = float(moments[last] - moments[first])
@@ -145,13 +148,16 @@ def _answered(session: "Session") -> tuple[Evidence, str]:
     return evidence, history[-2]["content"]
 
 
-def _window(duration: float, window: tuple[float, float] | None) -> tuple[float, float, tuple[str, ...]]:
+def _window(plan: "Plan", window: tuple[float, float] | None) -> tuple[float, float, tuple[str, ...]]:
     """The film's first and last second, and notes on them."""
+    duration = plan.duration
     if window is None:
-        if duration <= DEFAULT_SECONDS:
-            return 0.0, duration, ()
-        first, whole = clock(DEFAULT_SECONDS, DEFAULT_SECONDS), clock(duration, duration)
-        return 0.0, DEFAULT_SECONDS, (f"the first {first} of {whole}: ask for a window to film more",)
+        start, length = plan.start, plan.end - plan.start
+        if length <= DEFAULT_SECONDS:
+            return start, plan.end, ()
+        first, whole = clock(DEFAULT_SECONDS, DEFAULT_SECONDS), clock(length, length)
+        note = f"the first {first} of {whole}: ask for a window to film more"
+        return start, start + DEFAULT_SECONDS, (note,)
     start, end = window
     if not 0 <= start < end <= duration + TOLERANCE or start >= duration:
         asked = f"the window from {start:g} to {end:g} s"

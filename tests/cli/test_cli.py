@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapter
@@ -78,6 +79,13 @@ def test_every_command_has_help_with_an_example_that_it_accepts(capsys, name):
         ("params",),
         ("params", "--backbone", "lynx-tiny", "--rank", "0"),
         ("env", "--fast"),
+        ("chat", "--frames", "3", "--fps", "2"),
+        ("chat", "--fps", "0"),
+        ("chat", "--max-frames", "0"),
+        ("chat", "--start", "soon"),
+        ("map", "--end", "1:75"),
+        ("chat", "--depth-unit", "inch"),
+        ("chat", "--depth-up", "north"),
         ("align", "--lr", "high"),
         ("adapters", "pull"),
         ("adapters", "push", "adapters/audio"),
@@ -233,6 +241,31 @@ def test_chat_films_its_last_answer(capsys, tiny, clip, tmp_path):
     code, _, err = run(capsys, "chat", *words, "--word", "1")
     assert code == 1 and "--film" in err
     assert run(capsys, "chat", *words, "--film", str(film), "--window", "3")[0] == 2
+
+
+def test_chat_about_a_part_says_which(capsys, tiny, clip, tmp_path):
+    film = str(tmp_path / "film.mp4")
+    words = ("chat", "--backbone", tiny, "--video", clip, "--ask", "what is it ?", "--json")
+    code, out, err = run(capsys, *words, "--start", "0.25", "--end", "0:00.75", "--fps", "4", "--film", film)
+    assert code == 0, err
+    (turn,) = json.loads(out)["turns"]
+    assert turn["part"] == [0.25, 0.75] == turn["film"]["seconds"] and turn["used"] == {"video": [2, 0.5]}
+    code, out, _ = run(capsys, *words, "--fps", "8", "--max-frames", "3")
+    (turn,) = json.loads(out)["turns"]
+    assert turn["notes"] == ["8 frames a second would be 8; 3 are used"] and "part" not in turn
+    code, _, err = run(capsys, *words, "--start", "7")
+    assert code == 1 and err == "lynx: start is 7 s, but the recording lasts 1.00 s\n"
+    code, _, err = run(capsys, *words, "--depth-unit", "tum")
+    assert code == 1 and "give --depth FILE, too" in err
+
+
+def test_the_unit_of_depth_is_given_with_it(capsys, tmp_path):
+    np.save(tmp_path / "maps.npy", np.full((2, 24, 32), 40_000, np.uint16))
+    words = ("chat", "--depth", str(tmp_path / "maps.npy"), "--ask", "what is near ?", "--json")
+    for unit, meters in (("TUM", "8 m"), ("0.001", "40 m")):  # 5000 steps a meter, or 1000
+        code, out, err = run(capsys, *words, "--depth-unit", unit, "--depth-up", "-y")
+        assert code == 0, err
+        assert f"(around {meters})" in " ".join(json.loads(out)["turns"][0]["notes"])
 
 
 def test_map_tells_distances_and_draws_them(capsys, tiny, clip, tmp_path):

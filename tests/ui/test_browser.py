@@ -230,11 +230,45 @@ def test_depth_and_further_views_have_their_places(nonsense, open_page, files):
     budget.get_by_text("depth 16 frames").wait_for()
 
 
+def fill(page, place, text):
+    """Type into a field and press Enter."""
+    field = f"{place} :is(input, textarea)"
+    page.fill(field, text)
+    page.press(field, "Enter")
+
+
+def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
+    page = open_page(nonsense)
+    page.click("#examples .gallery-item")
+    budget, notice = page.locator("#budget"), page.locator("#notice")
+    budget.get_by_text("picture 16 frames").wait_for()
+    fill(page, "#from", "1")
+    fill(page, "#to", "0:03")
+    budget.get_by_text("1.0–3.0 s").wait_for()
+    assert page.locator("#fps").is_hidden() and page.locator("#track").is_hidden()
+    page.click("#advanced .label-wrap")
+    fill(page, "#fps", "2")
+    budget.get_by_text("picture 4 frames").wait_for()
+    fill(page, "#max-frames", "3")
+    budget.get_by_text("2 frames a second would be 4; 3 are used").wait_for()
+    fill(page, "#unit", "inch")
+    notice.get_by_text("'inch' is no unit of depth").wait_for()
+    fill(page, "#unit", "0.002")
+    page.wait_for_selector("#notice .notice", state="detached")
+    fill(page, "#from", "7")
+    notice.get_by_text("expected seconds after start, which is 7").wait_for()
+    fill(page, "#from", "2")
+    budget.get_by_text("2.0–3.0 s").wait_for()
+    ask_and_stop(page, "what is it ?")
+    assert "picture · 2 frames · 2.0–3.0 s" in page.inner_text("#chat .chips")
+
+
 def test_on_a_phone_nothing_sticks_out(nonsense, open_page):
     page = open_page(nonsense, is_mobile=True)
     page.set_viewport_size({"width": 390, "height": 844})
     page.click("#examples .gallery-item")
     page.wait_for_selector("#seen-picture img")
+    page.click("#advanced .label-wrap")
     ask_and_stop(page, "hello ?")
     page.wait_for_selector("#rests-on img")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -30,7 +30,7 @@ from lynx.errors import LynxError, MediaError
 from lynx.media.depth import open_depth
 from lynx.media.thumbnails import thumbnails
 from lynx.media.writer import write_video
-from lynx.types import Frames, Waveform
+from lynx.types import Frames, Moments, Recording, Waveform
 from lynx.ui import launch, views
 from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
@@ -809,8 +809,12 @@ def page(engine, setup):
     return made[0]
 
 
-def media(desk, name, chat, senses=("video", "audio")):
-    return (str(desk / name) if name else None, "the video", None, (), (), "", list(senses), chat)
+SETTINGS = {"start": "", "end": "", "fps": "", "max_frames": "", "track": None, "unit": "", "up": ""}
+
+
+def media(desk, name, chat, senses=("video", "audio"), **settings):
+    settings = (SETTINGS | settings).values()
+    return (str(desk / name) if name else None, "the video", None, (), (), "", *settings, list(senses), chat)
 
 
 def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
@@ -922,7 +926,7 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
 
     def desk_with(depth=(), further=(), offsets="", senses=("video", *ADDED), chat=chat):
         clip = str(desk / "fast.mp4")
-        return (clip, "the video", None, depth, further, offsets, list(senses), chat)
+        return (clip, "the video", None, depth, further, offsets, *SETTINGS.values(), list(senses), chat)
 
     further = (str(desk / "other.mp4"),)
     seen = page.media.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
@@ -939,6 +943,95 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
         assert asked[ui.question] == "what ?" and ui.chat not in asked
         off = page.media.on_media(*desk_with(*place, senses=("video",)))
         assert off[ui.notice] == "" and off[ui.seen_box]["visible"], "no sense that is on reads it"
+
+
+@pytest.fixture(scope="module")
+def two_tracks(desk):
+    """A clip of four seconds with two sound tracks: the first, silent, and a tone, which is the default."""
+    path = desk / "two.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=4)
+        video.width, video.height = 64, 48
+        tracks = [container.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in range(2)]
+        tracks[0].disposition, tracks[1].disposition = 0, av.stream.Disposition.default
+        for i in range(16):
+            picture = np.full((48, 64, 3), 10 * i, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            tone = np.sin(np.arange(4000 * i, 4000 * (i + 1)) / 16000 * 2000) * 16000
+            for track, samples in zip(tracks, (tone * 0, tone), strict=True):
+                levels = samples.astype(np.int16)[None]
+                sound = av.AudioFrame.from_ndarray(levels, format="s16", layout="mono")
+                sound.sample_rate, sound.pts = 16000, 4000 * i
+                container.mux(track.encode(sound))
+        container.mux(video.encode())
+    return path
+
+
+def test_a_part_and_what_belongs_to_a_clip_are_of_the_request(page, engine, setup, full, desk):
+    chat, ui = Chat("part", full, engine.models.senses(full)), page.ui
+    given = {"start": "1", "end": "0:03", "fps": "1.5", "max_frames": "9", "unit": "tum", "up": "-y"}
+    request = page.media.request("what ?", *media(desk, "clip.mp4", chat, **given))
+    assert request.clip.moments == Moments(None, 1.5, 9, 1.0, 3.0)
+    assert (request.clip.unit, request.clip.up, request.clip.track) == (0.0002, "-y", None)
+    assert pickle.loads(pickle.dumps(request)) == request
+    without = page.media.request("", *media(desk, "clip.mp4", Chat("part", setup, SENSES), unit="inch"))
+    assert without.clip.unit is None, "no sense of this model reads depth"
+    deep = Clip(depth=str(desk / "depth"), unit=0.0002, up="-y").source("depth")
+    assert deep == Recording(desk / "depth", unit=0.0002, up="-y")
+    chat = Chat("part", setup, SENSES)
+    seen = page.media.on_media(*media(desk, "clip.mp4", chat, start="1", end="3", fps="2"))
+    assert "1.0–3.0 s" in seen[ui.budget] and "picture 4 frames" in seen[ui.budget]
+
+
+def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setup, desk):
+    chat, ui = Chat("one part", setup, SENSES), page.ui
+    *_, first = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat, start="1", end="3"))
+    said = first[ui.chat]
+    assert "picture · 16 frames · 1.0–3.0 s" in said.turns[0].chips
+    assert said.evidence.frames["video"].times.min() > 1 and said.evidence.frames["video"].times.max() < 3
+    film = page.evidence.on_film(0, *media(desk, "clip.mp4", said, start="1", end="3"))
+    with av.open(film[ui.film]["value"]) as made:
+        assert made.duration / av.time_base == pytest.approx(2, abs=0.1)
+    *_, second = page.chat.on_ask("what ?", *media(desk, "clip.mp4", said, start="2"))
+    shown = views.messages(second[ui.chat].turns)
+    assert "clip.mp4, 2 s to the end" in shown[2]["content"][0]["text"]
+    assert second[ui.chat].about(second[ui.chat].turns[0].clip) == ()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"start": "soon"}, "'soon' is no time"),
+        ({"start": "9"}, "Start is 9 s, but the recording lasts 4.00 s."),
+        ({"start": "3", "end": "2"}, "End is 2.0: expected seconds after start"),
+        ({"fps": "many"}, "Frames a second: 'many' is no number"),
+        ({"max_frames": "0"}, "Most frames: '0' is no number"),
+        ({"max_frames": "2.5"}, "at least one moment"),
+        ({"unit": "inch"}, "'inch' is no unit of depth"),
+    ],
+)
+def test_wrong_values_are_one_sentence_and_nothing_is_lost(page, engine, full, desk, given, said):
+    chat, ui = Chat("wrong", full, engine.models.senses(full)), page.ui
+    senses = ("video", "depth") if "unit" in given else ("video",)
+    *_, asked = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat, senses, **given))
+    assert asked[ui.question] == "what ?" and ui.chat not in asked
+    for notice in (page.media.on_media(*media(desk, "clip.mp4", chat, senses, **given)), asked):
+        assert said in notice[ui.notice].replace("&#x27;", "'") and "Traceback" not in notice[ui.notice]
+
+
+def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, desk, two_tracks):
+    chat, ui = Chat("tracks", setup, SENSES), page.ui
+    choice = page.media.on_sound(str(two_tracks), "the video", None)[ui.track]
+    labels = [label for label, _ in choice["choices"]]
+    assert labels == ["#1 pcm_s16le mono", "#2 pcm_s16le mono (default)"]
+    assert choice["visible"] and choice["value"] == 2
+    alone = page.media.on_sound(str(desk / "clip.mp4"), "the video", None)[ui.track]
+    assert not alone["visible"] and not page.media.on_sound(None, "the video", None)[ui.track]["visible"]
+    given = [media(desk, two_tracks.name, chat, track=track) for track in (2, 1, 7)]
+    clips = [page.media.request("", *each).clip for each in given]
+    assert [clip.track for clip in clips] == [None, 1, None], "the default one, and one of another file"
+    assert clips[1].source("audio") == Recording(two_tracks, track=1)
+    assert "sound 16 frames" in page.media.on_media(*given[1])[ui.budget]
 
 
 @pytest.fixture(scope="module")
@@ -974,6 +1067,28 @@ def test_the_endpoint_takes_depth_and_views(client, desk, engine, full):
     request = everything(full, desk, "direct", views=(("other.mp4", 0.5),))
     *_, reply = engine.answer(replace(request, senses=("video", "depth", "multi_view")))
     assert answer == reply.answer and set(reply.used) == {"video", "depth", "multi_view"}
+
+
+def test_the_endpoint_takes_a_part_and_what_belongs_to_the_clip(client, desk, engine, full, two_tracks):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    common = {"video": handle_file(str(desk / "clip.mp4")), "audio": None, "question": "what is it ?"}
+    common |= {"senses": ["video"], "api_name": "/ask"}
+    answer = client.predict(**common, start="1", end="0:03", fps=2, max_frames=3, up="z", unit="mm")
+    part = Clip(str(desk / "clip.mp4"), moments=Moments(None, 2, 3, 1.0, 3.0))
+    *_, reply = engine.answer(replace(request_for(full, desk, senses=("video",), key="direct"), clip=part))
+    assert answer == reply.answer and reply.used == {"video": (3, 2.0)}
+    for wrong, said in (
+        ({"start": "soon"}, "is no time"),
+        ({"start": "9"}, "lasts 4.00 s"),
+        ({"fps": 0}, "Frames a second"),
+        ({"track": 7}, "no sound track 7; it has #1"),
+        ({"up": "north"}, "no axis"),
+    ):
+        with pytest.raises(AppError, match=said) as error:
+            client.predict(**common, **wrong)
+        assert "Traceback" not in str(error.value)
 
 
 def test_a_client_from_before_there_was_depth_is_answered(client, desk):

@@ -49,7 +49,10 @@ def model(tmp_path_factory):
 
 
 def answered(model, **media):
-    """A session whose answer, "a loud siren.", rests on one cell of the video and on the last sound."""
+    """A session whose answer, "a loud siren.", rests on one cell of the video and on the last sound.
+
+    media: also a part, `start` and `end`.
+    """
     session = model.chat(frames=MOMENTS, **media)
     session.ask("what is it ?", max_new_tokens=len(ANSWER))
     evidence = session.evidence
@@ -153,6 +156,18 @@ def test_a_window_is_that_part_of_the_clip(session, tmp_path):
     heard = read_audio(made.path, 16000).samples
     quiet, loud = (float(part.square().mean().sqrt()) for part in (heard[:1400], heard[2400:7000]))
     assert quiet < 0.02 < 0.3 < loud
+
+
+def test_a_film_of_a_part_shows_the_part_at_its_own_seconds(model, media, tmp_path):
+    part = answered(model, video=media / "clip.mp4", audio=media / "clip.mp4", start=1.0, end=1.5)
+    made = write_film(part, tmp_path / "part.mp4", "siren")
+    frames = frames_of(made.path)
+    assert (made.start, made.end, made.notes) == (1.0, 1.5, ()) and len(frames) == 12
+    assert float(read_audio(made.path, 16000).samples[1600:6400].square().mean().sqrt()) > 0.3  # the tone
+    more = frames_of(write_film(part, tmp_path / "more.mp4", "siren", (0.5, 1.5)).path)
+    corner = more[:, 20:100, 500:600].astype(float).mean((1, 2))  # in the cell that the word rests on
+    assert abs(corner[2:10] - LEVEL).max() < 8, "nothing was looked at here: gray as it is, not dimmed"
+    assert np.ptp(corner[14:22], axis=1).max() > 40
 
 
 @pytest.mark.parametrize("window", [(-1.0, 1.0), (1.0, 1.0), (0.0, 9.0), (2.0, 2.05), (1.5, 0.5)])

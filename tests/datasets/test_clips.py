@@ -1,0 +1,37 @@
+"""Examples about a part of a clip: what is rendered, and under which key it is kept."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from checkpoints import clip, sound
+
+from lynx.datasets.base import Example
+from lynx.datasets.clips import content_key, render_clip
+from lynx.errors import DataError
+from lynx.modalities import Audio, Video
+
+EXAMPLE = Example("a", {"video": clip(16), "audio": sound(8.0)})  # eight seconds
+
+
+def test_an_example_about_a_part_is_rendered_at_its_moments():
+    part = render_clip({"video": Video(), "audio": Audio()}, replace(EXAMPLE, start=4, end=6), 2)
+    whole = render_clip({"video": Video(), "audio": Audio()}, EXAMPLE, 8)
+    assert part["video"].times.tolist() == [4.5, 5.5] == part["audio"].times.tolist()
+    assert torch.equal(part["video"].pixels, whole["video"].pixels[4:6])
+    assert torch.equal(part["audio"].pixels[:, :, :, 3:-3], whole["audio"].pixels[4:6, :, :, 3:-3])
+
+
+def test_parts_of_one_clip_have_keys_of_their_own_and_the_whole_keeps_its_key():
+    for known in ("", "vouched for"):
+        whole = replace(EXAMPLE, key=known)
+        parts = [{}, {"start": 1.0}, {"end": 1.0}, {"start": 1.0, "end": 2.0}, {"start": 1, "end": 3}]
+        keys = [content_key(replace(whole, **part)) for part in parts]
+        assert len(set(keys)) == 5 and all(len(key) == 32 for key in keys)
+        assert content_key(replace(whole, start=1, end=2)) == keys[3]
+
+
+@pytest.mark.parametrize("part, said", [({"start": 9}, "lasts 8.00 s"), ({"start": 2, "end": 1}, "end is 1")])
+def test_a_part_that_is_not_there_names_the_example(part, said):
+    with pytest.raises(DataError, match=f"example 'a': .*{said}"):
+        render_clip({"video": Video()}, replace(EXAMPLE, **part), 2)
