@@ -164,6 +164,11 @@ class DepthClip:
     poses: np.ndarray | None = None  # (count, 4, 4), not finite where the camera was lost
     notes: tuple[str, ...] = ()  # what had to be assumed
     background: bool = False  # whether no return is empty background, as around a mesh, not a hole
+    unit: float | None = None  # meters of one step of what is stored; None where it is unknown
+    unit_from: str = ""  # who says so
+    up: str | None = None  # axis of a mesh that points up, as in Recording.up
+    orbit: bool = False  # whether the maps are views around a shape, of which each moment gets the next
+    size: tuple[int, int] | None = None  # height and width of the maps, where known before one is measured
 
     @classmethod
     def of(cls, meters: np.ndarray, **known: Any) -> "DepthClip":
