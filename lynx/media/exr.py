@@ -69,8 +69,9 @@ def read_exr(data: bytes, name: str, check_size: Callable[[str, int, int], None]
         raise MediaError(f"{name!r} is no depth map but a picture in color: one channel of meters is read.")
     if depth.dtype.kind != "f":
         return depth
+    meters = depth.astype(np.float32)
     with np.errstate(invalid="ignore"):
-        return np.where(depth < NOTHING, depth, 0).astype(np.float32)
+        return np.where(meters < NOTHING, meters, np.float32(0))
 
 
 def _header(data: bytes) -> tuple[Header, int]:
@@ -111,8 +112,8 @@ def _wanted(channels: dict[str, str], name: str) -> list[str]:
     if {"R", "G", "B"} <= channels.keys():
         return ["R", "G", "B"]
     raise MediaError(
-        f"{name!r} has {len(channels)} channels ({', '.join(channels)[:100]}), none of them clearly depth: save "
-        "one channel of meters."
+        f"{name!r} has {len(channels)} channels ({', '.join(channels)[:100]}), none clearly depth: "
+        "save one channel of meters."
     )
 
 

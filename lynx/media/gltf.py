@@ -77,10 +77,10 @@ def _embedded(whole: dict[str, Any], name: str) -> bytes:
 def _reduced(whole: dict[str, Any], held: bytes, name: str) -> bytes:
     """The .glb of a description and its data: no materials, pictures or names."""
     primitives = [given for mesh in whole.get("meshes", ()) for given in mesh["primitives"]]
-    used = {*whole.get("extensionsRequired", ())}
-    used |= {key for given in primitives for key in given.get("extensions", ())}
-    used |= {key for view in whole.get("bufferViews", ()) for key in view.get("extensions", ())}
-    if packed := COMPRESSED.keys() & used:
+    extensions = {*whole.get("extensionsRequired", ())}
+    extensions |= {key for given in primitives for key in given.get("extensions", ())}
+    extensions |= {key for view in whole.get("bufferViews", ()) for key in view.get("extensions", ())}
+    if packed := COMPRESSED.keys() & extensions:
         how = " and ".join(sorted(COMPRESSED[extension] for extension in packed))
         what = f"compressed with {how}, which is not read"
         raise MediaError(f"{name!r} is {what}: export it without compression.")

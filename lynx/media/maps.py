@@ -18,9 +18,9 @@ from lynx.media.container import MAX_SIDE
 from lynx.media.exr import read_exr
 from lynx.media.mesh_limits import BROKEN
 
-PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".pgm": "PPM"}
+PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 """Pillow's names of the kinds of pictures that hold a depth map."""
-MAPS = (*PICTURES, ".exr", ".pfm")
+MAPS = (*PICTURES, ".exr", ".pfm", ".pgm")
 """Endings of files that hold one depth map each."""
 ARRAYS = (".npy", ".npz")
 """Endings of files that hold a stack of maps, or one."""
@@ -48,6 +48,8 @@ def read_map(path: Path) -> np.ndarray:
         kind = path.suffix.lower()
         if kind == ".exr":
             values = read_exr(path.read_bytes(), path.name, check_size)
+        elif kind == ".pgm":
+            values = _read_pgm(path.read_bytes(), path.name)
         elif kind == ".pfm":
             values = _read_pfm(path.read_bytes(), path.name)
         else:
@@ -79,8 +81,8 @@ def _read_picture(path: Path) -> np.ndarray:
         values = np.asarray(image)
     if values.ndim != 2:
         raise MediaError(
-            f"{path.name!r} is no depth map but a picture in color ({image.mode}): 16-bit gray is read. If its "
-            "24 bits encode depth, save that as 16-bit millimeters or as a .npy in meters."
+            f"{path.name!r} is no depth map but a picture in color ({image.mode}): 16-bit gray is read. If "
+            "its 24 bits encode depth, save that as 16-bit millimeters or as a .npy in meters."
         )
     if values.dtype.itemsize == 1:
         raise MediaError(
@@ -102,6 +104,20 @@ def _read_pfm(data: bytes, name: str) -> np.ndarray:
     order = "<f4" if float(head[4]) < 0 else ">f4"
     values = np.frombuffer(data, order, width * height, head.end())
     return np.flipud(values.reshape(height, width)).astype(np.float32)
+
+
+def _read_pgm(data: bytes, name: str) -> np.ndarray:
+    """Portable gray map of 16 bits; its values are those stored, not shares of the largest."""
+    space = rb"(?:\s|#[^\n]*\n)+"
+    head = re.match(rb"P5" + space + rb"(\d{1,9})" + space + rb"(\d{1,9})" + space + rb"(\d{1,5})\s", data[:4096])
+    if head is None:
+        raise ValueError("no header")
+    width, height, most = map(int, head.groups())
+    check_size(name, height, width)
+    if most < 256:
+        raise MediaError(f"{name!r} is no depth map but a picture of 8 bits: 16-bit gray is read.")
+    values = np.frombuffer(data, ">u2", width * height, head.end())
+    return values.reshape(height, width).astype(np.uint16)
 
 
 def open_array(path: Path) -> np.ndarray:

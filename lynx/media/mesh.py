@@ -28,10 +28,10 @@ ELEVATION = 25.0  # degrees by which the orbit looks down
 MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
 MAX_COORDINATE = 1e15  # points beyond are damage: their squares leave the range of float
-RAYS = 2**14
-"""Rays that are cast at once."""
+MAX_RAYS = 2**13
+"""Rays that are cast at once, from all over the view, so that the first say what all will cost."""
 PROBES = 256
-"""Rays that are cast before all others, to see what they cost."""
+"""Rays that are cast before those."""
 MAX_RAY_SECONDS = 5e-5
 """Processor seconds a ray; a scan of millions of faces takes a tenth, 10^5 faces in one place five times."""
 
@@ -55,7 +55,11 @@ class Shape:
     @property
     def bounds(self) -> tuple[np.ndarray, float]:
         """The center (3,) of the bounding box of all used points, and the distance of the farthest."""
-        used = self.points[np.unique(self.faces)] if len(self.faces) else self.points
+        used = self.points
+        if len(self.faces):
+            corner = np.zeros(len(self.points), bool)
+            corner[self.faces] = True
+            used = self.points[corner]
         middle = (used.min(0) + used.max(0)) / 2
         return middle, float(np.linalg.norm(used - middle, axis=1).max())
 
@@ -196,8 +200,8 @@ def posed_clip(
 ) -> DepthClip:
     """Depth of a shape in meters, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
 
-    camera_size: height and width of the pictures that the camera's matrix is of. Poses that are not finite are
-    left out, which is noted. Raises MediaError when there is no other.
+    camera_size: height and width of the pictures that the camera's matrix is of. Poses that are not finite
+    are left out, which is noted. Raises MediaError when there is no other.
     """
     good = np.isfinite(poses).all((1, 2))
     notes, pixels = shape.notes, (size, size)
@@ -260,8 +264,12 @@ def orbit(views: int, distance: float, up: np.ndarray) -> np.ndarray:
 def _clip(
     shape: Shape, poses: np.ndarray, camera: np.ndarray, pixels: Size, notes: tuple[str, ...]
 ) -> DepthClip:
+    built: list[Camera] = []
+
     def measure(indices: Sequence[int]) -> np.ndarray:
-        see = ray_caster(shape) if len(shape.faces) else partial(splat, shape.points)
+        if not built:  # once: sorting millions of faces takes longer than a view
+            built.append(ray_caster(shape) if len(shape.faces) else partial(splat, shape.points))
+        see = built[0]
         return np.stack([see(poses[index], camera, pixels) for index in indices])
 
     return DepthClip(
@@ -298,14 +306,15 @@ def ray_caster(shape: Shape) -> Camera:
         depth = np.zeros(count, np.float32)
         cast(np.zeros(1, np.int64), pixels[1], pose, camera)  # prepares the faces, once
         begin, done = thread_time(), 0
+        steps = -(-count // MAX_RAYS)
         probes = np.linspace(0, count - 1, min(PROBES, count)).astype(np.int64)
-        for part in (probes, *(np.arange(at, min(at + RAYS, count)) for at in range(0, count, RAYS))):
+        for part in (probes, *(np.arange(step, count, steps) for step in range(steps))):
             depth[part] = cast(part, pixels[1], pose, camera)
             done += len(part)
-            if thread_time() - begin > MAX_RAY_SECONDS * done + 0.1:
+            if thread_time() - begin > MAX_RAY_SECONDS * done + 0.05:
                 raise MediaError(
-                    f"{shape.name!r} takes too long to draw: its {len(shape.faces):,} faces lie in one another."
-                    " Remove those that are hidden, for example with Blender or MeshLab."
+                    f"{shape.name!r} takes too long to draw: its {len(shape.faces):,} faces lie in one "
+                    "another. Remove those that are hidden, for example with Blender or MeshLab."
                 )
         return depth.reshape(pixels)
 

@@ -119,11 +119,11 @@ def read_settings(folders: Sequence[Path]) -> DepthSettings:
         values = json.loads(text)
     except ValueError as error:
         raise MediaError(f"{name!r} is no JSON of a few numbers: expected such as {EXAMPLE}.") from error
-    known = list(DepthSettings.__dataclass_fields__)
     return _settings(values, name)
 
 
 def _settings(values: Any, name: str) -> DepthSettings:
+    """The settings in the JSON of a file, checked."""
     known = list(DepthSettings.__dataclass_fields__)
     if not isinstance(values, dict):
         raise MediaError(f"{name!r} holds {short_repr(values)}; expected an object with {', '.join(known)}.")
@@ -148,7 +148,8 @@ def _settings(values: Any, name: str) -> DepthSettings:
         raise wrong("size", "[width, height] in pixels")
     if matrix is not None:
         rows = matrix if isinstance(matrix, list) else [None]
-        if not all(isinstance(row, list) and len(row) == len(rows) and all(map(_number, row)) for row in rows):
+        width = len(rows)
+        if not all(isinstance(row, list) and len(row) == width and all(map(_number, row)) for row in rows):
             raise wrong("intrinsics", "3 x 3 numbers")
         matrix = _camera(np.array(rows, np.float64), f"'intrinsics' in {name!r}")
     return DepthSettings(

@@ -291,7 +291,7 @@ class Depth(Modality):
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Indices of the maps to draw, the moments they stand for, and notes on the choice."""
         clock = clip.times
-        if clock is None:  # spread evenly over the clip, which lasts times[0] + times[-1] where nothing says it
+        if clock is None:  # spread evenly over the clip, which lasts times[0] + times[-1] if nothing says it
             lasts = clip.duration or times[0] + times[-1]
             clock = (np.arange(clip.count) + 0.5) * lasts / clip.count
         after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
