@@ -36,7 +36,7 @@ def read_gltf(path: Path) -> bytes:
         held = _embedded(whole, name)
         return _reduced(whole, held, name)
     if len(data) < 20 or data[:4] != b"glTF":
-        raise MediaError(f"{name!r} cannot be read: a .glb begins with 'glTF', this one with {data[:4]!r}.")
+        raise MediaError(f"{name!r} cannot be read: it is damaged, or no .glb, which begins with 'glTF'.")
     version, size = struct.unpack("<I4xI", data[4:16])
     if version != 2:
         raise MediaError(f"{name!r} is glTF {version}: version 2 is read. Export it again.")

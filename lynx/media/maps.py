@@ -108,8 +108,8 @@ def _read_pfm(data: bytes, name: str) -> np.ndarray:
 
 def _read_pgm(data: bytes, name: str) -> np.ndarray:
     """Portable gray map of 16 bits; its values are those stored, not shares of the largest."""
-    space = rb"(?:\s|#[^\n]*\n)+"
-    head = re.match(rb"P5" + space + rb"(\d{1,9})" + space + rb"(\d{1,9})" + space + rb"(\d{1,5})\s", data[:4096])
+    number = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
+    head = re.match(b"P5" + 3 * number + rb"\s", data[:4096])
     if head is None:
         raise ValueError("no header")
     width, height, most = map(int, head.groups())

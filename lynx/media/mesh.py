@@ -5,6 +5,7 @@ the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the 
 before it is asked for: a scan of thousands of maps costs what its chosen views cost.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +20,11 @@ import numpy as np
 from lynx.errors import MediaError
 from lynx.media.gltf import read_gltf
 from lynx.media.mesh_limits import BROKEN, check_counts, read_within_limits
+from lynx.media.ply import read_polygons
 from lynx.media.point_cloud import read_pcd
 from lynx.types import DepthClip
+
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # tracebacks of damaged files
 
 MESHES = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off", ".pcd")
 FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intrinsics are unknown
@@ -91,6 +95,8 @@ def _read_parts(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
         return [points] * bool(len(points)), [np.empty((0, 3), np.int64)] * bool(len(points))
     data = read_gltf(path) if kind in ("glb", "gltf") else read_within_limits(path)
     kind = "glb" if kind == "gltf" else kind
+    if kind == "ply" and (mixed := read_polygons(data)):
+        return [mixed[0]], [mixed[1]]
     scene = trimesh.load_scene(BytesIO(data), file_type=kind, process=False, skip_materials=True)
     parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
     every = [np.asarray(part.vertices, dtype=np.float64) for part in parts]
@@ -106,8 +112,8 @@ def _cause(error: BaseException) -> str:
     """What is wrong with a file, in words of the field, from what a parser raised."""
     if isinstance(error, RecursionError):
         return "its description is nested too deeply"
-    if isinstance(error, JSONDecodeError | UnicodeDecodeError):
-        return "its description is no JSON text"
+    if isinstance(error, JSONDecodeError):
+        return "its description is no JSON"
     if isinstance(error, MemoryError):
         return "it declares more than fits into memory"
     if isinstance(error, OSError) and error.strerror:

@@ -47,7 +47,7 @@ def read_within_limits(path: Path) -> bytes:
         fits = len(data) == 84 + 50 * faces  # some binary files begin with "solid", too
         if fits or not data[:6].lstrip().lower().startswith(b"solid"):
             if not fits:
-                raise less(name, f"{faces:,} faces, {84 + 50 * faces:,} bytes,")
+                raise less(name, f"{faces:,} faces, {84 + 50 * faces:,} bytes")
             check_counts(name, 3 * faces, faces)
             return data
     text = plain_text(data, name)
@@ -67,7 +67,9 @@ def read_bytes(path: Path) -> bytes:
 
 def check_counts(name: str, points: int, faces: int) -> None:
     """Raises MediaError when a shape has more points or faces than are read."""
-    if not (0 <= points <= MAX_POINTS and 0 <= faces <= MAX_FACES):
+    if min(points, faces) < 0:
+        raise less(name, f"{points:,} points and {faces:,} faces")
+    if points > MAX_POINTS or faces > MAX_FACES:
         declared, limit = f"{points:,} points and {faces:,} faces", f"{MAX_POINTS:,} and {MAX_FACES:,}"
         raise above(name, f"declares {declared}", limit)
 
