@@ -4,6 +4,7 @@ The parser of all others takes every face for as long as the first. https://paul
 """
 
 import re
+from typing import Literal
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def read_polygons(data: bytes) -> tuple[np.ndarray, np.ndarray] | None:
 def _corners(data: bytes, faces: int, around: tuple[int, int], kinds: tuple[str, str]) -> np.ndarray | None:
     """Triangles (m, 3) of faces; None where all have as many corners. around: bytes before and after them."""
     index, of = np.dtype(kinds[0]), np.dtype(kinds[1])
-    order = "big" if kinds[0][0] == ">" else "little"
+    order: Literal["big", "little"] = "big" if kinds[0][0] == ">" else "little"
     length_at = slice(around[0], around[0] + of.itemsize)
     first = int.from_bytes(data[length_at], order)
     length = around[0] + of.itemsize + first * index.itemsize + around[1]
