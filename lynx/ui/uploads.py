@@ -37,7 +37,7 @@ SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt", SETTINGS)  #
 ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 """Errors of zipfile for archives that are damaged, encrypted, or packed in an unknown way."""
 EXPECTED = (
-    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one mesh or "
+    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one map, mesh or "
     f"point cloud ({' '.join(MESHES)})"
 )
 
