@@ -1,158 +1,285 @@
-"""Depth from files: folders of maps in ScanNet form, .npy stacks, depth videos, and views of meshes."""
+"""Depth from files: folders of maps, single maps, arrays, depth videos, and views of meshes."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE, probe
-from lynx.media.mesh import BROKEN, MESHES, load_shape, orbit_clip, posed_clip
+from lynx.media.container import probe
+from lynx.media.maps import ARRAYS, MAPS, map_form, open_array, read_map
+from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
+from lynx.media.side_files import (
+    AXES,
+    INTRINSICS,
+    TIMES,
+    TUM_LISTS,
+    UNITS,
+    DepthSettings,
+    check_times,
+    fit_intrinsics,
+    layout_of,
+    parse_unit,
+    parse_up,
+    read_intrinsics,
+    read_poses,
+    read_settings,
+    read_times,
+    settings_file,
+    stamped_times,
+)
 from lynx.media.video import read_levels
-from lynx.types import DepthClip, valid_depth
+from lynx.types import DepthClip, FileSource, Recording, valid_depth
 
 MAX_MAPS = 10_000_000
 """Maximum frames of a depth video: 28 hours at 100 a second."""
-DAMAGED = "it is damaged or of another kind"
-TIMES = "times.txt"
-"""Beside maps: the second at which each was measured."""
-INTRINSICS = ("intrinsic_depth.txt", "intrinsic/intrinsic_depth.txt", "intrinsics.txt")
-"""Beside maps or a mesh: the camera's matrix; the first that exists is read."""
 NO_RETURN = 65535
 """Value of no measurement in some sensors' maps; ScanNet stores 0."""
+MILLIMETER = 0.001
+ASSUMED = "assumed"
+"""`DepthClip.unit_from` where nothing says what a step is."""
+ONE_MAP = "{} is one depth map: it is shown at all moments"
+READ = (
+    f"one map ({' '.join(MAPS)}) or a folder of them, an array ({' '.join(ARRAYS)}), a gray video, a mesh or "
+    f"a point cloud ({' '.join(MESHES)})"
+)
+"""What is read as depth, for refusals."""
+_POINTS = "save it as .ply or .pcd, for example with CloudCompare"
+_MESH = "export it as .glb or .ply, for example with Blender"
+_ARRAY = "save its depth as a .npy in meters, with numpy.save"
+_PICTURE = "save depth as 16-bit .png in millimeters, or as a .npy in meters"
+CONVERT = {
+    **dict.fromkeys((".las", ".laz", ".e57", ".pts", ".ptx", ".xyz", ".rcp", ".rcs", ".copc"), _POINTS),
+    **dict.fromkeys((".fbx", ".dae", ".3ds", ".blend", ".usd", ".usda", ".usdc", ".usdz"), _MESH),
+    **dict.fromkeys((".3mf", ".step", ".stp", ".iges", ".igs", ".wrl", ".x3d", ".drc", ".vtk"), _MESH),
+    **dict.fromkeys((".hgt", ".h5", ".hdf5", ".mat", ".bin", ".raw", ".dpt", ".bag", ".pt", ".pkl"), _ARRAY),
+    **dict.fromkeys((".jpg", ".jpeg", ".webp", ".bmp", ".heic", ".jxl", ".hdr", ".jp2", ".avif"), _PICTURE),
+}
+"""What to do with files of other kinds, by their ending."""
 
 
 def open_depth(
-    path: str | Path,
+    source: FileSource,
     *,
-    unit: float = 0.001,
+    unit: float = MILLIMETER,
     fps: float | None = None,
     reach: tuple[float, float] = (0.2, 10.0),
     views: int = 16,
     size: int = 384,
 ) -> DepthClip:
-    """The depth in a folder of maps or of a mesh with poses, a .npy stack, a mesh, a point cloud, or a video.
+    """The depth in a map, a folder of maps or of a mesh with poses, an array, a mesh, points, or a video.
 
-    unit: meters of one step of integer maps. fps: the rate at which the numbers in file names count. reach:
-    near and far, meters, if there is no unit. views, size: of the cameras around a mesh, pixels a side.
-    Raises MediaError when it is none of these, or damaged.
+    What a `Recording` says of unit, up and fps comes first, then depth.json beside it, then a known layout.
+    unit: meters of one step of integer maps, where none of these says it. fps: the rate at which the numbers
+    in file names count, likewise. reach: near and far, meters, if there is no unit. views, size: of the
+    cameras around a mesh, pixels a side. Raises MediaError when it is none of these, or damaged.
     """
-    path = Path(path)
+    recording = Recording.of(source)
+    path, kind = recording.path, recording.path.suffix.lower()
     if not path.exists():
         raise MediaError(f"There is no file {str(path)!r}; give depth maps, a mesh, points or a video.")
+    recording = _checked(recording)
+    if kind in CONVERT and path.is_file():
+        raise MediaError(f"{path.name!r} is not read as depth: {CONVERT[kind]}. Depth is {READ}.")
+    settings = read_settings(_homes(path))
     if path.is_dir():
-        root, maps = _maps(path)
-        if maps or (path / "depth").is_dir():
-            return _folder(root, maps, unit, fps)
-        # a mesh in meters with pose/*.txt
-        meshes, stems = _meshes(path), [file.stem for file in _numbered(path / "pose", "txt")]
-        if len(meshes) != 1 or not stems or (poses := _poses(path, stems)) is None:
-            raise MediaError(
-                f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; "
-                "expected depth/*.png in millimeters, or one mesh with pose/*.txt."
-            )
-        return posed_clip(load_shape(meshes[0]), poses, _intrinsics(path), size)
-    if path.suffix.lower() == ".npy":
-        return _stack(path, unit)
-    if path.suffix.lower() in MESHES:
-        up = np.eye(3)[1 if path.suffix.lower() == ".glb" else 2]
-        return orbit_clip(load_shape(path), views, size, reach, up)
-    return _video(path, reach)
+        clip = _folder(path, recording, settings, unit, fps, size)
+    elif kind in MAPS:
+        clip = _single(path, recording, settings, unit)
+    elif kind in ARRAYS:
+        clip = _stack(path, recording, settings, unit)
+    elif kind in MESHES:
+        clip = _mesh(path, recording, settings, (reach, views, size))
+    else:
+        clip = _video(path, recording, settings, unit, reach)
+    if clip.times is None and recording.lasts:
+        clip = replace(clip, duration=recording.lasts)
+    return clip
+
+
+def _checked(recording: Recording) -> Recording:
+    """The recording, with a unit and an axis that can be. Raises MediaError otherwise."""
+    unit, up = recording.unit, recording.up
+    return replace(
+        recording,
+        unit=None if unit is None else parse_unit(unit),
+        up=None if up is None else parse_up(up),
+    )
 
 
 def depth_files(path: Path) -> list[Path]:
-    """Every file that `open_depth` reads of a path: maps or a mesh, and times, intrinsics and poses."""
+    """Every file that `open_depth` reads of a path: maps or a mesh, and all that lies beside and is read."""
+    settings = [file] if (file := settings_file(_homes(path))) else []
     if path.is_dir():
-        root, files = _maps(path)
-        if not files:
-            root, files = path, _meshes(path)
-        return [*files, *_beside(root), *_numbered(root / "pose", "txt")]
-    return [path, *_beside(path.parent)] if path.suffix.lower() == ".npy" else [path]
+        root, maps, meshes = _contents(path)
+        lists = [root / name for name in TUM_LISTS if (root / name).is_file()]
+        files = [*maps, *lists] if maps else meshes
+        return [*files, *settings, *_beside(root, TIMES, *INTRINSICS), *_numbered(root / "pose", (".txt",))]
+    kind = path.suffix.lower()
+    if kind in MAPS:
+        root = _homes(path)[-1]
+        return [path, *settings, *_beside(root, *INTRINSICS, f"pose/{path.stem}.txt")]
+    if kind in ARRAYS:
+        return [path, *settings, *_beside(path.parent, TIMES, *INTRINSICS)]
+    return [path, *settings]
 
 
-def _maps(folder: Path) -> tuple[Path, list[Path]]:
-    """The maps in a folder, or in its folder depth/; and the folder that their times and cameras lie in."""
-    maps = folder / "depth" if (folder / "depth").is_dir() else folder
-    return maps.parent if maps.name == "depth" else maps, _numbered(maps, "png")
+def _homes(path: Path) -> list[Path]:
+    """Folders in which what belongs to a recording may lie; the last also holds its times and cameras."""
+    if path.is_dir() and (path / "depth").is_dir():
+        return [path / "depth", path]
+    folder = path if path.is_dir() else path.parent
+    single = path.suffix.lower() in MAPS or path.is_dir()
+    return [folder, folder.parent] if folder.name == "depth" and single else [folder]
 
 
-def _meshes(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in MESHES]
+def _contents(folder: Path) -> tuple[Path, list[Path], list[Path]]:
+    """Where times and cameras lie, the maps in the folder or in its folder depth/, and the meshes.
+
+    Pictures beside one mesh with poses are its textures.
+    """
+    place = folder / "depth" if (folder / "depth").is_dir() else folder
+    kinds = [_numbered(place, (ending,)) for ending in MAPS]
+    maps = next(filter(None, kinds), [])
+    meshes = _numbered(folder, MESHES)
+    if place == folder and len(meshes) == 1:
+        stems = {file.stem for file in _numbered(folder / "pose", (".txt",))}
+        if stems and not stems & {file.stem for file in maps}:
+            maps = []
+    return place.parent if place.name == "depth" else place, maps, meshes
 
 
-def _beside(root: Path) -> list[Path]:
-    return [root / name for name in (TIMES, *INTRINSICS) if (root / name).is_file()]
+def _beside(root: Path, *names: str) -> list[Path]:
+    return [root / name for name in names if (root / name).is_file()]
 
 
-def to_meters(values: np.ndarray, unit: float = 0.001) -> np.ndarray:
-    """Stored depth -> float32 meters: integers are steps of `unit` meters (65535: no return), floats meters.
+def _numbered(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The folder's files with such endings, in the order of the numbers in their names."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"([0-9]+)", path.stem)
+        return [(int(part[:1000]), "") if part[:1].isdecimal() else (-1, part) for part in parts]
+
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((f for f in found if f.suffix.lower() in endings and f.name[0] != "."), key=key)
+
+
+def to_meters(values: np.ndarray, unit: float = MILLIMETER, float_unit: float = 1.0) -> np.ndarray:
+    """Stored depth -> float32 meters: integers are steps of `unit` meters (65535: no return), floats of
+    `float_unit`.
 
     Raises MediaError for 8-bit values, which have no unit, and for what is no number.
     """
     if values.dtype.kind not in "uif" or values.dtype.itemsize == 1:
         raise MediaError(f"Depth is stored as 16-bit millimeters or as meters, not as {values.dtype}.")
     if values.dtype.kind == "f":
-        return valid_depth(values)
+        return valid_depth(values if float_unit == 1.0 else values * float_unit)
     return valid_depth(np.where(values == NO_RETURN, 0, values) * unit)
 
 
-def _numbered(folder: Path, ending: str) -> list[Path]:
-    """The folder's files with that ending, in the order of the numbers in their names."""
+def _units(
+    recording: Recording, settings: DepthSettings, fallback: float, floats: bool, layout: str = ""
+) -> tuple[float, float, str]:
+    """Meters of a step of integers and of floats, and who says so of the kind that is stored."""
+    for known, who in ((recording.unit, "given with the recording"), (settings.unit, "depth.json")):
+        if known is not None:
+            return known, known, who
+    if floats:
+        return fallback, 1.0, "floats are meters"
+    if layout == "tum" or (layout and fallback == MILLIMETER):
+        return UNITS[layout], 1.0, f"the layout of {layout}"
+    return fallback, 1.0, ASSUMED if fallback == MILLIMETER else "the adapter's rendering"
 
-    def key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
 
-    return sorted(folder.glob(f"*.{ending}"), key=key)
-
-
-def _folder(root: Path, files: Sequence[Path], unit: float, fps: float | None) -> DepthClip:
-    """Maps of one size, `files`, with the times and cameras found in `root`."""
+def _folder(
+    path: Path, recording: Recording, settings: DepthSettings, unit: float, fps: float | None, size: int
+) -> DepthClip:
+    """Maps of one size with the times and cameras that lie with them, or a mesh with poses."""
+    root, files, meshes = _contents(path)
+    if not files and not (path / "depth").is_dir():
+        return _posed_mesh(path, meshes, recording, settings, size)
     if not files:
         raise MediaError(f"{str(root / 'depth')!r} holds no depth maps; 16-bit PNGs in millimeters are read.")
-    times, notes = _clock(root, files, fps)
-    poses = _poses(root, [file.stem for file in files])
-    if poses is not None and (lost := (~np.isfinite(poses).all((1, 2))).sum()):
-        notes = (*notes, f"{lost} of {len(files)} camera poses are missing or not finite")
+    stems = [file.stem for file in files]
+    height, width, kind = map_form(files[0])
+    step, float_step, unit_from = _units(recording, settings, unit, kind == "f", layout_of(root, stems))
+    times, notes = _clock(root, files, recording, settings, fps)
+    if unit_from == "the layout of tum":
+        notes = (*notes, f"{root.name} is laid out as TUM RGB-D: a step of its maps is taken for 0.2 mm")
+    ending = files[0].suffix.lower()
+    if others := len(_numbered(files[0].parent, [other for other in MAPS if other != ending])):
+        notes = (*notes, f"{others} maps of other kinds than {ending} are left out")
+    poses, lost = read_poses(root, stems)
+    camera, fitted = _camera(root, settings, (height, width))
 
     def measure(indices: Sequence[int]) -> np.ndarray:
-        maps = [to_meters(_read_png(files[index]), unit) for index in indices]
-        if len({one.shape for one in maps}) > 1:
-            raise MediaError(f"The depth maps beside {files[0].name!r} are of different sizes.")
+        maps = [to_meters(read_map(files[index]), step, float_step) for index in indices]
+        for index, one in zip(indices, maps, strict=True):
+            if one.shape != (height, width):
+                raise MediaError(
+                    f"The depth maps are of different sizes: {files[0].name!r} of {width}x{height}, "
+                    f"{files[index].name!r} of {one.shape[1]}x{one.shape[0]}."
+                )
         return np.stack(maps)
 
-    return DepthClip(len(files), measure, times, _end(times), _intrinsics(root), poses, notes)
+    return DepthClip(
+        len(files), measure, times, _end(times), camera, poses, (*notes, *lost, *fitted),
+        unit=float_step if kind == "f" else step, unit_from=unit_from, size=(height, width),
+    )  # fmt: skip
 
 
-def _read_png(path: Path) -> np.ndarray:
-    """(H, W) integers."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if max(image.size) > MAX_SIDE:
-                raise MediaError(f"{path.name!r} is {image.size}; sides of up to {MAX_SIDE} pixels are read.")
-            values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path.name!r} cannot be read as a PNG: {DAMAGED}.") from error
-    if values.ndim != 2 or values.dtype.itemsize == 1:
-        raise MediaError(f"{path.name!r} is no depth map but a {image.mode} picture; 16-bit gray is read.")
-    return values
+def _single(path: Path, recording: Recording, settings: DepthSettings, unit: float) -> DepthClip:
+    """One map, which has no time."""
+    root, values = _homes(path)[-1], read_map(path)
+    step, float_step, unit_from = _units(recording, settings, unit, values.dtype.kind == "f")
+    meters = to_meters(values, step, float_step)[None]
+    camera, fitted = _camera(root, settings, values.shape[:2])
+    poses = read_poses(root, [path.stem])[0] if (root / "pose" / f"{path.stem}.txt").is_file() else None
+    return DepthClip(
+        1, lambda indices: meters[list(indices)], None, None, camera, poses,
+        (ONE_MAP.format(path.name), *fitted), unit=float_step if values.dtype.kind == "f" else step,
+        unit_from=unit_from, size=values.shape[:2],
+    )  # fmt: skip
 
 
-def _clock(root: Path, files: Sequence[Path], fps: float | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """When each map was measured: `times.txt`, else the numbers in the names at `fps`, else unknown."""
+def _camera(
+    root: Path, settings: DepthSettings, size: tuple[int, int]
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The intrinsics of maps of that height and width, and a note where they were made to fit."""
+    camera = read_intrinsics(root) if settings.intrinsics is None else settings.intrinsics
+    return fit_intrinsics(camera, settings.size, size)
+
+
+def _clock(
+    root: Path, files: Sequence[Path], recording: Recording, settings: DepthSettings, fps: float | None
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """When each map was measured, and a note where that is not known.
+
+    The user's rate counts first, then times.txt, the rate in depth.json, names that are times, and `fps`.
+    """
+    if recording.fps:
+        return _counted(files, recording.fps), ()
     if (root / TIMES).is_file():
-        times = _numbers(root / TIMES).reshape(-1)
-    elif fps:
-        found = [re.findall(r"\d+", file.stem) for file in files]
-        if not all(found):
-            raise MediaError(f"The names of the depth maps beside {files[0].name!r} hold no frame numbers.")
-        times = np.array([int(numbers[-1]) for numbers in found]) / fps
-    else:
-        return None, (f"{len(files)} depth maps have no times (times.txt): they are spread over the clip",)
-    if len(times) != len(files) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-        raise MediaError(f"{len(files)} depth maps need as many ascending times, not {len(times)}.")
-    return times, ()
+        return read_times(root / TIMES, len(files)), ()
+    if settings.fps:
+        return _counted(files, settings.fps), ()
+    if (times := stamped_times([file.stem for file in files])) is not None:
+        return times, ("the maps' names are their times, from that of the first on",)
+    if fps:
+        return _counted(files, fps), ()
+    if len(files) == 1:
+        return None, (ONE_MAP.format(files[0].name),)
+    return None, (f"{len(files)} depth maps have no times ({TIMES}): they are spread over the clip",)
+
+
+def _counted(files: Sequence[Path], fps: float) -> np.ndarray:
+    """Times from the last number in each name, which counts at `fps` a second."""
+    found = [re.findall("[0-9]+", file.stem) for file in files]
+    if not all(found):
+        raise MediaError(f"The names of the depth maps beside {files[0].name!r} hold no frame numbers.")
+    return check_times(np.array([float(numbers[-1][:300]) for numbers in found]) / fps, len(files))
 
 
 def _end(times: np.ndarray | None) -> float | None:
@@ -162,61 +289,91 @@ def _end(times: np.ndarray | None) -> float | None:
     return float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1.0))
 
 
-def _numbers(path: Path) -> np.ndarray:
-    try:
-        return np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except (ValueError, OSError) as error:
-        raise MediaError(f"{path.name!r} does not hold the numbers it should: {error}.") from error
-
-
-def _intrinsics(root: Path) -> np.ndarray | None:
-    for name in INTRINSICS:
-        if (root / name).is_file():
-            matrix = _numbers(root / name)
-            if matrix.shape not in ((3, 3), (4, 4)) or not (matrix[[0, 1], [0, 1]] > 0).all():
-                raise MediaError(f"{name!r} is no camera matrix: 3 x 3 or 4 x 4 with focal lengths above 0.")
-            return matrix[:3, :3]
-    return None
-
-
-def _poses(root: Path, stems: Sequence[str]) -> np.ndarray | None:
-    """(n, 4, 4), NaN where one is missing; None where there is no folder of poses."""
-    if not (root / "pose").is_dir():
-        return None
-    poses = np.full((len(stems), 4, 4), np.nan)
-    for pose, stem in zip(poses, stems, strict=True):
-        if (file := root / "pose" / f"{stem}.txt").is_file():
-            if (matrix := _numbers(file)).shape != (4, 4):
-                raise MediaError(f"{file.name!r} is no pose: 4 x 4 numbers, camera to world.")
-            pose[:] = matrix
-    return poses
-
-
-def _stack(path: Path, unit: float) -> DepthClip:
-    try:
-        stack: np.ndarray = np.lib.format.open_memmap(path, mode="r")  # no archive, no pickle
-    except BROKEN as error:
-        raise MediaError(f"{path.name!r} cannot be read as a .npy array of numbers: {DAMAGED}.") from error
-    stack = stack[None] if stack.ndim == 2 else stack
-    if stack.ndim != 3 or not stack.size:
-        raise MediaError(f"{path.name!r} holds {stack.shape}; depth is a stack of maps (T, H, W).")
-    if max(stack.shape[1:]) > MAX_SIDE:
-        raise MediaError(f"{path.name!r} holds {stack.shape}; sides of up to {MAX_SIDE} pixels are read.")
-    typical = to_meters(stack[len(stack) // 2], unit)
+def _stack(path: Path, recording: Recording, settings: DepthSettings, unit: float) -> DepthClip:
+    stack, name = open_array(path), path.name
+    floats = stack.dtype.kind == "f"
+    step, float_step, unit_from = _units(recording, settings, unit, floats)
+    middle = np.asarray(stack[len(stack) // 2])
+    typical = to_meters(middle, step, float_step)
     notes: tuple[str, ...] = ()
-    scale = 1.0
-    if stack.dtype.kind == "f" and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
-        scale, notes = 0.001, (f"{path.name} holds values in the hundreds: read as millimeters",)
-    times, unknown = _clock(path.parent, [path] * len(stack), None)
-    notes += unknown
+    if floats and not (np.isfinite(middle) & (middle >= 0)).all():
+        notes = (f"{name} holds values that are no distances (NaN, infinite, negative): they are holes",)
+    if float_step == 1.0 and floats and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
+        float_step, unit_from = MILLIMETER, "values in the hundreds"
+        notes = (*notes, f"{name} holds values in the hundreds: read as millimeters")
+    times = None
+    if rate := recording.fps:
+        times = np.arange(len(stack)) / rate
+    elif (path.parent / TIMES).is_file():
+        times = read_times(path.parent / TIMES, len(stack))
+    elif rate := settings.fps:
+        times = np.arange(len(stack)) / rate
+    elif len(stack) == 1:
+        notes = (*notes, ONE_MAP.format(name))
+    else:
+        unknown = f"{len(stack)} depth maps have no times ({TIMES}): they are spread over the clip"
+        notes = (*notes, unknown)
+    size = (stack.shape[1], stack.shape[2])
+    camera, fitted = _camera(path.parent, settings, size)
+    scale = np.float32(float_step if floats else 1)
 
     def measure(indices: Sequence[int]) -> np.ndarray:
-        return to_meters(np.asarray(stack[list(indices)]), unit) * np.float32(scale)
+        return to_meters(np.asarray(stack[list(indices)]), step) * scale
 
-    return DepthClip(len(stack), measure, times, _end(times), _intrinsics(path.parent), notes=notes)
+    return DepthClip(
+        len(stack), measure, times, _end(times), camera, None, (*notes, *fitted),
+        unit=float_step if floats else step, unit_from=unit_from, size=size,
+    )  # fmt: skip
 
 
-def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
+def _posed_mesh(
+    path: Path, meshes: Sequence[Path], recording: Recording, settings: DepthSettings, size: int
+) -> DepthClip:
+    """A mesh in meters seen from pose/*.txt."""
+    stems = [file.stem for file in _numbered(path / "pose", (".txt",))]
+    if len(meshes) != 1 or not stems:
+        raise MediaError(
+            f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; "
+            "expected depth/*.png in millimeters, or one mesh with pose/*.txt."
+        )
+    poses, _ = read_poses(path, stems)
+    assert poses is not None  # there is a folder of them
+    camera = read_intrinsics(path) if settings.intrinsics is None else settings.intrinsics
+    unit = recording.unit or settings.unit
+    clip = posed_clip(load_shape(meshes[0]).scaled(unit or 1.0), poses, camera, size, settings.size)
+    who = "given with the recording" if recording.unit else "depth.json" if unit else ASSUMED
+    return replace(clip, unit=unit or 1.0, unit_from=who)
+
+
+def _mesh(
+    path: Path, recording: Recording, settings: DepthSettings, cameras: tuple[tuple[float, float], int, int]
+) -> DepthClip:
+    """A mesh or point cloud seen from all around. cameras: near and far in meters, how many, and pixels."""
+    kind, (reach, views, size) = path.suffix.lower(), cameras
+    up = recording.up or settings.up
+    notes: tuple[str, ...] = ()
+    if up is None:
+        up = "y" if kind in (".glb", ".gltf", ".obj") else "z"
+        if kind not in (".glb", ".gltf"):  # whose standard says it
+            other = "z" if up == "y" else "y"
+            notes = (f"{up.upper()} is taken for up in {path.name}: give --depth-up {other} if it lies",)
+    unit = recording.unit or settings.unit
+    shape = load_shape(path).scaled(unit or 1.0)
+    clip = orbit_clip(shape, views, size, reach, AXES[up], unit is not None)
+    drawn_in_meters = unit is not None or clip.unit is not None
+    who = "given with the recording" if recording.unit else "depth.json" if unit else ASSUMED
+    return replace(
+        clip,
+        notes=(*clip.notes, *notes),
+        up=up,
+        unit=(unit or 1.0) if drawn_in_meters else None,
+        unit_from=who if drawn_in_meters else "unknown",
+    )
+
+
+def _video(
+    path: Path, recording: Recording, settings: DepthSettings, unit: float, reach: tuple[float, float]
+) -> DepthClip:
     info = probe(path)
     if info.video is None:
         raise MediaError(f"{path.name!r} has no picture track; depth is read from a gray video.")
@@ -227,16 +384,26 @@ def _video(path: Path, reach: tuple[float, float]) -> DepthClip:
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
             f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
         )
-    gray = f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m"
-    notes = (gray,) if read_levels(path, [0.0]).ndim == 4 else ()
+    gray = read_levels(path, [0.0]).ndim == 4
+    step, _, unit_from = _units(recording, settings, unit, False)
+    explicit = recording.unit or settings.unit
+    notes: tuple[str, ...] = ()
+    if gray and not explicit:
+        notes = (f"{path.name} has 8 bits and no unit: black is no return, white is {reach[1]:g} m",)
+        step, unit_from = reach[1] / 255, "white is the rendering's far"
+    size = (info.video.height, info.video.width)
+    camera, fitted = fit_intrinsics(settings.intrinsics, settings.size, size)
 
     def measure(indices: Sequence[int]) -> np.ndarray:
         levels = read_levels(path, [(index + 0.5) / rate for index in indices])
         if levels.ndim == 3:
-            return to_meters(levels)
+            return to_meters(levels, step)
         if np.ptp(levels.astype(np.int16), axis=3).mean() > 8:  # gray stays gray to a few levels when encoded
             raise MediaError(f"{path.name!r} is a color video; depth is read from gray ones.")
-        meters = levels[..., 1] / 255 * reach[1]
+        meters = levels[..., 1] * step if explicit else levels[..., 1] / 255 * reach[1]
         return valid_depth(np.where(meters < reach[0], 0, meters))  # near black: black after coding
 
-    return DepthClip(count, measure, np.arange(count) / rate, info.duration, notes=notes)
+    return DepthClip(
+        count, measure, np.arange(count) / rate, info.duration, camera, None, (*notes, *fitted),
+        unit=step, unit_from=unit_from,
+    )  # fmt: skip

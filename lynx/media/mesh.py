@@ -5,31 +5,39 @@ the right, y down, z ahead; a pose (4, 4) takes the camera's coordinates to the 
 before it is asked for: a scan of thousands of maps costs what its chosen views cost.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
+from json import JSONDecodeError
 from pathlib import Path
-from struct import error as StructError
-from tokenize import TokenError
+from time import thread_time
 from typing import Any
 
 import numpy as np
 
 from lynx.errors import MediaError
-from lynx.media.mesh_limits import check_counts, read_within_limits
+from lynx.media.gltf import read_gltf
+from lynx.media.mesh_limits import BROKEN, check_counts, read_within_limits
+from lynx.media.ply import read_polygons
+from lynx.media.point_cloud import read_pcd
 from lynx.types import DepthClip
 
-MESHES = (".ply", ".obj", ".glb", ".stl", ".off")
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # tracebacks of damaged files
+
+MESHES = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off", ".pcd")
 FIELD_OF_VIEW = 60.0  # degrees, of cameras on an orbit and of those whose intrinsics are unknown
 ELEVATION = 25.0  # degrees by which the orbit looks down
-BROKEN = (
-    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError),
-    *(NameError, AssertionError, EOFError, MemoryError, StructError, SyntaxError, TokenError),
-)
-"""What trimesh and numpy raise for files that are damaged or of another kind."""
 MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
+MAX_COORDINATE = 1e15  # points beyond are damage: their squares leave the range of float
+MAX_RAYS = 2**13
+"""Rays that are cast at once, from all over the view, so that the first say what all will cost."""
+PROBES = 256
+"""Rays that are cast before those."""
+MAX_RAY_SECONDS = 5e-5
+"""Processor seconds a ray; a scan of millions of faces takes a tenth, 10^5 faces in one place five times."""
 
 Size = tuple[int, int]  # height and width, pixels
 Camera = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
@@ -44,10 +52,18 @@ class Shape:
     name: str = "shape"
     notes: tuple[str, ...] = ()
 
+    def scaled(self, factor: float) -> "Shape":
+        """The shape with all lengths multiplied."""
+        return self if factor == 1.0 else replace(self, points=self.points * factor)
+
     @property
     def bounds(self) -> tuple[np.ndarray, float]:
         """The center (3,) of the bounding box of all used points, and the distance of the farthest."""
-        used = self.points[np.unique(self.faces)] if len(self.faces) else self.points
+        used = self.points
+        if len(self.faces):
+            corner = np.zeros(len(self.points), bool)
+            corner[self.faces] = True
+            used = self.points[corner]
         middle = (used.min(0) + used.max(0)) / 2
         return middle, float(np.linalg.norm(used - middle, axis=1).max())
 
@@ -57,17 +73,12 @@ def load_shape(path: str | Path) -> Shape:
 
     Raises MediaError when it is damaged, empty or too large, has no surface, or trimesh is missing.
     """
-    trimesh, path = _trimesh(), Path(path)
+    path = Path(path)
     try:
-        file, kind = BytesIO(read_within_limits(path)), path.suffix[1:].lower()
-        scene = trimesh.load_scene(file, file_type=kind, process=False, skip_materials=True)
-        parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
-        points = [np.asarray(part.vertices, dtype=np.float64) for part in parts]
-        faces = [np.asarray(getattr(part, "faces", np.empty((0, 3))), dtype=np.int64) for part in parts]
-        if wrong := [one.shape for one in (*points, *faces) if one.ndim != 2 or one.shape[1] != 3]:
-            raise ValueError(f"its points and faces are {wrong[0]}, not rows of 3")
+        points, faces = _read_parts(path)
     except BROKEN as error:
-        raise MediaError(f"{path.name!r} cannot be read as a mesh or point cloud: {error}.") from error
+        cause = _cause(error)
+        raise MediaError(f"{path.name!r} cannot be read as a mesh or point cloud: {cause}.") from error
     check_counts(path.name, sum(map(len, points)), sum(map(len, faces)))
     if not points:
         raise MediaError(f"{path.name!r} is empty: it holds neither faces nor points.")
@@ -76,38 +87,100 @@ def load_shape(path: str | Path) -> Shape:
     return clean_shape(Shape(np.concatenate(points), joined, path.name))
 
 
+def _read_parts(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Points (n, 3) and faces (m, 3) of each part of a file."""
+    trimesh, kind = _trimesh(), path.suffix[1:].lower()
+    if kind == "pcd":
+        points = read_pcd(path)
+        return [points] * bool(len(points)), [np.empty((0, 3), np.int64)] * bool(len(points))
+    data = read_gltf(path) if kind in ("glb", "gltf") else read_within_limits(path)
+    kind = "glb" if kind == "gltf" else kind
+    if kind == "ply" and (mixed := read_polygons(data)):
+        return [mixed[0]], [mixed[1]]
+    scene = trimesh.load_scene(BytesIO(data), file_type=kind, process=False, skip_materials=True)
+    parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
+    every = [np.asarray(part.vertices, dtype=np.float64) for part in parts]
+    faces = [np.asarray(getattr(part, "faces", np.empty((0, 3))), dtype=np.int64) for part in parts]
+    if any(one.ndim != 2 or one.shape[1] != 3 for one in (*every, *faces)):
+        raise MediaError(
+            f"{path.name!r} is damaged: its points and faces are not rows of 3 numbers. Export it again."
+        )
+    return every, faces
+
+
+def _cause(error: BaseException) -> str:
+    """What is wrong with a file, in words of the field, from what a parser raised."""
+    if isinstance(error, RecursionError):
+        return "its description is nested too deeply"
+    if isinstance(error, JSONDecodeError):
+        return "its description is no JSON"
+    if isinstance(error, MemoryError):
+        return "it declares more than fits into memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"it cannot be opened ({error.strerror})"
+    if isinstance(error, LookupError):
+        return "it is damaged or cut off, and refers to what it does not hold"
+    return "it is damaged, cut off or of another kind"
+
+
 def clean_shape(shape: Shape) -> Shape:
     """The shape without points that are not finite and faces without an area, which is noted.
 
     Raises MediaError when nothing is left, or all of it is in one place.
     """
     points, faces, name = shape.points, shape.faces, shape.name
-    finite = np.isfinite(points).all(1)
+    finite = np.isfinite(points).all(1) & (np.abs(points) < MAX_COORDINATE).all(1)
     if len(faces):
         if faces.min() < 0 or faces.max() >= len(points):
             raise MediaError(f"{name!r} has faces of points that it does not hold: it is damaged.")
-        corners = np.where(finite[:, None], points, 0)[faces]  # (m, 3, 3)
+        origin = points[faces[finite[faces].all(1)][:1, 0]].sum(0)  # of the first good face
+        corners = np.where(finite[:, None], points - origin, 0)[faces]  # (m, 3, 3)
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         size = np.ptp(corners.reshape(-1, 3), axis=0).max()
         good = finite[faces].all(1) & (np.linalg.norm(normals, axis=1) > 1e-14 * size**2)
         kept, what = replace(shape, faces=faces[good]), "faces"
     else:
         good, kept, what = finite, replace(shape, points=points[finite]), "points"
-    if not good.any() or not kept.bounds[1]:
+    if not good.any() or kept.bounds[1] < 1 / MAX_COORDINATE:
         raise MediaError(f"{name!r} has no surface: its {len(good)} {what} are degenerate.")
     if dropped := int((~good).sum()):
         note = f"{dropped} of {len(good)} {what} of {name} are degenerate and left out"
         kept = replace(kept, notes=(*kept.notes, note))
-    return kept
+    return _without_copies(kept)
+
+
+def _without_copies(shape: Shape) -> Shape:
+    """The shape with each face once, whichever way round: a ray meets all copies in a place."""
+    if not len(shape.faces):
+        return shape
+    bits = (shape.points + 0.0).view(np.uint64)  # (n, 3); -0.0 + 0.0 is 0.0
+    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
+    mixed = (bits ^ (bits >> np.uint64(29))) * factors
+    place = np.bitwise_xor.reduce(mixed ^ (mixed >> np.uint64(32)), axis=1)  # one number a point
+    corners = np.sort(place[shape.faces], axis=1) * factors  # (m, 3)
+    face = np.bitwise_xor.reduce(corners ^ (corners >> np.uint64(31)), axis=1)
+    first = np.sort(np.unique(face, return_index=True)[1])
+    if len(first) == len(face):
+        return shape
+    kept = replace(shape, faces=shape.faces[first])
+    if 2 * len(first) >= len(face):  # two sides of each, which changes nothing that is seen
+        return kept
+    note = f"{len(face) - len(first)} of {len(face)} faces of {shape.name} are copies of others and left out"
+    return replace(kept, notes=(*shape.notes, note))
 
 
 def orbit_clip(
-    shape: Shape, views: int, size: int, reach: tuple[float, float], up: np.ndarray | None = None
+    shape: Shape,
+    views: int,
+    size: int,
+    reach: tuple[float, float],
+    up: np.ndarray | None = None,
+    meters: bool = False,
 ) -> DepthClip:
     """Depth from `views` cameras on a circle around a shape, which fills their `size` x `size` pixels.
 
     Its unit is taken for meters where that lies within `reach` of the cameras; else it is drawn as a shape
-    of 2 m, and that is noted.
+    of 2 m, and that is noted. meters: whether its unit is known to be that.
     """
     middle, radius = shape.bounds
     away = 1.05 / np.sin(np.radians(FIELD_OF_VIEW / 2))  # radii from the middle to a camera
@@ -115,16 +188,26 @@ def orbit_clip(
     if radius * (away - 1) < reach[0] or radius * (away + 1) > reach[1]:
         scale = 1 / radius
         given = f"{shape.name} is {2 * radius:.4g} across in an unknown unit"
+        if meters:
+            given = f"{shape.name} is {2 * radius:.4g} m across, out of {reach[0]:g}-{reach[1]:g} m"
         notes = (*notes, f"{given}: drawn as if it were 2 m")
     placed = replace(shape, points=(shape.points - middle) * scale)
     poses = orbit(views, radius * scale * away, np.eye(3)[2] if up is None else up)
-    return _clip(placed, poses, pinhole(size), (size, size), notes)
+    clip = _clip(placed, poses, pinhole(size), (size, size), notes)
+    return replace(clip, orbit=True, unit=1.0 if scale == 1.0 else None)
 
 
-def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size: int) -> DepthClip:
+def posed_clip(
+    shape: Shape,
+    poses: np.ndarray,
+    camera: np.ndarray | None,
+    size: int,
+    camera_size: tuple[int, int] | None = None,
+) -> DepthClip:
     """Depth of a shape in meters, such as a room, seen from `poses` (n, 4, 4), no side above `size` pixels.
 
-    Poses that are not finite are left out, which is noted. Raises MediaError when there is no other.
+    camera_size: height and width of the pictures that the camera's matrix is of. Poses that are not finite
+    are left out, which is noted. Raises MediaError when there is no other.
     """
     good = np.isfinite(poses).all((1, 2))
     notes, pixels = shape.notes, (size, size)
@@ -136,11 +219,22 @@ def posed_clip(shape: Shape, poses: np.ndarray, camera: np.ndarray | None, size:
         camera = pinhole(size)
         notes = (*notes, f"no intrinsics: a field of view of {FIELD_OF_VIEW:.0f} degrees is assumed")
     else:
-        height, width = (2 * camera[[1, 0], 2] + 1).tolist()  # the axis meets the picture in its middle
+        # unless its size is known, the axis meets the picture in its middle
+        height, width = camera_size or (2 * camera[[1, 0], 2] + 1).tolist()
+        if not (0.5 <= height < 1e6 and 0.5 <= width < 1e6):
+            raise MediaError(
+                f"The camera's axis meets no picture at {camera[0, 2]:g}, {camera[1, 2]:g} pixels: give its "
+                'matrix for pixels, or "size" in depth.json.'
+            )
         scale = min(1.0, size / max(height, width))
         pixels = (max(1, round(height * scale)), max(1, round(width * scale)))
         camera = resized(camera, scale)
-    return _clip(shape, poses[good], camera, pixels, notes)
+    # about its middle: single-precision rays are off by decimeters at the coordinates of a map of the earth
+    middle = shape.bounds[0]
+    near = poses[good].copy()
+    near[:, :3, 3] -= middle
+    clip = _clip(replace(shape, points=shape.points - middle), near, camera, pixels, notes)
+    return replace(clip, poses=poses[good])
 
 
 def resized(intrinsics: np.ndarray, scale: float) -> np.ndarray:
@@ -176,11 +270,17 @@ def orbit(views: int, distance: float, up: np.ndarray) -> np.ndarray:
 def _clip(
     shape: Shape, poses: np.ndarray, camera: np.ndarray, pixels: Size, notes: tuple[str, ...]
 ) -> DepthClip:
+    built: list[Camera] = []
+
     def measure(indices: Sequence[int]) -> np.ndarray:
-        see = ray_caster(shape) if len(shape.faces) else partial(splat, shape.points)
+        if not built:  # once: sorting millions of faces takes longer than a view
+            built.append(ray_caster(shape) if len(shape.faces) else partial(splat, shape.points))
+        see = built[0]
         return np.stack([see(poses[index], camera, pixels) for index in indices])
 
-    return DepthClip(len(poses), measure, intrinsics=camera, poses=poses, notes=notes, background=True)
+    return DepthClip(
+        len(poses), measure, intrinsics=camera, poses=poses, notes=notes, background=True, size=pixels
+    )
 
 
 def ray_caster(shape: Shape) -> Camera:
@@ -194,8 +294,8 @@ def ray_caster(shape: Shape) -> Camera:
     corner = shape.points[shape.faces[:, 0]]
     normal = np.cross(shape.points[shape.faces[:, 1]] - corner, shape.points[shape.faces[:, 2]] - corner)
 
-    def see(pose: np.ndarray, camera: np.ndarray, pixels: Size) -> np.ndarray:
-        v, u = np.indices(pixels).reshape(2, -1)
+    def cast(pixels: np.ndarray, width: int, pose: np.ndarray, camera: np.ndarray) -> np.ndarray:
+        v, u = np.divmod(pixels, width)
         x, y = (u - camera[0, 2]) / camera[0, 0], (v - camera[1, 2]) / camera[1, 1]
         # 1 along the camera's axis, so that a ray's length is the depth
         direction = (pose[:3, :3] @ np.stack([x, y, np.ones(len(u))])).T
@@ -205,7 +305,24 @@ def ray_caster(shape: Shape) -> Camera:
         across = (normal[face] * direction[there]).sum(1)
         length = ((corner[face] - pose[:3, 3]) * normal[face]).sum(1) / np.where(across == 0, np.nan, across)
         depth[there] = np.where(length > 0, length, 0)
-        return depth.reshape(pixels).astype(np.float32)
+        return depth.astype(np.float32)
+
+    def see(pose: np.ndarray, camera: np.ndarray, pixels: Size) -> np.ndarray:
+        count = pixels[0] * pixels[1]
+        depth = np.zeros(count, np.float32)
+        cast(np.zeros(1, np.int64), pixels[1], pose, camera)  # prepares the faces, once
+        begin, done = thread_time(), 0
+        steps = -(-count // MAX_RAYS)
+        probes = np.linspace(0, count - 1, min(PROBES, count)).astype(np.int64)
+        for part in (probes, *(np.arange(step, count, steps) for step in range(steps))):
+            depth[part] = cast(part, pixels[1], pose, camera)
+            done += len(part)
+            if thread_time() - begin > MAX_RAY_SECONDS * done + 0.05:
+                raise MediaError(
+                    f"{shape.name!r} takes too long to draw: its {len(shape.faces):,} faces lie in one "
+                    "another. Remove those that are hidden, for example with Blender or MeshLab."
+                )
+        return depth.reshape(pixels)
 
     return see
 

@@ -5,6 +5,7 @@ that near means near in all of them; *normals*: which way each surface faces, as
 returned nothing is black. The functions are pure: `depth: (..., H, W) meters, 0 = no return`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from lynx.errors import DataError, MediaError
 from lynx.media.container import MAX_SIDE
-from lynx.media.depth import depth_files, open_depth
+from lynx.media.depth import ASSUMED, depth_files, open_depth
+from lynx.media.maps import ARRAYS, MAPS, MAX_PIXELS
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
@@ -47,6 +49,8 @@ JUMP = 3.0
 """Steps in depth to both sides of a pixel that differ by more than this factor are an edge."""
 SURFACE = 0.03
 """Neighbors whose depth differs by more than this part are of another surface."""
+PLAUSIBLE = (0.1, 6.0)
+"""Meters between which the median depth of sensors for rooms lies, which store millimeters."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ class Depth(Modality):
     label = "depth"
     color = (124, 58, 237)
     takes = "depth"
-    suffixes = (".npy", *MESHES, *Video.suffixes)
+    suffixes = (*ARRAYS, *MAPS, *MESHES, *Video.suffixes)
     example_file = "scan"
     example_questions = ("Which shape is nearest?",)
     Rendering = DepthRendering
@@ -258,12 +262,12 @@ class Depth(Modality):
         for begin in range(0, len(index), size):
             part = slice(begin, begin + size)
             unique, inverse = np.unique(index[part], return_inverse=True)
-            depth, k = shrink(clip.measure(unique.tolist()), self.rendering.max_side)
+            depth, k = self._measure(clip, unique)
             for number, one in zip(unique.tolist(), depth, strict=True):
                 if number not in seen:
                     seen[number] = self._statistics(one)
             if part.stop >= len(index):
-                notes += self._remarks(np.array(list(seen.values())), clip.background)
+                notes += self._remarks(np.array(list(seen.values())), clip)
             drawn = self._draw(clip, depth, unique, k)
             pictures = np.stack(list(drawn.values()), 1)[inverse]  # (moments, pictures, H, W, 3)
             yield Frames(
@@ -279,9 +283,17 @@ class Depth(Modality):
         if isinstance(source, DepthClip):
             return source
         recording = recording_of(source, "Depth is read from files or a DepthClip")
-        unit, fps = recording.unit or r.unit, recording.fps or r.fps
         reach = (r.near, r.far)
-        return open_depth(recording.path, unit=unit, fps=fps, reach=reach, views=views, size=r.max_side)
+        return open_depth(recording, unit=r.unit, fps=r.fps, reach=reach, views=views, size=r.max_side)
+
+    def _measure(self, clip: DepthClip, index: np.ndarray) -> tuple[np.ndarray, int]:
+        """Maps `index` (n,), made small (n, H, W) a few at a time where they are large, and the factor."""
+        together = max(1, MAX_PIXELS // math.prod(clip.size)) if clip.size else len(index)
+        parts = [
+            shrink(clip.measure(index[begin : begin + together].tolist()), self.rendering.max_side)
+            for begin in range(0, len(index), together)
+        ]
+        return np.concatenate([depth for depth, _ in parts]), parts[0][1]
 
     def _in_part(self, clip: DepthClip, recording: Recording, times: np.ndarray) -> DepthClip:
         """A clip of which a part is looked at: what has no clock is given one, over all that it lasts.
@@ -301,12 +313,15 @@ class Depth(Modality):
     def _choose(self, clip: DepthClip, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Indices of the maps to draw, the moments they stand for, and notes on the choice."""
         clock = clip.times
-        if clock is None:  # spread evenly over the clip, which lasts times[0] + times[-1]
-            clock = (np.arange(clip.count) + 0.5) * (times[0] + times[-1]) / clip.count
+        if clock is None:  # spread evenly over the clip, which lasts times[0] + times[-1] if nothing says it
+            lasts = clip.duration or times[0] + times[-1]
+            clock = (np.arange(clip.count) + 0.5) * lasts / clip.count
         after = np.searchsorted(clock, times).clip(max=len(clock) - 1)
         before = (after - 1).clip(min=0)
         nearest = np.where(times - clock[before] <= clock[after] - times, before, after)
         index = np.searchsorted(clock, clock[nearest])  # (T,); of maps of one time the first
+        if clip.orbit and clip.count == len(times):
+            index = np.arange(clip.count)
         if self.rendering.choose == "pose_aware":
             if clip.poses is None:
                 return index, times, ("no camera poses: the views are chosen evenly in time",)
@@ -315,6 +330,8 @@ class Depth(Modality):
                 raise MediaError("None of the camera poses is finite; choose the views evenly in time.")
             few = f"only {len(index)} of {clip.count} maps have a camera pose: {len(index)} views are drawn"
             return index, clock[index], (few,) if len(index) < len(times) else ()
+        if clip.times is None and (clip.orbit or clip.count == 1):
+            return index, times, ()
         gap = np.abs(clock[index] - times)
         usual = max(*(np.median(np.diff(t)) if len(t) > 1 else 0.0 for t in (clock, times)), 0.1)
         far = f"{(gap > usual).sum()} of {len(times)} moments lie up to {gap.max():.1f} s from any depth map"
@@ -358,17 +375,24 @@ class Depth(Modality):
         outside = ((returned < r.near) | (returned > r.far)).sum()
         return depth.size, returned.size, outside, np.median(returned) if returned.size else np.nan
 
-    def _remarks(self, statistics: np.ndarray, background: bool) -> tuple[str, ...]:
-        """Notes on holes and range of maps (n, 4 statistics). Raises MediaError if nothing returned."""
+    def _remarks(self, statistics: np.ndarray, clip: DepthClip) -> tuple[str, ...]:
+        """Notes on holes, range and unit of maps (n, 4 statistics). Raises MediaError if nothing returned."""
         r, (pixels, returned, outside, _) = self.rendering, statistics.sum(0)
         if not returned:
             raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
-        notes = []
-        if (holes := 1 - returned / pixels) >= 0.01 and not background:
+        notes, middle = [], float(np.nanmedian(statistics[:, 3]))
+        if (holes := 1 - returned / pixels) >= 0.01 and not clip.background:
             notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
         if outside / returned > 0.5:
-            reach, middle = f"{r.near:g}-{r.far:g} m", np.nanmedian(statistics[:, 3])
+            reach = f"{r.near:g}-{r.far:g} m"
             notes.append(f"{outside / returned:.0%} of the depth lies beyond {reach} (around {middle:.3g} m)")
+        if clip.unit_from == ASSUMED and clip.unit and not clip.background:
+            if not PLAUSIBLE[0] <= middle <= PLAUSIBLE[1]:
+                notes.append(
+                    f"half of the depth lies {'beyond' if middle > 1 else 'below'} {middle:.2g} m at the "
+                    f"{1000 * clip.unit:g} mm a step that are assumed: give --depth-unit "
+                    "(tum, if these are maps of TUM RGB-D)"
+                )
         return tuple(notes)
 
 

@@ -20,7 +20,9 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from lynx.errors import MediaError
+from lynx.media.maps import MAPS
 from lynx.media.mesh import MESHES
+from lynx.media.side_files import SETTINGS
 from lynx.modalities.depth import Depth
 
 KEPT_SECONDS = 3600.0  # since the last use; Gradio keeps the upload itself as long
@@ -30,12 +32,12 @@ MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each fil
 MAX_FOLDERS = 32  # around a file
 MAX_NAME = 1024  # characters of an entry's name, folders included
 SINGLE_FILES = Depth.suffixes  # each a recording by itself
-KNOWN_SUFFIXES = (".png", ".txt", *SINGLE_FILES)
-SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt")  # of a folder of maps as a whole
+KNOWN_SUFFIXES = (".txt", ".json", *SINGLE_FILES)
+SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt", SETTINGS)  # of a folder
 ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 """Errors of zipfile for archives that are damaged, encrypted, or packed in an unknown way."""
 EXPECTED = (
-    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one mesh or "
+    "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one map, mesh or "
     f"point cloud ({' '.join(MESHES)})"
 )
 
@@ -104,7 +106,7 @@ class Uploads:
         if not target.is_file():
             with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
                 with ZipFile(Path(draft, target.name), "w") as archive:
-                    for pattern in ("depth/*.png", "pose/*.txt", "*.txt"):
+                    for pattern in (*(f"depth/*{kind}" for kind in MAPS), "pose/*.txt", "*.txt", SETTINGS):
                         for path in sorted(folder.glob(pattern)):
                             archive.write(path, path.relative_to(folder))
                 with self._lock:
@@ -133,13 +135,14 @@ def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str,
 
 def _gather(files: Sequence[Path], folder: Path) -> None:
     """Raises MediaError for two files of one name, and for a text that belongs to no map."""
-    maps = {path.stem for path in files if path.suffix.lower() == ".png"}
+    maps = {path.stem for path in files if path.suffix.lower() in MAPS}
     contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
     for path in files:
         name = PurePosixPath(path.name)
         if name in contents:
             raise MediaError(f"Two files are called {path.name!r}: upload a .zip of their folder instead.")
-        if name.suffix.lower() == ".txt" and name.stem not in maps and path.name not in SIDE_FILES:
+        pose = name.suffix.lower() == ".txt" and name.stem in maps
+        if name.suffix.lower() in (".txt", ".json") and not pose and path.name not in SIDE_FILES:
             raise MediaError(
                 f"{path.name!r} belongs to no depth map: a pose is called like its map, and of other texts "
                 f"{', '.join(SIDE_FILES)} are read."
@@ -219,12 +222,12 @@ def _fill(contents: Contents, folder: Path) -> None:
 
     Raises MediaError where that makes no recording.
     """
-    loose = {path.stem for path in contents if len(path.parts) == 1 and path.suffix.lower() == ".png"}
+    loose = {path.stem for path in contents if len(path.parts) == 1 and path.suffix.lower() in MAPS}
     folder.mkdir(parents=True)
     for path, opened in contents.items():
         place = path.with_suffix(path.suffix.lower())
-        if len(path.parts) == 1 and path.stem in loose:
-            place = ("depth" if place.suffix == ".png" else "pose") / place
+        if len(path.parts) == 1 and path.stem in loose and place.suffix in (*MAPS, ".txt"):
+            place = ("depth" if place.suffix in MAPS else "pose") / place
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened() as source, target.open("wb") as copy:
@@ -234,7 +237,7 @@ def _fill(contents: Contents, folder: Path) -> None:
 
 def _recording(folder: Path) -> Path:
     """The folder, or the file in it that is a recording by itself. Raises MediaError where there is none."""
-    if any(folder.glob("depth/*.png")):
+    if any(path.suffix in MAPS for path in folder.glob("depth/*")):
         return folder
     alone = [path for path in folder.iterdir() if path.suffix in SINGLE_FILES]
     if len(alone) != 1:

@@ -83,7 +83,7 @@ def hostile(folder):
     (folder / "nested.glb").write_bytes(struct.pack("<4s4I", b"glTF", 2, 0, 10**6, 0) + b"[" * 10**6)
     stl = bytes(80) + struct.pack("<I", 10**9) + bytes(100)
     texts = {
-        "maximum recursion": (folder / "nested.glb", None),
+        "nested too deeply": (folder / "nested.glb", None),
         "declares 1,000,000,000 points": (
             folder / "a.ply",
             PLY.format("ascii 1.0", 10**9) + "end_header\n1 2 3\n",
@@ -97,11 +97,11 @@ def hostile(folder):
             PLY.format("binary_little_endian 1.0", 3) + "element face -1\nend_header\n" + 36 * "a",
         ),
         "header of up to 64 kB": (folder / "d.ply", PLY.format("ascii 1.0", 3) + "comment a\n" * 10_000),
-        "cannot reshape": (folder / "a.off", "OFF\n1000000000 1000000000 0\n0 0 0\n"),
+        "cut off or of another kind": (folder / "a.off", "OFF\n1000000000 1000000000 0\n0 0 0\n"),
         "declares 1,000,000,000 faces": (folder / "a.stl", stl.decode("latin-1")),
         "holds 2,000 solids": (folder / "b.stl", "solid a\nendsolid a\n" * 2000),
-        "not rows of 3": (folder / "axis.obj", "v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n"),
-        "too many values": (
+        "not rows of 3 numbers": (folder / "axis.obj", "v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n"),
+        "damaged, cut off": (
             folder / "unbound.ply",
             PLY.format("ascii 1.0", 3) + "property list uchar int vertex_ind ces\nend_header\n0 0 0\n",
         ),

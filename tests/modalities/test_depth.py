@@ -332,7 +332,7 @@ def test_a_mesh_is_seen_once_around_in_as_many_pictures_as_moments(tmp_path):
     assert sense.duration(tmp_path / "box.stl") == 8.0
     frames = sense.render(str(tmp_path / "box.stl"), sample_times(8.0, 4))
     assert (
-        frames.pixels.shape == (8, 3, 48, 48) and len(frames.notes) == 1 and "unknown unit" in frames.notes[0]
+        frames.pixels.shape == (8, 3, 48, 48) and len(frames.notes) == 2 and "unknown unit" in frames.notes[0]
     )
     front, back = frames.pixels[1], frames.pixels[5]  # from opposite sides, the lids alike, the sides not
     lid = torch.tensor([128, 128, 255])[:, None, None]

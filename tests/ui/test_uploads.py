@@ -6,11 +6,13 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lynx.errors import MediaError
 
 pytest.importorskip("gradio")
 
+from lynx.media.depth import open_depth
 from lynx.ui import uploads as module
 from lynx.ui.uploads import Uploads
 
@@ -62,6 +64,22 @@ def test_folders_around_a_recording_are_left_out(tmp_path):
     shelf = Uploads()
     found = shelf.depth([packed(tmp_path / "a.zip", [name], content=(tmp_path / "a.npy").read_bytes())])
     assert Path(found).parent.name == "a.zip" and np.load(found).shape == (2, 3, 4)
+
+
+def test_one_map_is_a_recording_by_itself_and_with_what_belongs_to_it(tmp_path):
+    Image.fromarray(np.full((4, 5), 5000, np.uint16)).save(tmp_path / "one.png")
+    (tmp_path / "depth.json").write_text('{"unit": "tum"}')
+    shelf = Uploads()
+    alone = shelf.depth([str(tmp_path / "one.png")])
+    assert Path(alone).is_file() and open_depth(alone).measure([0]).shape == (1, 4, 5)
+    both = shelf.depth([str(tmp_path / "one.png"), str(tmp_path / "depth.json")])
+    depth = open_depth(both).measure([0])
+    assert depth.shape == (1, 4, 5) and depth.max() == pytest.approx(1.0)
+    with ZipFile(shelf.as_one_file(Path(both))) as archive:
+        assert sorted(archive.namelist()) == ["depth.json", "depth/one.png"]
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(MediaError, match="'other.json' belongs to no depth map"):
+        shelf.depth([str(tmp_path / "one.png"), str(tmp_path / "other.json")])
 
 
 def test_an_upload_does_not_wait_for_another_that_is_unpacked(tmp_path, monkeypatch):
