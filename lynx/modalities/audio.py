@@ -300,7 +300,8 @@ class _Heard:
         start, end = float(times[0]) - reach, float(times[-1]) + reach
         if self.part is not None:
             column = round(self.part[0] / step)
-            self._first, self._end, self.lasts = round(column * step * self.rate), self.part[1], min(duration, self.part[1])
+            self._first, self._end = round(column * step * self.rate), self.part[1]
+            self.lasts = min(duration, self._end)
             return column
         if self._sound is not None or (len(times) == 1 and abs(start + end - duration) < NEAR):
             return 0
