@@ -271,9 +271,9 @@ LIMITS = Limits.of(os.environ)
 
 def limits_table() -> str:
     """The table of docs/hosting.md: variable, default, what has no more than that."""
-    rows = ["| variable | default | limits |", "|---|---|---|"]
+    usual, rows = Limits(), ["| variable | default | limits |", "|---|---|---|"]
     for spec in dataclasses.fields(Limits):
-        variable, default = Limits.variable(spec.name), amount(spec.default, Limits.unit(spec.name))
+        variable, default = Limits.variable(spec.name), amount(getattr(usual, spec.name), Limits.unit(spec.name))
         rows.append(f"| `{variable}` | {default} | {spec.metadata['help']} |")
     return "\n".join(rows)
 
