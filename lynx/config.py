@@ -273,8 +273,8 @@ def limits_table() -> str:
     """The table of docs/hosting.md: variable, default, what has no more than that."""
     usual, rows = Limits(), ["| variable | default | limits |", "|---|---|---|"]
     for spec in dataclasses.fields(Limits):
-        variable, default = Limits.variable(spec.name), amount(getattr(usual, spec.name), Limits.unit(spec.name))
-        rows.append(f"| `{variable}` | {default} | {spec.metadata['help']} |")
+        default = amount(getattr(usual, spec.name), Limits.unit(spec.name))
+        rows.append(f"| `{Limits.variable(spec.name)}` | {default} | {spec.metadata['help']} |")
     return "\n".join(rows)
 
 
