@@ -67,14 +67,15 @@ class Report:
 class Reader:
     """The child process that reads, started anew after a crash or a hang."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.fuzz.reading", hang: float = HANG) -> None:
+        self.module, self.hang = module, hang
         self.process: subprocess.Popen[str] | None = None
         self.base = 0  # bytes before the first file
 
     def read(self, path: Path, kind: str) -> dict[str, Any]:
         """What became of a file."""
         if self.process is None:
-            command = [sys.executable, "-m", "tests.fuzz.reading"]
+            command = [sys.executable, "-m", self.module]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
             started = self._answer(300.0)
@@ -83,7 +84,7 @@ class Reader:
             self.base = started["start"]
         assert self.process.stdin is not None
         print(json.dumps({"path": str(path), "kind": kind}), file=self.process.stdin, flush=True)
-        return self._answer(HANG)
+        return self._answer(self.hang)
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         assert self.process is not None and self.process.stdout is not None

@@ -15,8 +15,10 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 RATE, FPS, SIDE = 16000, 10, 64
+RATES = {"libopus": 48000}  # which it needs
 VIDEO = {"mp4": ("libx264", "aac"), "mkv": ("libx264", "libopus"), "webm": ("libvpx", "libopus")}
 VIDEO |= {"avi": ("mpeg4", "pcm_s16le"), "ts": ("mpeg2video", "mp2"), "mov": ("mjpeg", "pcm_s16le")}
+VIDEO |= {"asf": ("wmv2", "adpcm_ms")}
 SOUND = {"mp3": "libmp3lame", "ogg": "libopus", "flac": "flac", "m4a": "aac"}
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
 FACES = [[0, 2, 3], [0, 3, 1], [4, 5, 7], [4, 7, 6], [0, 1, 5], [0, 5, 4]]
@@ -36,12 +38,28 @@ def _recording(path: Path, video: str | None, audio: str | None, seconds: float 
             picture.pix_fmt = "yuvj420p" if video == "mjpeg" else "yuv420p"
             tracks.append((picture, _pictures(seconds)))
         if audio:
-            sound = container.add_stream(audio, rate=48000 if audio == "libopus" else RATE, layout="mono")
+            sound = container.add_stream(audio, rate=RATES.get(audio, RATE), layout="mono")
             tracks.append((sound, _sounds(seconds)))
         for stream, frames in tracks:
             for frame in frames:
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+
+
+def _tracks(path: Path) -> None:
+    """A picture and two sound tracks, of six channels and of one, as films have them."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("ffv1", rate=FPS)
+        picture.width = picture.height = SIDE
+        picture.pix_fmt = "yuv420p"
+        surround = container.add_stream("aac", rate=RATE, layout="5.1")
+        single = container.add_stream("mp2", rate=RATE, layout="mono")
+        samples = np.tile(_tone(1) / np.float32(32768), (6, 1)).astype(np.float32)
+        six = av.AudioFrame.from_ndarray(samples, "fltp", "5.1")
+        six.sample_rate = RATE
+        for stream, frames in ((picture, _pictures(1)), (surround, [six]), (single, _sounds(1))):
+            for frame in [*frames, None]:
+                container.mux(stream.encode(frame))
 
 
 def _pictures(seconds: float) -> list[av.VideoFrame]:
@@ -56,10 +74,10 @@ def _sounds(seconds: float) -> list[av.AudioFrame]:
     return [frame]
 
 
-def _wav(path: Path) -> None:
+def _wav(path: Path, channels: int = 1) -> None:
     with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes(_tone(1).tobytes())
+        file.setparams((channels, 2, RATE, 0, "NONE", ""))
+        file.writeframes(np.repeat(_tone(1), channels).tobytes())
 
 
 def _gif(path: Path) -> None:
@@ -101,9 +119,21 @@ def _ply(path: Path, text: bool = True) -> None:
         path.write_bytes((head + "end_header\n").encode() + body)
 
 
-def _obj(path: Path) -> None:
+def _cloud(path: Path) -> None:
+    head = f"ply\nformat binary_big_endian 1.0\ncomment a cloud\nelement vertex {len(CUBE)}\n"
+    head += "".join(f"property double {a}\n" for a in "xyz") + "property uchar red\nend_header\n"
+    path.write_bytes(head.encode() + b"".join(struct.pack(">3dB", *row, 7) for row in CUBE))
+
+
+def _obj(path: Path, rich: bool = False) -> None:
     rows = ["v " + " ".join(f"{value:g}" for value in row) for row in CUBE]
-    path.write_text("\n".join([*rows, *("f " + " ".join(str(i + 1) for i in face) for face in FACES)]) + "\n")
+    if rich:
+        rows = ["mtllib a.mtl", "o box", *rows, "vt 0 0", "vt 1 1", "vn 0 0 1", "g side", "usemtl red"]
+        faces = ["f " + " ".join(f"{i + 1}/{i % 2 + 1}/1" for i in face) for face in FACES]
+        rows += [*faces, "f 1/1/1 2/2/1 4/1/1 3/2/1", "f -1 -2 -3"]
+    else:
+        rows += ["f " + " ".join(str(i + 1) for i in face) for face in FACES]
+    path.write_text("\n".join(rows) + "\n")
 
 
 def _off(path: Path) -> None:
@@ -172,14 +202,17 @@ def _of(writer: Callable[..., None], **options: bool) -> Callable[[Path], None]:
 MAKERS: dict[str, list[Callable[[Path], None]]] = {
     **{kind: [lambda path, codecs=codecs: _recording(path, *codecs)] for kind, codecs in VIDEO.items()},
     **{kind: [lambda path, codec=codec: _recording(path, None, codec)] for kind, codec in SOUND.items()},
-    "wav": [_wav],
+    "wav": [_wav, lambda path: _wav(path, 8)],
     "gif": [_gif],
     "png": [_png],
-    "npy": [lambda path: np.save(path, _depth()), lambda path: np.save(path, _depth() / np.float32(1000))],
+    "npy": [
+        lambda path: np.save(path, _depth()),
+        lambda path: np.save(path, np.asfortranarray(_depth() / 1000, ">f8")),
+    ],
     "npz": [lambda path: np.savez(path, depth=_depth())],
     "zip": [_zip],
-    "ply": [_ply, _of(_ply, text=False)],
-    "obj": [_obj],
+    "ply": [_ply, _of(_ply, text=False), _cloud],
+    "obj": [_obj, _of(_obj, rich=True)],
     "glb": [_glb],
     "gltf": [_gltf],
     "stl": [_stl, _of(_stl, text=True)],
@@ -188,6 +221,9 @@ MAKERS: dict[str, list[Callable[[Path], None]]] = {
     "adapter": [_adapter],
 }
 """What makes the valid files of a kind, at a given path; an adapter is a folder."""
+
+
+MAKERS["mkv"].append(_tracks)
 
 
 def make_seeds(folder: Path, kinds: list[str]) -> dict[str, list[Path]]:
