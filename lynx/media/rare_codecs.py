@@ -4,7 +4,7 @@ FFmpeg has some 400 decoders. A chat meets a dozen, on which millions of strange
 every browser; they are decoded in this process, so that an ordinary clip costs no more than before. What asks
 FFmpeg for any other is the reader of a worker.
 
-Opening a file decodes some of its first frames, too: `WHITELIST` keeps FFmpeg to the common ones there. The
+Opening a file decodes some of its first frames, too: `only_common` keeps FFmpeg to those there. The
 formats of files (`lynx.media.container.FORMATS`) are few, and are read in this process.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
-from lynx.media.worker import call, in_worker
+from lynx.media.worker import call, separate
 from lynx.types import FileSource, MediaInfo, Recording
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
@@ -24,8 +24,6 @@ COMMON = frozenset(
     "pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_s16le_planar".split()
 )
 """FFmpeg's names of the decoders that run in this process."""
-WHITELIST = {"codec_whitelist": ",".join(sorted(COMMON))}
-"""Option for opening a file in this process: no other decoder is tried on it."""
 
 
 def needs_worker(codec: str) -> bool:
@@ -33,9 +31,14 @@ def needs_worker(codec: str) -> bool:
     return bool(codec) and codec not in COMMON
 
 
+def only_common() -> dict[str, str]:
+    """Options for opening a file in this process: FFmpeg tries no other decoder on it."""
+    return {"codec_whitelist": ",".join(sorted(COMMON))} if separate() else {}
+
+
 def is_rare(codecs: Iterable[str]) -> bool:
-    """Whether a file with picture and sound tracks of these codecs is read in a worker."""
-    return not in_worker() and any(map(needs_worker, codecs))
+    """Whether a file with picture and sound tracks of these codecs is read in a worker, from this process."""
+    return separate() and any(map(needs_worker, codecs))
 
 
 def codecs_of(info: MediaInfo) -> list[str]:

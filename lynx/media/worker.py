@@ -60,14 +60,14 @@ def call(function: Callable[..., T], *args: Any, about: str, seconds: float | No
     about: the file, as a message names it. seconds: the most it may take, LIMITS.max_reading_seconds if None.
     Raises what the function raises; MediaError where it crashes, or takes too much time or memory.
     """
-    if in_worker() or not (LIMITS.max_workers and _pool.possible):
+    if not separate():
         return function(*args)
     return _pool.call(function, args, about, seconds or LIMITS.max_reading_seconds)
 
 
-def in_worker() -> bool:
-    """Whether this process is a worker."""
-    return _worker is not None
+def separate() -> bool:
+    """Whether a call runs in another process: not in a worker itself, nor where there can be none."""
+    return _worker is None and LIMITS.max_workers > 0 and _pool.possible
 
 
 class _Pool:

@@ -240,6 +240,9 @@ class Audio(Modality):
 
         spectra = _Spectrogram(bring_to_level(listen, self.rendering), self.rendering)
         seconds = self.rendering.seconds_per_frame or max(spacing, self.rendering.least_s)
+        if seconds > MAX_SECONDS:  # a damaged header's duration: its columns alone would take gigabytes
+            asked = f"moments {spacing / 3600:,.1f} h apart ask for pictures of that much sound"
+            raise MediaError(f"{asked}; at most {MAX_SECONDS / 3600:.0f} h are heard: cut the recording.")
         step = self.rendering.hop / rate  # seconds from column to column
         count = max(1, round(seconds / step))  # columns of a picture
         first = ((times - count * step / 2) / step + 0.5).round().long()  # of each picture, maybe outside
