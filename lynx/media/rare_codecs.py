@@ -20,8 +20,9 @@ Reader = TypeVar("Reader", bound=Callable[..., Any])
 COMMON = frozenset(
     "h264 hevc av1 libdav1d vp8 libvpx vp9 libvpx-vp9 mpeg4 mpeg2video mpeg1video h263 mjpeg ffv1 gif prores "
     "png rawvideo theora aac aac_fixed mp3 mp3float mp2 mp2float opus libopus vorbis flac alac ac3 eac3 "
-    "amrnb amrwb libopencore_amrnb libopencore_amrwb pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16le pcm_s16be "
-    "pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_s16le_planar".split()
+    "wavpack amrnb amrwb libopencore_amrnb libopencore_amrwb pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16le "
+    "pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be "
+    "pcm_s16le_planar".split()
 )
 """FFmpeg's names of the decoders that run in this process."""
 

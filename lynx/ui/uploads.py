@@ -262,7 +262,7 @@ def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
         if path.is_absolute() or ".." in path.parts:
             way_out = f"{member.filename!r}, which leads out of it"
             raise MediaError(f"{name!r} holds {way_out}: zip a plain folder.")
-        if member.is_dir() or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
+        if plain.endswith("/") or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
             continue
         # zipfile bounds what it unpacks at a time for these two alone: 64 kB of bzip2 may be a gigabyte
         if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):

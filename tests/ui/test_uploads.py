@@ -60,6 +60,12 @@ def test_no_more_is_unpacked_than_the_archive_declares(tmp_path):
         Uploads().depth([str(path)])
 
 
+def test_an_entry_without_a_name_is_left_out(tmp_path):
+    path = Path(packed(tmp_path / "a.zip", ["depth/0.png", "QQQ"]))
+    path.write_bytes(path.read_bytes().replace(b"QQQ", b"\0QQ"))  # a name ends at the first zero
+    assert Path(Uploads().depth([str(path)])).is_dir()
+
+
 def test_folders_around_a_recording_are_left_out(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((2, 3, 4)))
     name = "x/" * 30 + "a.npy"
