@@ -9,6 +9,7 @@ import torch
 
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
+from lynx.media.rare_codecs import codecs_of, in_worker_if_rare, is_rare
 from lynx.types import FileSource, MediaInfo, Waveform
 
 MAX_SECONDS = 2 * 3600.0
@@ -45,6 +46,9 @@ def iter_audio(
     Long silence before `start` is skipped, which moves that second forward.
     """
     info = probe(source)
+    if is_rare(codecs_of(info)):
+        yield from _parts(source, sample_rate, track, start, end)
+        return
     _check_track(info, track, min(end, info.duration) - start)
     resampler = av.AudioResampler(format="flt", rate=sample_rate)
     found = False
@@ -77,6 +81,13 @@ def iter_audio(
         if not found and not begin:
             raise MediaError(f"The audio track of {info.path.name!r} holds no sound.")
         yield from ((begin, _mono(out)) for out in resampler.resample(None))
+
+
+@in_worker_if_rare(probe)
+def _parts(
+    source: FileSource, sample_rate: int, track: int, start: float, end: float
+) -> list[tuple[float, np.ndarray]]:
+    return list(iter_audio(source, sample_rate, track, start, end))
 
 
 def _check_track(info: MediaInfo, track: int, seconds: float) -> None:

@@ -16,6 +16,8 @@ from av.error import FFmpegError, InvalidDataError
 
 from lynx.errors import MediaError
 from lynx.media.file_cache import cached_by_file
+from lynx.media.rare_codecs import is_rare, only_common
+from lynx.media.worker import call
 from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, Track, VideoTrack
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
     if path.stat().st_size == 0:
         raise MediaError(f"{path.name!r} is empty (0 bytes); give a video or sound file.")
     try:
-        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        with av.open(str(path), options={"format_whitelist": FORMATS, **only_common()}) as container:
             yield container
     except (FFmpegError, ValueError, IndexError) as error:
         raise MediaError(
@@ -78,6 +80,8 @@ def probe(source: FileSource) -> MediaInfo:
         videos, audios = video_streams(container), list(container.streams.audio)
         if not videos and not audios:
             raise MediaError(f"{name!r} has neither a picture nor a sound track.")
+        if is_rare(stream.codec_context.name for stream in (*videos, *audios) if stream.codec_context):
+            return call(probe, source, about=repr(name))
         if container.duration is None or container.duration <= 0:
             duration = _last_moment(container, 0.0)
         else:

@@ -14,9 +14,14 @@ from torch import Tensor
 from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE, open_recording, probe, video_streams
 from lynx.media.playhead import Playhead
+from lynx.media.rare_codecs import codecs_of, in_worker_if_rare, is_rare
 from lynx.types import FileSource, Frames
 
+AT_ONCE = 16
+"""Pictures that a worker gives at a time."""
 
+
+@in_worker_if_rare(probe)
 def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
     """The frames displayed at `times` (T,) ascending seconds, upright, no side longer than max_side.
 
@@ -32,9 +37,13 @@ def iter_frames(
     source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None
 ) -> Iterator[np.ndarray]:
     """The same pictures, (H, W, 3) uint8, one after another: only one is in memory at a time."""
+    if is_rare(codecs_of(probe(source))):
+        parts = torch.as_tensor(times, dtype=torch.float64).split(AT_ONCE)
+        return (picture for part in parts for picture in _pictures(source, part, max_side))
     return (pixels for pixels, _ in _displayed(source, times, lambda frame: _picture(frame, max_side)))
 
 
+@in_worker_if_rare(probe)
 def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarray:
     """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`."""
     return np.stack([levels for levels, _ in _displayed(source, times, _levels)])
@@ -57,6 +66,11 @@ def _displayed(
         playhead = Playhead(container, stream)
         for time in times.tolist():
             yield convert(playhead.show(time)), info.duration
+
+
+def _pictures(source: FileSource, times: Tensor, max_side: int | None) -> np.ndarray:
+    """(T, H, W, 3) uint8 pictures of a few moments."""
+    return read_frames(source, times, max_side).pixels.permute(0, 2, 3, 1).numpy()
 
 
 def fit(width: int, height: int, max_side: int | None) -> tuple[int, int]:
