@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -171,26 +172,120 @@ class Sampling(Config):
     )
 
 
-JSON_MAX_BYTES = 1_000_000
-"""Maximum size of a JSON file; descriptions of adapters have a few thousand bytes."""
-JSON_MAX_DEPTH = 32
-"""Maximum depth of nested lists and objects."""
-JSON_MAX_NAME = 200
-"""Maximum characters of a key."""
-JSON_MAX_INTEGER = 2**63
-"""Integers from here on overflow in arithmetic with floats and tensors."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters that cannot be displayed: control characters and halves of UTF-16 pairs."""
-
-
 def short_repr(value: object) -> str:
     """The repr of a value for an error message, cut after 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
+def limit(default: int, unit: str, help: str, low: int = 1) -> Any:
+    """One field of `Limits`: its default, its unit, and the sentence that docs/hosting.md shows."""
+    return field(default=default, metadata={"unit": unit, "help": help, "low": low})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that is read of a recording, an upload or an adapter; what is above is refused.
+
+    The owner of a server sets a field by the environment variable of its name: LYNX_MAX_SECONDS=600. Bytes
+    may end in k, M or G, powers of 1024: LYNX_MAX_UNPACKED_BYTES=4G.
+    """
+
+    max_side: int = limit(8192, "pixels", "width and height of a picture or depth map")
+    max_pixels: int = limit(64_000_000, "pixels", "one picture or depth map")
+    max_read_pixels: int = limit(600_000_000, "pixels", "all pictures or maps read at once")
+    max_seconds: int = limit(7200, "seconds", "sound, with the gaps in its timestamps: 0.5 GB at 16 kHz")
+    max_channels: int = limit(64, "channels", "a sound track; FFmpeg's resampler takes no more")
+    max_maps: int = limit(10_000_000, "maps", "a depth video: 28 hours at 100 a second")
+    max_mesh_bytes: int = limit(256 * 2**20, "bytes", "file of a mesh or point cloud")
+    max_faces: int = limit(4_000_000, "faces", "a mesh, every instance of a part counted")
+    max_points: int = limit(12_000_000, "points", "a mesh or point cloud; a face may have its own")
+    max_parts: int = limit(4096, "parts", "meshes and nodes of a scene")
+    max_accessors: int = limit(65_536, "accessors", "arrays that a .glb or .gltf describes")
+    max_solids: int = limit(1024, "solids", "a text .stl")
+    max_scene_bytes: int = limit(8 * 2**20, "bytes", "JSON of a .glb or .gltf")
+    max_header_bytes: int = limit(64 * 2**10, "bytes", "header of a .ply")
+    max_text_bytes: int = limit(128 * 2**20, "bytes", "numbers written as text: meshes, times, poses")
+    max_text_lines: int = limit(4_000_000, "lines", "a text file of numbers")
+    max_text_words: int = limit(20_000_000, "words", "a text file of numbers")
+    max_upload_bytes: int = limit(600 * 2**20, "bytes", "one uploaded file")
+    max_files: int = limit(20_000, "files", "a folder, a .zip, or an upload of several files")
+    max_folders: int = limit(32, "folders", "around a file in a .zip")
+    max_name: int = limit(1024, "characters", "a name in a .zip, its folders included")
+    max_entry_list_bytes: int = limit(8 * 2**20, "bytes", "list of entries of a .zip")
+    max_unpacked_bytes: int = limit(2 * 2**30, "bytes", "what one upload holds when it is unpacked")
+    max_shelf_bytes: int = limit(8 * 2**30, "bytes", "unpacked uploads of all visitors together")
+    max_json_bytes: int = limit(2**20, "bytes", "a JSON file of an adapter")
+    max_json_depth: int = limit(32, "levels", "lists and objects inside one another in JSON")
+    max_json_name: int = limit(200, "printable characters", "a key in JSON")
+    max_film_seconds: int = limit(600, "seconds", "a film of an answer")
+    max_workers: int = limit(2, "processes", "readers of meshes and rare codecs; 0: the app itself", 0)
+    max_worker_bytes: int = limit(3 * 2**30, "bytes", "memory that such a reader may take")
+    max_reading_seconds: int = limit(60, "seconds", "time that such a reader may take for one thing")
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> "Limits":
+        """The limits that environment variables set. Raises: DataError: no number, or below the least."""
+        found = {spec.name: variables.get(cls.variable(spec.name)) for spec in dataclasses.fields(cls)}
+        return cls(**{name: cls._parsed(name, text) for name, text in found.items() if text is not None})
+
+    @staticmethod
+    def variable(name: str) -> str:
+        """The environment variable that sets a field."""
+        return f"LYNX_{name.upper()}"
+
+    @classmethod
+    def _parsed(cls, name: str, text: str) -> int:
+        spec = cls.__dataclass_fields__[name]
+        match = re.fullmatch(r"([0-9]{1,15})([kKMG]?)", text.strip().replace("_", ""))
+        value = int(match[1]) * 1024 ** " kMG".index(match[2].replace("K", "k") or " ") if match else -1
+        low, unit = spec.metadata["low"], spec.metadata["unit"]
+        if value < low:
+            said = f"expected a whole number of {unit}, at least {low}, such as {spec.default}"
+            raise DataError(f"{cls.variable(name)} is {short_repr(text)}; {said}")
+        return value
+
+    def say(self, name: str) -> str:
+        """A limit for an error message, with the variable that sets it: "2 GB (LYNX_MAX_UNPACKED_BYTES)"."""
+        return f"{amount(getattr(self, name), self.unit(name))} ({self.variable(name)})"
+
+    @classmethod
+    def unit(cls, name: str) -> str:
+        """What a field counts."""
+        return str(cls.__dataclass_fields__[name].metadata["unit"])
+
+
+def amount(value: int, unit: str) -> str:
+    """A number with its unit, as people read it: "2 GB", "2 h", "4,000,000 faces"."""
+    if unit == "bytes":
+        power = next((power for power in (3, 2, 1) if value >= 1024**power), 0)
+        return f"{value / 1024**power:.4g} {('bytes', 'kB', 'MB', 'GB')[power]}"
+    if unit == "seconds":
+        return f"{value / 3600:.4g} h" if value >= 3600 else f"{value:,} s"
+    return f"{value:,} {unit}"
+
+
+LIMITS = Limits.of(os.environ)
+"""Those of this process. Environment variables are read here, since every room below has limits to keep."""
+
+
+def limits_table() -> str:
+    """The table of docs/hosting.md: variable, default, what has no more than that."""
+    usual, rows = Limits(), ["| variable | default | limits |", "|---|---|---|"]
+    for spec in dataclasses.fields(Limits):
+        default = amount(getattr(usual, spec.name), Limits.unit(spec.name))
+        rows.append(f"| `{Limits.variable(spec.name)}` | {default} | {spec.metadata['help']} |")
+    return "\n".join(rows)
+
+
+JSON_MAX_INTEGER = 2**63
+"""Integers from here on overflow in arithmetic with floats and tensors."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that cannot be displayed: control characters and halves of UTF-16 pairs."""
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds: finite numbers, printable names, at most JSON_MAX_DEPTH levels.
+    """The object that a JSON file holds: finite numbers, printable names, as LIMITS say.
 
     Raises: AdapterError: missing, not a plain file, too large, not JSON, or beyond those limits.
     """
@@ -198,14 +293,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
             raise AdapterError(f"{path} is not a plain file: expected JSON")
-        if status.st_size > JSON_MAX_BYTES:
-            raise AdapterError(f"{path} has {status.st_size:,} bytes: at most {JSON_MAX_BYTES:,} are read")
+        if status.st_size > LIMITS.max_json_bytes:
+            most = LIMITS.say("max_json_bytes")
+            raise AdapterError(f"{path} has {status.st_size:,} bytes: at most {most} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         problem = f"{path.parent} has no {path.name}: it is not an adapter, or incomplete"
         raise AdapterError(problem) from error
     except RecursionError as error:
-        raise AdapterError(f"{path} is nested deeper than {JSON_MAX_DEPTH} levels") from error
+        raise AdapterError(f"{path} is nested deeper than {LIMITS.say('max_json_depth')}") from error
     except (OSError, ValueError) as error:
         raise AdapterError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
@@ -219,12 +315,12 @@ def _check_json(content: dict[str, Any], path: Path) -> None:
     left: list[tuple[str, Any, int]] = [("", content, 1)]  # a stack, since recursion has its own limit
     while left:
         place, value, depth = left.pop()
-        if depth > JSON_MAX_DEPTH:
-            raise AdapterError(f"{path} is nested deeper than {JSON_MAX_DEPTH} levels")
+        if depth > LIMITS.max_json_depth:
+            raise AdapterError(f"{path} is nested deeper than {LIMITS.say('max_json_depth')}")
         if isinstance(value, dict):
             for name, inner in value.items():
-                if not name.isprintable() or len(name) > JSON_MAX_NAME:
-                    limit = f"{JSON_MAX_NAME} printable characters are read"
+                if not name.isprintable() or len(name) > LIMITS.max_json_name:
+                    limit = f"at most {LIMITS.say('max_json_name')} are read"
                     raise AdapterError(f"{path} has the name {short_repr(name)}: {limit}")
                 left.append((f"{place}.{name}" if place else name, inner, depth + 1))
         elif isinstance(value, list):

@@ -1,6 +1,10 @@
 """The one family of errors a user of `lynx` meets. Each message names what was given, what was expected,
 what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class LynxError(Exception):
     """Base of every error that is the user's business; the UI and the CLI turn it into one sentence."""
@@ -20,3 +24,17 @@ class BackboneError(LynxError):
 
 class DataError(LynxError):
     """A data set, a configuration or a checkpoint is not what it should be."""
+
+
+@contextmanager
+def writing(path: Path, kind: type[LynxError], also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Inside the `with`, what a full or read-only disk raises becomes one sentence about the path.
+
+    kind: of the error. also: further errors of libraries that write there.
+    """
+    errors: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise kind(f"cannot write {path} ({reason}): is there room, and may it be written?") from error

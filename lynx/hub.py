@@ -24,7 +24,7 @@ from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 
 from lynx import compat
 from lynx.config import read_json_object
-from lynx.errors import AdapterError
+from lynx.errors import AdapterError, writing
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
     """Copy those of `names` that a snapshot has into `folder`, and record there where they come from.
 
     A folder filled earlier from the same repository is updated; the user's own files stay. Raises:
-    AdapterError: the folder holds something else, or was changed since.
+    AdapterError: the folder holds something else, was changed since, or cannot be written.
     """
     # Not `snapshot_download(local_dir=...)`: it would ask the Hub again for every file of a snapshot that is
     # in the cache and checked, it does not work offline, and when interrupted it leaves old files with new.
@@ -98,21 +98,22 @@ def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:
         if changed := [name for name in there if _digest(folder / name) != before[name]]:
             problem = f"{folder} was changed since it was pulled ({', '.join(changed)})"
             raise AdapterError(f"{problem}: give another folder")
-    names = [name for name in names if (snapshot.folder / name).is_file()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
-        for name in names:
-            (Path(partial) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(snapshot.folder / name, Path(partial) / name)
-        record = {key: getattr(snapshot, key) for key in ("repo", "revision", "commit")}
-        record["files"] = {name: _digest(Path(partial) / name) for name in names}
-        (Path(partial) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        # nothing was touched so far; from here on files are only renamed and removed
-        for name in before.keys() - set(names):
-            (folder / name).unlink(missing_ok=True)
-        for name in [*names, RECORD]:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(partial) / name, folder / name)
+    with writing(folder, AdapterError):
+        names = [name for name in names if (snapshot.folder / name).is_file()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+            for name in names:
+                (Path(partial) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(snapshot.folder / name, Path(partial) / name)
+            record = {key: getattr(snapshot, key) for key in ("repo", "revision", "commit")}
+            record["files"] = {name: _digest(Path(partial) / name) for name in names}
+            (Path(partial) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            # nothing was touched so far; from here on files are only renamed and removed
+            for name in before.keys() - set(names):
+                (folder / name).unlink(missing_ok=True)
+            for name in [*names, RECORD]:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(Path(partial) / name, folder / name)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ JSON_DAMAGES = {  # file, what replaces or joins its content, the reason
     "bytes that are no text": (_PEFT, b"\xff\xfe{}", "cannot read"),
     "half a character": (_OURS, '"metrics": {"n": "\\ud800"}', "control characters"),
     "an escape sequence": (_OURS, '"metrics": {"n": "\\u001b[2J"}', "control characters"),
-    "megabytes": (_OURS, '"metrics": {"n": "' + "x" * 1_100_000 + '"}', "at most 1,000,000"),
+    "megabytes": (_OURS, '"metrics": {"n": "' + "x" * 1_100_000 + '"}', r"most 1 MB \(LYNX_MAX_JSON_BYTES\)"),
     "a deep description": (_OURS, "{" * 3 + "[" * 100_000, "cannot read|nested deeper than"),
     "a metric without end": (_OURS, '"metrics": {"with": {"n": Infinity}}', "metrics.with.n is inf"),
     "a metric that is a list": (_OURS, '"metrics": {"with": [1, 2]}', r"metrics.with is \[1, 2\]"),

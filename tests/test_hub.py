@@ -320,3 +320,12 @@ def test_a_backbone_that_cannot_be_had_is_refused_in_one_sentence(server, run, b
     for call in (Engine().models.forecast, Engine().models.senses):
         with pytest.raises(BackboneError, match="'owner/none'.*log in"):
             call(Setup("owner/none"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "README.md").write_text("a card")
+    snapshot = hub.Snapshot("some/one", None, "0" * 40, tmp_path / "cache", ("README.md",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(lynx.AdapterError, match=r"cannot write .*file/pulled \(.*is there room"):
+        hub.place(snapshot, tmp_path / "file" / "pulled", ["README.md"])

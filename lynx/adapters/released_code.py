@@ -29,7 +29,7 @@ from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
 from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings, read_json_object
-from lynx.errors import AdapterError
+from lynx.errors import AdapterError, writing
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 """Names of a part's weight file; the first that exists is read."""
@@ -108,8 +108,12 @@ def import_adapter(
             # modules that were not trained get zeros, which change nothing
             tensors = {key: torch.zeros_like(weight) for key, weight in model.lora.tensors(lora).items()}
             model.lora.fill(lora, tensors | _tensors_of(read))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+        with writing(out, AdapterError):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            writing(out, AdapterError),
+            tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial,
+        ):
             written = save_adapter(model, name, Path(partial) / "adapter")
             differences = _verify(model, name, written, parts, expected)
             if out.is_dir():

@@ -5,10 +5,12 @@ import importlib.util
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import lynx
 from lynx.cli.registry import Options, Result, adapter_option, command, count, model_options, option
+from lynx.config import LIMITS
 from lynx.errors import LynxError
 
 PARTS = {
@@ -44,7 +46,7 @@ def _app(options: Options) -> Result:
 
 @command("env", "lynx env --json")
 def _env(options: Options) -> Result:
-    """Show versions, device, caches, and what is missing for the library and the app."""
+    """Show versions, device, caches, limits, and what is missing for the library and the app."""
     import torch
 
     from lynx.hub import CACHE
@@ -83,6 +85,7 @@ def _env(options: Options) -> Result:
         "torch_threads": torch.get_num_threads(),
         "hub_cache": CACHE,
         "ffmpeg": ffmpeg,
+        "limits": {LIMITS.variable(name): value for name, value in asdict(LIMITS).items()},
         "extensions": extensions,
         "missing": missing,
         "ready": not any(missing[part] for part in ("library", "app")),

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lynx import compat
-from lynx.errors import MediaError
+from lynx.errors import MediaError, writing
 
 if TYPE_CHECKING:
     from lynx.types import Waveform
@@ -60,33 +60,34 @@ def write_stream(
     if height % 2 or width % 2:  # yuv420p has one color for 2 x 2 pixels
         raise MediaError(f"H.264 video needs even sides, not {width}x{height}; crop or pad one pixel.")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
-        half, sound = Path(folder, "film.mp4"), Path(folder, "sound.wav")
-        if waveform:  # as 16-bit PCM, which ffmpeg encodes
-            samples = (waveform.samples.float().clamp(-1, 1) * 32767).round().short().numpy()
-            with wave.open(str(sound), "wb") as file:
-                file.setparams((1, 2, waveform.sample_rate, len(samples), "NONE", ""))
-                file.writeframes(samples.astype("<i2").tobytes())
-        with film_encoder(
-            str(half),
-            size,
-            fps,
-            audiofile=str(sound) if waveform else None,
-            audio_codec="aac",
-            preset="faster",
-            threads=1,  # more would make the file depend on the number of cores
-            ffmpeg_params=[*QUALITY, *BT709, *FASTSTART],
-        ) as writer:
-            process = compat.encoder_process(writer)
-            for frame in frames:
-                try:
-                    writer.write_frame(frame)
-                except OSError as error:  # its message is ffmpeg's whole log
-                    raise MediaError(_failure(path, str(error).strip().rpartition("\n")[2])) from error
-        if process.returncode:
-            raise MediaError(_failure(path, "ffmpeg stopped at its end"))
-        os.replace(half, path)
+    with writing(path, MediaError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".half-", dir=path.parent) as folder:
+            half, sound = Path(folder, "film.mp4"), Path(folder, "sound.wav")
+            if waveform:  # as 16-bit PCM, which ffmpeg encodes
+                samples = (waveform.samples.float().clamp(-1, 1) * 32767).round().short().numpy()
+                with wave.open(str(sound), "wb") as file:
+                    file.setparams((1, 2, waveform.sample_rate, len(samples), "NONE", ""))
+                    file.writeframes(samples.astype("<i2").tobytes())
+            with film_encoder(
+                str(half),
+                size,
+                fps,
+                audiofile=str(sound) if waveform else None,
+                audio_codec="aac",
+                preset="faster",
+                threads=1,  # more would make the file depend on the number of cores
+                ffmpeg_params=[*QUALITY, *BT709, *FASTSTART],
+            ) as writer:
+                process = compat.encoder_process(writer)
+                for frame in frames:
+                    try:
+                        writer.write_frame(frame)
+                    except OSError as error:  # its message is ffmpeg's whole log
+                        raise MediaError(_failure(path, str(error).strip().rpartition("\n")[2])) from error
+            if process.returncode:
+                raise MediaError(_failure(path, "ffmpeg stopped at its end"))
+            os.replace(half, path)
 
 
 def write_png(path: str | Path, picture: Tensor) -> None:

@@ -237,6 +237,9 @@ class Audio(Modality):
         if not (spacing or r.seconds_per_frame):
             spacing = heard.part[1] - heard.part[0] if heard.part else heard.hold()
         seconds = r.seconds_per_frame or max(spacing, r.least_s)
+        if seconds > MAX_SECONDS:  # a damaged header's duration: its columns alone would take gigabytes
+            asked = f"moments {spacing / 3600:,.1f} h apart ask for pictures of that much sound"
+            raise MediaError(f"{asked}; at most {MAX_SECONDS / 3600:.0f} h are heard: cut the recording.")
         reach = max(spacing, seconds) / 2 + 2 * r.window_s
         column = heard.cut(times, reach, step)
         count = max(1, round(seconds / step))  # columns of a picture

@@ -26,7 +26,7 @@ from lynx.backbones.attention import recording
 from lynx.config import GuideConfig
 from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
-from lynx.errors import DataError
+from lynx.errors import DataError, writing
 from lynx.model import Lynx
 from lynx.types import VIDEO
 
@@ -95,11 +95,12 @@ class Guidance:
                     raise DataError(f"the mean {kind} of layer {layer} is not finite in float16")
                 tensors[f"{kind}.{layer:03d}"] = mean.half()
         counts = {"frames": self.frames, "tokens": self.tokens, "backbone": dict(self.backbone)}
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".part")
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(tensors, partial, metadata={"format": FORMAT, "lynx": json.dumps(counts)})
-        partial.replace(path)
+        with writing(path, DataError, (SafetensorError,)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, metadata={"format": FORMAT, "lynx": json.dumps(counts)})
+            partial.replace(path)
         return path
 
     @classmethod

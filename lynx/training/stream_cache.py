@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
-from lynx.errors import DataError
+from lynx.errors import DataError, writing
 from lynx.model import Lynx
 from lynx.streams.key import sense_digest
 from lynx.types import VIDEO, Stream
@@ -77,7 +77,8 @@ class StreamCache:
         width = backbone.model.config.get_text_config().hidden_size
         needed = len(missing) * tokens * width * backbone.dtype.itemsize
         for folder in self.folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing(folder, DataError):
+                folder.mkdir(parents=True, exist_ok=True)
         root = next(iter(self.folders.values())).parent
         free = shutil.disk_usage(root).free
         if needed > free:
@@ -130,8 +131,9 @@ class StreamCache:
             name = hashlib.blake2b("".join(tensors).encode(), digest_size=8).hexdigest()
             # Another run may encode the same clips now: each writes a file of its own, then swaps it in.
             partial = self.folders[sense] / f"{name}-{uuid4().hex}.part"
-            save_file(tensors, partial)
-            partial.replace(self.folders[sense] / f"{name}.safetensors")
+            with writing(self.folders[sense], DataError, (SafetensorError,)):
+                save_file(tensors, partial)
+                partial.replace(self.folders[sense] / f"{name}.safetensors")
         self.refresh()
 
     def refresh(self) -> None:

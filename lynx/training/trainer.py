@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from lynx import compat
 from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
 from lynx.config import Checkpointing, TrainConfig
-from lynx.errors import AdapterError, DataError
+from lynx.errors import AdapterError, DataError, writing
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ class Trainer:
         Raises: DataError: the folder holds the checkpoint of another run. AdapterError: a weight of a LoRA
         gets no gradient, or the loss is not finite.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder, DataError):
+            self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
         main, path = self.accelerator.is_main_process, self.folder / LOG
         lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
@@ -183,8 +184,9 @@ class Trainer:
                 history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
                 if main:
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
+                    with writing(path, DataError):
+                        log.write(json.dumps(row) + "\n")
+                        log.flush()
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
         last = _means(history[-max(1, len(history) // 10) :])
@@ -272,27 +274,32 @@ class Trainer:
                 "run": json.dumps(self._identity, sort_keys=True),
             }
             partial = self.checkpoint.with_suffix(".part")
-            save_file({name: tensor.cpu() for name, tensor in self.state().items()}, partial, metadata)
-            partial.replace(self.checkpoint)
+            with writing(self.checkpoint, DataError, (SafetensorError,)):
+                save_file({name: tensor.cpu() for name, tensor in self.state().items()}, partial, metadata)
+                partial.replace(self.checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one of this run; returns the step to go on with."""
         if not self.checkpoint.exists():
             return 0
-        with safe_open(self.checkpoint, "pt") as file:
-            metadata = file.metadata()
-            was, now = _settings(json.loads(metadata["run"])), _settings(self._identity)
-            free = {*FREE, "steps"}  # a run can be made longer
-            changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
-            if was["steps"] != now["steps"]:
-                logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
-            if changed:
-                raise DataError(
-                    f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
-                    "another folder, or --no-resume"
-                )
-            self.load_state({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        try:
+            with safe_open(self.checkpoint, "pt") as file:
+                metadata = file.metadata()
+                was, now = _settings(json.loads(metadata["run"])), _settings(self._identity)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.checkpoint} is damaged ({error}): start anew with --no-resume") from error
+        free = {*FREE, "steps"}  # a run can be made longer
+        changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
+        if was["steps"] != now["steps"]:
+            logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
+        if changed:
+            raise DataError(
+                f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
+                "another folder, or --no-resume"
+            )
+        self.load_state(tensors)
         self.without_gradient = set(json.loads(metadata["silent"]))
         logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
         return int(metadata["step"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from lynx.config import LIMITS
 from lynx.errors import LynxError
 from lynx.ui.adapter_policy import adapter_policy
 from lynx.ui.engine import Engine
@@ -23,7 +24,6 @@ BACKBONES = [
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
 ]
 """Choices of the menu, which fit one GPU; any other name can be typed."""
-MAX_FILE_SIZE = "600mb"
 
 
 def launch(
@@ -49,7 +49,7 @@ def launch(
     shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
     blocks.launch(
         server_name=host, server_port=port, theme=theme(), css_paths=Path(__file__).with_name("style.css"),
-        max_file_size=MAX_FILE_SIZE, allowed_paths=shown, prevent_thread_lock=True, ssr_mode=False,
+        max_file_size=LIMITS.max_upload_bytes, allowed_paths=shown, prevent_thread_lock=True, ssr_mode=False,
         footer_links=["api"], share=False,
     )
     setup, left_out = engine.models.without_broken(setup)

@@ -4,21 +4,25 @@ Several files, or a .zip of a folder, become a folder that is named after its co
 is the same recording.
 """
 
+import errno
 import hashlib
+import math
 import re
 import shutil
+import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import FileIO
-from math import isfinite
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from lynx.config import LIMITS, amount
 from lynx.errors import MediaError
 from lynx.media.maps import MAPS
 from lynx.media.mesh import MESHES
@@ -26,16 +30,14 @@ from lynx.media.side_files import SETTINGS
 from lynx.modalities.depth import Depth
 
 KEPT_SECONDS = 3600.0  # since the last use; Gradio keeps the upload itself as long
-MAX_BYTES = 2 * 2**30  # of what a .zip holds
-MAX_FILES = 20_000
-MAX_DIRECTORY = 8 * 2**20  # bytes of a .zip's list of entries, 400 for each file that is read
-MAX_FOLDERS = 32  # around a file
-MAX_NAME = 1024  # characters of an entry's name, folders included
+BUSY_SECONDS = 120.0  # since the last use: it may be read right now, and is not dropped for another upload
 SINGLE_FILES = Depth.suffixes  # each a recording by itself
 KNOWN_SUFFIXES = (".txt", ".json", *SINGLE_FILES)
 SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt", SETTINGS)  # of a folder
-ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+ZIP_ERRORS = (BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 """Errors of zipfile for archives that are damaged, encrypted, or packed in an unknown way."""
+NOT_STORED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk that is full, or may not be written."""
 EXPECTED = (
     "give 16-bit PNGs with their text files, a .zip of them, a .npy stack, a gray video, or one map, mesh or "
     f"point cloud ({' '.join(MESHES)})"
@@ -43,6 +45,8 @@ EXPECTED = (
 
 Contents = Mapping[PurePosixPath, Callable[[], IO[bytes]]]
 """Files by their place in a folder, to be opened."""
+Fill = Callable[[Sequence[Path], Path, Callable[[int], None]], None]
+"""Writes uploads to a folder, and says before how many bytes they will be."""
 
 
 class Uploads:
@@ -54,17 +58,21 @@ class Uploads:
         self._kept.mkdir()
         self._drafts.mkdir()
         self._lock = Lock()  # guards only what is kept: drafts are filled without it
+        self._sizes: dict[Path, int] = {}  # bytes of what is kept, and of drafts once they are known
 
     def depth(self, files: Sequence[str]) -> str | None:
         """The file or folder that `lynx.media.depth` reads for these uploads; None where there are none.
 
-        Raises MediaError when they are not one recording of depth, or a .zip is damaged or too large.
+        Raises MediaError when they are not one recording of depth, damaged or too large, or the disk is full.
         """
         if not files:
             return None
         paths = [Path(file) for file in files]
         if gone := [path.name for path in paths if not path.is_file()]:
             raise MediaError(f"{gone[0]!r} is no longer here: upload it again.")
+        if len(paths) > LIMITS.max_files:
+            most = LIMITS.say("max_files")
+            raise MediaError(f"{len(paths):,} files are too many: at most {most} are read.")
         kinds = {path.suffix.lower() for path in paths}
         if unknown := sorted(kinds - {*KNOWN_SUFFIXES, ".zip"}):
             raise MediaError(f"{unknown[0] or 'A file without an ending'} is no depth: {EXPECTED}.")
@@ -75,44 +83,95 @@ class Uploads:
         name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
         return self._keep(paths, name, _unzip if kinds == {".zip"} else _gather)
 
-    def _keep(self, paths: Sequence[Path], name: str, fill: Callable[[Sequence[Path], Path], None]) -> str:
+    def _keep(self, paths: Sequence[Path], name: str, fill: Fill) -> str:
         """The recording in a folder of that name, which is filled unless the same files were here before."""
-        digest = hashlib.blake2b(digest_size=12)
-        for path in sorted(paths, key=lambda path: path.name):
-            with path.open("rb") as opened:
-                digest.update(path.name.encode() + hashlib.file_digest(opened, "blake2b").digest())
-        place = self._kept / digest.hexdigest()
-        with self._lock:
-            for other in self._kept.iterdir():
-                if time.time() - other.stat().st_mtime > KEPT_SECONDS:
-                    shutil.rmtree(other, ignore_errors=True)
-            if place.is_dir():
-                place.touch()
-                return str(_recording(place / name))
-        with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
-            fill(paths, Path(draft, "whole", name))
+        with _stored(name):
+            digest = hashlib.blake2b(digest_size=12)
+            for path in sorted(paths, key=lambda path: path.name):
+                with path.open("rb") as opened:
+                    digest.update(path.name.encode() + hashlib.file_digest(opened, "blake2b").digest())
+            place = self._kept / digest.hexdigest()
             with self._lock:
-                if not place.is_dir():  # else the same files were uploaded twice at the same time
-                    Path(draft, "whole").rename(place)
-                place.touch()
-        return str(_recording(place / name))
+                self._drop(lambda age: age > KEPT_SECONDS)
+                if place.is_dir():
+                    place.touch()
+                    return str(_recording(place / name))
+            with self._draft() as draft:
+                fill(paths, draft / "whole" / name, partial(self._make_room, draft, name))
+                with self._lock:
+                    if not place.is_dir():  # else the same files were uploaded twice at the same time
+                        (draft / "whole").rename(place)
+                        self._sizes[place] = self._sizes.pop(draft)
+                    place.touch()
+            return str(_recording(place / name))
+
+    @contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """A folder to fill, which is deleted with what is still in it."""
+        with tempfile.TemporaryDirectory(dir=self._drafts, ignore_cleanup_errors=True) as folder:
+            try:
+                yield Path(folder)
+            finally:
+                with self._lock:
+                    self._sizes.pop(Path(folder), None)
+
+    def _make_room(self, draft: Path, name: str, size: int) -> None:
+        """Drop the oldest unused recordings until a draft has room. Raises MediaError where it has none."""
+        if size > LIMITS.max_unpacked_bytes:
+            most = LIMITS.say("max_unpacked_bytes")
+            raise MediaError(f"{name!r} holds {amount(size, 'bytes')}: at most {most} are read.")
+        with self._lock:
+            self._sizes[draft] = size
+            over = sum(self._sizes.values()) - LIMITS.max_shelf_bytes
+            if over > 0:
+                self._drop(lambda age: age > BUSY_SECONDS, over)
+            if sum(self._sizes.values()) > LIMITS.max_shelf_bytes:
+                most = LIMITS.say("max_shelf_bytes")
+                raise MediaError(
+                    f"There is no room for the {amount(size, 'bytes')} of {name!r} now: the uploads of all "
+                    f"visitors have {most}. Try again in a few minutes, or with less."
+                )
+
+    def _drop(self, old: Callable[[float], bool], bytes_: float = math.inf) -> None:
+        """Delete recordings whose seconds since their last use are `old`, oldest first, `bytes_` or more."""
+        now = time.time()
+        ages = {place: now - place.stat().st_mtime for place in self._kept.iterdir()}
+        for place in sorted(ages, key=lambda place: -ages[place]):
+            if bytes_ <= 0 or not old(ages[place]):
+                break
+            shutil.rmtree(place, ignore_errors=True)
+            bytes_ -= self._sizes.pop(place, 0)
 
     def as_one_file(self, recording: Path) -> str:
-        """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder."""
+        """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder.
+
+        Raises MediaError where it cannot be written.
+        """
         if recording.is_file():
             return str(recording)
         folder = recording.parent if recording.name == "depth" else recording
         target = self._kept / folder.name / f"{folder.name}_depth.zip"
         if not target.is_file():
-            with tempfile.TemporaryDirectory(dir=self._drafts) as draft:
-                with ZipFile(Path(draft, target.name), "w") as archive:
+            with _stored(folder.name), self._draft() as draft:
+                with ZipFile(draft / target.name, "w") as archive:
                     for pattern in (*(f"depth/*{kind}" for kind in MAPS), "pose/*.txt", "*.txt", SETTINGS):
                         for path in sorted(folder.glob(pattern)):
                             archive.write(path, path.relative_to(folder))
                 with self._lock:
                     target.parent.mkdir(exist_ok=True)
-                    Path(draft, target.name).replace(target)
+                    (draft / target.name).replace(target)
+                    self._sizes[target.parent] = target.stat().st_size
         return str(target)
+
+
+@contextmanager
+def _stored(name: str) -> Iterator[None]:
+    """Turns errors of the disk inside the `with` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MediaError(f"{name!r} cannot be kept on this server: {reason}. Try again later.") from error
 
 
 def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str, float], ...]:
@@ -126,14 +185,14 @@ def further_views(files: Sequence[str], offsets: str | None) -> tuple[tuple[str,
         seconds = [float(word) for word in re.split(r"[\s,;]+", given)] if given else [0.0] * len(files)
     except ValueError:
         seconds = []
-    if files and (len(seconds) != len(files) or not all(map(isfinite, seconds))):
+    if files and (len(seconds) != len(files) or not all(map(math.isfinite, seconds))):
         example = ", ".join(f"{0.4 * number:g}" for number in range(len(files)))
         wanted = f"at one number of seconds for each of the {len(files)}, such as {example!r}"
         raise MediaError(f"Further views begin {wanted}, not at {given!r}.")
     return tuple(zip(files, seconds, strict=False))
 
 
-def _gather(files: Sequence[Path], folder: Path) -> None:
+def _gather(files: Sequence[Path], folder: Path, make_room: Callable[[int], None]) -> None:
     """Raises MediaError for two files of one name, and for a text that belongs to no map."""
     maps = {path.stem for path in files if path.suffix.lower() in MAPS}
     contents: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
@@ -148,6 +207,7 @@ def _gather(files: Sequence[Path], folder: Path) -> None:
                 f"{', '.join(SIDE_FILES)} are read."
             )
         contents[name] = partial(path.open, "rb")
+    make_room(sum(path.stat().st_size for path in files))
     _fill(contents, folder)
 
 
@@ -155,17 +215,18 @@ class _Archive(FileIO):
     """A .zip whose list of entries, which zipfile reads and parses as one piece, is not too long."""
 
     def read(self, size: int | None = -1) -> bytes:
-        whole = size is None or not 0 <= size <= MAX_DIRECTORY
-        data = super().read(MAX_DIRECTORY + 1 if whole else size)
-        if len(data) > MAX_DIRECTORY:
+        most = LIMITS.max_entry_list_bytes
+        whole = size is None or not 0 <= size <= most
+        data = super().read(most + 1 if whole else size)
+        if len(data) > most:
             raise MediaError(
-                f"{Path(str(self.name)).name!r} has a list of entries above {MAX_DIRECTORY // 2**20} MB: "
-                "zip the recording's folder alone, in several parts if it has more files."
+                f"{Path(str(self.name)).name!r} has a list of entries above "
+                f"{LIMITS.say('max_entry_list_bytes')}: zip the recording's folder alone."
             )
         return data
 
 
-def _unzip(files: Sequence[Path], folder: Path) -> None:
+def _unzip(files: Sequence[Path], folder: Path, make_room: Callable[[int], None]) -> None:
     """Raises MediaError for an archive that cannot be read, or should not be."""
     name = files[0].name
     try:
@@ -178,9 +239,12 @@ def _unzip(files: Sequence[Path], folder: Path) -> None:
                     break
                 around += 1
             inside = [PurePosixPath(*path.parts[around:]) for path in members]
+            make_room(sum(member.file_size for member in members.values()))
             opened_later = [partial(archive.open, member) for member in members.values()]
             _fill(dict(zip(inside, opened_later, strict=True)), folder)
     except ZIP_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in NOT_STORED:
+            raise
         raise MediaError(f"{name!r} cannot be unpacked: it is damaged, encrypted or no .zip.") from error
 
 
@@ -191,16 +255,17 @@ def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
     for member in archive.infolist():
         plain = member.filename.replace("\\", "/")
         # before a path is built: a thousand folders in each of a thousand names are a million strings
-        if len(plain) > MAX_NAME or plain.count("/") > MAX_FOLDERS:
+        if len(plain) > LIMITS.max_name or plain.count("/") > LIMITS.max_folders:
+            most = f"{LIMITS.say('max_folders')} and {LIMITS.say('max_name')}"
             raise MediaError(
                 f"{name!r} holds a file in {plain.count('/'):,} folders with a name of {len(plain):,} "
-                f"characters: at most {MAX_FOLDERS} and {MAX_NAME:,} are read. Zip the recording alone."
+                f"characters: at most {most} are read. Zip the recording alone."
             )
         path = PurePosixPath(plain)
         if path.is_absolute() or ".." in path.parts:
             way_out = f"{member.filename!r}, which leads out of it"
             raise MediaError(f"{name!r} holds {way_out}: zip a plain folder.")
-        if member.is_dir() or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
+        if plain.endswith("/") or path.suffix.lower() not in KNOWN_SUFFIXES or path.parts[0] == "__MACOSX":
             continue
         # zipfile bounds what it unpacks at a time for these two alone: 64 kB of bzip2 may be a gigabyte
         if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
@@ -209,10 +274,10 @@ def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
             )
         size += member.file_size  # what is unpacked is never more than an archive says of it
         wanted.append((path, member))
-    if size > MAX_BYTES or len(wanted) > MAX_FILES:
+    if size > LIMITS.max_unpacked_bytes or len(wanted) > LIMITS.max_files:
+        most = f"{LIMITS.say('max_files')} of {LIMITS.say('max_unpacked_bytes')}"
         raise MediaError(
-            f"{name!r} unpacks to {len(wanted):,} files of {size / 2**30:.1f} GB: at most {MAX_FILES:,} "
-            f"of {MAX_BYTES // 2**30} GB are read."
+            f"{name!r} unpacks to {len(wanted):,} files of {amount(size, 'bytes')}: at most {most} are read."
         )
     return dict(wanted)
 

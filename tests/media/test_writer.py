@@ -70,6 +70,21 @@ def test_what_goes_wrong_leaves_nothing_and_keeps_what_was_there(tmp_path):
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_place_that_takes_no_film_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MediaError, match=r"cannot write .*film.mp4 \(File exists\)"):
+        write_stream(tmp_path / "file" / "film.mp4", grays(1), SIZE, 2)
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(MediaError, match=r"cannot write .*film.mp4 \(File too large\)"):
+            write_stream(tmp_path / "film.mp4", grays(*[1] * 3), SIZE, 2, tone(1.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_odd_sides_and_a_missing_package_are_said(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="even sides"):
         write_stream(tmp_path / "film.mp4", grays(1), (95, 64), 2)

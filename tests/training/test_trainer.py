@@ -151,6 +151,29 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     assert fit.calls == 7
 
 
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, keep):
+    trainer = Fit().trainer(tmp_path)
+    trainer.run()
+    trainer.checkpoint.write_bytes(trainer.checkpoint.read_bytes()[:keep])
+    with pytest.raises(DataError, match="checkpoint.safetensors is damaged .*--no-resume"):
+        Fit().trainer(tmp_path).run()
+
+
+def test_a_folder_that_cannot_be_made_and_a_disk_that_takes_no_more_are_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write .*file/run \(Not a directory\)"):
+        Fit().trainer(tmp_path / "file" / "run").run()
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*checkpoint.safetensors .*File too large"):
+            Fit().trainer(tmp_path / "run").run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     fit = Fit()
     of = [{"rendering": {"n_mels": mels}, "clips": ["a", "b"]} for mels in (64, 128)]

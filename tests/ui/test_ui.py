@@ -25,7 +25,7 @@ import lynx
 from lynx import modalities
 from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
-from lynx.config import LoraSettings
+from lynx.config import Limits, LoraSettings
 from lynx.errors import LynxError, MediaError
 from lynx.media.depth import open_depth
 from lynx.media.thumbnails import thumbnails
@@ -449,8 +449,8 @@ def test_uploads_that_are_no_depth_are_one_sentence(full, desk, tmp_path, monkey
     for message, files in bad.items():
         with pytest.raises(MediaError, match=re.escape(message)):
             Uploads().depth(files)
-    monkeypatch.setattr("lynx.ui.uploads.MAX_BYTES", 1000)
-    with pytest.raises(MediaError, match="at most"):
+    monkeypatch.setattr("lynx.ui.uploads.LIMITS", Limits(max_unpacked_bytes=1000))
+    with pytest.raises(MediaError, match=r"at most .* 1000 bytes \(LYNX_MAX_UNPACKED_BYTES\)"):
         Uploads().depth([zipped(tmp_path / "bomb.zip", {"depth/0.png": bytes(2000)})])
     assert not (tmp_path.parent / "0.png").exists()
 
