@@ -87,6 +87,13 @@ def switch_lora(layer: Any, on: Sequence[str], trained: Sequence[str]) -> None:
         dropout.train(name in trained)
 
 
+def copy_without_hooks(module: "nn.Module") -> "nn.Module":
+    """A copy of a module with weights of its own, and none of its forward hooks."""
+    alias = copy.copy(module)
+    alias._forward_hooks = type(module._forward_hooks)()
+    return copy.deepcopy(alias)
+
+
 # --- transformers: attention, caches, streaming, checkpointing -----------------------------------
 
 

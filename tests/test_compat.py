@@ -53,6 +53,17 @@ def test_peft_puts_its_prefix_before_names_in_files(tmp_path):
     assert isinstance(model, PeftModel)
 
 
+def test_a_copy_of_a_layer_leaves_the_hooks_behind():
+    layer, called = nn.Linear(2, 2), []
+    layer.register_forward_hook(lambda *given: called.append(given))
+    copied = compat.copy_without_hooks(layer)
+    copied(torch.zeros(1, 2))
+    assert not called and copied.weight.equal(layer.weight)
+    assert copied.weight.data_ptr() != layer.weight.data_ptr()
+    layer(torch.zeros(1, 2))
+    assert len(called) == 1
+
+
 def test_peft_injects_switches_and_ejects_loras_in_place():
     model, x = two_layers(), torch.ones(1, 6)
     stock = model["one"]

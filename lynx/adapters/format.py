@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lynx import compat, hub, modalities
-from lynx.adapters.lora import lora_config
+from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
 from lynx.backbones import Backbone
 from lynx.config import LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
@@ -30,7 +30,7 @@ from lynx.types import PLACEMENTS
 
 FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
-PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 MAX_FRAMES = 100_000
 """Maximum moments of a clip that an adapter may say it was trained with."""
 MAX_FILES = 20_000
@@ -44,15 +44,9 @@ FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, *_PEFT_FILES)
 NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
 POOLINGS = get_args(TokenPooling)
-MAX_RANK, MAX_ALPHA = 2**16, 1e6
-"""Largest rank and alpha of a LoRA that is read, far above any that was trained."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-_FREE_OPTIONS = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
-    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
-    "inference_mode", "task_type", "peft_version", "auto_mapping", "init_lora_weights",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -245,29 +239,6 @@ def _refuse_unsafe(folder: Path) -> None:
         _refuse_pickle(path)
         if not any(target.is_relative_to(allowed) for allowed in roots):
             raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
-
-
-def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
-    """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
-    options: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
-    rank, alpha, dropout = options[0], options[1], 0 if options[2] is None else options[2]
-    said = f"r is {short_repr(rank)}, lora_alpha {short_repr(alpha)}, lora_dropout {short_repr(dropout)}"
-    # `type`, since True is an int too
-    if type(rank) is not int or type(alpha) not in (int, float) or type(dropout) not in (int, float):
-        expected = "a whole number and two numbers"
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} does not describe a LoRA: {said}; expected {expected}")
-    if content.get("peft_type") != "LORA" or not 1 <= rank <= MAX_RANK:
-        kind = short_repr(content.get("peft_type"))
-        raise AdapterError(f"{folder} is {kind} of rank {rank}, expected a LORA of rank 1 to {MAX_RANK}")
-    if not (abs(alpha) <= MAX_ALPHA and 0 <= dropout < 1):  # both false for nan
-        raise AdapterError(f"{folder}: {said} are no LoRA's")
-    settings = LoraSettings(rank, float(alpha), float(dropout))
-    plain = lora_config("", settings).to_dict()
-    odd = {key for key in content.keys() - _FREE_OPTIONS if content[key] and content[key] != plain.get(key)}
-    if odd:
-        asked = ", ".join(sorted(odd))
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {asked}, which lynx does not do")
-    return settings
 
 
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
