@@ -34,11 +34,11 @@ def lora_outputs(
         if not isinstance(peft_config.target_modules, list | set):
             # a pattern is of full names, and those of a checkpoint begin as the model it was trained in
             peft_config.target_modules = {name}
-        model = PeftModel(_alone(name, module), peft_config)  # type: ignore[arg-type]
-        left = set_peft_model_state_dict(model, tensors).unexpected_keys
-        if left:
+        model: nn.Module = PeftModel(_alone(name, module), peft_config)
+        loaded: Any = set_peft_model_state_dict(model, tensors)
+        if left := loaded.unexpected_keys:
             raise AdapterError(f"PEFT takes {left[0]} of {source} for no tensor of a LoRA")
-        layer: nn.Module = model.base_model.model.get_submodule(name)
+        layer = model.get_submodule(f"{PEFT_PREFIX}{name}")
         with torch.no_grad():
             found: Tensor = layer.eval()(*inputs)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:

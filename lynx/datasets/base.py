@@ -24,13 +24,16 @@ class Example:
     """One clip: a medium for each sense, and the questions about it.
 
     `media` may render on access. `key` identifies the content of the media, so that encoded streams are found
-    without rendering; if it is "" the bytes are hashed.
+    without rendering; if it is "" the bytes are hashed. `start`, `end`: the part of the recordings that is
+    looked at, in seconds; None is the end.
     """
 
     id: str
     media: "Mapping[str, MediaSource]"
     turns: tuple[Turn, ...] = ()
     key: str = ""
+    start: float = 0.0
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Wanted:
     focus: tuple[str, ...] = ()  # only examples with a question of one of these types
     types: tuple[str, ...] = ()  # no questions of other types
     held_out: tuple[str, ...] = ()  # groups (folds, speakers) that make "test" and that "train" leaves out
+    missing: bool = False  # also examples whose files are missing, which `lynx.datasets.checking` finds
 
     def draw(self, examples: Sequence[Example]) -> list[Example]:
         """Filter a source's examples by `focus`, `n` and `types`, in this order."""
