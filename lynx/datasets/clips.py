@@ -1,9 +1,10 @@
 """A clip's media as (pseudo-)frames at common moments: the same in all stages, and as a chat does it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from lynx.datasets.base import Example
-from lynx.errors import DataError
+from lynx.errors import DataError, MediaError
 from lynx.modalities import Modality
 from lynx.streams.key import media_key
 from lynx.types import VIDEO, Frames, sample_times
@@ -22,8 +23,19 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
         )
     media = {sense: example.media[sense] for sense in modalities}
     leader = VIDEO if VIDEO in media else next(iter(media))
-    times = sample_times(modalities[leader].duration(media[leader]), frames)
-    return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+    with naming(example):
+        times = sample_times(modalities[leader].duration(media[leader]), frames)
+    with naming(example):
+        return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+
+
+@contextmanager
+def naming(example: Example) -> Iterator[None]:
+    """Inside the `with`, an error of a medium says of which example it is."""
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(f"example {example.id!r}: {error}") from error
 
 
 def content_key(example: Example) -> str:
