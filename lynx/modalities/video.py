@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media.container import probe
+from lynx.media.container import MAX_SIDE, probe
 from lynx.media.video import fit, read_frames
-from lynx.modalities.base import Modality, recording_of
+from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.types import Frames, MediaSource
 
 EXPECTED = "Video is read from a file or from Frames"
@@ -19,6 +19,9 @@ class VideoRendering:
     """Longest side read, in pixels: bounds memory, and every backbone looks at less."""
 
     max_side: int = 1280
+
+    def __post_init__(self) -> None:
+        check_ranges(self, max_side=(1, MAX_SIDE))
 
 
 class Video(Modality):
