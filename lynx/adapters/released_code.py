@@ -20,16 +20,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lynx import modalities
 from lynx.adapters.format import PARTS, Adapter, check_numbers, read_adapter
 from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
-from lynx.adapters.peft_reference import lora_outputs
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
-from lynx.compat import PEFT_PREFIX
+from lynx.compat import PEFT_PREFIX, peft_layer
 from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError
 
@@ -261,12 +260,25 @@ def _tensors_of(read: Part) -> dict[str, Tensor]:
 
 @contextmanager
 def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
-    """Inside the `with` the stock model computes what PEFT does with the checkpoint's LoRA."""
+    """Inside the `with` the stock model computes what PEFT does with the checkpoint's LoRA.
+
+    One layer at a time is copied and given to PEFT with the checkpoint's own settings: whatever PEFT does to
+    base weights happens to the copy, and no second model is held in memory.
+    """
+
+    def compute(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        theirs = read.names[name].removeprefix(PEFT_PREFIX)
+        try:
+            layer = peft_layer(module, theirs, read.config, dict(zip("AB", read.pairs[name], strict=True)))
+            found: Tensor = layer(*inputs)  # (..., out)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            raise AdapterError(f"PEFT itself does not load {theirs!r} of {read.source}: {error}") from error
+        return found.to(output.dtype)
+
     with ExitStack() as stack:
-        for name, pair in read.pairs.items():
+        for name in read.pairs:
             module = backbone.model.get_submodule(name)
-            hook = partial(lora_outputs, read.config, read.names[name], pair, read.source)
-            stack.callback(module.register_forward_hook(hook).remove)
+            stack.callback(module.register_forward_hook(partial(compute, name)).remove)
         yield
 
 
