@@ -8,7 +8,7 @@ here but in the file of its family, since a family is one file; their canary is 
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,42 @@ def switch_lora(layer: Any, on: Sequence[str], trained: Sequence[str]) -> None:
         dropout.train(name in trained)
 
 
+def peft_layer(
+    module: "nn.Module", name: str, config: Mapping[str, Any], tensors: "Mapping[str, Tensor]"
+) -> "nn.Module":
+    """A copy of a layer with a LoRA on it, made and filled by PEFT as `PeftModel.from_pretrained` does.
+
+    name: the layer's full name. config: the content of `adapter_config.json`. tensors: {"A": (r, in), "B":
+    (out, r)}. Raises whatever PEFT does, and ValueError where PEFT would ignore a tensor.
+    """
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+    read = LoraConfig.from_peft_type(**config)
+    if not isinstance(read.target_modules, list | set):
+        # a pattern is of full names, and those of a checkpoint begin as the model that it was trained in
+        read.target_modules = {name}
+    model: nn.Module = PeftModel(_alone(module, name), read)
+    files = {f"{PEFT_PREFIX}{name}.lora_{matrix}.weight": tensor for matrix, tensor in tensors.items()}
+    loaded: Any = set_peft_model_state_dict(model, files)
+    if loaded.unexpected_keys:
+        raise ValueError(f"it does not take {loaded.unexpected_keys[0]}")
+    return model.get_submodule(f"{PEFT_PREFIX}{name}").eval()
+
+
+def _alone(module: "nn.Module", name: str) -> "nn.Module":
+    """A model of nothing but a copy of `module`, without its hooks, under its name."""
+    from torch import nn
+
+    root = parent = nn.Module()
+    *levels, last = name.split(".")
+    for level in levels:
+        child = nn.Module()
+        parent.add_module(level, child)
+        parent = child
+    alias = copy.copy(module)
+    alias._forward_hooks = type(module._forward_hooks)()
+    parent.add_module(last, copy.deepcopy(alias))
+    return root
 # --- argparse ------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,20 @@ def test_peft_puts_its_prefix_before_names_in_files(tmp_path):
     assert isinstance(model, PeftModel)
 
 
+def test_peft_puts_a_lora_on_a_copy_of_one_layer():
+    layer, called = nn.Linear(3, 2), []
+    layer.register_forward_hook(lambda *given: called.append(given))
+    before, x = layer.weight.clone(), torch.randn(5, 3)
+    a, b = torch.randn(2, 3), torch.randn(2, 2)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    found = compat.peft_layer(layer, "model.0.q_proj", config, {"A": a, "B": b})(x)
+    assert torch.allclose(found, nn.functional.linear(x, before + 2 * b @ a, layer.bias), atol=1e-5)
+    compat.peft_layer(layer, "model.0.q_proj", config | {"init_lora_weights": "pissa"}, {"A": a, "B": b})
+    assert not called and layer.weight.equal(before)
+    with pytest.raises(ValueError, match="Target modules"):
+        compat.peft_layer(layer, "model.0.k_proj", config, {"A": a, "B": b})
+
+
 def test_peft_injects_switches_and_ejects_loras_in_place():
     model, x = two_layers(), torch.ones(1, 6)
     stock = model["one"]

@@ -17,12 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lynx import compat, hub, modalities
-from lynx.adapters.lora import lora_config
+from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
 from lynx.backbones import Backbone
 from lynx.config import LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
@@ -30,7 +31,7 @@ from lynx.types import PLACEMENTS
 
 FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
 CONFIG = "lynx_config.json"
-PEFT_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 MAX_FRAMES = 100_000
 """Maximum moments of a clip that an adapter may say it was trained with."""
 MAX_FILES = 20_000
@@ -44,15 +45,15 @@ FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, *_PEFT_FILES)
 NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
 POOLINGS = get_args(TokenPooling)
-MAX_RANK, MAX_ALPHA = 2**16, 1e6
-"""Largest rank and alpha of a LoRA that is read, far above any that was trained."""
 
+MAX_HEADER = 16 * 2**20
+"""Maximum bytes of the header of a weight file; one of 2,000 tensors has 300,000."""
+PRECISIONS = ("F64", "F32", "F16", "BF16")
+"""Kinds of numbers that weights may be stored as, in the words of safetensors."""
+
+_MATRIX = re.compile(r"\.lora_([AB])\.weight$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-_FREE_OPTIONS = {  # what may differ in adapter_config.json; every other option has to be PEFT's default
-    "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
-    "inference_mode", "task_type", "peft_version", "auto_mapping", "init_lora_weights",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def resolve_adapter(source: str | Path) -> Path:
 def current_folder(folder: str | Path) -> Path:
     """The folder with an adapter's files: its own, or the NEW subfolder."""
     new = Path(folder) / NEW
-    return new if new.is_dir() else Path(folder)
+    return new if os.path.isdir(new) else Path(folder)  # which is False where nobody may look
 
 
 def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
@@ -131,9 +132,9 @@ def inspect_adapter(folder: Path) -> Adapter:
     """
     _refuse_unsafe(folder)
     adapter, folder = read_adapter_config(folder), current_folder(folder)
-    for part in _settings(folder):
-        _read_shapes(folder / part / WEIGHTS)
-    if (folder / TYPE_EMBEDDING_FILE).is_file():
+    for part, settings in _settings(folder).items():
+        _check_ranks(folder / part / WEIGHTS, settings.rank)
+    if os.path.lexists(folder / TYPE_EMBEDDING_FILE):
         _read_shapes(folder / TYPE_EMBEDDING_FILE)
     return adapter
 
@@ -147,7 +148,7 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
         shapes = backbone.lora_shapes(part, settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
     embedding, path = None, folder / TYPE_EMBEDDING_FILE
-    if path.is_file():
+    if os.path.lexists(path):
         width = backbone.model.config.get_text_config().hidden_size
         embedding = _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING]
     return AdapterFiles(adapter, parts, embedding)
@@ -247,37 +248,49 @@ def _refuse_unsafe(folder: Path) -> None:
             raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
 
 
-def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
-    """The size of the LoRA that an `adapter_config.json` describes. Raises: AdapterError: another kind."""
-    options: list[Any] = [content.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
-    rank, alpha, dropout = options[0], options[1], 0 if options[2] is None else options[2]
-    said = f"r is {short_repr(rank)}, lora_alpha {short_repr(alpha)}, lora_dropout {short_repr(dropout)}"
-    # `type`, since True is an int too
-    if type(rank) is not int or type(alpha) not in (int, float) or type(dropout) not in (int, float):
-        expected = "a whole number and two numbers"
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} does not describe a LoRA: {said}; expected {expected}")
-    if content.get("peft_type") != "LORA" or not 1 <= rank <= MAX_RANK:
-        kind = short_repr(content.get("peft_type"))
-        raise AdapterError(f"{folder} is {kind} of rank {rank}, expected a LORA of rank 1 to {MAX_RANK}")
-    if not (abs(alpha) <= MAX_ALPHA and 0 <= dropout < 1):  # both false for nan
-        raise AdapterError(f"{folder}: {said} are no LoRA's")
-    settings = LoraSettings(rank, float(alpha), float(dropout))
-    plain = lora_config("", settings).to_dict()
-    odd = {key for key in content.keys() - _FREE_OPTIONS if content[key] and content[key] != plain.get(key)}
-    if odd:
-        asked = ", ".join(sorted(odd))
-        raise AdapterError(f"{folder}/{PEFT_CONFIG} asks for {asked}, which lynx does not do")
-    return settings
-
-
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    if not path.is_file():
-        raise AdapterError(f"{path} is missing: the adapter is incomplete")
+    """Names and shapes of a file's tensors, from its header alone; all are of floating-point numbers."""
+    if not os.path.isfile(path):
+        raise AdapterError(f"{path} is missing, or no plain file: the adapter is incomplete")
     try:
+        with path.open("rb") as start:  # the header is read as a whole, before anything of it is checked
+            header = int.from_bytes(start.read(8), "little")
+        if header > MAX_HEADER:
+            raise AdapterError(f"{path} has a header of {header:,} bytes: at most {MAX_HEADER:,} are read")
+        shapes = {}
         with safe_open(path, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            for key in file.keys():  # noqa: SIM118
+                part = file.get_slice(key)
+                if (kind := part.get_dtype()) not in PRECISIONS:
+                    words = {"I": "int", "U": "uint", "F": "float", "C": "complex"}
+                    kind = words.get(kind[0], kind[0]) + kind[1:]
+                    raise AdapterError(
+                        f"{path} holds values that are no numbers lynx computes with, in {short_repr(key)} "
+                        f"({kind}): expected float16, bfloat16, float32 or float64"
+                    )
+                shapes[key] = tuple(part.get_shape())
+            return shapes
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"cannot read {path}: {error}") from error
+
+
+def _check_ranks(path: Path, rank: int) -> None:
+    """Whether a LoRA's file is of this rank, as far as is known without the backbone."""
+    shapes = _read_shapes(path)
+    if not shapes:
+        raise AdapterError(f"{path} holds no tensors: the adapter is incomplete")
+    wrong = []
+    for key, shape in shapes.items():
+        matrix = _MATRIX.search(key)
+        if matrix is None or len(shape) != 2:
+            raise AdapterError(f"{path} holds {short_repr(key)} {shape}, which is no matrix of a LoRA")
+        if shape[0 if matrix[1] == "A" else 1] != rank:
+            wrong.append(f"{short_repr(key)} {shape}")
+    if wrong:
+        raise AdapterError(
+            f"{path} does not fit its {PEFT_CONFIG}, which says rank {rank}: {len(wrong)} shapes differ, "
+            f"such as {wrong[0]}"
+        )
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -300,5 +313,8 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 def check_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raises: AdapterError where a weight is not of finite floating-point numbers."""
     for key, tensor in tensors.items():
-        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+        # kinds first: some of 8 bits cannot be compared with infinity
+        if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16) or not bool(
+            tensor.isfinite().all()
+        ):
             raise AdapterError(f"{path} holds values that are no numbers, in {key} ({tensor.dtype})")

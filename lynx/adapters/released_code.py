@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lynx import modalities
-from lynx.adapters.format import PARTS, PEFT_CONFIG, Adapter, check_numbers, parse_settings, read_adapter
+from lynx.adapters.format import PARTS, Adapter, check_numbers, read_adapter
+from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
-from lynx.compat import PEFT_PREFIX
+from lynx.compat import PEFT_PREFIX, peft_layer
 from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError, writing
 
@@ -50,6 +51,8 @@ class Part:
 
     settings: LoraSettings
     pairs: Mapping[str, Pair]
+    names: Mapping[str, str]  # of the same modules in the checkpoint
+    config: Mapping[str, Any]  # what `adapter_config.json` says
     source: Path
     dropped: tuple[str, ...]  # modules that lynx does not adapt and whose B is zero
     absent: tuple[str, ...]  # kinds of modules that were not trained
@@ -146,8 +149,9 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
     by_name = {canonical(name): name for name in ours}
     ours_are = f"the {part} part of {backbone.source!r} has"
     pairs: dict[str, Pair] = {}
+    names: dict[str, str] = {}
     dropped = []
-    for name, pair in _current_names(_read_pairs(source, part), backbone, source):
+    for theirs, name, pair in _current_names(_read_pairs(source, part), backbone, source):
         target = by_name.get(canonical(name))
         if target is None and bool(pair[1].any()):
             raise AdapterError(
@@ -159,7 +163,7 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
         elif target in pairs:
             raise AdapterError(f"{source} adapts {target!r} twice, the second time as {name!r}")
         else:
-            pairs[target] = pair
+            pairs[target], names[target] = pair, theirs
     if not pairs:
         raise AdapterError(f"{source} has no LoRA on a module that {ours_are}")
     ranks = {rank for a, b in pairs.values() for rank in (a.shape[0], b.shape[1])}
@@ -173,7 +177,7 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
             raise AdapterError(f"{source}: {name} is for a layer {size}, the backbone's is {real} (out, in)")
     missing = [name for name in ours if name not in pairs]
     absent = _untrained_kinds(missing, pairs, config.get("target_modules"), backbone, source)
-    return Part(settings, pairs, source, tuple(dropped), absent)
+    return Part(settings, pairs, names, config, source, tuple(dropped), absent)
 
 
 def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
@@ -204,8 +208,10 @@ def _read_pairs(path: Path, part: str) -> dict[str, Pair]:
     return {module: (matrices["A"], matrices["B"]) for module, matrices in found.items()}
 
 
-def _current_names(theirs: Mapping[str, Pair], backbone: Backbone, path: Path) -> Iterator[tuple[str, Pair]]:
-    """The pairs with names of the family's original code replaced by those of transformers.
+def _current_names(
+    theirs: Mapping[str, Pair], backbone: Backbone, path: Path
+) -> Iterator[tuple[str, str, Pair]]:
+    """The pairs by their own names, and by those of transformers in place of the family's original code's.
 
     A LoRA on a fused linear is one on each of its parts: the same A, and each part's rows of B.
     """
@@ -217,7 +223,7 @@ def _current_names(theirs: Mapping[str, Pair], backbone: Backbone, path: Path) -
                 break
         if len(b) % len(parts):
             raise AdapterError(f"{path}: {name!r} has {len(b)} rows, which are not {len(parts)} equal parts")
-        yield from ((part, (a, rows)) for part, rows in zip(parts, b.chunk(len(parts)), strict=True))
+        yield from ((name, part, (a, rows)) for part, rows in zip(parts, b.chunk(len(parts)), strict=True))
 
 
 def canonical(name: str) -> str:
@@ -258,18 +264,25 @@ def _tensors_of(read: Part) -> dict[str, Tensor]:
 
 @contextmanager
 def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
-    """Inside the `with` the stock model computes with the checkpoint's own tensors, x -> Wx + scale B A x."""
-    scale = read.settings.alpha / read.settings.rank
+    """Inside the `with` the stock model computes what PEFT does with the checkpoint's LoRA.
 
-    def add_lora(a: Tensor, b: Tensor, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0].to(torch.float32)  # (..., in)
-        delta = x @ a.to(x).T @ b.to(x).T  # (..., out)
-        return output + (scale * delta).to(output.dtype)
+    One layer at a time is copied and given to PEFT with the checkpoint's own settings: whatever PEFT does to
+    base weights happens to the copy, and no second model is held in memory.
+    """
+
+    def compute(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        theirs = read.names[name].removeprefix(PEFT_PREFIX)
+        try:
+            layer = peft_layer(module, theirs, read.config, dict(zip("AB", read.pairs[name], strict=True)))
+            found: Tensor = layer(*inputs)  # (..., out)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            raise AdapterError(f"PEFT itself does not load {theirs!r} of {read.source}: {error}") from error
+        return found.to(output.dtype)
 
     with ExitStack() as stack:
-        for name, pair in read.pairs.items():
+        for name in read.pairs:
             module = backbone.model.get_submodule(name)
-            stack.callback(module.register_forward_hook(partial(add_lora, *pair)).remove)
+            stack.callback(module.register_forward_hook(partial(compute, name)).remove)
         yield
 
 

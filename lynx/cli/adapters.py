@@ -1,5 +1,7 @@
 """`lynx adapters`: list, check, pull, push and import adapters."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,13 +23,14 @@ def _list(options: Options) -> Result:
     from lynx.adapters.sharing import describe
 
     found: Result = {}
-    for folder in sorted(path.parent for path in options.dir.glob("*/lynx_config.json")):
+    for folder in _folders(options.dir):
+        name = str(folder) if str(folder).isprintable() else repr(str(folder))  # its escapes could hide lines
         try:
             adapter, revision = describe(folder)
         except LynxError as error:
-            found[str(folder)] = {"unusable": str(error)}
+            found[name] = {"unusable": str(error)}
             continue
-        found[str(folder)] = {
+        found[name] = {
             "name": adapter.name,
             "modality": adapter.modality,
             "backbone": adapter.backbone.get("source"),
@@ -35,6 +38,20 @@ def _list(options: Options) -> Result:
             "metrics": dict(adapter.metrics),
         }
     return found
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folders of `root` that are adapters, whole or broken, or that cannot be looked into."""
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        try:
+            inside = os.listdir(folder)
+        except NotADirectoryError:
+            continue
+        except OSError:  # no right to look, or a link to nowhere
+            yield folder
+        else:
+            if not {"lynx_config.json", "vision", "llm", ".new"}.isdisjoint(inside):
+                yield folder
 
 
 def _load_backbone(options: Options, source: Any) -> Any:

@@ -101,6 +101,8 @@ def data_options(default: str | None = "world") -> Declare:
         group.add_argument("--n", type=count, help=text)
         text = "seed that draws them (default: 0)"
         group.add_argument("--data-seed", type=int, default=0, metavar="N", help=text)
+        text = "recordings that may be damaged and are left out, as a share (1%%) or a number (default: none)"
+        group.add_argument("--skip-damaged", type=_tolerance, metavar="N", help=text)
 
     return declare
 
@@ -112,11 +114,18 @@ def open_examples(
     focus: Sequence[str] = (),
     types: Sequence[str] = (),
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
+    used: Sequence[str] | None = None,
+    folder: Path | None = None,
 ) -> Any:
     """The examples that `data_options` ask for, source by source; `senses` of each by its name.
 
-    Raises DataError for a source of two paths, and for a fold to hold out that none of several sources has.
+    All their recordings are opened once. used: as these senses; None: as all. folder: where it is written
+    which of them are damaged.
+
+    Raises DataError for a source of two paths, for a fold to hold out that none of several sources has, and
+    for more damaged recordings than may be left out.
     """
+    from lynx.datasets.checking import usable
     from lynx.datasets.sources import groups_of, open_data
 
     sources: list[tuple[str, Path | None]] = []
@@ -133,12 +142,13 @@ def open_examples(
             raise DataError(f"no source has {unknown[0]!r} to hold out; there are {there}")
         held_out = [[group for group in options.held_out if group in each] for each in groups]
     shared: dict[str, Any] = {"split": split, "seed": options.data_seed, "n": options.n}
-    shared |= {"focus": focus, "types": types}
+    shared |= {"focus": focus, "types": types, "missing": True}
     parts = [
         open_data(name, path, senses=senses(name), held_out=folds, **shared)
         for (name, path), folds in zip(sources, held_out, strict=True)
     ]
-    return parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+    examples = parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+    return usable(examples, used, options.skip_damaged, folder)
 
 
 def rendering_option(text: str) -> Declare:
@@ -180,6 +190,13 @@ def rate(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
+def _tolerance(text: str) -> Any:
+    from lynx.datasets.checking import Tolerance
+
+    try:
+        return Tolerance.of(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def load_model(options: Options, *senses: str) -> Any:

@@ -40,7 +40,8 @@ def _guide(options: Options) -> Result:
     """Stage 1: gather the statistics of the token interface over reference videos."""
     from lynx.training.guidance import guide
 
-    model, examples = load_model(options), open_examples(options, senses=lambda name: ("video",))
+    examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
+    model = load_model(options)
     guidance = guide(model, examples, read_options(options, GuideConfig))
     path = guidance.save(options.out)
     return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
@@ -66,7 +67,7 @@ def _align(options: Options) -> Result:
     config = read_options(options, AlignConfig)
     guidance = Guidance.load(options.guidance)
     sense = modalities.get(options.modality).from_dict(options.rendering)
-    examples = open_examples(options, senses=lambda name: (options.modality,))
+    examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     model = load_model(options)
     return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
 
@@ -110,6 +111,7 @@ def _align(options: Options) -> Result:
 )
 def _tune(options: Options) -> Result:
     """Stage 3: train the LLM LoRA on clips with the sense, questions and answers."""
+    from lynx import modalities
     from lynx.training.tuning import tune
 
     config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)
@@ -120,6 +122,8 @@ def _tune(options: Options) -> Result:
         senses=lambda name: drawn if name == "world" else None,
         focus=options.focus,
         types=options.types,
+        used=drawn if all(map(modalities.find, drawn)) else None,  # an adapter's own name is no medium's
+        folder=options.out,
     )
     (modality, *more) = options.modality
     trained = options.modality if more else modality

@@ -47,6 +47,7 @@ class Wanted:
     focus: tuple[str, ...] = ()  # only examples with a question of one of these types
     types: tuple[str, ...] = ()  # no questions of other types
     held_out: tuple[str, ...] = ()  # groups (folds, speakers) that make "test" and that "train" leaves out
+    missing: bool = False  # also examples whose files are missing, which `lynx.datasets.checking` finds
 
     def draw(self, examples: Sequence[Example]) -> list[Example]:
         """Filter a source's examples by `focus`, `n` and `types`, in this order."""

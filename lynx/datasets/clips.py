@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lynx.datasets.base import Example
@@ -26,15 +27,23 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
         )
     media: dict[str, Any] = {sense: example.media[sense] for sense in modalities}
     leader = VIDEO if VIDEO in media else next(iter(media))
-    duration = modalities[leader].duration(media[leader])
-    try:
+    with naming(example):
+        duration = modalities[leader].duration(media[leader])
         moments = Moments(start=example.start, end=example.end)
         times = moments.times(duration, frames)
-    except MediaError as error:
-        raise DataError(f"example {example.id!r}: {error}") from error
     if not moments.whole:
         media = part_of(media, moments.part(duration), duration)
-    return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+    with naming(example):
+        return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+
+
+@contextmanager
+def naming(example: Example) -> Iterator[None]:
+    """Inside the `with`, an error of a medium says of which example it is."""
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(f"example {example.id!r}: {error}") from error
 
 
 def content_key(example: Example) -> str:

@@ -2,20 +2,45 @@
 
     {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
+
+null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked at. In
+place of a path a medium may be an object with what belongs to the recording, `{"path": "a.mkv", "track": 2}`
+(RECORDING has all keys), and several views are a list of them or an object of them by name.
 """
 
+import codecs
 import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+from lynx import modalities
+from lynx.config import short_repr
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.errors import DataError
+from lynx.modalities.multi_view import View
+from lynx.types import FileSource, MediaSource, Recording
+
+logger = logging.getLogger(__name__)
+
+MAX_LINE = 16 * 2**20
+"""Maximum bytes of a line."""
+MEDIA = 'an object with "media": {"video": "clip.mp4", ...}'
+AXES = ("x", "y", "z", "-x", "-y", "-z")
+OTHER_ENCODINGS = {  # the longer marks first: UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
 
 
 def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Example]:
     """The examples of a .jsonl file, or of the file in a folder that is named after the split.
 
-    Raises: DataError: no such file, or a line that is not an example, with its number.
+    Raises: DataError: no such file, or a line that is not an example, with its number; a medium is missing.
     """
     if path is None:
         raise DataError(
@@ -25,33 +50,274 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     file = Path(path) / inside if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {inside}")
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); expected JSON lines") from error
-    examples = [_parse_line(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    notes: dict[str, int] = {}  # of each note the first line that it is about
+    found: list[tuple[int, Example]] = []
+    for number, line in _lines(file):
+        where = f"{file}, line {number}"
+        try:
+            found.append((number, _Row(file.parent, number, notes).read(_parse(line))))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        except RecursionError as error:
+            raise DataError(f"{where} is nested too deeply") from error
+        except ValueError as error:  # also an integer of thousands of digits
+            raise DataError(f"{where} is not JSON: {error}") from error
+    for note, number in notes.items():
+        logger.warning("%s, line %d: %s", file, number, note)
     if wanted.senses is not None:
-        examples = [each for each in examples if set(wanted.senses) <= set(each.media)]
-        examples = [replace(each, media={s: each.media[s] for s in wanted.senses}) for each in examples]
-    return wanted.draw(examples)
+        kept = [(n, each) for n, each in found if set(wanted.senses) <= set(each.media)]
+        found = [(n, replace(each, media={s: each.media[s] for s in wanted.senses})) for n, each in kept]
+    if not wanted.missing:
+        _refuse_missing(file, found)
+    return wanted.draw([example for _, example in found])
 
 
-def _parse_line(file: Path, number: int, line: str) -> Example:
-    where = f"{file}, line {number}"
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("media"), dict) or not row["media"]:
-        raise DataError(f'{where}: expected an object with "media": {{"video": "clip.mp4", ...}}')
-    media = {sense: file.parent / name for sense, name in row["media"].items()}
-    missing = [str(medium) for medium in media.values() if not medium.exists()]
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that are not blank. Only a newline ends one: U+2028 is part of a text."""
+    with file.open("rb") as content:
+        start = content.read(4)
+        for mark, encoding in OTHER_ENCODINGS.items():
+            if start.startswith(mark):
+                raise DataError(f"{file} is {encoding}, not UTF-8 text: save it as UTF-8")
+        content.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+        for number, line in enumerate(iter(lambda: content.readline(MAX_LINE + 1), b""), 1):
+            where = f"{file}, line {number}"
+            if len(line) > MAX_LINE:
+                raise DataError(f"{where} is longer than {MAX_LINE:,} bytes: expected one object a line")
+            if b"\0" in line:
+                raise DataError(f"{where} holds a NUL byte: it is damaged, or UTF-16 without a mark")
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where} is not UTF-8 text (byte {error.start} of the line)") from error
+            if text.strip():
+                yield number, text
+
+
+def _refuse_missing(file: Path, examples: list[tuple[int, Example]]) -> None:
+    missing = [
+        (number, path)
+        for number, example in examples
+        for source in example.media.values()
+        for path in paths_of(source)
+        if not path.exists()
+    ]
     if missing:
-        raise DataError(f"{where}: {', '.join(missing)} does not exist; paths are relative to {file.parent}")
-    turns = []
-    for turn in row.get("turns", ()):
-        if not isinstance(turn, dict) or not {"question", "answer"} <= set(turn):
-            raise DataError(f'{where}: a turn needs "question" and "answer", this one is {turn!r}')
-        said, kind = (str(turn["question"]), str(turn["answer"])), str(turn.get("type", ""))
-        turns.append(Turn(*said, kind, tuple(turn.get("senses", ()))))
-    return Example(id=str(row.get("id", number)), media=media, turns=tuple(turns))
+        (number, path), rest = missing[0], len(missing) - 1
+        more = f"; {rest} more are missing" if rest else ""
+        raise DataError(
+            f"{file}, line {number}: {path} does not exist; paths are relative to {file.parent}{more}"
+        )
+
+
+def paths_of(source: MediaSource | View) -> list[Path]:
+    """The files and folders that a medium is read from; none where it is in memory."""
+    if isinstance(source, View):
+        return paths_of(source.clip)
+    if isinstance(source, FileSource):
+        return [Recording.of(source).path]
+    return [p for clip in source.values() for p in paths_of(clip)] if isinstance(source, Mapping) else []
+
+
+def _wrong(value: Any, expected: str) -> DataError:
+    return DataError(f"{short_repr(value)}; expected {expected}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(value, "a text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _wrong(value, "a text without halves of UTF-16 pairs")
+    return value
+
+
+def _file_name(value: Any) -> str:
+    if not _text(value) or "\0" in value:
+        raise _wrong(value, "the path of a file or folder")
+    return str(value)
+
+
+def _number(least: float = -math.inf, expected: str = "a number of seconds") -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        # `type`, since True is an int too
+        if type(value) not in (int, float) or not -1e15 < value < 1e15 or value < least:
+            raise _wrong(value, expected)
+        return float(value)
+
+    return check
+
+
+def _positive(expected: str) -> Callable[[Any], float]:
+    return _number(1e-12, expected)
+
+
+def _track(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise _wrong(value, "the number of a stream, as `lynx inspect` lists them")
+    return int(value)
+
+
+def _axis(value: Any) -> str:
+    if value not in AXES:
+        raise _wrong(value, f"one of {', '.join(AXES)}")
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    return str(value) if type(value) is int else _text(value)
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise _wrong(value, 'a list of senses, such as ["audio"]')
+    return [_text(each) for each in value]
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong(value, 'a list of {"question": ..., "answer": ...}')
+    return value
+
+
+def _media(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(value, 'an object such as {"video": "clip.mp4"}')
+    return value
+
+
+Table = Mapping[str, Callable[[Any], Any]]
+"""The keys of an object, and the check of each one's value."""
+ROW: Table = {
+    "id": _name, "media": _media, "turns": _list,
+    "start": _number(0, "seconds from 0 on"), "end": _positive("seconds above 0"),
+}  # fmt: skip
+TURN: Table = {"question": _text, "answer": _text, "type": _text, "senses": _names}
+RECORDING: Table = {
+    "path": _file_name, "track": _track, "unit": _positive("meters of one step of the maps"),
+    "up": _axis, "fps": _positive("frames a second"), "offset": _number(),
+}  # fmt: skip
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one is close to."""
+    return next(iter(get_close_matches(word.lower(), list(known), 1, 0.7)), None)
+
+
+def _parse(line: str) -> Any:
+    """A line as JSON. Raises: ValueError, RecursionError; DataError: a key twice, or a number JSON lacks."""
+    return json.loads(line, object_pairs_hook=_object, parse_constant=_no_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"the key {short_repr(twice)} stands twice in an object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise DataError(f"{name} is no number of JSON; leave the key out, or give null")
+
+
+class _Row:
+    """Reads one line. notes: gathers what is left out, of all lines."""
+
+    def __init__(self, folder: Path, number: int, notes: dict[str, int]) -> None:
+        self.folder, self.number, self.notes = folder, number, notes
+
+    def read(self, content: Any) -> Example:
+        """The example of a line. Raises: DataError: what is wrong, and where in the line."""
+        row = self._checked(content, ROW, "", MEDIA)
+        media = {
+            sense: self._medium(self._sense(sense, (), "media"), value)
+            for sense, value in row.get("media", {}).items()
+            if value is not None
+        }
+        if not media:
+            raise DataError(f"there is no medium; expected {MEDIA}")
+        turns = [self._turn(turn, f"turns[{i}]", media) for i, turn in enumerate(row.get("turns", ()))]
+        start, end = row.get("start", 0.0), row.get("end")
+        if end is not None and end <= start:
+            raise DataError(f'"end" is {end:g}, which is not behind "start", {start:g}')
+        return Example(row.get("id", str(self.number)), media, tuple(turns), start=start, end=end)
+
+    def _checked(self, found: Any, table: Table, place: str, needed: str) -> dict[str, Any]:
+        """The values of an object that are there, each checked; unknown keys are near misses or noted."""
+        if not isinstance(found, dict):
+            raise DataError(f"{place + ' is ' if place else ''}{short_repr(found)}; expected {needed}")
+        values = {}
+        for key, value in found.items():
+            said = f"{place}.{key}" if place else key
+            if key not in table:
+                near = _nearest(key, table)
+                if near is not None and near not in found:
+                    raise DataError(f"unknown key {short_repr(said)}; did you mean {near!r}?")
+                if table is not ROW and table is not TURN:  # what belongs to a recording changes what is seen
+                    raise DataError(f"unknown key {short_repr(said)}; known are {', '.join(sorted(table))}")
+                self.notes.setdefault(f"the key {short_repr(said)} is not read", self.number)
+            elif value is not None:
+                try:
+                    values[key] = table[key](value)
+                except DataError as error:
+                    raise DataError(f'"{said}" is {error}') from error
+        return values
+
+    def _turn(self, turn: Any, place: str, media: Mapping[str, Any]) -> Turn:
+        needed = 'a turn needs "question" and "answer"'
+        values = self._checked(turn, TURN, place, f"an object: {needed}")
+        if missing := [key for key in ("question", "answer") if key not in values]:
+            raise DataError(f'{needed}, {place} has no text as "{missing[0]}": {short_repr(turn)}')
+        senses = [self._sense(sense, media, f"{place}.senses") for sense in values.get("senses", ())]
+        return Turn(values["question"], values["answer"], values.get("type", ""), tuple(senses))
+
+    def _sense(self, sense: str, media: Mapping[str, Any] | tuple[()], place: str) -> str:
+        """The name of a sense: of the row's media, of a modality, or one that only an adapter may have."""
+        _text(sense)
+        if sense in media or modalities.find(sense) is not None:
+            return sense
+        known = modalities.extensions.all()
+        labels = {modality.label.lower(): name for name, modality in known.items()}
+        if near := labels.get(sense.lower()) or _nearest(sense, (*known, *media)):
+            raise DataError(
+                f"unknown sense {short_repr(sense)} in {place}; did you mean {near!r}? Known are "
+                f"{', '.join(known)}"
+            )
+        note = f"no sense of lynx is called {short_repr(sense)} (in {place}); known are {', '.join(known)}"
+        self.notes.setdefault(note, self.number)
+        return sense
+
+    def _medium(self, sense: str, value: Any) -> MediaSource:
+        """A path, a recording, or of a sense that takes several clips those by name."""
+        place = f"media.{sense}"
+        modality = modalities.find(sense)
+        several = modality is not None and modality.takes == "view"
+        if isinstance(value, str) or (isinstance(value, dict) and "path" in value):
+            clip, offset = self._clip(value, place, several)
+            if offset:
+                return {clip.path.stem: View(clip, offset)}
+            return clip.path if clip == Recording(clip.path) else clip
+        if isinstance(value, list | dict) and several and value:
+            named = value.items() if isinstance(value, dict) else ((None, each) for each in value)
+            views: dict[str, View] = {}
+            for i, (name, each) in enumerate(named):
+                inside = f"{place}[{i if name is None else short_repr(name)}]"
+                clip, offset = self._clip(each, inside, several)
+                stem = clip.path.stem if name is None else name
+                views[stem if stem not in views else f"{stem} {i + 1}"] = View(clip, offset)
+            return views
+        expected = 'a path, or {"path": "clip.mkv", "track": 2}'
+        expected += ", or a list or an object of several" if several else "; multi_view alone takes several"
+        raise DataError(f"{place} is {short_repr(value)}; expected {expected}")
+
+    def _clip(self, value: Any, place: str, several: bool) -> tuple[Recording, float]:
+        """A clip, and the second at which it begins."""
+        if isinstance(value, str):
+            value = {"path": value}
+        table = RECORDING if several else {key: RECORDING[key] for key in RECORDING.keys() - {"offset"}}
+        values = self._checked(value, table, place, 'a path, or {"path": ...}')
+        if "path" not in values:
+            raise DataError(f'{place} has no "path": {short_repr(value)}')
+        offset, path = values.pop("offset", 0.0), self.folder / values.pop("path")
+        return replace(Recording.of(path), **values) if values else Recording(path), offset

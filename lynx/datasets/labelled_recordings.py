@@ -28,12 +28,15 @@ class Recording:
     fold: str
 
 
-def read_recordings(folder: Path) -> list[Recording]:
-    """The recordings of a folder in either layout. Raises: DataError: it has none."""
+def read_recordings(folder: Path, missing: bool = False) -> list[Recording]:
+    """The recordings of a folder in either layout; missing: also those of its table that are not there.
+
+    Raises: DataError: it has none.
+    """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give the one that holds the recordings")
     tables = sorted((folder / "meta").glob("*.csv"))
-    found = _from_table(tables[0]) if tables else []
+    found = _from_table(tables[0], missing) if tables else []
     for file in sorted(folder.glob("*/*")) if not tables else ():
         if file.suffix.lower() in SUFFIXES:
             number = re.match(r"(\d+)-", file.stem)
@@ -51,22 +54,22 @@ def label_of(name: str) -> str:
     return re.sub(r"^\d+ - ", "", name).replace("_", " ").lower()
 
 
-def _from_table(table: Path) -> list[Recording]:
+def _from_table(table: Path, missing: bool) -> list[Recording]:
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"filename", "fold", "category"} <= set(rows[0]):
         raise DataError(f"{table} is not ESC-50's table: it has no columns filename, fold and category")
     audio = table.parent.parent / "audio"
     found = [Recording(audio / row["filename"], label_of(row["category"]), row["fold"]) for row in rows]
-    missing = [recording.path for recording in found if not recording.path.is_file()]
-    if missing:
-        raise DataError(f"{table} lists {len(missing)} recordings that are not there, such as {missing[0]}")
+    gone = [recording.path for recording in found if not recording.path.is_file()]
+    if gone and not missing:
+        raise DataError(f"{table} lists {len(gone)} recordings that are not there, such as {gone[0]}")
     return found
 
 
 def groups_of(name: str, path: str | Path | None) -> list[str]:
     """The folds of the recordings in `path`."""
-    return folds(read_recordings(folder_of(name, path)))
+    return folds(read_recordings(folder_of(name, path), missing=True))
 
 
 def folds(recordings: list[Recording]) -> list[str]:
@@ -81,7 +84,7 @@ def open_recordings(name: str, path: str | Path | None, wanted: Wanted) -> list[
     Raises: DataError: the folder has no recordings, or no such folds.
     """
     folder = folder_of(name, path)
-    recordings = keep_split(read_recordings(folder), folder, wanted)
+    recordings = keep_split(read_recordings(folder, wanted.missing), folder, wanted)
     if wanted.senses is not None and set(wanted.senses) != {AUDIO}:
         recordings = []  # they have sound alone
     examples = []

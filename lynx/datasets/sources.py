@@ -35,7 +35,7 @@ MOVED = ("esc10", "digits")
 def open_data(
     name: str, path: str | Path | None = None, *, split: str = "train", seed: int = 0, n: int | None = None,
     senses: Sequence[str] | None = None, focus: Sequence[str] = (), types: Sequence[str] = (),
-    held_out: Sequence[str] = (),
+    held_out: Sequence[str] = (), missing: bool = False,
 ) -> Sequence[Example]:
     """The examples of the source `name` ("jsonl" and "labelled" with a path, "world" without).
 
@@ -43,8 +43,9 @@ def open_data(
     `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.
     With `types` no questions of other types.
     held_out: folds of "labelled" recordings: the split "train" is all others, "test" is these.
+    missing: also examples whose files are missing, for `lynx.datasets.checking` to find with what is damaged.
 
-    Raises: DataError: unknown source, unreadable file, no such fold, or nothing left.
+    Raises: DataError: unknown source, unreadable or missing file, no such fold, or nothing left.
     """
     if name in MOVED:
         raise DataError(
@@ -57,7 +58,7 @@ def open_data(
         grouped = [other for other, source in SOURCES.items() if source.groups]
         raise DataError(f"{name!r} has no folds to hold out; {' and '.join(grouped)} have")
     chosen = tuple(senses) if senses is not None else None
-    wanted = Wanted(split, seed, n, chosen, tuple(focus), tuple(types), tuple(held_out))
+    wanted = Wanted(split, seed, n, chosen, tuple(focus), tuple(types), tuple(held_out), missing)
     opener: Callable[[str, str | Path | None, Wanted], Sequence[Example]] = resolve_name(SOURCES[name].open)
     examples = opener(name, path, wanted)
     if not len(examples):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lynx.datasets.base import Example, Turn
+from lynx.datasets.clips import naming
 from lynx.evaluation.metrics import Scores, score
 from lynx.model import Lynx
 
@@ -21,12 +22,14 @@ def evaluate(
     named: list[tuple[Turn, str]] = []
     for number, example in enumerate(examples):
         media: dict[str, Any] = dict(example.media)
-        chat = model.chat(**media, start=example.start, end=example.end)
+        with naming(example):
+            chat = model.chat(**media, start=example.start, end=example.end)
         for kind in dict.fromkeys(turn.type for turn in example.turns):
             phrasings = [turn for turn in example.turns if turn.type == kind]
             turn = phrasings[number % len(phrasings)]
             chat.clear()
-            asked.append((turn, chat.ask(turn.question)))
+            with naming(example):
+                asked.append((turn, chat.ask(turn.question)))
             if kind == example.turns[0].type:
                 named.append(asked[-1])
         if progress:

@@ -68,8 +68,9 @@ class AudioRendering:
     def __post_init__(self) -> None:
         check_ranges(self, sample_rate=(1000, 384_000), n_mels=(1, 1024), n_fft=(2, 65_536), hop_s=(0, 60))
         check_ranges(self, least_s=(0, MAX_SECONDS), seconds_per_frame=(0.001, MAX_SECONDS))
+        check_ranges(self, floor_db=(-300, 300), ceil_db=(-300, 300), level_db=(-300, 300))
         rate, n_fft = self.sample_rate, self.n_fft
-        if not 0 < self.window_s * rate <= n_fft:
+        if not 1 <= self.window_s * rate <= n_fft:
             raise DataError(f"A window of {self.window_s} s does not fit {n_fft=} at {rate} Hz.")
         if not self.hop_s * rate >= 1:
             raise DataError(f"hop_s={self.hop_s} is less than one sample at {rate} Hz.")

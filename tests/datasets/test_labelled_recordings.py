@@ -105,6 +105,8 @@ def test_what_cannot_be_read_or_held_out_is_said(esc50, tmp_path_factory):
     (esc50 / "audio" / TABLE[0][0]).unlink()
     with pytest.raises(DataError, match="lists 1 recordings that are not there, such as .*1-100032-A-0.wav"):
         open_data("labelled", esc50)
+    assert len(open_data("labelled", esc50, missing=True)) == 4
+    assert groups_of("labelled", esc50) == ["1", "2", "5"]
     (esc50 / "meta" / "esc50.csv").write_text("name,class\n")
     with pytest.raises(DataError, match="no columns filename, fold and category"):
         open_data("labelled", esc50)
