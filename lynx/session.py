@@ -23,6 +23,7 @@ from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import Evidence, answer_evidence
 from lynx.evidence.hiding import occlusion
+from lynx.modalities.inspection import notes_of
 from lynx.streams.budget import part_of, plan
 from lynx.streams.encoder import StreamEncoder
 from lynx.types import VIDEO, Moments, Stream
@@ -253,7 +254,8 @@ class Session:
                 sense: (len(shown), max(0.0, min(shown.duration, end) - start))
                 for sense, shown in frames.items()
             }
-            self.notes = [*self.plan.notes, *(note for shown in frames.values() for note in shown.notes)]
+            read = notes_of((self.media[sense] for sense in frames), frames.values())
+            self.notes = [*self.plan.notes, *read]
             if unknown := backbone.unknown_words(messages[-1]["content"]):
                 self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
             attention = rows.rows()  # (n, S + n - 1)

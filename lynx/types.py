@@ -217,31 +217,6 @@ def seconds_of(text: str) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
-DEPTH_UNITS = {"mm": 0.001, "tum": 0.0002, "d405": 0.0001, "l515": 0.00025}
-"""Meters of one step of the depth maps that known sensors and datasets store, by their names."""
-UP_AXES = ("x", "y", "z", "-x", "-y", "-z")
-
-
-def unit_of(text: str) -> float:
-    """Meters of one step of depth: a number, or one of DEPTH_UNITS. Raises MediaError for anything else."""
-    name = text.strip().lower()
-    try:
-        unit = DEPTH_UNITS.get(name) or float(name)
-    except ValueError:
-        unit = 0.0
-    if not 0 < unit < math.inf:
-        known = ", ".join(f"{name} ({meters:g})" for name, meters in DEPTH_UNITS.items())
-        raise MediaError(f"{text!r} is no unit of depth: give meters a step such as 0.001, or one of {known}")
-    return unit
-
-
-def axis_of(text: str) -> str:
-    """The axis that points up: one of UP_AXES. Raises MediaError for anything else."""
-    if (axis := text.strip().lower().removeprefix("+")) not in UP_AXES:
-        raise MediaError(f"{text!r} is no axis that can point up: give one of {', '.join(UP_AXES)}")
-    return axis
-
-
 def tensor_bytes(tensor: Tensor) -> bytes:
     """The bytes of a tensor of any precision, row by row: what digests are made of."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

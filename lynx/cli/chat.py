@@ -26,19 +26,20 @@ from lynx.errors import LynxError
 def _media_options(parser: Parser) -> None:
     """The options that open a session; `_open_session` reads them."""
     from lynx.compat import accept_negative_axes
+    from lynx.media.side_files import AXES, parse_unit, parse_up
     from lynx.modalities import extensions
-    from lynx.types import DEPTH_UNITS, UP_AXES, axis_of, seconds_of, unit_of
+    from lynx.types import seconds_of
 
     media = parser.add_argument_group("media (each sense takes its own track of the file)")
     for name, modality in extensions.all().items():
         more = "; FILE#2 is its track 2" if modality.takes == "audio" else ""
         media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE{more}")
-    names = ", ".join(f"{name} = {meters:g}" for name, meters in DEPTH_UNITS.items())
-    text = f"meters of one step of integer depth maps, or one of {names}; default: as the adapter was trained"
-    media.add_argument("--depth-unit", type=usage(unit_of), metavar="M", help=text)
-    text = f"axis of a mesh that points up: {', '.join(UP_AXES)}; default: its format's"
+    text = "meters of one step of integer depth maps, such as 0.001, or a unit, a sensor or a data set: mm, "
+    text += "tum, d405, l515, ...; default: what depth.json beside them says, else as the adapter was trained"
+    media.add_argument("--depth-unit", type=usage(parse_unit), metavar="M", help=text)
+    text = f"axis of a mesh that points up: {', '.join(AXES)}; default: its format's"
     accept_negative_axes(parser)
-    media.add_argument("--depth-up", type=usage(axis_of), metavar="AXIS", help=text)
+    media.add_argument("--depth-up", type=usage(parse_up), metavar="AXIS", help=text)
 
     group = parser.add_argument_group("moments that are looked at, evenly spread")
     text = "first second of the clip that is looked at, such as 12.5 or 1:30; default: 0"

@@ -6,6 +6,7 @@ and a few seconds are held back until it is known that the channels do not cance
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +16,8 @@ from av.container import InputContainer
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
 from lynx.media.downmix import Downmix
+from lynx.media.rare_codecs import codecs_of, is_rare
+from lynx.media.worker import call
 from lynx.types import AudioTrack, FileSource, Recording, Waveform
 
 MAX_SECONDS = 2 * 3600.0
@@ -97,7 +100,7 @@ class Sound:
     def __init__(
         self, source: FileSource, sample_rate: int, start: float = 0.0, end: float = math.inf
     ) -> None:
-        info = probe(source)
+        self.info = info = probe(source)
         self.track, self.path = heard_track(source), info.path
         self.sample_rate, self.start, self.end = sample_rate, max(0.0, start), end
         lasts = max(self.track.duration, info.duration if info.video is None else 0.0)
@@ -141,6 +144,11 @@ class Sound:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         self._forget()
+        if is_rare(codecs_of(self.info)):
+            state, heard = call(_hear, self, about=repr(self.path.name))
+            self.__dict__.update(state)
+            yield heard
+            return
         most = math.inf if self.end == math.inf else round(max(0.0, self.end - self.start) * self.sample_rate)
         dropped = 0
         for found in self._from_lead():
@@ -210,6 +218,12 @@ class Sound:
             self._not_numbers += mix.not_numbers
             if mix.note and len(self._mixes) < MAX_NOTES:
                 self._mixes[mix.note] = None
+
+
+def _hear(sound: Sound) -> tuple[dict[str, Any], np.ndarray]:
+    """All samples of a sound, in a worker, and what it knows after that."""
+    heard = np.concatenate([np.zeros(0, np.float32), *sound])
+    return sound.__dict__, heard
 
 
 def _frames(container: InputContainer, index: int, moment: float, needed: float) -> Iterator[av.AudioFrame]:

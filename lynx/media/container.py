@@ -21,6 +21,7 @@ from lynx.media import lengths
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
 from lynx.media.picture import MAX_SIDE, describe
+from lynx.media.rare_codecs import is_rare, only_common
 from lynx.media.refusals import reason
 from lynx.media.tracks import (
     audio_streams,
@@ -31,6 +32,7 @@ from lynx.media.tracks import (
     undecoded,
     video_streams,
 )
+from lynx.media.worker import call
 from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, VideoTrack
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
         raise MediaError(f"There is no file {str(path)!r}; give the path of a video or sound file.")
     if path.stat().st_size == 0:
         raise MediaError(f"{path.name!r} is empty (0 bytes); give a video or sound file.")
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS, **only_common()}
     try:
         # an absolute path, since FFmpeg takes what stands before a colon for a protocol
         with av.open(os.path.abspath(path), options=options) as container:
@@ -88,6 +90,8 @@ def probe(source: FileSource) -> MediaInfo:
         pictures, sounds = video_streams(container), audio_streams(container)
         if not pictures and not sounds:
             raise MediaError(_nothing_to_read(container, name))
+        if is_rare(stream.codec_context.name for stream in (*pictures, *sounds)):
+            return call(probe, source, about=repr(name))
         heard = _sound_asked_for(container, recording) if asked else default_sound(container)
         ends, start = _ends(container, [*pictures[:1], *sounds]), start_of(container)
         video = None

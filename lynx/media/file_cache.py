@@ -1,6 +1,7 @@
 """Results computed from a recording, cached until its file changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, wraps
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ def cached_by_file(function: Callable[[FileSource], T]) -> Callable[[FileSource]
 
     @wraps(function)
     def call(source: FileSource) -> T:
-        recording = Recording.of(source)
+        recording = replace(Recording.of(source), unit=None, up=None, lasts=None, part=None)  # not the file's
         if not recording.path.is_file():
             return function(recording)
         stat = recording.path.stat()

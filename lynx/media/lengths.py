@@ -116,6 +116,9 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     if seldom and has_format(container, ("mpeg",)):
         times = evenly_timed(times, coded, lasts, TRUSTED_JUMP / base)
         ends[picture] = float(times.max() + lasts[-1]) * base
+        shown = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        if 0 <= ends[picture] - shown <= TRUSTED_JUMP:  # players show the length without the last B-frames
+            ends[picture] = shown
     return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)))
 
 

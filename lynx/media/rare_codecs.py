@@ -43,8 +43,9 @@ def is_rare(codecs: Iterable[str]) -> bool:
 
 
 def codecs_of(info: MediaInfo) -> list[str]:
-    """The codecs of all picture and sound tracks."""
-    return [track.codec for track in info.tracks if track.type in ("video", "audio")]
+    """The codecs of all picture and sound tracks; none of a folder, whose pictures FFmpeg does not read."""
+    tracks = () if info.path.is_dir() else info.tracks
+    return [track.codec for track in tracks if track.type in ("video", "audio")]
 
 
 def in_worker_if_rare(probe: Callable[[FileSource], MediaInfo]) -> Callable[[Reader], Reader]:

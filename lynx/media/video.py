@@ -16,9 +16,13 @@ from lynx.media.container import open_recording, probe, start_of, video_streams
 from lynx.media.frame_folder import FrameFolder
 from lynx.media.picture import Converter, oriented, turned
 from lynx.media.playhead import Playhead
+from lynx.media.rare_codecs import codecs_of, in_worker_if_rare, is_rare
 from lynx.types import FileSource, Frames, MediaInfo
 
+AT_ONCE = 16
+"""Pictures that a worker gives at a time."""
 
+@in_worker_if_rare(probe)
 def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
     """The frames displayed at `times` (T,) ascending seconds, no side longer than max_side, with notes.
 
@@ -37,9 +41,14 @@ def iter_frames(
 ) -> Iterator[np.ndarray]:
     """The same pictures, (H, W, 3) uint8, one after another: only one is in memory at a time."""
     moments, info = _checked(source, times)
-    yield from _pictures(source, info, moments, max_side, {})
+    if not is_rare(codecs_of(info)):
+        yield from _pictures(source, info, moments, max_side, {})
+        return
+    for part in moments.split(AT_ONCE):
+        yield from read_frames(source, part, max_side).pixels.permute(0, 2, 3, 1).numpy()
 
 
+@in_worker_if_rare(probe)
 def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarray:
     """16-bit gray (T, H, W) uint16, or else RGB (T, H, W, 3) uint8, at `times`; raises as `read_frames`.
 
@@ -54,6 +63,7 @@ def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarr
     return np.stack(levels)
 
 
+@in_worker_if_rare(probe)
 def shown_at(source: FileSource, times: Tensor | Sequence[float]) -> list[float]:
     """Seconds (T) at which the frames displayed at `times` (T,) begin themselves; raises as `read_frames`."""
     moments, info = _checked(source, times)

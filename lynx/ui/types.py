@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lynx.errors import MediaError
 from lynx.modalities.multi_view import View
 from lynx.modalities.video import Video
-from lynx.types import VIDEO, FileSource, MediaSource, Moments, Recording, axis_of, seconds_of, unit_of
+from lynx.types import VIDEO, FileSource, MediaSource, Moments, Recording, seconds_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,7 +156,9 @@ def depth_settings(unit: str | None, up: str | None) -> tuple[float | None, str 
 
     Raises: MediaError: there is no such unit or axis.
     """
-    return unit_of(unit) if unit else None, axis_of(up) if up else None
+    from lynx.media.side_files import parse_unit, parse_up
+
+    return parse_unit(unit) if unit else None, parse_up(up) if up else None
 
 
 def sound_tracks(path: str) -> dict[int, str]:

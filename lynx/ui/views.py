@@ -40,7 +40,7 @@ DEPTH_UNITS = [
     ("as stored: millimeters", ""), ("TUM: 1/5000 m", "tum"), ("D405: 0.1 mm", "d405"),
     ("L515: 0.25 mm", "l515"),
 ]  # fmt: skip
-"""Choices of the unit of depth, by what `lynx.types.unit_of` reads."""
+"""Choices of the unit of depth, by what `lynx.media.side_files.parse_unit` reads."""
 SEEN = "What the model really sees and hears"
 RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'

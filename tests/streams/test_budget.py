@@ -9,13 +9,14 @@ from checkpoints import clip, random_adapter, sound
 import lynx
 from lynx import BackboneError, MediaError
 from lynx.media.audio import read_audio
+from lynx.media.side_files import parse_unit
 from lynx.media.video import read_frames
 from lynx.media.writer import write_video
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.modalities.depth import Depth, DepthRendering
 from lynx.modalities.high_fps import fast_times
 from lynx.streams.budget import part_of
-from lynx.types import DepthClip, Moments, Waveform, sample_times, seconds_of, unit_of
+from lynx.types import DepthClip, Moments, Waveform, sample_times, seconds_of
 
 RATE = 16000
 
@@ -85,10 +86,10 @@ def test_what_is_no_time_is_refused(text):
 
 
 def test_units_of_depth_have_names():
-    assert [unit_of(text) for text in ("TUM", "0.01", "mm")] == [0.0002, 0.01, 0.001]
+    assert [parse_unit(text) for text in ("TUM", "0.01", "mm")] == [0.0002, 0.01, 0.001]
     for text in ("inch", "0", "-1", "inf", "nan"):
-        with pytest.raises(MediaError, match="no unit of depth.*tum"):
-            unit_of(text)
+        with pytest.raises(MediaError, match="depth unit is"):
+            parse_unit(text)
 
 
 def test_so_many_a_second_are_looked_at_and_fewer_where_they_are_too_many(senses):

@@ -252,7 +252,7 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     fill(page, "#max-frames", "3")
     budget.get_by_text("2 frames a second would be 4; 3 are used").wait_for()
     fill(page, "#unit", "inch")
-    notice.get_by_text("'inch' is no unit of depth").wait_for()
+    notice.get_by_text("depth unit is 'inch'").wait_for()
     fill(page, "#unit", "0.002")
     page.wait_for_selector("#notice .notice", state="detached")
     fill(page, "#from", "7")

@@ -1007,7 +1007,7 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
         ({"fps": "many"}, "Frames a second: 'many' is no number"),
         ({"max_frames": "0"}, "Most frames: '0' is no number"),
         ({"max_frames": "2.5"}, "at least one moment"),
-        ({"unit": "inch"}, "'inch' is no unit of depth"),
+        ({"unit": "inch"}, "depth unit is 'inch'"),
     ],
 )
 def test_wrong_values_are_one_sentence_and_nothing_is_lost(page, engine, full, desk, given, said):
