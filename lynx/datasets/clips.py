@@ -19,7 +19,8 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
 
     The video says how long the clip is; where there is none, the first sense does.
 
-    Raises: DataError: the example has no medium for one of the senses, or its part is none of the clip's.
+    Raises: DataError: the example has no medium for one of the senses. MediaError, naming the example: a
+    medium that cannot be read, or a part that the clip does not have.
     """
     if missing := sorted(set(modalities) - set(example.media)):
         raise DataError(

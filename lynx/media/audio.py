@@ -18,7 +18,7 @@ from lynx.media.container import decode, open_recording, probe, start_of
 from lynx.media.downmix import Downmix
 from lynx.media.rare_codecs import codecs_of, is_rare
 from lynx.media.worker import call
-from lynx.types import AudioTrack, FileSource, Recording, Waveform
+from lynx.types import AudioTrack, FileSource, Waveform
 
 MAX_SECONDS = 2 * 3600.0
 """Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
@@ -52,22 +52,12 @@ def heard_track(source: FileSource) -> AudioTrack:
 
     Raises MediaError when there is no such track, none that can be decoded, or one of too many channels.
     """
-    info, asked = probe(source), Recording.of(source).track
-    name = info.path.name
-    if not info.audio:
-        tracks = [track for track in info.tracks if track.type == "audio"]
-        codecs = ", ".join(track.codec or "an unknown codec" for track in tracks)
+    info = probe(source)
+    name, track = info.path.name, info.sound
+    if track is None:
+        codecs = ", ".join(each.codec or "an unknown codec" for each in info.tracks if each.type == "audio")
         kind = f"no audio track that can be decoded (only {codecs})" if codecs else "no audio track"
         raise MediaError(f"{name!r} has {kind}; give a separate sound file or switch sound off.")
-    track = info.sound or info.audio[0]
-    if asked is not None:
-        known = {track.index: track for track in info.audio}
-        if asked not in known:
-            there = ", ".join(map(str, known))
-            raise MediaError(
-                f"Track {asked} of {name!r} is no sound that can be heard; its sound tracks: {there}."
-            )
-        track = known[asked]
     if track.channels > MAX_CHANNELS:
         raise MediaError(
             f"Track {track.index} of {name!r} has {track.channels} channels; sound of up to {MAX_CHANNELS} "

@@ -25,9 +25,10 @@ def cached_by_file(function: Callable[[FileSource], T]) -> Callable[[FileSource]
 
     @wraps(function)
     def call(source: FileSource) -> T:
-        recording = replace(Recording.of(source), unit=None, up=None, lasts=None, part=None)  # not the file's
+        recording = Recording.of(source)
         if not recording.path.is_file():
             return function(recording)
+        recording = replace(recording, unit=None, up=None, lasts=None, part=None)  # say nothing of a file
         stat = recording.path.stat()
         return cached(recording, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 

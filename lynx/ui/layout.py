@@ -4,7 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from lynx.types import UP_AXES, VIDEO
+from lynx.media.side_files import AXES
+from lynx.types import VIDEO
 from lynx.ui import views
 from lynx.ui.examples import ExampleClip
 from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
@@ -128,7 +129,7 @@ class Layout:
                     allow_custom_value=True, min_width=190, elem_id="unit",
                 )
                 self.up = gr.Dropdown(
-                    [("auto", ""), *UP_AXES], value="", label="Up axis", info="of a mesh", min_width=110,
+                    [("auto", ""), *AXES], value="", label="Up axis", info="of a mesh", min_width=110,
                     elem_id="up",
                 )
 

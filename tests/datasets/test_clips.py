@@ -8,7 +8,7 @@ from checkpoints import clip, sound
 
 from lynx.datasets.base import Example
 from lynx.datasets.clips import content_key, render_clip
-from lynx.errors import DataError
+from lynx.errors import MediaError
 from lynx.modalities import Audio, Video
 
 EXAMPLE = Example("a", {"video": clip(16), "audio": sound(8.0)})  # eight seconds
@@ -33,5 +33,5 @@ def test_parts_of_one_clip_have_keys_of_their_own_and_the_whole_keeps_its_key():
 
 @pytest.mark.parametrize("part, said", [({"start": 9}, "lasts 8.00 s"), ({"start": 2, "end": 1}, "end is 1")])
 def test_a_part_that_is_not_there_names_the_example(part, said):
-    with pytest.raises(DataError, match=f"example 'a': .*{said}"):
+    with pytest.raises(MediaError, match=f"example 'a': .*{said}"):
         render_clip({"video": Video()}, replace(EXAMPLE, **part), 2)

@@ -142,7 +142,7 @@ def test_a_clock_that_wraps_begins_below_zero():
 
 def test_a_program_stream_with_b_frames_is_read_in_order():
     path = case("bf.mpg")
-    assert probe(path).duration == pytest.approx(6.0)
+    assert probe(path).duration == pytest.approx(5.8), "as players say, without the last B-frames"
     assert seen(path, sample_times(5.8, 8)) == [3, 10, 18, 25, 32, 39, 47, 54]
 
 
