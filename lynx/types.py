@@ -1,6 +1,7 @@
 """The plain data that crosses rooms: recordings, pseudo-frames, streams of tokens, prompts. No models."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,7 @@ class Recording:
         if isinstance(source, Recording):
             return source
         name, mark, number = str(source).rpartition("#")
-        if mark and number.isdecimal() and not Path(source).exists() and Path(name).is_file():
+        if mark and number.isdecimal() and not os.path.exists(source) and os.path.isfile(name):
             return cls(Path(name), track=int(number))
         return cls(Path(source))
 

@@ -12,6 +12,8 @@ import codecs
 import json
 import logging
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,7 +23,8 @@ from typing import Any
 from lynx import modalities
 from lynx.config import short_repr
 from lynx.datasets.base import Example, Turn, Wanted
-from lynx.errors import DataError
+from lynx.errors import DataError, MediaError
+from lynx.media.side_files import parse_unit, parse_up
 from lynx.modalities.multi_view import View
 from lynx.types import FileSource, MediaSource, Recording
 
@@ -30,11 +33,16 @@ logger = logging.getLogger(__name__)
 MAX_LINE = 16 * 2**20
 """Maximum bytes of a line."""
 MEDIA = 'an object with "media": {"video": "clip.mp4", ...}'
-AXES = ("x", "y", "z", "-x", "-y", "-z")
+LINES = 'JSON lines: one object a line, which ends at "\\n", and no brackets or commas around them'
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 OTHER_ENCODINGS = {  # the longer marks first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
+PACKED = {
+    b"\x1f\x8b": "gzip", b"PK\3\4": "zip", b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+}  # fmt: skip
+"""First bytes of compressed files."""
 
 
 def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Example]:
@@ -50,6 +58,20 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     file = Path(path) / inside if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {inside}")
+    found = _read_rows(file)
+    if not found:
+        raise DataError(f"{file} holds no examples; expected one object a line")
+    _note_same_ids(file, found)
+    if wanted.senses is not None:
+        kept = [(n, each) for n, each in found if set(wanted.senses) <= set(each.media)]
+        found = [(n, replace(each, media={s: each.media[s] for s in wanted.senses})) for n, each in kept]
+    if not wanted.missing:
+        _refuse_missing(file, found)
+    return wanted.draw([example for _, example in found])
+
+
+def _read_rows(file: Path) -> list[tuple[int, Example]]:
+    """The examples of a file with the numbers of their lines; what is left out goes to the log."""
     notes: dict[str, int] = {}  # of each note the first line that it is about
     found: list[tuple[int, Example]] = []
     for number, line in _lines(file):
@@ -60,16 +82,13 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
             raise DataError(f"{where}: {error}") from error
         except RecursionError as error:
             raise DataError(f"{where} is nested too deeply") from error
-        except ValueError as error:  # also an integer of thousands of digits
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where} {_no_json(line, error)}") from error
+        except ValueError as error:  # an integer of thousands of digits
             raise DataError(f"{where} is not JSON: {error}") from error
     for note, number in notes.items():
         logger.warning("%s, line %d: %s", file, number, note)
-    if wanted.senses is not None:
-        kept = [(n, each) for n, each in found if set(wanted.senses) <= set(each.media)]
-        found = [(n, replace(each, media={s: each.media[s] for s in wanted.senses})) for n, each in kept]
-    if not wanted.missing:
-        _refuse_missing(file, found)
-    return wanted.draw([example for _, example in found])
+    return found
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -79,6 +98,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         for mark, encoding in OTHER_ENCODINGS.items():
             if start.startswith(mark):
                 raise DataError(f"{file} is {encoding}, not UTF-8 text: save it as UTF-8")
+        for mark, kind in PACKED.items():
+            if start.startswith(mark):
+                raise DataError(f"{file} is compressed ({kind}): unpack it first")
         content.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
         for number, line in enumerate(iter(lambda: content.readline(MAX_LINE + 1), b""), 1):
             where = f"{file}, line {number}"
@@ -94,13 +116,35 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
+def _no_json(line: str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a line that is not JSON, as the end of a sentence."""
+    text = line.strip()
+    if text.startswith("["):
+        return f"begins an array; expected {LINES}"
+    if text.startswith("{") and error.pos >= len(text):
+        return "ends inside an object; expected all of an object in one line"
+    return f"is not JSON: {error.msg} (column {error.colno}); expected {LINES}"
+
+
+def _note_same_ids(file: Path, examples: list[tuple[int, Example]]) -> None:
+    """Say which ids stand for several lines: messages name an example by its id."""
+    first: dict[str, int] = {}
+    same = [(n, e.id) for n, e in examples if first.setdefault(e.id, n) != n]
+    if same:
+        number, id = same[0]
+        more = f"; {len(same) - 1} more lines have the id of another" if len(same) > 1 else ""
+        logger.warning(
+            "%s, line %d: the id %s is that of line %d, too%s", file, number, short_repr(id), first[id], more
+        )
+
+
 def _refuse_missing(file: Path, examples: list[tuple[int, Example]]) -> None:
     missing = [
         (number, path)
         for number, example in examples
         for source in example.media.values()
         for path in paths_of(source)
-        if not path.exists()
+        if not os.path.exists(path)  # False, too, for a name that no file can have
     ]
     if missing:
         (number, path), rest = missing[0], len(missing) - 1
@@ -131,9 +175,17 @@ def _text(value: Any) -> str:
     return value
 
 
+def _words(value: Any) -> str:
+    if not _text(value).strip():
+        raise _wrong(value, "a text that is not blank")
+    return str(value)
+
+
 def _file_name(value: Any) -> str:
     if not _text(value) or "\0" in value:
         raise _wrong(value, "the path of a file or folder")
+    if URL.match(value):
+        raise _wrong(value, "the path of a file or folder here: download it first")
     return str(value)
 
 
@@ -157,14 +209,24 @@ def _track(value: Any) -> int:
     return int(value)
 
 
-def _axis(value: Any) -> str:
-    if value not in AXES:
-        raise _wrong(value, f"one of {', '.join(AXES)}")
-    return str(value)
+def _of_depth(read: Callable[[Any, str], Any]) -> Callable[[Any], Any]:
+    """What `read` takes on the command line and in depth.json, too."""
+
+    def check(value: Any) -> Any:
+        try:
+            return read(value, "")
+        except MediaError as error:
+            raise DataError(str(error).removeprefix(" is ").rstrip(".")) from error
+
+    return check
 
 
 def _name(value: Any) -> str:
-    return str(value) if type(value) is int else _text(value)
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise _wrong(value, "a text or a whole number")
+    return _text(value)
 
 
 def _names(value: Any) -> list[str]:
@@ -191,10 +253,10 @@ ROW: Table = {
     "id": _name, "media": _media, "turns": _list,
     "start": _number(0, "seconds from 0 on"), "end": _positive("seconds above 0"),
 }  # fmt: skip
-TURN: Table = {"question": _text, "answer": _text, "type": _text, "senses": _names}
+TURN: Table = {"question": _words, "answer": _words, "type": _text, "senses": _names}
 RECORDING: Table = {
-    "path": _file_name, "track": _track, "unit": _positive("meters of one step of the maps"),
-    "up": _axis, "fps": _positive("frames a second"), "offset": _number(),
+    "path": _file_name, "track": _track, "unit": _of_depth(parse_unit), "up": _of_depth(parse_up),
+    "fps": _positive("frames a second"), "offset": _number(),
 }  # fmt: skip
 
 
@@ -229,6 +291,8 @@ class _Row:
 
     def read(self, content: Any) -> Example:
         """The example of a line. Raises: DataError: what is wrong, and where in the line."""
+        if isinstance(content, list):
+            raise DataError(f"an array; expected {LINES}")
         row = self._checked(content, ROW, "", MEDIA)
         media = {
             sense: self._medium(self._sense(sense, (), "media"), value)
@@ -238,6 +302,9 @@ class _Row:
         if not media:
             raise DataError(f"there is no medium; expected {MEDIA}")
         turns = [self._turn(turn, f"turns[{i}]", media) for i, turn in enumerate(row.get("turns", ()))]
+        for lost in {sense for turn in turns for sense in turn.senses} - media.keys():
+            note = f"a question needs {lost}, which the row has no medium for: training leaves it out"
+            self.notes.setdefault(note, self.number)
         start, end = row.get("start", 0.0), row.get("end")
         if end is not None and end <= start:
             raise DataError(f'"end" is {end:g}, which is not behind "start", {start:g}')
@@ -254,6 +321,10 @@ class _Row:
                 near = _nearest(key, table)
                 if near is not None and near not in found:
                     raise DataError(f"unknown key {short_repr(said)}; did you mean {near!r}?")
+                if table is ROW and key in ("question", "answer"):
+                    raise DataError(f'"{key}" belongs in "turns": [{{"question": ..., "answer": ...}}]')
+                if table is not ROW and key in ("start", "end"):
+                    raise DataError(f'"{said}": the part of a clip stands beside "media", for all its senses')
                 if table is not ROW and table is not TURN:  # what belongs to a recording changes what is seen
                     raise DataError(f"unknown key {short_repr(said)}; known are {', '.join(sorted(table))}")
                 self.notes.setdefault(f"the key {short_repr(said)} is not read", self.number)
@@ -300,13 +371,15 @@ class _Row:
             return clip.path if clip == Recording(clip.path) else clip
         if isinstance(value, list | dict) and several and value:
             named = value.items() if isinstance(value, dict) else ((None, each) for each in value)
+            named = [(name, each) for name, each in named if each is not None or name is None]
             views: dict[str, View] = {}
             for i, (name, each) in enumerate(named):
                 inside = f"{place}[{i if name is None else short_repr(name)}]"
                 clip, offset = self._clip(each, inside, several)
                 stem = clip.path.stem if name is None else name
                 views[stem if stem not in views else f"{stem} {i + 1}"] = View(clip, offset)
-            return views
+            if views:
+                return views
         expected = 'a path, or {"path": "clip.mkv", "track": 2}'
         expected += ", or a list or an object of several" if several else "; multi_view alone takes several"
         raise DataError(f"{place} is {short_repr(value)}; expected {expected}")

@@ -1,7 +1,10 @@
 """JSON lines: what a line may hold, and the sentence on everything else, with file, line and key."""
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 from pathlib import Path
 
 import pytest
@@ -140,8 +143,21 @@ WRONG = {
     "a path with NUL": ({"media": {"video": "a\0.mp4"}}, "expected the path"),
     "a track that is a text": ({"media": {"audio": {"path": "a.mp4", "track": "2"}}}, "track\" is '2'"),
     "a track that is a truth": ({"media": {"audio": {"path": "a.mp4", "track": True}}}, 'track" is True'),
-    "a unit of zero": ({"media": {"depth": {"path": "a.mp4", "unit": 0}}}, "unit\" is 0; expected meters"),
-    "another axis": ({"media": {"depth": {"path": "a.mp4", "up": "w"}}}, "up\" is 'w'; expected one of x, y"),
+    "a unit of zero": ({"media": {"depth": {"path": "a.mp4", "unit": 0}}}, "unit\" is 0; expected meters a"),
+    "another axis": ({"media": {"depth": {"path": "a.mp4", "up": "w"}}}, "up\" is 'w'; expected one of x,"),
+    "a unit nobody knows": ({"media": {"depth": {"path": "a.mp4", "unit": "tumm"}}},
+                            "unit\" is 'tumm' .did you mean 'tum'.*; expected meters a step"),
+    "an answer that is blank": (turn(answer=" "), "answer\" is ' '; expected a text that is not blank"),
+    "a question beside media": (CLIP | {"question": "what ?"}, '"question" belongs in "turns"'),
+    "a part of one medium": ({"media": {"video": {"path": "a.mp4", "start": 1}}}, 'stands beside "media"'),
+    "an address": ({"media": {"video": "https://x.org/a.mp4"}}, "of a file or folder here: download it"),
+    "a name that no file can have": ({"media": {"video": "a" * 300}}, "aaa does not exist"),
+    "an id without a letter": (CLIP | {"id": ""}, "\"id\" is ''; expected a text or a whole number"),
+    "views that are all null": ({"media": {"multi_view": {"left": None}}}, "multi_view is .*; expected a"),
+    "an array": (json.dumps([CLIP]).encode(), "an array; expected JSON lines"),
+    "an array over several lines": (b"[", "begins an array; expected JSON lines"),
+    "an object over several lines": (b'{"media":', "ends inside an object; expected all of an object in one"),
+    "a comma after an object": (json.dumps(CLIP).encode() + b",", "Extra data .column 30.; expected JSON"),
     "a misspelt setting": ({"media": {"depth": {"path": "a.mp4", "unti": 1}}}, "did you mean 'unit'"),
     "a misspelt key": (CLIP | {"turn": []}, "unknown key 'turn'; did you mean 'turns'"),
     "a misspelt key of a turn": (turn(sense=["audio"]), r"key 'turns\[0\].sense'; did you mean 'senses'"),
@@ -219,3 +235,45 @@ def test_paths_are_relative_to_the_file(folder, monkeypatch):
     monkeypatch.chdir(folder / "other")
     (example,) = read(folder, {"media": {"video": "other/../b.mp4"}})
     assert Path(example.media["video"]).samefile(folder / "b.mp4")
+
+
+def test_what_belongs_to_a_recording_is_read_as_on_the_command_line(folder):
+    given = {"path": "a.mp4", "unit": "TUM", "up": "+Y"}
+    (example,) = read(folder, {"media": {"depth": given}})
+    assert example.media == {"depth": Recording(folder / "a.mp4", unit=1 / 5000, up="y")}
+
+
+def test_a_view_that_is_null_is_not_there(folder):
+    (example,) = read(folder, {"media": {"multi_view": {"left": None, "right": "a.mp4"}}})
+    assert list(example.media["multi_view"]) == ["right"]
+
+
+def test_ids_that_stand_twice_are_said_once(folder, caplog):
+    with caplog.at_level(logging.WARNING, logger="lynx"):
+        read(folder, *[CLIP | {"id": name} for name in ("x", "y", "x", "y")])
+    (record,) = caplog.records
+    assert "line 3: the id 'x' is that of line 1, too; 1 more lines" in record.getMessage()
+
+
+def test_a_question_whose_medium_is_not_there_is_said_once(folder, caplog):
+    with caplog.at_level(logging.WARNING, logger="lynx"):
+        read(folder, turn(senses=["video"]), turn(senses=["audio"]), turn(senses=["video", "audio"]))
+    (record,) = caplog.records
+    assert "line 2: a question needs audio, which the row has no medium for" in record.getMessage()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n \r\n\n"])
+def test_a_file_of_nothing_is_said_to_hold_no_examples(folder, content):
+    (folder / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="rows.jsonl holds no examples; expected one object a line"):
+        open_data("jsonl", folder / "rows.jsonl")
+
+
+PACKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_a_compressed_file_is_said_to_be_one(folder, kind):
+    (folder / "rows.jsonl.packed").write_bytes(PACKERS[kind](json.dumps(CLIP).encode()))
+    with pytest.raises(DataError, match=rf"is compressed \({kind}\): unpack it first"):
+        open_data("jsonl", folder / "rows.jsonl.packed")
