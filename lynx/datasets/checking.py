@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from lynx import modalities
 from lynx.config import short_repr
 from lynx.datasets.base import Example
+from lynx.datasets.clips import leading
 from lynx.datasets.jsonl import paths_of
-from lynx.errors import DataError, LynxError
-from lynx.types import MediaSource
+from lynx.errors import DataError, LynxError, MediaError
+from lynx.types import MediaSource, Moments
 
 logger = logging.getLogger(__name__)
 
@@ -88,22 +89,24 @@ def usable(
     """
     if not isinstance(examples, list):  # made when they are asked for, such as the world's
         return examples
-    damaged, recordings = find_damaged(examples, senses, progress)
+    check = find_damaged(examples, senses, progress)
+    damaged, recordings = check.damaged, check.recordings
     if not damaged:
         return examples
     tolerance = tolerance or Tolerance()
-    told = f"{len(damaged)} of {recordings} recordings cannot be used"
-    allowed = tolerance.allows(len(damaged), recordings)
-    listed = "; ".join(map(str, list(damaged.values())[:SHOWN]))
+    count = len({each.files for each in damaged})  # one may lack several parts
+    told = f"{count} of {recordings} recordings cannot be used"
+    allowed = tolerance.allows(count, recordings)
+    listed = "; ".join(map(str, damaged[:SHOWN]))
     listed += f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
     if folder is not None:
         listed += _write_list(folder / ("skipped.json" if allowed else "damaged.json"), damaged)
     if not allowed:
         raise DataError(
             f"{told}: {listed}. Repair or remove them, or go on without them with --skip-damaged "
-            f"{_suggestion(len(damaged), recordings)} (allowed now: {tolerance})"
+            f"{_suggestion(count, recordings)} (allowed now: {tolerance})"
         )
-    kept = [each for each in examples if damaged.keys().isdisjoint(_recordings(each, senses))]
+    kept = [each for place, each in enumerate(examples) if place not in check.examples]
     if not kept:
         raise DataError(f"{told}, and without them no example is left: {listed}")
     without = f"{len(examples) - len(kept)} of {len(examples)} examples are left out"
@@ -113,63 +116,95 @@ def usable(
 
 Files = tuple[Path, ...]
 """What identifies a recording: the files and folders that it is read from."""
+Uses = dict[str, tuple[str, MediaSource]]
+"""What a recording is used as: senses and media, by names that differ where they do."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is damaged, in the examples' order, the places of the examples that have it, and of how many."""
+
+    damaged: list[Damage]
+    examples: set[int]
+    recordings: int
 
 
 def find_damaged(
     examples: Sequence[Example], senses: Sequence[str] | None = None, progress: bool = True
-) -> tuple[dict[Files, Damage], int]:
-    """What is damaged among the recordings of `senses`, in the examples' order, and how many there are."""
-    first: dict[Files, str] = {}  # the first example of each recording
-    used: dict[Files, dict[str, MediaSource]] = {}  # as what: a clip is often seen and heard
+) -> Check:
+    """What is damaged among the recordings of `senses`, or ends before the part that an example is about."""
+    used: dict[Files, Uses] = {}  # a clip is often seen and heard, or heard on several tracks
     for example in examples:
-        for files, media in _recordings(example, senses).items():
-            first.setdefault(files, example.id)
-            used[files] = media | used.get(files, {})
-    problems: dict[Files, str] = {}
+        for files, uses in _recordings(example, senses).items():
+            used.setdefault(files, {}).update(uses)
+    problems: dict[str, str] = {}
+    durations: dict[str, float] = {}
     bar = tqdm(total=len(used), desc="check", unit="file", disable=None if progress else True)
     last = time.monotonic()
     with bar, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        waiting = {pool.submit(_problem, files, media): files for files, media in used.items()}
+        waiting = [pool.submit(_check, files, uses, problems, durations) for files, uses in used.items()]
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 bar.update()
-                if problem := future.result():
-                    problems[waiting[future]] = problem
+                future.result()
                 if bar.disable and progress and time.monotonic() - last > LOG_EVERY:
                     last = time.monotonic()
                     logger.info("checked %d of %d recordings", done, len(used))
         except BaseException:  # such as an interrupt: what has not begun is not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    damaged = {
-        files: Damage(tuple(map(str, files)), first[files], problems[files])
-        for files in first
-        if files in problems
-    }
-    return damaged, len(first)
+    damaged: dict[tuple[Files, str], Damage] = {}
+    places: set[int] = set()
+    for place, example in enumerate(examples):
+        for files, problem in _problems_of(example, senses, problems, durations).items():
+            damaged.setdefault((files, problem), Damage(tuple(map(str, files)), example.id, problem))
+            places.add(place)
+    return Check(list(damaged.values()), places, len(used))
 
 
-def _recordings(example: Example, senses: Sequence[str] | None) -> dict[Files, dict[str, MediaSource]]:
+def _recordings(example: Example, senses: Sequence[str] | None) -> dict[Files, Uses]:
     """The media of an example that are files, by these files."""
-    found: dict[Files, dict[str, MediaSource]] = {}
+    found: dict[Files, Uses] = {}
     if isinstance(example.media, dict):  # another mapping renders on access
         for sense, source in example.media.items():
             if (senses is None or sense in senses) and (files := tuple(paths_of(source))):
-                found.setdefault(files, {})[sense] = source
+                found.setdefault(files, {})[f"{sense} {source!r}"] = sense, source
     return found
 
 
-def _problem(files: Files, media: Mapping[str, MediaSource]) -> str:
-    """Why a recording cannot be these senses; "" where it can. A sense that is not here checks nothing."""
-    if missing := [path for path in files if not path.exists()]:
-        return f"{missing[0].name} does not exist"
-    for sense, source in media.items():
+def _check(files: Files, uses: Uses, problems: dict[str, str], durations: dict[str, float]) -> None:
+    """Note how long a recording lasts, or what is wrong with it; a sense that is not here checks nothing."""
+    if missing := [path for path in files if not os.path.exists(path)]:
+        problems |= dict.fromkeys(uses, f"{missing[0].name} does not exist")
+        return
+    for use, (sense, source) in uses.items():
         try:
             if modality := modalities.find(sense):
-                modality().duration(source)
+                durations[use] = modality().duration(source)
         except (LynxError, OSError) as error:
-            return f"as {sense}: {str(error).rstrip('.')}"
-    return ""
+            problems[use] = f"as {sense}: {str(error).rstrip('.')}"
+
+
+def _problems_of(
+    example: Example, senses: Sequence[str] | None, problems: dict[str, str], durations: dict[str, float]
+) -> dict[Files, str]:
+    """Which recordings of an example cannot be used, or end before the part that it is about, and why."""
+    found: dict[Files, str] = {}
+    lasts: dict[str, float] = {}
+    files_of: dict[str, Files] = {}
+    for files, uses in _recordings(example, senses).items():
+        for use, (sense, _) in uses.items():
+            if use in problems:
+                found.setdefault(files, problems[use])
+            elif use in durations:
+                lasts[sense], files_of[sense] = durations[use], files
+    if lasts and not found:
+        leader = leading(lasts)
+        try:
+            Moments(start=example.start, end=example.end).part(lasts[leader])
+        except MediaError as error:
+            found[files_of[leader]] = str(error)
+    return found
 
 
 def _suggestion(damaged: int, recordings: int) -> str:
@@ -178,11 +213,11 @@ def _suggestion(damaged: int, recordings: int) -> str:
     return f"{max(1, -(-damaged * 100 // recordings))}%" if percent <= 5 else str(damaged)
 
 
-def _write_list(path: Path, damaged: Mapping[Files, Damage]) -> str:
+def _write_list(path: Path, damaged: Sequence[Damage]) -> str:
     """Write all that is damaged as JSON; returns the end of a sentence that says where."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        listed = [asdict(each) for each in damaged.values()]
+        listed = [asdict(each) for each in damaged]
         path.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         return f" (the list cannot be written to {path}: {error.strerror})"

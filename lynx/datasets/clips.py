@@ -17,7 +17,7 @@ from lynx.types import VIDEO, Frames, Moments
 def render_clip(modalities: Mapping[str, Modality], example: Example, frames: int) -> dict[str, Frames]:
     """Every sense of `modalities`, at the middles of `frames` equal parts of the clip, or of its part.
 
-    The video says how long the clip is; where there is none, the first sense does.
+    The video says how long the clip is; where there is none, the longest sense does.
 
     Raises: DataError: the example has no medium for one of the senses. MediaError, naming the example: a
     medium that cannot be read, or a part that the clip does not have.
@@ -27,15 +27,21 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
             f"example {example.id!r} has no {missing[0]}; it has {', '.join(example.media) or 'no media'}"
         )
     media: dict[str, Any] = {sense: example.media[sense] for sense in modalities}
-    leader = VIDEO if VIDEO in media else next(iter(media))
     with naming(example):
-        duration = modalities[leader].duration(media[leader])
+        known = {VIDEO} if VIDEO in media else media
+        lasts = {sense: modalities[sense].duration(media[sense]) for sense in known}
+        duration = lasts[leading(lasts)]
         moments = Moments(start=example.start, end=example.end)
         times = moments.times(duration, frames)
     if not moments.whole:
         media = part_of(media, moments.part(duration), duration)
     with naming(example):
         return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+
+
+def leading(lasts: Mapping[str, float]) -> str:
+    """The sense that says how long a clip is, of senses that last so many seconds."""
+    return VIDEO if VIDEO in lasts else max(lasts, key=lasts.__getitem__)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MAX_LINE = 16 * 2**20
 """Maximum bytes of a line."""
 MEDIA = 'an object with "media": {"video": "clip.mp4", ...}'
-LINES = 'JSON lines: one object a line, which ends at "\\n", and no brackets or commas around them'
+LINES = "JSON lines: one object a line, without brackets or commas around them"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 OTHER_ENCODINGS = {  # the longer marks first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
@@ -370,10 +370,11 @@ class _Row:
                 return {clip.path.stem: View(clip, offset)}
             return clip.path if clip == Recording(clip.path) else clip
         if isinstance(value, list | dict) and several and value:
-            named = value.items() if isinstance(value, dict) else ((None, each) for each in value)
-            named = [(name, each) for name, each in named if each is not None or name is None]
+            named = [(None, each) for each in value] if isinstance(value, list) else value.items()
             views: dict[str, View] = {}
             for i, (name, each) in enumerate(named):
+                if each is None and name is not None:
+                    continue
                 inside = f"{place}[{i if name is None else short_repr(name)}]"
                 clip, offset = self._clip(each, inside, several)
                 stem = clip.path.stem if name is None else name

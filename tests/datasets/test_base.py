@@ -80,8 +80,8 @@ def test_n_examples_are_drawn_by_seed(folder):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"media": ', "line 1 is not JSON"),
-        ("[]", 'expected an object with "media"'),
+        ('{"media": }', "line 1 is not JSON"),
+        ("7", 'expected an object with "media"'),
         ('{"media": {}}', 'expected an object with "media"'),
         ('{"media": {"video": "gone.mp4"}}', "gone.mp4 does not exist; paths are relative"),
         ('{"media": {"video": "a.mp4"}, "turns": [{"question": "?"}]}', 'needs "question" and "answer"'),

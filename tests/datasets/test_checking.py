@@ -11,7 +11,7 @@ from stages import small_adapter, small_model
 from lynx.cli.main import main
 from lynx.datasets import checking
 from lynx.datasets.base import Example
-from lynx.datasets.checking import Tolerance, find_damaged, usable
+from lynx.datasets.checking import Check, Tolerance, find_damaged, usable
 from lynx.datasets.clips import render_clip
 from lynx.datasets.sources import open_data
 from lynx.errors import DataError, MediaError
@@ -128,24 +128,55 @@ def test_every_sense_opens_its_own_recordings(folder, tmp_path):
         {"multi_view": views}, {"multi_view": {"left": View(folder / "1.mp4")}},
         {"video": Recording(folder / "2.mp4")}, {"thermal": folder / "text.mp4"}, {"thermal": folder / "x"},
     ]  # fmt: skip
-    damaged, count = find_damaged([Example(str(i), m) for i, m in enumerate(media)], progress=False)
-    assert [each.example for each in damaged.values()] == ["1", "2", "3", "7"] and count == 8
-    (both,) = [each for each in damaged.values() if each.example == "3"]
+    found = find_damaged([Example(str(i), m) for i, m in enumerate(media)], progress=False)
+    assert [each.example for each in found.damaged] == ["1", "2", "3", "7"]
+    assert (found.examples, found.recordings) == ({1, 2, 3, 7}, 8)
+    (both,) = [each for each in found.damaged if each.example == "3"]
     assert both.files == (str(folder / "1.mp4"), str(folder / "head.mp4")) and "head.mp4" in both.problem
 
 
 def test_each_file_is_opened_once_whatever_it_is_used_as(folder, monkeypatch):
     opened = []
-    monkeypatch.setattr(checking, "_problem", lambda files, media: opened.append((files, set(media))) or "")
+    monkeypatch.setattr(checking, "_check", lambda files, uses, *_: opened.append((files, sorted(uses))))
     examples = open_data("jsonl", write_rows(folder, GOOD * 3))
     assert usable(examples, progress=False) is examples
-    assert sorted(opened) == [((folder / name,), {"video", "audio"}) for name in GOOD]
+    assert sorted(opened) == [
+        ((folder / name,), [f"{sense} {folder / name!r}" for sense in ("audio", "video")]) for name in GOOD
+    ]
 
 
 def test_media_that_render_on_access_are_not_rendered():
     world = open_data("world", n=4)
     assert usable(world, progress=False) is world
-    assert find_damaged([world[0]], progress=False) == ({}, 0)
+    assert find_damaged([world[0]], progress=False) == Check([], set(), 0)
+
+
+def test_a_part_behind_the_end_of_its_clip_is_found(folder, tmp_path):
+    """And no other example of the same clip is left out for it."""
+    media = {"video": folder / "1.mp4", "audio": folder / "1.mp4"}
+    parts = [(0, None), (1, 2), (50, None), (60, 61)]
+    examples = [Example(str(i), media, start=start, end=end) for i, (start, end) in enumerate(parts)]
+    said = r"1 of 1 .*1.mp4 \(example 2\): start is 50 s, but .* lasts [\d.]+ s; .*\(example 3\): start is 60"
+    with pytest.raises(DataError, match=said):
+        usable(examples, progress=False)
+    kept = usable(examples, None, Tolerance.of("1"), tmp_path, progress=False)
+    assert [example.id for example in kept] == ["0", "1"]
+    alone = [Example("a", {"audio": folder / "1.mp4"}, start=50)]
+    with pytest.raises(DataError, match="start is 50 s"):
+        usable(alone, progress=False)
+
+
+def test_every_track_that_is_asked_for_is_looked_at(folder):
+    tracks = [folder / "1.mp4", Recording(folder / "1.mp4", track=7)]
+    examples = [Example(str(i), {"audio": source}) for i, source in enumerate(tracks)]
+    with pytest.raises(DataError, match=r"1 of 1 .*\(example 1\): .*Track 7"):
+        usable(examples, progress=False)
+    assert [each.id for each in usable(examples, None, Tolerance.of("1"), progress=False)] == ["0"]
+
+
+def test_a_name_that_no_file_can_have_is_listed(folder):
+    with pytest.raises(DataError, match=r"1 of 1 .*a+ does not exist"):
+        usable([Example("a", {"video": folder / ("a" * 300)})], progress=False)
 
 
 def test_an_error_in_mid_run_names_the_example(folder):
