@@ -26,7 +26,8 @@ from torch import Tensor
 from lynx import modalities
 from lynx.errors import DataError
 from lynx.modalities.base import Modality
-from lynx.modalities.multi_view import views_of
+from lynx.modalities.multi_view import View, views_of
+from lynx.modalities.video import Video
 from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Recording, Waveform, tensor_bytes
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source
         digest.update(repr((source.duration, source.background)).encode())
         for index in range(source.count):
             _feed_tensor(digest, torch.from_numpy(source.measure([index])))
-    elif isinstance(source, Mapping):
+    elif isinstance(source, Mapping | View):
         for name, view in views_of(source).items():
             digest.update(repr((name, view.offset)).encode())
-            _feed(digest, files, view.clip)
+            _feed(digest, Video.files, view.clip)  # a folder is the pictures of one view, not several views
     else:
         _feed_files(digest, files, Recording.of(source))
 

@@ -13,6 +13,7 @@ from PIL import Image
 import lynx
 from lynx.adapters.format import PARTS
 from lynx.media.thumbnails import THUMBNAIL_PIXELS, thumbnails
+from lynx.modalities.multi_view import View
 from lynx.streams.key import media_key, stream_key
 from lynx.types import Frames
 
@@ -125,6 +126,18 @@ def test_a_key_follows_every_file_that_is_read_and_no_other(sense, write, path, 
         (tmp_path / name).write_bytes(before)
         assert key() == keys[0]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_view_that_is_a_folder_of_pictures_is_known_by_these_pictures(named, tmp_path):
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(tmp_path / f"{number}.jpg")
+    source = {"left": View(tmp_path)} if named else View(tmp_path)
+    before = media_key({"multi_view": source})
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(tmp_path / "1.jpg")
+    changed = media_key({"multi_view": source})
+    (tmp_path / "times.txt").write_text("0\n5\n")
+    assert len({before, changed, media_key({"multi_view": source})}) == 3
 
 
 def test_a_file_that_lay_still_is_hashed_once_and_anew_after_a_change(tmp_path, monkeypatch):
