@@ -48,6 +48,8 @@ POOLINGS = get_args(TokenPooling)
 
 MAX_HEADER = 16 * 2**20
 """Maximum bytes of the header of a weight file; one of 2,000 tensors has 300,000."""
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one that Git LFS has not fetched."""
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that weights may be stored as, in the words of safetensors."""
 
@@ -254,7 +256,10 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise AdapterError(f"{path} is missing, or no plain file: the adapter is incomplete")
     try:
         with path.open("rb") as start:  # the header is read as a whole, before anything of it is checked
-            header = int.from_bytes(start.read(8), "little")
+            head = start.read(len(LFS_POINTER))
+        if head == LFS_POINTER:
+            raise AdapterError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` there")
+        header = int.from_bytes(head[:8], "little")
         if header > MAX_HEADER:
             raise AdapterError(f"{path} has a header of {header:,} bytes: at most {MAX_HEADER:,} are read")
         shapes = {}

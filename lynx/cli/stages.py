@@ -1,5 +1,6 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
+import tempfile
 from pathlib import Path
 
 from lynx.cli.options import add_moved_options, add_options, read_options
@@ -17,6 +18,7 @@ from lynx.cli.registry import (
     rendering_option,
 )
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
+from lynx.errors import DataError, writing
 
 
 def _stage_options(parser: Parser) -> None:
@@ -41,6 +43,9 @@ def _guide(options: Options) -> Result:
     from lynx.training.guidance import guide
 
     examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
+    with writing(options.out, DataError):  # found out now, not after hours
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.out.parent).close()
     model = load_model(options)
     guidance = guide(model, examples, read_options(options, GuideConfig))
     path = guidance.save(options.out)

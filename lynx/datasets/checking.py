@@ -1,7 +1,7 @@
 """Before the first step: every recording of a data set is opened once, so that what is damaged is known.
 
 A run of hours should not end at its last clip because the head of a file was copied and not the rest. Each
-sense opens its own recordings in its own way (`Modality.duration`), many at once, since FFmpeg works without
+sense opens its own recordings in its own way (`Modality.check`), many at once, since FFmpeg works without
 Python's lock. Media in memory, and those that render on access, are not looked at.
 """
 
@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 10
 """Maximum recordings that a message names."""
+LISTS = ("damaged.json", "skipped.json")
+"""Names of the list of what is damaged: of a run that did not begin, and of one that goes on without it."""
 LOG_EVERY = 10.0
 """Seconds between two lines of the log, where there is no bar."""
 
@@ -91,6 +94,10 @@ def usable(
         return examples
     check = find_damaged(examples, senses, progress)
     damaged, recordings = check.damaged, check.recordings
+    if folder is not None:
+        for name in LISTS:  # of an earlier run
+            with suppress(OSError):
+                (folder / name).unlink()
     if not damaged:
         return examples
     tolerance = tolerance or Tolerance()
@@ -100,7 +107,7 @@ def usable(
     listed = "; ".join(map(str, damaged[:SHOWN]))
     listed += f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
     if folder is not None:
-        listed += _write_list(folder / ("skipped.json" if allowed else "damaged.json"), damaged)
+        listed += _write_list(folder / LISTS[allowed], damaged)
     if not allowed:
         raise DataError(
             f"{told}: {listed}. Repair or remove them, or go on without them with --skip-damaged "
@@ -180,7 +187,7 @@ def _check(files: Files, uses: Uses, problems: dict[str, str], durations: dict[s
     for use, (sense, source) in uses.items():
         try:
             if modality := modalities.find(sense):
-                durations[use] = modality().duration(source)
+                durations[use] = modality().check(source)
         except (LynxError, OSError) as error:
             problems[use] = f"as {sense}: {str(error).rstrip('.')}"
 

@@ -213,6 +213,14 @@ class Audio(Modality):
         track, info = heard_track(recording), probe(recording)
         return info.duration if info.video else track.duration or info.duration
 
+    def check(self, source: MediaSource) -> float:
+        """Its seconds, once some of it has been heard: a header may be whole where all sound is damaged."""
+        duration = self.duration(source)
+        if not isinstance(source, Waveform):
+            recording = recording_of(source, EXPECTED)
+            next(iter(Sound(recording, self.rendering.sample_rate, end=MAX_SECONDS)), None)
+        return duration
+
     def clock(self, source: MediaSource) -> float | None:
         """Seconds of the sound itself: its track may end before the picture does, or after it."""
         if isinstance(source, Waveform):

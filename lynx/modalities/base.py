@@ -116,6 +116,10 @@ class Modality(ABC):
     def duration(self, source: MediaSource) -> float:
         """Seconds of the recording. Raises MediaError when the source cannot be this sense."""
 
+    def check(self, source: MediaSource) -> float:
+        """Its seconds, once its beginning has been decoded. Raises MediaError when that cannot be done."""
+        return self.duration(source)  # which decodes a first picture
+
     def clock(self, source: MediaSource) -> float | None:
         """Seconds of the recording's own clock; None where it has none and is spread over the clip."""
         return self.duration(source)

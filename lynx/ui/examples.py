@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from lynx.config import read_json_object
 from lynx.errors import AdapterError
 from lynx.types import VIDEO
@@ -79,11 +81,11 @@ def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
 
 
 def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
-    """Folders of the adapters that were trained on this backbone: of each modality the first one.
+    """Folders of the adapters that were trained on this backbone: of each modality the first that is whole.
 
     Two that hear the same recording were not trained to be on together; others can be chosen instead.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for folder in adapter_folders(root):
         path = Path(folder, "lynx_config.json")
         try:
@@ -95,5 +97,18 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
         if not (isinstance(trained_on, dict) and isinstance(modality, str)):
             logger.warning("%s names no backbone and modality: it is not an adapter", path)
         elif trained_on.get("source") == backbone:
-            found.setdefault(modality, folder)
-    return tuple(found.values())
+            found.setdefault(modality, []).append(folder)
+    return tuple(next(filter(_has_weights, folders), folders[0]) for folders in found.values())
+
+
+def _has_weights(folder: str) -> bool:
+    """Whether an adapter's parts can be read as files; what they hold is checked when they are loaded."""
+    parts = [part for part in (Path(folder, "vision"), Path(folder, "llm")) if part.is_dir()]
+    try:
+        for part in parts:
+            read_json_object(part / "adapter_config.json")
+            with safe_open(part / "adapter_model.safetensors", "pt"):  # whose header says how long it is
+                pass
+    except (AdapterError, SafetensorError, OSError):
+        return False
+    return bool(parts)

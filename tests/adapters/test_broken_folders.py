@@ -93,6 +93,7 @@ BROKEN = {
     "integers": (weights(lambda t: t.int()), "int32"),
     "truths": (weights(lambda t: t > 0), "BOOL"),
     "complex numbers": (weights(lambda t: t.to(torch.complex64)), "complex64"),
+    "a pointer of Git LFS": (replaced(VISION, b"version https://git-lfs.github.com/"), "git lfs pull"),
     "another rank": (weights(lambda t: t[:2].contiguous()), r"rank 4: 1 shapes differ, .*\(2, "),
     "a tensor of one axis": (weights(lambda t: t.flatten()), "no matrix of a LoRA"),
     "a tensor of another method": (replaced(VISION, tensors_file({"ia3": tensor([3], 0, 12)})), "no matrix"),

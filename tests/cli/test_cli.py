@@ -365,3 +365,11 @@ def test_the_three_stages_make_an_adapter(capsys, tiny, tmp_path):
     assert json.loads(out)[adapter]["modality"] == "audio"
     code, out, _ = run(capsys, "adapters", "check", adapter, "--backbone", tiny, "--json")
     assert (code, json.loads(out)["parts"]) == (0, ["vision", "llm"])
+
+
+def test_a_result_that_cannot_be_written_is_said_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "guidance.safetensors"
+    assert main(["guide", "--out", str(out), "--backbone", str(tmp_path / "nothing"), "--n", "1"]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write {out}" in said and said.count("\n") == 1

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 
+import av
 import numpy as np
 import pytest
 from stages import small_adapter, small_model
@@ -79,6 +80,9 @@ def test_a_long_list_is_cut_in_the_message_and_whole_in_the_file(folder, tmp_pat
         usable(examples, folder=tmp_path, progress=False)
     assert "gone10.mp4" not in str(error.value)
     assert len(json.loads((tmp_path / "damaged.json").read_text())) == 30
+    shutil.copy(folder / "1.mp4", folder / "gone0.mp4")
+    usable(examples[:1], folder=tmp_path, progress=False)
+    assert not (tmp_path / "damaged.json").exists()  # it was repaired
     with pytest.raises(DataError, match="cannot be written to .*data/1.mp4/damaged.json"):
         usable(examples, folder=folder / "1.mp4", progress=False)
 
@@ -172,6 +176,25 @@ def test_every_track_that_is_asked_for_is_looked_at(folder):
     with pytest.raises(DataError, match=r"1 of 1 .*\(example 1\): .*Track 7"):
         usable(examples, progress=False)
     assert [each.id for each in usable(examples, None, Tolerance.of("1"), progress=False)] == ["0"]
+
+
+def test_sound_that_cannot_be_decoded_is_found_though_its_header_is_whole(clip, tmp_path):
+    with av.open(str(clip)) as given, av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        stream = out.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(given.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    content = bytearray((tmp_path / "sound.mp4").read_bytes())
+    begin = content.index(b"mdat") + 4
+    end = begin - 8 + int.from_bytes(content[begin - 8 : begin - 4], "big")
+    half, whole = tmp_path / "half.mp4", tmp_path / "whole.mp4"
+    for damaged, first in ((half, (begin + end) // 2), (whole, begin)):
+        content[first:end] = bytes(place * 37 % 256 for place in range(first, end))
+        damaged.write_bytes(content)
+    assert get("audio")().duration(whole) > 0
+    with pytest.raises(DataError, match="1 of 2 .*as audio: No audio of 'whole.mp4' can be decoded"):
+        usable([Example("a", {"audio": whole}), Example("b", {"audio": half})], progress=False)
 
 
 def test_a_name_that_no_file_can_have_is_listed(folder):

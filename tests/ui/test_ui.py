@@ -777,6 +777,26 @@ def test_of_two_adapters_that_hear_the_same_recording_one_is_on_at_first(tmp_pat
     assert find_adapters("b", tmp_path) == (str(tmp_path / "audio"), str(tmp_path / "depth"))
 
 
+@pytest.mark.parametrize("damage", ["cut off", "not fetched", "no weights", "no settings", "no parts"])
+def test_a_whole_adapter_is_taken_before_a_broken_one_of_the_same_sense(desk, tmp_path, damage):
+    broken, whole = (shutil.copytree(desk / "adapter", tmp_path / name) for name in ("audio", "sounds"))
+    weights = next(broken.glob("*/adapter_model.safetensors"))
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "not fetched":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "no settings":
+        (weights.parent / "adapter_config.json").unlink()
+    else:
+        for part in ("vision", "llm"):
+            shutil.rmtree(broken / part, ignore_errors=True)
+    assert find_adapters("backbone", tmp_path) == (str(whole),)
+    shutil.rmtree(whole)
+    assert find_adapters("backbone", tmp_path) == (str(broken),)  # which the page says is left out, and why
+
+
 def test_questions_offered_are_of_every_sense_that_is_there():
     questions = [(f"{'+'.join(need)}{i}", need) for need in NEEDS for i in range(3)]
     assert suggested_questions(questions, ("video", "audio")) == (
