@@ -49,10 +49,11 @@ def main(argv: list[str] | None = None) -> int:
 def _set_logging(verbose: bool) -> None:
     """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
 
-    Progress bars are shown in a terminal only.
+    Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        logging.getLogger("lynx.datasets.checking").setLevel(logging.INFO)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return

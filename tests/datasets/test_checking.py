@@ -149,6 +149,14 @@ def test_each_file_is_opened_once_whatever_it_is_used_as(folder, monkeypatch):
     ]
 
 
+def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checking, "LOG_EVERY", -1.0)
+    write_rows(folder, GOOD)
+    given = ["--data", "jsonl", str(folder), "--backbone", str(tmp_path / "nothing")]
+    assert main(["guide", *given, "--out", str(tmp_path / "g")]) == 1
+    assert "lynx: checked 8 of 8 recordings" in capsys.readouterr().err
+
+
 def test_media_that_render_on_access_are_not_rendered():
     world = open_data("world", n=4)
     assert usable(world, progress=False) is world
