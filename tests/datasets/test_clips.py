@@ -10,7 +10,9 @@ from lynx.datasets.base import Example
 from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import MediaError
 from lynx.modalities import Audio, Video
+from lynx.modalities.multi_view import MultiView
 
+SENSES = {"audio": Audio, "multi_view": MultiView}
 EXAMPLE = Example("a", {"video": clip(16), "audio": sound(8.0)})  # eight seconds
 
 
@@ -35,3 +37,11 @@ def test_parts_of_one_clip_have_keys_of_their_own_and_the_whole_keeps_its_key():
 def test_a_part_that_is_not_there_names_the_example(part, said):
     with pytest.raises(MediaError, match=f"example 'a': .*{said}"):
         render_clip({"video": Video()}, replace(EXAMPLE, **part), 2)
+
+
+@pytest.mark.parametrize("order", [("audio", "multi_view"), ("multi_view", "audio")])
+def test_without_a_video_the_longest_sense_says_how_long_a_clip_is(order):
+    """As in a chat, and whichever sense is named first."""
+    media = {"audio": sound(4.0), "multi_view": clip(4)}  # the views last 2 s
+    found = render_clip({sense: SENSES[sense]() for sense in order}, Example("a", media), 2)
+    assert found["multi_view"].times.tolist() == [1.0, 3.0]
