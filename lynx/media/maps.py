@@ -1,7 +1,7 @@
 """Single depth maps and arrays of them from files: PNG, TIFF, EXR, PFM; .npy and .npz.
 
 Everything is checked against what a file declares before it is decoded. No pickle, no native reader but
-those of Pillow.
+those of Pillow; that of TIFF runs in a worker.
 """
 
 import re
@@ -17,6 +17,7 @@ from lynx.errors import MediaError
 from lynx.media.container import MAX_SIDE
 from lynx.media.exr import read_exr
 from lynx.media.mesh_limits import BROKEN
+from lynx.media.worker import call
 
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 """Pillow's names of the kinds of pictures that hold a depth map."""
@@ -52,8 +53,10 @@ def read_map(path: Path) -> np.ndarray:
             values = _read_pgm(path.read_bytes(), path.name)
         elif kind == ".pfm":
             values = _read_pfm(path.read_bytes(), path.name)
-        else:
+        elif kind == ".png":
             values = _read_picture(path)
+        else:  # libtiff, which crashed on damaged files before
+            values = call(_read_picture, path, about=repr(path.name))
     except (*BROKEN, zlib.error, Image.DecompressionBombError) as error:
         what = path.suffix[1:].upper()
         raise MediaError(f"{path.name!r} cannot be read as a {what}: {DAMAGED}.") from error

@@ -344,7 +344,8 @@ class _Spectrogram:
     def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering, first: int) -> None:
         """first: the column at the sound's first sample."""
         self.samples = 0  # heard so far
-        self._blocks = spectrogram(map(self._hear, sound), rendering)
+        self._sound = map(self._hear, sound)
+        self._blocks = spectrogram(self._sound, rendering)
         self._held = torch.empty(0, rendering.n_mels, dtype=torch.uint8)  # columns from `first` on
         self._first = first
 
@@ -366,6 +367,6 @@ class _Spectrogram:
         return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)
 
     def finish(self) -> None:
-        """Read the rest."""
-        for _ in self._blocks:
+        """Hear the rest, which nobody sees: hours of it would take longer to draw than to read."""
+        for _ in self._sound:
             pass
