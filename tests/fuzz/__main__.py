@@ -45,6 +45,7 @@ class Report:
     errors: int = 0
     hangs: int = 0
     crashes: int = 0
+    contained: int = 0  # of the refused: those that ended a worker
     peak_mb: float = 0.0  # above the start
     peak_of: str = ""
     slowest_s: float = 0.0
@@ -179,6 +180,9 @@ def _count(
 ) -> None:
     counter = COUNTED[found["outcome"]]
     setattr(report, counter, getattr(report, counter) + 1)
+    if found.get("contained"):
+        report.contained += 1
+        fuzz.keep(path, name)
     if (above := (found["peak"] - base) / 2**20) > report.peak_mb:
         report.peak_mb, report.peak_of = round(above, 1), name
         if above > 500:
