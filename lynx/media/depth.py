@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.maps import ARRAYS, MAPS, map_form, open_array, read_map
@@ -34,8 +35,6 @@ from lynx.media.video import read_levels
 from lynx.media.worker_clip import clip_in_worker
 from lynx.types import DepthClip, FileSource, Recording, valid_depth
 
-MAX_MAPS = 10_000_000
-"""Maximum frames of a depth video: 28 hours at 100 a second."""
 NO_RETURN = 65535
 """Value of no measurement in some sensors' maps; ScanNet stores 0."""
 MILLIMETER = 0.001
@@ -392,10 +391,10 @@ def _video(
         raise MediaError(f"{path.name!r} has no picture track; depth is read from a gray video.")
     rate = info.video.fps
     count = max(1, round(info.duration * rate))
-    if count > MAX_MAPS:  # a gap in the timestamps, or a rate that the container made up
+    if count > LIMITS.max_maps:  # a gap in the timestamps, or a rate that the container made up
         raise MediaError(
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
-            f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
+            f"at most {LIMITS.say('max_maps')} are read: cut it, or encode it anew without gaps."
         )
     gray = read_levels(path, [0.0]).ndim == 4
     step, _, unit_from = _units(recording, settings, unit, False)

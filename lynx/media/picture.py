@@ -15,11 +15,10 @@ import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
 
+from lynx.config import LIMITS
 from lynx.media.tone import HLG, PQ, TO_BT709, to_sdr
 from lynx.types import VideoTrack
 
-MAX_SIDE = 8192
-"""Maximum width and height of a picture, in pixels."""
 MAX_ASPECT = 8
 """Maximum ratio of the sides of a stored pixel; beyond it the number in the file is taken for a mistake."""
 Size = tuple[int, int]
@@ -38,7 +37,7 @@ SIMILAR = {BT2020_CONSTANT: BT2020, 14: BT2020, 15: BT2020}
 
 def fit(width: int, height: int, max_side: int | None) -> Size:
     """(width, height) in which a picture of that size is read: its longer side at most `max_side` pixels."""
-    scale = min(1.0, (max_side or MAX_SIDE) / max(width, height))
+    scale = min(1.0, (max_side or LIMITS.max_side) / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

@@ -145,7 +145,14 @@ class Fuzz:
 
 
 def run(
-    out: Path, n: int, seed: int, kinds: list[str], *, resume: bool = False, bar: bool = True, by: str = READER
+    out: Path,
+    n: int,
+    seed: int,
+    kinds: list[str],
+    *,
+    resume: bool = False,
+    bar: bool = True,
+    by: str = READER,
 ) -> Report:
     """Read `n` mutated files and every seed; the state lies in `out`, and with `resume` the run goes on."""
     state = out / "state.json"

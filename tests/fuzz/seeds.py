@@ -142,7 +142,8 @@ def _scan(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(path.with_name("room.ply"), "room/room.ply")
         for number in range(3):
-            archive.writestr(f"room/pose/{number}.txt", f"1 0 0 0.5\n0 1 0 0.5\n0 0 1 {-2 - number}\n0 0 0 1\n")
+            pose = f"1 0 0 0.5\n0 1 0 0.5\n0 0 1 {-2 - number}\n0 0 0 1\n"
+            archive.writestr(f"room/pose/{number}.txt", pose)
         archive.writestr("room/intrinsic_depth.txt", "30 0 15.5\n0 30 11.5\n0 0 1\n")
         archive.writestr("room/depth.json", '{"unit": "m", "size": [32, 24]}')
     path.with_name("room.ply").unlink()
