@@ -21,6 +21,9 @@ from lynx.types import VideoTrack
 
 MAX_ASPECT = 8
 """Maximum ratio of the sides of a stored pixel; beyond it the number in the file is taken for a mistake."""
+UNNAMED = (28, 29, 30, 31)
+"""FFmpeg's numbers of data of a frame that PyAV has no name for: LCEVC, what spatial video says of its views
+and displays, and EXIF, which cameras write into motion JPEG."""
 Size = tuple[int, int]
 
 TRANSFERS = {16: PQ, 18: HLG}
@@ -50,7 +53,11 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
         frame = frame.reformat(8, 8, "gray")
     except FFmpegError:  # of a matrix that the scaler does not convert
         pass
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # there is a kind that PyAV does not know, so it gives none
+        known = filtered(frame, *(("sidedata", f"delete:type={kind}") for kind in UNNAMED))
+        matrix = known.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).astype(float).tolist()
@@ -231,12 +238,17 @@ def deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
     """
     if min(frame.width, frame.height) < 3:
         return frame
+    return filtered(frame, ("yadif", "mode=send_frame:deint=interlaced"))
+
+
+def filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+    """What FFmpeg's filters, names with options, make of one frame."""
     graph = Graph()
     chain = [
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         ),
-        graph.add("yadif", "mode=send_frame:deint=interlaced"),
+        *(graph.add(name, options) for name, options in filters),
         graph.add("buffersink"),
     ]
     for one, other in zip(chain, chain[1:], strict=False):
