@@ -25,7 +25,7 @@ from torch import Tensor
 from lynx import compat, hub, modalities
 from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
 from lynx.backbones import Backbone
-from lynx.config import LoraSettings, TokenPooling, read_json_object, short_repr
+from lynx.config import LIMITS, LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
 from lynx.types import PLACEMENTS
 
@@ -34,8 +34,6 @@ CONFIG = "lynx_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_FRAMES = 100_000
 """Maximum moments of a clip that an adapter may say it was trained with."""
-MAX_FILES = 20_000
-"""Maximum files in the folder of an adapter, checkpoints and cached streams of its training included."""
 PARTS = ("vision", "llm")
 TYPE_EMBEDDING = "type_embedding"  # the name of its tensor (D,)
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
@@ -46,10 +44,13 @@ NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
 POOLINGS = get_args(TokenPooling)
 
-MAX_HEADER = 16 * 2**20
-"""Maximum bytes of the header of a weight file; one of 2,000 tensors has 300,000."""
-LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that stands for one that Git LFS has not fetched."""
+            head = start.read(len(LFS_POINTER))
+        if head == LFS_POINTER:
+            raise AdapterError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` there")
+        header = int.from_bytes(head[:8], "little")
+        if header > LIMITS.max_weights_header_bytes:
+            most = LIMITS.say("max_weights_header_bytes")
+            raise AdapterError(f"{path} has a header of {header:,} bytes: at most {most} are read")
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that weights may be stored as, in the words of safetensors."""
 
@@ -238,11 +239,11 @@ def _refuse_pickle(path: str | Path) -> None:
 def _refuse_unsafe(folder: Path) -> None:
     try:
         root = folder.resolve()
-        found = {path: path.resolve() for path in islice(folder.rglob("*"), MAX_FILES + 1)}
+        found = {path: path.resolve() for path in islice(folder.rglob("*"), LIMITS.max_files + 1)}
     except (OSError, RuntimeError) as error:  # a link to itself, or no right to look
         raise AdapterError(f"cannot read {folder}: {error}") from error
-    if len(found) > MAX_FILES:
-        raise AdapterError(f"{folder} holds more than {MAX_FILES:,} files: it is not an adapter's")
+    if len(found) > LIMITS.max_files:
+        raise AdapterError(f"{folder} holds more than {LIMITS.say('max_files')}: it is not an adapter's")
     roots = [root, *compat.cache_blobs(root)]
     for path, target in found.items():
         _refuse_pickle(path)
@@ -260,8 +261,9 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         if head == LFS_POINTER:
             raise AdapterError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` there")
         header = int.from_bytes(head[:8], "little")
-        if header > MAX_HEADER:
-            raise AdapterError(f"{path} has a header of {header:,} bytes: at most {MAX_HEADER:,} are read")
+        if header > LIMITS.max_weights_header_bytes:
+            most = LIMITS.say("max_weights_header_bytes")
+            raise AdapterError(f"{path} has a header of {header:,} bytes: at most {most} are read")
         shapes = {}
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx import modalities
-from lynx.config import short_repr
+from lynx.config import LIMITS, short_repr
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.errors import DataError, MediaError
 from lynx.media.side_files import parse_unit, parse_up
@@ -30,8 +30,6 @@ from lynx.types import FileSource, MediaSource, Recording
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE = 16 * 2**20
-"""Maximum bytes of a line."""
 MEDIA = 'an object with "media": {"video": "clip.mp4", ...}'
 LINES = "JSON lines: one object a line, without brackets or commas around them"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -102,10 +100,11 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
             if start.startswith(mark):
                 raise DataError(f"{file} is compressed ({kind}): unpack it first")
         content.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
-        for number, line in enumerate(iter(lambda: content.readline(MAX_LINE + 1), b""), 1):
+        for number, line in enumerate(iter(lambda: content.readline(LIMITS.max_line_bytes + 1), b""), 1):
             where = f"{file}, line {number}"
-            if len(line) > MAX_LINE:
-                raise DataError(f"{where} is longer than {MAX_LINE:,} bytes: expected one object a line")
+            if len(line) > LIMITS.max_line_bytes:
+                most = LIMITS.say("max_line_bytes")
+                raise DataError(f"{where} is longer than {most}: expected one object a line")
             if b"\0" in line:
                 raise DataError(f"{where} holds a NUL byte: it is damaged, or UTF-16 without a mark")
             try:

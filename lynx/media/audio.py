@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from av.container import InputContainer
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, start_of
 from lynx.media.downmix import Downmix
@@ -20,17 +21,14 @@ from lynx.media.rare_codecs import codecs_of, is_rare
 from lynx.media.worker import call
 from lynx.types import AudioTrack, FileSource, Waveform
 
-MAX_SECONDS = 2 * 3600.0
-"""Maximum seconds of sound that are read at once: 0.5 GB at 16 kHz."""
 LAST_PACKET = 1.0
-"""Seconds by which a sound may exceed MAX_SECONDS, since encoders pad the last packet."""
-READ = f"sound of up to {MAX_SECONDS / 3600:.0f} h is read"
-MAX_CHANNELS = 64
-"""Maximum channels of a track; FFmpeg's resampler takes no more."""
+"""Seconds by which a sound may exceed LIMITS.max_seconds, since encoders pad the last packet."""
 PREROLL = 0.5
 """Seconds before a moment that a decoder needs to get the sound at that moment right; MP3 needs the most."""
 TAIL = 0.05
 """Seconds after the last moment that the resampler's filter needs."""
+SILENCE = 2**16
+"""Maximum samples of a silence that are made at once."""
 GAP = 0.1
 """Seconds without a timestamp that are a silence; less is jitter."""
 LEAST_PART = 0.1
@@ -58,10 +56,10 @@ def heard_track(source: FileSource) -> AudioTrack:
         codecs = ", ".join(each.codec or "an unknown codec" for each in info.tracks if each.type == "audio")
         kind = f"no audio track that can be decoded (only {codecs})" if codecs else "no audio track"
         raise MediaError(f"{name!r} has {kind}; give a separate sound file or switch sound off.")
-    if track.channels > MAX_CHANNELS:
+    if track.channels > LIMITS.max_channels:
         raise MediaError(
-            f"Track {track.index} of {name!r} has {track.channels} channels; sound of up to {MAX_CHANNELS} "
-            "is read: mix it down first."
+            f"Track {track.index} of {name!r} has {track.channels} channels; at most "
+            f"{LIMITS.say('max_channels')} are read: mix it down first."
         )
     return track
 
@@ -72,7 +70,7 @@ def read_audio(
     """The heard track as mono at sample_rate Hz from the recording's time zero on (silence until it begins).
 
     window: only what lies between these seconds; sample 0 is then the first of them.
-    Raises MediaError when the file cannot be read, has no such track, or spans more than MAX_SECONDS.
+    Raises MediaError when the file cannot be read, has no such track, or spans more than LIMITS.max_seconds.
     """
     return Sound(source, sample_rate, *window).waveform()
 
@@ -94,8 +92,8 @@ class Sound:
         self.track, self.path = heard_track(source), info.path
         self.sample_rate, self.start, self.end = sample_rate, max(0.0, start), end
         lasts = max(self.track.duration, info.duration if info.video is None else 0.0)
-        if min(end, lasts) - start > MAX_SECONDS + LAST_PACKET:
-            raise MediaError(f"{info.path.name!r} lasts {lasts / 3600:.1f} h; {READ}: cut it.")
+        if min(end, lasts) - start > LIMITS.max_seconds + LAST_PACKET:
+            raise MediaError(f"{info.path.name!r} lasts {lasts / 3600:.1f} h; {_limit()}: cut it.")
         self._forget()
 
     def _forget(self) -> None:
@@ -178,7 +176,7 @@ class Sound:
                 self._check_span(max(time, clock) + length)
                 if (gap := time - clock) > least:  # in the timestamps: a silence
                     yield from mix.flush() if mix else ()
-                    yield np.broadcast_to(np.float32(0), round(gap * rate))  # takes no memory, maybe hours
+                    yield from _silence(round(gap * rate))
                     clock += gap
                 if mix is None or not mix.fits(frame):
                     yield from self._finish(mix, began, clock)
@@ -193,10 +191,10 @@ class Sound:
 
     def _check_span(self, end: float) -> None:
         """Raises MediaError where the timestamps, which may exceed the header's duration, span too much."""
-        if (span := end - self.start) > MAX_SECONDS + LAST_PACKET:
+        if (span := end - self.start) > LIMITS.max_seconds + LAST_PACKET:
             raise MediaError(
                 f"The sound of {self.path.name!r} spans {span / 3600:.1f} h or more by its timestamps, "
-                f"gaps included; {READ}: cut it, or encode it anew without the gaps."
+                f"gaps included; {_limit()}: cut it, or encode it anew without the gaps."
             )
 
     def _finish(self, mix: Downmix | None, began: float, ended: float) -> Iterator[np.ndarray]:
@@ -208,6 +206,16 @@ class Sound:
             self._not_numbers += mix.not_numbers
             if mix.note and len(self._mixes) < MAX_NOTES:
                 self._mixes[mix.note] = None
+
+
+def _silence(count: int) -> Iterator[np.ndarray]:
+    """So many samples, which may be hours, a few at a time."""
+    for left in range(count, 0, -SILENCE):
+        yield np.zeros(min(SILENCE, left), np.float32)
+
+
+def _limit() -> str:
+    return f"at most {LIMITS.say('max_seconds')} of sound are read"
 
 
 def _hear(sound: Sound) -> tuple[dict[str, Any], np.ndarray]:

@@ -16,11 +16,12 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media import lengths
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
-from lynx.media.picture import MAX_SIDE, describe
+from lynx.media.picture import describe
 from lynx.media.rare_codecs import is_rare, only_common
 from lynx.media.refusals import reason
 from lynx.media.tracks import (
@@ -186,9 +187,9 @@ def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrac
     name = Path(container.name).name
     if (first := next(decode(container, stream), None)) is None:
         raise MediaError(f"{name!r} has a picture track without a picture.")
-    if max(first.width, first.height) > MAX_SIDE:
+    if max(first.width, first.height) > LIMITS.max_side:
         size = f"{first.width}x{first.height}"
-        raise MediaError(f"{name!r} is {size}; sides of up to {MAX_SIDE} pixels are read.")
+        raise MediaError(f"{name!r} is {size}; sides of up to {LIMITS.say('max_side')} are read.")
     return describe(first, stream, name)
 
 

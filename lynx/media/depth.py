@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.maps import ARRAYS, MAPS, map_form, open_array, read_map
@@ -31,10 +32,9 @@ from lynx.media.side_files import (
     stamped_times,
 )
 from lynx.media.video import read_levels
+from lynx.media.worker_clip import clip_in_worker
 from lynx.types import DepthClip, FileSource, Recording, valid_depth
 
-MAX_MAPS = 10_000_000
-"""Maximum frames of a depth video: 28 hours at 100 a second."""
 NO_RETURN = 65535
 """Value of no measurement in some sensors' maps; ScanNet stores 0."""
 MILLIMETER = 0.001
@@ -336,13 +336,19 @@ def _posed_mesh(
             f"{str(path)!r} holds {len(meshes)} meshes and {len(stems)} poses, and no depth maps; "
             "expected depth/*.png in millimeters, or one mesh with pose/*.txt."
         )
-    poses, _ = read_poses(path, stems)
-    assert poses is not None  # there is a folder of them
-    camera = read_intrinsics(path) if settings.intrinsics is None else settings.intrinsics
     unit = recording.unit or settings.unit
-    clip = posed_clip(load_shape(meshes[0]).scaled(unit or 1.0), poses, camera, size, settings.size)
+    clip = clip_in_worker(_posed, meshes[0], path, size, unit or 1.0, files=depth_files(path))
     who = "given with the recording" if recording.unit else "depth.json" if unit else ASSUMED
     return replace(clip, unit=unit or 1.0, unit_from=who)
+
+
+def _posed(mesh: Path, folder: Path, size: int, unit: float) -> DepthClip:
+    """A mesh seen from the poses in a folder; runs in a worker."""
+    settings = read_settings(_homes(folder))
+    poses, _ = read_poses(folder, [file.stem for file in _numbered(folder / "pose", (".txt",))])
+    assert poses is not None  # there is a folder of them
+    camera = read_intrinsics(folder) if settings.intrinsics is None else settings.intrinsics
+    return posed_clip(load_shape(mesh).scaled(unit), poses, camera, size, settings.size)
 
 
 def _mesh(
@@ -358,8 +364,7 @@ def _mesh(
             other = "z" if up == "y" else "y"
             notes = (f"{up.upper()} is taken for up in {path.name}: give --depth-up {other} if it lies",)
     unit = recording.unit or settings.unit
-    shape = load_shape(path).scaled(unit or 1.0)
-    clip = orbit_clip(shape, views, size, reach, AXES[up], unit is not None)
+    clip = clip_in_worker(_around, path, views, size, reach, up, unit)
     drawn_in_meters = unit is not None or clip.unit is not None
     who = "given with the recording" if recording.unit else "depth.json" if unit else ASSUMED
     return replace(
@@ -371,6 +376,13 @@ def _mesh(
     )
 
 
+def _around(
+    path: Path, views: int, size: int, reach: tuple[float, float], up: str, unit: float | None
+) -> DepthClip:
+    """A mesh or point cloud seen from a circle about it; runs in a worker."""
+    return orbit_clip(load_shape(path).scaled(unit or 1.0), views, size, reach, AXES[up], unit is not None)
+
+
 def _video(
     path: Path, recording: Recording, settings: DepthSettings, unit: float, reach: tuple[float, float]
 ) -> DepthClip:
@@ -379,10 +391,10 @@ def _video(
         raise MediaError(f"{path.name!r} has no picture track; depth is read from a gray video.")
     rate = info.video.fps
     count = max(1, round(info.duration * rate))
-    if count > MAX_MAPS:  # a gap in the timestamps, or a rate that the container made up
+    if count > LIMITS.max_maps:  # a gap in the timestamps, or a rate that the container made up
         raise MediaError(
             f"{path.name!r} lasts {info.duration / 3600:.1f} h at {rate:g} frames a second; "
-            f"depth of up to {MAX_MAPS:,} frames is read: cut it, or encode it anew without gaps."
+            f"at most {LIMITS.say('max_maps')} are read: cut it, or encode it anew without gaps."
         )
     gray = read_levels(path, [0.0]).ndim == 4
     step, _, unit_from = _units(recording, settings, unit, False)

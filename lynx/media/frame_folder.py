@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.numbered_files import TIMES, end_of, in_order, read_times, times_at_rate, unix_times
-from lynx.media.picture import MAX_SIDE, Size, fit, framed, inside, over_black
+from lynx.media.picture import Size, fit, framed, inside, over_black
 from lynx.types import EPSILON, FileSource, MediaInfo, Recording, Track, VideoTrack
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -153,9 +154,9 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     """The opened picture. Raises MediaError with its name when it, or what is done with it, fails."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            if max(image.size) > MAX_SIDE:
-                size = f"{image.width}x{image.height}"
-                raise MediaError(f"{file.name!r} is {size}; sides of up to {MAX_SIDE} pixels are read.")
+            if max(image.size) > LIMITS.max_side:
+                size, most = f"{image.width}x{image.height}", LIMITS.say("max_side")
+                raise MediaError(f"{file.name!r} is {size}; sides of up to {most} are read.")
             yield image
     except BROKEN as error:
         problem = f"{file.name!r} cannot be read as a picture: it is damaged or of another kind."

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from lynx.config import LIMITS, amount
 from lynx.errors import MediaError
-from lynx.media.mesh_limits import MAX_BYTES, MAX_JSON, MAX_PARTS, above, check_counts, less, read_bytes
+from lynx.media.mesh_limits import above, check_counts, less, read_bytes
 
 GLB_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 GLB_VALUES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -31,7 +32,7 @@ def read_gltf(path: Path) -> bytes:
     """
     data, name = read_bytes(path), path.name
     if path.suffix.lower() == ".gltf":
-        _check_description(name, len(data), 4 * MAX_BYTES)
+        _check_description(name, len(data), 4 * LIMITS.max_mesh_bytes)
         whole = json.loads(data.decode("utf-8-sig"))
         held = _embedded(whole, name)
         return _reduced(whole, held, name)
@@ -50,8 +51,8 @@ def read_gltf(path: Path) -> bytes:
 
 
 def _check_description(name: str, size: int, held: int) -> None:
-    if size > MAX_JSON:
-        raise above(name, f"has a description of {size / 2**20:,.1f} MB", f"{MAX_JSON // 2**20} MB")
+    if size > LIMITS.max_scene_bytes:
+        raise above(name, f"has a description of {amount(size, 'bytes')}", "max_scene_bytes")
     if size > held:
         raise less(name, f"a description of {size:,} bytes")
 
@@ -99,8 +100,8 @@ def _reduced(whole: dict[str, Any], held: bytes, name: str) -> bytes:
     instances = [costs[mesh] for mesh, _ in placed]
     for used in (costs, instances):  # each is read once, and drawn once for each node
         check_counts(name, sum(cost[0] for cost in used), sum(cost[1] for cost in used))
-        if (parts := sum(cost[2] for cost in used)) > MAX_PARTS:
-            raise above(name, f"holds {parts:,} parts", f"{MAX_PARTS:,}")
+        if (parts := sum(cost[2] for cost in used)) > LIMITS.max_parts:
+            raise above(name, f"holds {parts:,} parts", "max_parts")
     kept: dict[str, Any] = {key: whole[key] for key in ("asset", "buffers", "bufferViews") if key in whole}
     kept["scenes"] = [{"nodes": list(range(len(placed)))}]
     kept |= {"accessors": accessors, "meshes": [{"primitives": mesh} for mesh in meshes]}
@@ -120,8 +121,8 @@ def _used_accessors(
     used = {primitive["attributes"]["POSITION"] for primitive in primitives}
     used |= {primitive["indices"] for primitive in primitives if "indices" in primitive}
     accessors, views = whole.get("accessors", []), whole.get("bufferViews", [])
-    if len(accessors) > 16 * MAX_PARTS or len(views) > 16 * MAX_PARTS:
-        raise above(name, f"holds {len(accessors):,} accessors", f"{16 * MAX_PARTS:,}")
+    if (count := max(len(accessors), len(views))) > LIMITS.max_accessors:
+        raise above(name, f"holds {count:,} accessors or views of buffers", "max_accessors")
     if sum(abs(view["byteLength"]) for view in views) > 2 * held:  # each is copied, and they may overlap
         raise less(name, "more bytes in its views")
     empty = {"componentType": 5126, "count": 0, "type": "SCALAR"}
@@ -143,8 +144,8 @@ def _used_accessors(
             raise less(name, f"{count:,} values in {view['byteLength']:,} bytes")
         total += count * each
         result.append(accessor)
-    if total > MAX_BYTES:
-        raise above(name, f"declares {total / 2**20:,.0f} MB of points", f"{MAX_BYTES // 2**20} MB")
+    if total > LIMITS.max_mesh_bytes:
+        raise above(name, f"declares {amount(total, 'bytes')} of points", "max_mesh_bytes")
     return result
 
 
@@ -165,8 +166,8 @@ def _placed_meshes(whole: Mapping[str, Any], name: str) -> Iterator[tuple[int, n
     Raises MediaError unless the nodes are a tree, as glTF demands.
     """
     nodes, scenes = whole.get("nodes", []), whole.get("scenes", [])
-    if len(nodes) > MAX_PARTS:
-        raise above(name, f"holds {len(nodes):,} nodes", f"{MAX_PARTS:,}")
+    if len(nodes) > LIMITS.max_parts:
+        raise above(name, f"holds {len(nodes):,} nodes", "max_parts")
     roots = scenes[whole.get("scene", 0)].get("nodes", []) if scenes else []
     waiting = [(root, np.eye(4)) for root in roots]
     seen: set[int] = set()

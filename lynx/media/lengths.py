@@ -21,6 +21,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Stream
 from tqdm import tqdm
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ogg", "flv", "asf", "gif")
 """FFmpeg's names of the formats whose packets are all read, since their headers may only guess the length."""
 WITHOUT_INDEX = ("mpegts", "mpeg")
 """Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
-MAX_PACKETS = 5_000_000
-"""Maximum pictures of a track without an index, in a list of 21 bytes each: 46 hours at 30 a second."""
 RESET = 1
 """Seconds by which a clock has to fall back to count as one that begins anew."""
 SLOW = 1.0
@@ -99,8 +98,8 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
                 row = (pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
-                if len(columns[0]) > MAX_PACKETS:
-                    raise MediaError(f"{path.name!r} has over {MAX_PACKETS:,} pictures; cut it.")
+                if len(columns[0]) > LIMITS.max_pictures:
+                    raise MediaError(f"{path.name!r} has over {LIMITS.say('max_pictures')}; cut it.")
             if i % SEVERAL == 0 and packet.pos and packet.pos > read:
                 bar.update(packet.pos - read)
                 read = packet.pos

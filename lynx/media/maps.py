@@ -1,7 +1,7 @@
 """Single depth maps and arrays of them from files: PNG, TIFF, EXR, PFM; .npy and .npz.
 
 Everything is checked against what a file declares before it is decoded. No pickle, no native reader but
-those of Pillow.
+those of Pillow; that of TIFF runs in a worker.
 """
 
 import re
@@ -13,10 +13,11 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from PIL import Image
 
+from lynx.config import LIMITS, amount
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE
 from lynx.media.exr import read_exr
 from lynx.media.mesh_limits import BROKEN
+from lynx.media.worker import call
 
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 """Pillow's names of the kinds of pictures that hold a depth map."""
@@ -24,27 +25,23 @@ MAPS = (*PICTURES, ".exr", ".pfm", ".pgm")
 """Endings of files that hold one depth map each."""
 ARRAYS = (".npy", ".npz")
 """Endings of files that hold a stack of maps, or one."""
-MAX_PIXELS = 2**24
-"""Maximum pixels of a depth map."""
-MAX_FILE = 512 * 2**20
-"""Maximum bytes of a map's file and of the array in an .npz, which are read as a whole."""
 DAMAGED = "it is damaged or of another kind"
 
 
 def check_size(name: str, height: int, width: int) -> None:
     """Raises MediaError for a map with more pixels than are read."""
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE) or height * width > MAX_PIXELS:
-        raise MediaError(
-            f"{name!r} has {width} x {height} pixels: sides of up to {MAX_SIDE} and maps of up to "
-            f"{MAX_PIXELS / 1e6:.1f} million pixels are read. Make it smaller."
-        )
+    small = max(height, width) <= LIMITS.max_side and height * width <= LIMITS.max_pixels
+    if min(height, width) < 1 or not small:
+        most = f"sides of up to {LIMITS.say('max_side')} and maps of up to {LIMITS.say('max_pixels')}"
+        raise MediaError(f"{name!r} has {width} x {height} pixels: {most} are read. Make it smaller.")
 
 
 def read_map(path: Path) -> np.ndarray:
     """(H, W) integers or floats, as stored. Raises MediaError when it is no depth map, or damaged."""
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise MediaError(f"{path.name!r} is above {MAX_FILE // 2**20} MB: no depth map is as large.")
+        if path.stat().st_size > LIMITS.max_map_bytes:
+            most = LIMITS.say("max_map_bytes")
+            raise MediaError(f"{path.name!r} is above {most}: depth maps of up to that are read.")
         kind = path.suffix.lower()
         if kind == ".exr":
             values = read_exr(path.read_bytes(), path.name, check_size)
@@ -52,8 +49,10 @@ def read_map(path: Path) -> np.ndarray:
             values = _read_pgm(path.read_bytes(), path.name)
         elif kind == ".pfm":
             values = _read_pfm(path.read_bytes(), path.name)
-        else:
+        elif kind == ".png":
             values = _read_picture(path)
+        else:  # libtiff, which crashed on damaged files before
+            values = call(_read_picture, path, about=repr(path.name))
     except (*BROKEN, zlib.error, Image.DecompressionBombError) as error:
         what = path.suffix[1:].upper()
         raise MediaError(f"{path.name!r} cannot be read as a {what}: {DAMAGED}.") from error
@@ -157,10 +156,10 @@ def _from_archive(path: Path) -> np.ndarray:
                 f"{path.name!r} holds {len(arrays)} arrays ({found}): one, or one called 'depth', is read."
             )
         info = arrays["depth"] if "depth" in arrays else next(iter(arrays.values()))
-        if info.file_size > MAX_FILE:
+        if info.file_size > LIMITS.max_map_bytes:
             raise MediaError(
-                f"{path.name!r} unpacks to {info.file_size / 2**20:,.0f} MB; at most {MAX_FILE // 2**20} MB "
-                "are read: save it as a .npy, which is not read as a whole."
+                f"{path.name!r} unpacks to {amount(info.file_size, 'bytes')}; at most "
+                f"{LIMITS.say('max_map_bytes')} are read: save it as a .npy, which is not read as a whole."
             )
         with archive.open(info) as file:
             version = np.lib.format.read_magic(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from struct import error as StructError
 from tokenize import TokenError
 
+from lynx.config import LIMITS, amount
 from lynx.errors import MediaError
 
 BROKEN = (
@@ -16,21 +17,10 @@ BROKEN = (
     *(NameError, AssertionError, EOFError, MemoryError, StructError, SyntaxError, TokenError),
 )
 """What trimesh and numpy raise for files that are damaged or of another kind."""
-MAX_FACES = 4_000_000
-MAX_POINTS = 3 * MAX_FACES  # some formats give each face its own
-MAX_BYTES = 256 * 2**20  # of a file
-MAX_TEXT = 128 * 2**20  # of a file in text, whose numbers are strings for a while
-MAX_LINES = 4_000_000
-MAX_WORDS = 20_000_000
-MAX_HEADER = 64 * 2**10  # of a .ply
-MAX_JSON = 8 * 2**20  # of a .glb
-MAX_PARTS = 4096  # meshes and nodes
-MAX_SOLIDS = 1024
 SMALLER = "reduce or split it, for example with Blender or MeshLab"
 PLAIN = bytes(byte if byte in b"\n\r" or 32 <= byte < 127 else 32 for byte in range(256))
 PLY_BYTES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2}
 PLY_BYTES |= {"float16": 2, "double": 8, "float64": 8, "int64": 8, "uint64": 8}  # all others 4
-
 
 
 def read_within_limits(path: Path) -> bytes:
@@ -53,15 +43,15 @@ def read_within_limits(path: Path) -> bytes:
     text = plain_text(data, name)
     if kind == ".obj":
         return _obj(text, name)
-    if kind == ".stl" and (solids := text.lower().count(b"endsolid")) > MAX_SOLIDS:
-        raise above(name, f"holds {solids:,} solids", f"{MAX_SOLIDS:,}")
+    if kind == ".stl" and (solids := text.lower().count(b"endsolid")) > LIMITS.max_solids:
+        raise above(name, f"holds {solids:,} solids", "max_solids")
     return text
 
 
 def read_bytes(path: Path) -> bytes:
     """The whole file of a mesh. Raises MediaError when it is too large."""
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise above(path.name, f"is {size / 2**20:,.0f} MB", f"{MAX_BYTES // 2**20} MB")
+    if (size := path.stat().st_size) > LIMITS.max_mesh_bytes:
+        raise above(path.name, f"is {amount(size, 'bytes')}", "max_mesh_bytes")
     return path.read_bytes()
 
 
@@ -69,14 +59,14 @@ def check_counts(name: str, points: int, faces: int) -> None:
     """Raises MediaError when a shape has more points or faces than are read."""
     if min(points, faces) < 0:
         raise less(name, f"{points:,} points and {faces:,} faces")
-    if points > MAX_POINTS or faces > MAX_FACES:
-        declared, limit = f"{points:,} points and {faces:,} faces", f"{MAX_POINTS:,} and {MAX_FACES:,}"
-        raise above(name, f"declares {declared}", limit)
+    if points > LIMITS.max_points or faces > LIMITS.max_faces:
+        raise above(name, f"declares {points:,} points and {faces:,} faces", "max_points", "max_faces")
 
 
-def above(name: str, given: str, limit: str) -> MediaError:
-    """The refusal of a file that is above a limit."""
-    return MediaError(f"{name!r} {given}; at most {limit} are read: {SMALLER}.")
+def above(name: str, given: str, *limits: str) -> MediaError:
+    """The refusal of a file that is above limits, fields of LIMITS."""
+    most = " and ".join(map(LIMITS.say, limits))
+    return MediaError(f"{name!r} {given}; at most {most} are read: {SMALLER}.")
 
 
 def less(name: str, declared: str) -> MediaError:
@@ -87,12 +77,12 @@ def less(name: str, declared: str) -> MediaError:
 
 def plain_text(data: bytes, name: str) -> bytes:
     """Text with plain line ends and without what is not ASCII, which stands in names and comments alone."""
-    if len(data) > MAX_TEXT:
-        raise above(name, f"is {len(data) / 2**20:,.0f} MB of text", f"{MAX_TEXT // 2**20} MB")
+    if len(data) > LIMITS.max_text_bytes:
+        raise above(name, f"is {amount(len(data), 'bytes')} of text", "max_text_bytes")
     text = data.translate(PLAIN).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     lines, words = text.count(b"\n"), text.count(b" ")
-    if lines > MAX_LINES or words > MAX_WORDS:
-        raise above(name, f"has {lines:,} lines of {words:,} words", f"{MAX_LINES:,} of {MAX_WORDS:,}")
+    if lines > LIMITS.max_text_lines or words > LIMITS.max_text_words:
+        raise above(name, f"has {lines:,} lines of {words:,} words", "max_text_lines", "max_text_words")
     return text
 
 
@@ -110,11 +100,11 @@ def _obj(text: bytes, name: str) -> bytes:
 
 def _ply(data: bytes, name: str) -> bytes:
     """Raises MediaError for a header without an end, or with more elements than the rest could hold."""
-    end = re.search(rb"^end_header[ \t]*\r?\n?", data[:MAX_HEADER].replace(b"\r", b"\n"), re.MULTILINE)
+    head = data[: LIMITS.max_header_bytes].replace(b"\r", b"\n")
+    end = re.search(rb"^end_header[ \t]*\r?\n?", head, re.MULTILINE)
     if end is None:
-        raise MediaError(
-            f"{name!r} cannot be read: a .ply has a header of up to {MAX_HEADER // 1024} kB that ends."
-        )
+        most = LIMITS.say("max_header_bytes")
+        raise MediaError(f"{name!r} cannot be read: a .ply has a header of up to {most} that ends.")
     header = data[: end.end()].decode("ascii", "replace").replace("\r", "\n")
     text = "ascii" in header.lower().splitlines()[1]
     counts: dict[str, int] = {}
@@ -136,6 +126,7 @@ def _ply(data: bytes, name: str) -> bytes:
         raise less(name, declared)
     if text:
         return plain_text(data, name)
-    if rest // smallest > MAX_BYTES // 4:
-        raise above(name, f"has room for {rest // smallest:,} corners of faces", f"{MAX_BYTES // 4:,}")
+    if rest // smallest > LIMITS.max_mesh_bytes // 4:  # the parser makes 4 bytes of each
+        corners = f"has room for {rest // smallest:,} corners of faces, 4 bytes each"
+        raise above(name, corners, "max_mesh_bytes")
     return data

@@ -15,13 +15,15 @@ import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
 
+from lynx.config import LIMITS
 from lynx.media.tone import HLG, PQ, TO_BT709, to_sdr
 from lynx.types import VideoTrack
 
-MAX_SIDE = 8192
-"""Maximum width and height of a picture, in pixels."""
 MAX_ASPECT = 8
 """Maximum ratio of the sides of a stored pixel; beyond it the number in the file is taken for a mistake."""
+UNNAMED = (28, 29, 30, 31)
+"""FFmpeg's numbers of data of a frame that PyAV has no name for: LCEVC, what spatial video says of its views
+and displays, and EXIF, which cameras write into motion JPEG."""
 Size = tuple[int, int]
 
 TRANSFERS = {16: PQ, 18: HLG}
@@ -38,7 +40,7 @@ SIMILAR = {BT2020_CONSTANT: BT2020, 14: BT2020, 15: BT2020}
 
 def fit(width: int, height: int, max_side: int | None) -> Size:
     """(width, height) in which a picture of that size is read: its longer side at most `max_side` pixels."""
-    scale = min(1.0, (max_side or MAX_SIDE) / max(width, height))
+    scale = min(1.0, (max_side or LIMITS.max_side) / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -51,7 +53,11 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
         frame = frame.reformat(8, 8, "gray")
     except FFmpegError:  # of a matrix that the scaler does not convert
         pass
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # there is a kind that PyAV does not know, so it gives none
+        known = filtered(frame, *(("sidedata", f"delete:type={kind}") for kind in UNNAMED))
+        matrix = known.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).astype(float).tolist()
@@ -232,12 +238,17 @@ def deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
     """
     if min(frame.width, frame.height) < 3:
         return frame
+    return filtered(frame, ("yadif", "mode=send_frame:deint=interlaced"))
+
+
+def filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+    """What FFmpeg's filters, names with options, make of one frame."""
     graph = Graph()
     chain = [
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         ),
-        graph.add("yadif", "mode=send_frame:deint=interlaced"),
+        *(graph.add(name, options) for name, options in filters),
         graph.add("buffersink"),
     ]
     for one, other in zip(chain, chain[1:], strict=False):

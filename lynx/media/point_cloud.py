@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lynx.config import LIMITS
 from lynx.errors import MediaError
-from lynx.media.mesh_limits import MAX_HEADER, check_counts, less, plain_text, read_bytes
+from lynx.media.mesh_limits import check_counts, less, plain_text, read_bytes
 
 TYPES = {"F": "f", "I": "i", "U": "u"}
 
@@ -18,11 +19,10 @@ def read_pcd(path: Path) -> np.ndarray:
     ValueError or TypeError.
     """
     data, name = read_bytes(path), path.name
-    end = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", data[:MAX_HEADER], re.MULTILINE)
+    end = re.search(rb"^DATA[ \t]+(\w+)[ \t]*\r?\n", data[: LIMITS.max_header_bytes], re.MULTILINE)
     if end is None:
-        raise MediaError(
-            f"{name!r} cannot be read: a .pcd has a header of up to {MAX_HEADER // 1024} kB, up to DATA."
-        )
+        most = LIMITS.say("max_header_bytes")
+        raise MediaError(f"{name!r} cannot be read: a .pcd has a header of up to {most}, up to DATA.")
     lines = (line.split() for line in data[: end.start()].decode("ascii", "replace").splitlines())
     header = {words[0].upper(): words[1:] for words in lines if words}
     names = [field.lower() for field in header["FIELDS"]]
@@ -30,7 +30,7 @@ def read_pcd(path: Path) -> np.ndarray:
     width, height = (int(header[size][0]) for size in ("WIDTH", "HEIGHT"))
     count = int(header["POINTS"][0]) if "POINTS" in header else width * height
     check_counts(name, count, 0)
-    if len(counts) != len(names) or min(counts, default=0) < 0 or sum(counts) > MAX_HEADER:
+    if len(counts) != len(names) or min(counts, default=0) < 0 or sum(counts) > LIMITS.max_header_bytes:
         raise ValueError("its fields and their counts differ")
     if not {"x", "y", "z"} <= set(names):
         raise MediaError(f"{name!r} has no fields x, y and z: it holds no points.")

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lynx.config import short_repr
+from lynx.config import LIMITS, amount, short_repr
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE
 
 SETTINGS = "depth.json"
 """Beside maps, in the folder that holds their depth/, or beside a mesh: what is known of the recording."""
@@ -24,8 +23,6 @@ TUM_LISTS = ("depth.txt", "groundtruth.txt")
 """Beside the maps of a sequence of TUM RGB-D; either will do."""
 MAX_MATRIX = 64 * 2**10
 """Maximum bytes of depth.json, of a camera's matrix and of a pose."""
-MAX_TIMES = 4 * 2**20
-"""Maximum bytes of times.txt: 200,000 maps or more."""
 MAX_COORDINATE = 1e15
 """Places and camera settings beyond this (m or pixels) are damage: their squares leave the range of float."""
 CENTERED = 0.2
@@ -112,7 +109,7 @@ def read_settings(folders: Sequence[Path]) -> DepthSettings:
     if (path := settings_file(folders)) is None:
         return DepthSettings()
     name = str(Path(path.parent.name, path.name))
-    text = _text(path, MAX_MATRIX).removeprefix("\ufeff")
+    text = _text(path).removeprefix("\ufeff")
     try:
         if text.count("[") + text.count("{") > MAX_NESTING:
             raise ValueError
@@ -143,9 +140,11 @@ def _settings(values: Any, name: str) -> DepthSettings:
     if fps is not None and not (_number(fps) and 1e-6 <= fps <= 1e6):
         raise wrong("fps", "frames a second, above 0")
     if size is not None and not (
-        isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n <= MAX_SIDE for n in size)
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(pixels) is int and 0 < pixels <= LIMITS.max_side for pixels in size)
     ):
-        raise wrong("size", "[width, height] in pixels")
+        raise wrong("size", f"[width, height] of up to {LIMITS.say('max_side')}")
     if matrix is not None:
         rows = matrix if isinstance(matrix, list) else [None]
         width = len(rows)
@@ -165,21 +164,24 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _text(path: Path, most: int) -> str:
-    """Raises MediaError above `most` bytes; what is not UTF-8 becomes marks that no reader takes."""
+def _text(path: Path, most: int = MAX_MATRIX, said: str = amount(MAX_MATRIX, "bytes")) -> str:
+    """A file's text; what is not UTF-8 becomes marks that no reader takes.
+
+    Raises MediaError above `most` bytes, which the refusal calls `said`.
+    """
     try:
         if (size := path.stat().st_size) > most:
             raise MediaError(
-                f"{path.name!r} has {size:,} bytes; at most {most:,} are read: it is damaged or another file."
+                f"{path.name!r} has {size:,} bytes; at most {said} are read: it is damaged or another file."
             )
         return path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise MediaError(f"{path.name!r} cannot be opened: {error.strerror}.") from error
 
 
-def _numbers(path: Path, most: int) -> np.ndarray:
-    """The rows of numbers of a text, in float64. Raises MediaError for what is none."""
-    lines = [line.partition("#")[0].replace(",", " ").split() for line in _text(path, most).splitlines()]
+def _numbers(text: str, path: Path) -> np.ndarray:
+    """The rows of numbers of a file's text, in float64. Raises MediaError for what is none."""
+    lines = [line.partition("#")[0].replace(",", " ").split() for line in text.splitlines()]
     rows = [(number, words) for number, words in enumerate(lines, 1) if words]
     if not rows:
         raise MediaError(f"{path.name!r} is empty: it does not hold the numbers it should.")
@@ -218,7 +220,7 @@ def read_intrinsics(root: Path) -> np.ndarray | None:
     """The camera's matrix (3, 3) that lies in a folder. Raises MediaError when it cannot be one."""
     for name in INTRINSICS:
         if (root / name).is_file():
-            return _camera(_numbers(root / name, MAX_MATRIX), repr(name))
+            return _camera(_numbers(_text(root / name), root / name), repr(name))
     return None
 
 
@@ -259,7 +261,7 @@ def read_poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, tup
     poses = np.full((len(stems), 4, 4), np.nan)
     for pose, stem in zip(poses, stems, strict=True):
         if (file := root / "pose" / f"{stem}.txt").is_file():
-            if (matrix := _numbers(file, MAX_MATRIX)).shape != (4, 4):
+            if (matrix := _numbers(_text(file), file)).shape != (4, 4):
                 raise MediaError(f"{file.name!r} is no pose: 4 x 4 numbers, camera to world.")
             with np.errstate(invalid="ignore"):
                 pose[:] = matrix if np.abs(matrix).max() < MAX_COORDINATE else np.nan
@@ -273,7 +275,8 @@ def read_poses(root: Path, stems: Sequence[str]) -> tuple[np.ndarray | None, tup
 
 def read_times(path: Path, count: int) -> np.ndarray:
     """The seconds (count,) in times.txt. Raises MediaError unless there are as many, and ascending."""
-    return check_times(_numbers(path, MAX_TIMES).reshape(-1), count)
+    text = _text(path, LIMITS.max_times_bytes, LIMITS.say("max_times_bytes"))
+    return check_times(_numbers(text, path).reshape(-1), count)
 
 
 def check_times(times: np.ndarray, count: int) -> np.ndarray:

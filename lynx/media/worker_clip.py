@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -12,8 +12,13 @@ from lynx.types import DepthClip
 
 KEPT = 2
 """Clips, with their meshes, that a worker keeps; the least recently used goes."""
+LARGE = 2**24
+"""Bytes of files above which a clip gets all memory of its worker: the others go before it is made."""
 
 State = tuple[tuple[int, int, int], ...]
+
+_kept: dict[tuple[Hashable, ...], DepthClip] = {}
+_lock = Lock()  # where there are no workers, threads of the app share them
 
 
 def clip_in_worker(
@@ -36,9 +41,17 @@ def clip_in_worker(
     return replace(facts, measure=measure)
 
 
-@lru_cache(KEPT)
 def _clip(make: Callable[..., DepthClip], path: Path, state: State, args: tuple[Hashable, ...]) -> DepthClip:
-    return make(path, *args)
+    key = (make, path, state, args)
+    with _lock:
+        clip = _kept.pop(key, None)
+        large = sum(size for _, size, _ in state) > LARGE
+        while clip is None and _kept and (large or len(_kept) >= KEPT):
+            _kept.pop(next(iter(_kept)))
+    clip = clip or make(path, *args)
+    with _lock:
+        _kept[key] = clip
+    return clip
 
 
 def _facts(

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lynx.config import LIMITS
 from lynx.errors import DataError, MediaError
-from lynx.media.audio import MAX_SECONDS, Sound, heard_track
+from lynx.media.audio import Sound, heard_track
 from lynx.media.container import probe
 from lynx.modalities.base import Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
@@ -67,7 +68,7 @@ class AudioRendering:
 
     def __post_init__(self) -> None:
         check_ranges(self, sample_rate=(1000, 384_000), n_mels=(1, 1024), n_fft=(2, 65_536), hop_s=(0, 60))
-        check_ranges(self, least_s=(0, MAX_SECONDS), seconds_per_frame=(0.001, MAX_SECONDS))
+        check_ranges(self, least_s=(0, 7200), seconds_per_frame=(0.001, 7200))
         check_ranges(self, floor_db=(-300, 300), ceil_db=(-300, 300), level_db=(-300, 300))
         rate, n_fft = self.sample_rate, self.n_fft
         if not 1 <= self.window_s * rate <= n_fft:
@@ -218,7 +219,7 @@ class Audio(Modality):
         duration = self.duration(source)
         if not isinstance(source, Waveform):
             recording = recording_of(source, EXPECTED)
-            next(iter(Sound(recording, self.rendering.sample_rate, end=MAX_SECONDS)), None)
+            next(iter(Sound(recording, self.rendering.sample_rate, end=LIMITS.max_seconds)), None)
         return duration
 
     def clock(self, source: MediaSource) -> float | None:
@@ -246,9 +247,9 @@ class Audio(Modality):
         if not (spacing or r.seconds_per_frame):
             spacing = heard.part[1] - heard.part[0] if heard.part else heard.hold()
         seconds = r.seconds_per_frame or max(spacing, r.least_s)
-        if seconds > MAX_SECONDS:  # a damaged header's duration: its columns alone would take gigabytes
+        if seconds > LIMITS.max_seconds:  # by a damaged header: its columns alone would take gigabytes
             asked = f"moments {spacing / 3600:,.1f} h apart ask for pictures of that much sound"
-            raise MediaError(f"{asked}; at most {MAX_SECONDS / 3600:.0f} h are heard: cut the recording.")
+            raise MediaError(f"{asked}; at most {LIMITS.say('max_seconds')} are heard: cut the recording.")
         reach = max(spacing, seconds) / 2 + 2 * r.window_s
         column = heard.cut(times, reach, step)
         count = max(1, round(seconds / step))  # columns of a picture
@@ -352,7 +353,8 @@ class _Spectrogram:
     def __init__(self, sound: Iterable[Tensor], rendering: AudioRendering, first: int) -> None:
         """first: the column at the sound's first sample."""
         self.samples = 0  # heard so far
-        self._blocks = spectrogram(map(self._hear, sound), rendering)
+        self._sound = map(self._hear, sound)
+        self._blocks = spectrogram(self._sound, rendering)
         self._held = torch.empty(0, rendering.n_mels, dtype=torch.uint8)  # columns from `first` on
         self._first = first
 
@@ -374,6 +376,6 @@ class _Spectrogram:
         return self._held[local.clamp(0, len(self._held) - 1)].masked_fill(outside[..., None], 0)
 
     def finish(self) -> None:
-        """Read the rest."""
-        for _ in self._blocks:
+        """Hear the rest, which nobody sees: hours of it would take longer to draw than to read."""
+        for _ in self._sound:
             pass

@@ -24,6 +24,10 @@ def recording_of(source: MediaSource, expected: str) -> Recording:
     return Recording.of(source)
 
 
+MAX_SIDE = 8192
+"""Maximum pixels of a side that a rendering may ask for."""
+
+
 def check_ranges(rendering: Any, **ranges: tuple[float, float]) -> None:
     """Refuse rendering parameters outside (least, most); None is allowed. An adapter of a stranger says them:
     a mel bank of 10^9 bands would be made before anything else is checked.

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media.container import MAX_SIDE
 from lynx.media.depth import ASSUMED, depth_files, open_depth
-from lynx.media.maps import ARRAYS, MAPS, MAX_PIXELS
+from lynx.media.maps import ARRAYS, MAPS
 from lynx.media.mesh import FIELD_OF_VIEW, MESH_SECONDS, MESHES, pinhole, resized
-from lynx.modalities.base import Modality, check_ranges, recording_of
+from lynx.modalities.base import MAX_SIDE, Modality, check_ranges, recording_of
 from lynx.modalities.video import Video
 from lynx.types import DepthClip, FileSource, Frames, MediaSource, Recording
 
@@ -51,6 +50,10 @@ SURFACE = 0.03
 """Neighbors whose depth differs by more than this part are of another surface."""
 PLAUSIBLE = (0.1, 6.0)
 """Meters between which the median depth of sensors for rooms lies, which store millimeters."""
+
+
+PIXELS_AT_ONCE = 2**24
+"""Maximum pixels of the maps that are measured together."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ class Depth(Modality):
 
     def _measure(self, clip: DepthClip, index: np.ndarray) -> tuple[np.ndarray, int]:
         """Maps `index` (n,), made small (n, H, W) a few at a time where they are large, and the factor."""
-        together = max(1, MAX_PIXELS // math.prod(clip.size)) if clip.size else len(index)
+        together = max(1, PIXELS_AT_ONCE // math.prod(clip.size)) if clip.size else len(index)
         parts = [
             shrink(clip.measure(index[begin : begin + together].tolist()), self.rendering.max_side)
             for begin in range(0, len(index), together)

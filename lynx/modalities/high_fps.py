@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import DataError, MediaError
-from lynx.media.container import MAX_SIDE, probe
-from lynx.modalities.base import Modality, check_ranges, recording_of
+from lynx.media.container import probe
+from lynx.modalities.base import MAX_SIDE, Modality, check_ranges, recording_of
 from lynx.modalities.video import EXPECTED, Video, VideoRendering
 from lynx.types import Frames, MediaSource, Recording
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lynx.errors import MediaError
-from lynx.media.container import MAX_SIDE
-from lynx.modalities.base import Modality, check_ranges
+from lynx.modalities.base import MAX_SIDE, Modality, check_ranges
 from lynx.modalities.video import Video, VideoRendering
 from lynx.types import FileSource, Frames, MediaSource, Recording
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from lynx.errors import MediaError
 from lynx.media.container import probe
 from lynx.media.frame_folder import frame_files
-from lynx.media.picture import MAX_SIDE, fit
+from lynx.media.picture import fit
 from lynx.media.video import read_frames
-from lynx.modalities.base import Modality, check_ranges, recording_of
+from lynx.modalities.base import MAX_SIDE, Modality, check_ranges, recording_of
 from lynx.types import Frames, MediaSource
 
 EXPECTED = "Video is read from a file, a folder of pictures or from Frames"

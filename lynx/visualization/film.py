@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lynx.config import LIMITS
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import TEXT, Evidence
 from lynx.media.audio import heard_track, read_audio
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 AUDIO = "audio"
 DEFAULT_SECONDS = 120.0  # of a longer clip, if no window is given
-MAX_SECONDS = 600.0  # of a window
 DEFAULT_FPS, MIN_FPS, MAX_FPS = 24.0, 12.0, 30.0
 MAX_SAMPLE_RATE = 48000  # Hz
 TOLERANCE = 0.1
@@ -153,17 +153,19 @@ def _window(plan: "Plan", window: tuple[float, float] | None) -> tuple[float, fl
     duration = plan.duration
     if window is None:
         start, length = plan.start, plan.end - plan.start
-        if length <= DEFAULT_SECONDS:
+        shown = min(DEFAULT_SECONDS, LIMITS.max_film_seconds)
+        if length <= shown:
             return start, plan.end, ()
-        first, whole = clock(DEFAULT_SECONDS, DEFAULT_SECONDS), clock(length, length)
+        first, whole = clock(shown, shown), clock(length, length)
         note = f"the first {first} of {whole}: ask for a window to film more"
-        return start, start + DEFAULT_SECONDS, (note,)
+        return start, start + shown, (note,)
     start, end = window
     if not 0 <= start < end <= duration + TOLERANCE or start >= duration:
         asked = f"the window from {start:g} to {end:g} s"
         raise MediaError(f"{asked} does not lie in the clip, which lasts {duration:.2f} s")
-    if end - start > MAX_SECONDS:
-        raise MediaError(f"a film lasts at most {MAX_SECONDS:g} s, not {end - start:g} s: shorten the window")
+    if end - start > LIMITS.max_film_seconds:
+        most = LIMITS.say("max_film_seconds")
+        raise MediaError(f"a film lasts at most {most}, not {end - start:g} s: shorten the window")
     return start, min(end, duration), ()
 
 

@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save_file
 
 import lynx
 from lynx import AdapterError
-from lynx.adapters.format import CONFIG, MAX_HEADER, TYPE_EMBEDDING_FILE, WEIGHTS
+from lynx.adapters.format import CONFIG, TYPE_EMBEDDING_FILE, WEIGHTS
 from lynx.adapters.released_code import read_part
 from lynx.adapters.saving import save_adapter
 from lynx.cli.main import main
+from lynx.config import LIMITS
+
+HEADER = LIMITS.max_weights_header_bytes
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +102,8 @@ BROKEN = {
     "a tensor of another method": (replaced(VISION, tensors_file({"ia3": tensor([3], 0, 12)})), "no matrix"),
     "no tensors": (replaced(VISION, tensors_file({}, 0)), "holds no tensors"),
     "a long header": (
-        replaced(VISION, struct.pack("<Q", MAX_HEADER + 2) + b"{" + b" " * MAX_HEADER + b"}"),
-        "header of 16,777,218 bytes: at most 16,777,216",
+        replaced(VISION, struct.pack("<Q", HEADER + 2) + b"{" + b" " * HEADER + b"}"),
+        "header of 16,777,218 bytes: at most 16 MB",
     ),
     "a header without end": (replaced(VISION, struct.pack("<Q", 2**62) + b"{}"), "header of 4,611,686"),
     "tensors that overlap": (replaced(VISION, OVERLAP), "cannot read .*offset"),

@@ -25,6 +25,7 @@ from lynx.ui.page import Page
 from lynx.ui.types import EMBEDDED, Setup
 
 SIZE = (50, 70)
+SECONDS = 4.0
 LLM = {
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -82,7 +83,9 @@ def measured(folder, precision, frames):
         model.add_lora("audio", part, LoraSettings(64, 64.0, 0.0))
     loras = [model.lora.tensors(f"audio_{part}").values() for part in ("vision", "llm")]
     adapters = sum(weight.nbytes for part in loras for weight in part)
-    session = model.chat(video=clip(frames, *SIZE), audio=sound(), frames=frames)
+    times = (torch.arange(frames).double() + 0.5) * SECONDS / frames  # as long as the sound: all is heard
+    video = replace(clip(frames, *SIZE), times=times, duration=SECONDS)
+    session = model.chat(video=video, audio=sound(SECONDS), frames=frames)
     with Peak() as peak:
         for senses in ({"video"}, {"audio"}, {"video", "audio"}):  # their KV caches stay for later
             session.senses = {sense: sense in senses for sense in session.media}
@@ -94,9 +97,8 @@ def measured(folder, precision, frames):
 def test_what_is_estimated_is_what_is_measured(folder, precision):
     for frames in (4, 16, 64):
         weights, adapters, others = measured(folder, precision, frames)
-        found = estimate(
-            folder, frames=frames, senses=["audio"], precision=precision, device="cpu", size=SIZE, seconds=4.0
-        )
+        given = {"frames": frames, "precision": precision, "size": SIZE, "seconds": SECONDS}
+        found = estimate(folder, senses=["audio"], device="cpu", **given)
         assert found.weights == pytest.approx(weights, rel=0.01)
         assert found.adapters == adapters
         assert found.total == pytest.approx(weights + adapters + others, rel=0.15)

@@ -24,6 +24,8 @@ from tests.fuzz.seeds import MAKERS, ROOT, make_seeds
 
 HANG = 10.0
 """Seconds after which a file counts as a hang."""
+READER = "tests.fuzz.reading"
+"""The module that reads, in a process of its own."""
 SAVE_EVERY = 25
 ADAPTER_FILES = (
     *("lynx_config.json", "lynx_config.json", "README.md"),
@@ -45,6 +47,7 @@ class Report:
     errors: int = 0
     hangs: int = 0
     crashes: int = 0
+    contained: int = 0  # of the refused: those that ended a worker
     peak_mb: float = 0.0  # above the start
     peak_of: str = ""
     slowest_s: float = 0.0
@@ -67,7 +70,7 @@ class Report:
 class Reader:
     """The child process that reads, started anew after a crash or a hang."""
 
-    def __init__(self, module: str = "tests.fuzz.reading", hang: float = HANG) -> None:
+    def __init__(self, module: str = READER, hang: float = HANG) -> None:
         self.module, self.hang = module, hang
         self.process: subprocess.Popen[str] | None = None
         self.base = 0  # bytes before the first file
@@ -141,7 +144,16 @@ class Fuzz:
             shutil.copyfile(path, place)
 
 
-def run(out: Path, n: int, seed: int, kinds: list[str], resume: bool = False, bar: bool = True) -> Report:
+def run(
+    out: Path,
+    n: int,
+    seed: int,
+    kinds: list[str],
+    *,
+    resume: bool = False,
+    bar: bool = True,
+    by: str = READER,
+) -> Report:
     """Read `n` mutated files and every seed; the state lies in `out`, and with `resume` the run goes on."""
     state = out / "state.json"
     report = Report(seed, kinds)
@@ -150,7 +162,7 @@ def run(out: Path, n: int, seed: int, kinds: list[str], resume: bool = False, ba
         if (report.seed, report.kinds) != (seed, kinds):
             raise SystemExit(f"{state} is of --seed {report.seed} --kinds {','.join(report.kinds)}")
     out.mkdir(parents=True, exist_ok=True)
-    fuzz, reader = Fuzz(out, seed, kinds), Reader()
+    fuzz, reader = Fuzz(out, seed, kinds), Reader(by)
     started = time.monotonic() - report.seconds
     try:
         if not report.next:
@@ -179,6 +191,9 @@ def _count(
 ) -> None:
     counter = COUNTED[found["outcome"]]
     setattr(report, counter, getattr(report, counter) + 1)
+    if found.get("contained"):
+        report.contained += 1
+        fuzz.keep(path, name)
     if (above := (found["peak"] - base) / 2**20) > report.peak_mb:
         report.peak_mb, report.peak_of = round(above, 1), name
         if above > 500:
@@ -212,7 +227,8 @@ def main() -> None:
         print(json.dumps({"file": name, "path": str(path)} | reader.read(path, kind), indent=2))
         reader.end()
         return
-    report = run(options.out, options.n, options.seed, kinds, options.resume, sys.stderr.isatty())
+    bar = sys.stderr.isatty()
+    report = run(options.out, options.n, options.seed, kinds, resume=options.resume, bar=bar)
     print(json.dumps(report.for_people(), indent=2))
 
 

@@ -25,7 +25,10 @@ from lynx.ui.uploads import Uploads
 
 MOMENTS = 4
 MAX_BYTES = 6 * 2**30  # of addresses above the start: a file that needs more ends here, not on the machine
-UPLOADED = ("png", "zip", "npy", "npz", "ply", "obj", "glb", "gltf", "stl", "off")
+UPLOADED = ("png", "tif", "exr", "pfm", "pgm", "zip", "npy", "npz")
+UPLOADED += ("ply", "obj", "glb", "gltf", "stl", "off", "pcd")
+CONTAINED = ("crashed the reader", "LYNX_MAX_READING_SECONDS", "LYNX_MAX_WORKER_BYTES")
+"""Words of refusals of a file that ended the process of its reader."""
 
 
 def read(path: Path, kind: str) -> None:
@@ -50,16 +53,19 @@ def read(path: Path, kind: str) -> None:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes this process holds, and the most it held since the last call."""
-    found = {}
-    with open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(("VmRSS", "VmHWM")):
-                name, value, _ = line.split()
-                found[name] = int(value) * 1024
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-    return found["VmRSS:"], found["VmHWM:"]
+    """Bytes that this process and its workers hold, and the most that each held since the last call."""
+    task = f"/proc/self/task/{os.getpid()}/children"
+    held = most = 0
+    for process in ("self", *Path(task).read_text(encoding="ascii").split()):
+        try:
+            lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+            Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
+        except OSError:  # a worker that ended
+            continue
+        rows = [line.split() for line in lines if line.startswith(("VmRSS:", "VmHWM:"))]
+        found = {name: int(value) * 1024 for name, value, _ in rows}
+        held, most = held + found.get("VmRSS:", 0), most + found.get("VmHWM:", 0)
+    return held, most
 
 
 def outcome(path: Path, kind: str) -> dict[str, Any]:
@@ -70,7 +76,8 @@ def outcome(path: Path, kind: str) -> dict[str, Any]:
     try:
         read(path, kind)
     except LynxError as error:
-        result = {"outcome": "refused", "message": str(error)}
+        said = str(error)
+        result = {"outcome": "refused", "message": said, "contained": any(word in said for word in CONTAINED)}
     except Exception as error:  # what this command is there to find
         place = traceback.extract_tb(error.__traceback__)
         inside = [line for line in place if f"{os.sep}lynx{os.sep}" in line.filename] or list(place)

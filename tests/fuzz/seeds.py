@@ -18,8 +18,9 @@ RATE, FPS, SIDE = 16000, 10, 64
 RATES = {"libopus": 48000}  # which it needs
 VIDEO = {"mp4": ("libx264", "aac"), "mkv": ("libx264", "libopus"), "webm": ("libvpx", "libopus")}
 VIDEO |= {"avi": ("mpeg4", "pcm_s16le"), "ts": ("mpeg2video", "mp2"), "mov": ("mjpeg", "pcm_s16le")}
-VIDEO |= {"asf": ("wmv2", "adpcm_ms")}
-SOUND = {"mp3": "libmp3lame", "ogg": "libopus", "flac": "flac", "m4a": "aac"}
+VIDEO |= {"asf": ("wmv2", "adpcm_ms"), "mpg": ("mpeg2video", "mp2"), "flv": ("flv", "aac")}
+SOUND = {"mp3": "libmp3lame", "ogg": "libopus", "flac": "flac", "m4a": "aac", "aac": "aac"}
+SOUND |= {"caf": "alac", "aiff": "pcm_s16be", "w64": "pcm_s16le"}
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
 FACES = [[0, 2, 3], [0, 3, 1], [4, 5, 7], [4, 7, 6], [0, 1, 5], [0, 5, 4]]
 FACES += [[2, 6, 7], [2, 7, 3], [0, 4, 6], [0, 6, 2], [1, 3, 7], [1, 7, 5]]
@@ -94,6 +95,35 @@ def _png(path: Path) -> None:
     Image.fromarray(_depth()[0]).save(path)
 
 
+def _tif(path: Path, packing: str) -> None:
+    Image.fromarray(_depth()[0]).save(path, compression=packing)
+
+
+def _exr(path: Path) -> None:
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        picture = container.add_stream("exr", rate=1, options={"compression": "zip16"})
+        picture.height, picture.width = _depth().shape[1:]
+        picture.pix_fmt = "grayf32le"
+        frame = av.VideoFrame.from_ndarray((_depth()[0] / 1000).astype(np.float32), "grayf32le")
+        container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+
+
+def _pfm(path: Path) -> None:
+    path.write_bytes(b"Pf\n32 24\n-1.0\n" + (_depth()[0] / 1000).astype("<f4").tobytes())
+
+
+def _pgm(path: Path) -> None:
+    path.write_bytes(b"P5\n# depth\n32 24\n65535\n" + _depth()[0].astype(">u2").tobytes())
+
+
+def _pcd(path: Path, text: bool) -> None:
+    head = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 8\nHEIGHT 1\n"
+    head += f"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 8\nDATA {'ascii' if text else 'binary'}\n"
+    rows = "\n".join(" ".join(f"{value:g}" for value in row) for row in CUBE) + "\n"
+    path.write_bytes(head.encode() + (rows.encode() if text else CUBE.tobytes()))
+
+
 def _zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, depth in enumerate(_depth()):
@@ -104,6 +134,19 @@ def _zip(path: Path) -> None:
             one.unlink()
         archive.writestr("room/times.txt", "0\n0.1\n0.2\n")
         archive.writestr("room/intrinsic_depth.txt", "30 0 15.5\n0 30 11.5\n0 0 1\n")
+
+
+def _scan(path: Path) -> None:
+    """A mesh, and the cameras that see it."""
+    _ply(path.with_name("room.ply"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(path.with_name("room.ply"), "room/room.ply")
+        for number in range(3):
+            pose = f"1 0 0 0.5\n0 1 0 0.5\n0 0 1 {-2 - number}\n0 0 0 1\n"
+            archive.writestr(f"room/pose/{number}.txt", pose)
+        archive.writestr("room/intrinsic_depth.txt", "30 0 15.5\n0 30 11.5\n0 0 1\n")
+        archive.writestr("room/depth.json", '{"unit": "m", "size": [32, 24]}')
+    path.with_name("room.ply").unlink()
 
 
 def _ply(path: Path, text: bool = True) -> None:
@@ -210,7 +253,12 @@ MAKERS: dict[str, list[Callable[[Path], None]]] = {
         lambda path: np.save(path, np.asfortranarray(_depth() / 1000, ">f8")),
     ],
     "npz": [lambda path: np.savez(path, depth=_depth())],
-    "zip": [_zip],
+    "tif": [lambda path: _tif(path, "raw"), lambda path: _tif(path, "tiff_lzw")],
+    "exr": [_exr],
+    "pfm": [_pfm],
+    "pgm": [_pgm],
+    "pcd": [lambda path: _pcd(path, True), lambda path: _pcd(path, False)],
+    "zip": [_zip, _scan],
     "ply": [_ply, _of(_ply, text=False), _cloud],
     "obj": [_obj, _of(_obj, rich=True)],
     "glb": [_glb],
@@ -221,8 +269,6 @@ MAKERS: dict[str, list[Callable[[Path], None]]] = {
     "adapter": [_adapter],
 }
 """What makes the valid files of a kind, at a given path; an adapter is a folder."""
-
-
 MAKERS["mkv"].append(_tracks)
 
 

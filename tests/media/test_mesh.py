@@ -200,7 +200,7 @@ def test_a_video_with_a_gap_of_days_is_refused(tmp_path):
             frame.pts, frame.time_base = moment, Fraction(1, 100)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(MediaError, match=r"'gap.mkv' lasts 40.0 h at 100 .* up to 10,000,000 frames"):
+    with pytest.raises(MediaError, match=r"'gap.mkv' lasts 40.0 h at 100 .* at most 10,000,000 maps"):
         open_depth(path)
 
 

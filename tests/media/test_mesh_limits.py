@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from lynx.config import Limits
 from lynx.errors import MediaError
 from lynx.media.depth import open_depth
 from lynx.media.mesh import load_shape
@@ -168,8 +169,8 @@ def test_placed_meshes_of_a_glb_are_where_trimesh_puts_them(tmp_path):
 @pytest.mark.parametrize("ending", [".ply", ".off", ".stl", ".obj"])
 def test_more_faces_than_are_read_are_refused(tmp_path, monkeypatch, ending):
     trimesh.creation.box().export(tmp_path / f"box{ending}")
-    monkeypatch.setattr("lynx.media.mesh_limits.MAX_FACES", 11)
-    with pytest.raises(MediaError, match="12 faces; at most .* and 11 are read: reduce"):
+    monkeypatch.setattr("lynx.media.mesh_limits.LIMITS", Limits(max_faces=11))
+    with pytest.raises(MediaError, match=r"12 faces; .* and 11 faces \(LYNX_MAX_FACES\) are read: reduce"):
         load_shape(tmp_path / f"box{ending}")
 
 

@@ -1,6 +1,7 @@
 """What is read is what a player shows; ffmpeg's own program (moviepy's binary) is the reference."""
 
 import gc
+import io
 import subprocess
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lynx.errors import MediaError
 from lynx.media.container import probe
@@ -317,6 +319,26 @@ def test_a_matrix_that_is_not_converted_is_noted():
 
     convert = Converter(VideoTrack(*SIZE, 10.0, "h264", 0), None, Track, "clip.mkv")
     assert convert(frame).shape == (64, 96, 3) and "matrix 8" in next(iter(convert.notes))
+
+
+@pytest.mark.parametrize(("value", "turned"), [(1, 0), (2, None), (6, -90), (3, 180)])
+def test_motion_jpeg_with_exif_is_read_and_turned_as_it_says(tmp_path, value, turned):
+    """PyAV has no name for EXIF: such files were refused as damaged."""
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x112] = value  # orientation
+    Image.fromarray(corners()).save(data, "jpeg", exif=exif, quality=95)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *corners().shape[:2], "yuvj420p"
+        for number in range(5):
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    found = read_frames(tmp_path / "a.avi", [0.05]).pixels[0].permute(1, 2, 0).numpy()
+    mirrored = corners()[:, ::-1] if turned is None else corners()
+    expected = np.rot90(mirrored, (turned or 0) // 90)
+    assert found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 6
 
 
 def test_frames_are_freed_without_garbage_collection(tmp_path):

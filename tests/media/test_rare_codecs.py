@@ -6,24 +6,27 @@ import pytest
 import torch
 
 from lynx.media import rare_codecs, worker
-from lynx.media.audio import iter_audio, read_audio
+from lynx.media.audio import Sound, iter_audio, read_audio
 from lynx.media.container import probe
 from lynx.media.rare_codecs import COMMON, needs_worker
 from lynx.media.video import iter_frames, read_frames
+from lynx.modalities.audio import Audio
+from lynx.modalities.inspection import inspect
+from lynx.modalities.video import Video
 
 pytest.importorskip("resource")
 
 
-def recorded(path, video, audio):
+def recorded(path, video, audio, pixels="yuv420p", rate=16000):
     """Twenty frames in two seconds, ever brighter, and a tone."""
     with av.open(str(path), "w") as container:
         picture = container.add_stream(video, rate=10)
         picture.width = picture.height = 64
-        picture.pix_fmt = "yuv420p"
-        sound = container.add_stream(audio, rate=16000, layout="mono")
-        tone = (8000 * np.sin(np.arange(32000) / 8)).astype(np.int16)
+        picture.pix_fmt = pixels
+        sound = container.add_stream(audio, rate=rate, layout="mono")
+        tone = (8000 * np.sin(np.arange(2 * rate) / 8)).astype(np.int16)
         samples = av.AudioFrame.from_ndarray(tone[None], "s16", "mono")
-        samples.sample_rate = 16000
+        samples.sample_rate = rate
         grays = [np.full((64, 64, 3), 10 * n, np.uint8) for n in range(20)]
         frames = [av.VideoFrame.from_ndarray(gray, "rgb24") for gray in grays]
         for stream, given in ((picture, frames), (sound, [samples])):
@@ -41,7 +44,17 @@ def everything(path):
         torch.from_numpy(np.stack(list(iter_frames(path, times)))).permute(0, 3, 1, 2),
         read_audio(path, 8000).samples,
         torch.from_numpy(np.concatenate([samples for _, samples in parts])),
+        read_audio(path, 8000, (0.5, 1.25)).samples,
+        Audio().render(path, torch.tensor([0.7, 1.1])).pixels,
     )
+
+
+def told(path):
+    """What is said of a recording."""
+    sounds = [Sound(path, 8000), Sound(path, 8000, 1.0, 1.5)]
+    heard = [(len(sound.waveform().samples), sound.notes, sound.begins, sound.ends) for sound in sounds]
+    rendered = [sense().render(path, torch.tensor([0.3, 1.9])) for sense in (Audio, Video)]
+    return heard, [(frames.duration, frames.notes) for frames in rendered], str(inspect(path)).split("\n")[1:]
 
 
 @pytest.fixture
@@ -57,18 +70,34 @@ def calls(monkeypatch):
     return seen
 
 
-def test_a_rare_codec_is_read_in_a_worker_and_as_it_would_be_here(tmp_path, monkeypatch, calls):
-    path = recorded(tmp_path / "old.asf", "wmv2", "adpcm_ms")
-    apart = everything(path)
-    assert len(calls) >= 4 and set(calls) == {"'old.asf'"}
+RARE = {
+    "old.asf": ("wmv2", "adpcm_ms"),
+    "flash.flv": ("flv", "nellymoser", "yuv420p", 22050),
+    "swf.flv": ("flv", "adpcm_swf", "yuv420p", 22050),
+    "capture.avi": ("huffyuv", "adpcm_ima_wav", "yuv422p"),
+    "cinepak.avi": ("cinepak", "pcm_s16le", "rgb24"),
+    "video1.avi": ("msvideo1", "pcm_s16le", "rgb555le"),
+    "svq.mov": ("svq1", "adpcm_ima_qt", "yuv410p"),
+    "tta.mkv": ("libx264", "tta"),
+}
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_a_rare_codec_is_read_in_a_worker_and_as_it_would_be_here(tmp_path, monkeypatch, calls, name):
+    path = recorded(tmp_path / name, *RARE[name])
+    apart, said = everything(path), told(path)
+    assert len(calls) >= 6 and set(calls) == {repr(name)}
     calls.clear()
     monkeypatch.setattr("lynx.media.rare_codecs.separate", lambda: False)
-    here = everything(path.rename(tmp_path / "renamed.asf"))
-    assert calls == []
+    again = tmp_path / "again"
+    again.mkdir()
+    here, said_here = everything(path.rename(again / name)), told(again / name)
+    assert calls == [] and said == said_here
     assert apart[0].video == here[0].video and apart[0].audio == here[0].audio
     assert apart[0].duration == here[0].duration
     assert all(one.equal(other) for one, other in zip(apart[1:], here[1:], strict=True))
     assert apart[1].float().mean((1, 2, 3)).diff().min() > 30, "pictures ever brighter"
+    assert apart[3].abs().mean() > 0.05 and len(apart[5]) == 6000
 
 
 def test_one_rare_track_is_enough_and_common_ones_start_no_worker(tmp_path, calls):

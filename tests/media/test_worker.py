@@ -16,7 +16,7 @@ import torch
 import worker_functions as functions
 
 from lynx.errors import MediaError
-from lynx.media import worker
+from lynx.media import worker, worker_clip
 from lynx.media.worker import call
 from lynx.media.worker_clip import clip_in_worker
 
@@ -207,3 +207,20 @@ def test_sixteen_frames_cost_less_than_thirty_milliseconds_more():
         call(torch.clone, frames, about="'a'")  # there and back
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 2 * 0.03
+
+
+@pytest.mark.parametrize(("large", "kept"), [(100, 2), (1, 1)])
+def test_before_a_clip_of_a_large_file_is_made_the_others_go(tmp_path, monkeypatch, large, kept):
+    """A mesh of four million faces takes all memory of a worker."""
+    monkeypatch.setattr(worker_clip, "LARGE", large)
+    monkeypatch.setattr(worker_clip, "_kept", found := {})
+    there = []
+
+    def make(path):
+        there.append(len(found))
+        return functions.make_clip(path, 4)
+
+    for name in "abc":
+        (tmp_path / name).write_text("ten letters")
+        worker_clip._clip(make, tmp_path / name, ((1, 11, ord(name)),), ())
+    assert there == [0, *(2 * [kept - 1])] and len(found) == kept

@@ -12,6 +12,7 @@ from checkpoints import clip, random_adapter, sound
 
 import lynx
 from lynx import LynxError, MediaError
+from lynx.config import Limits
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
 from lynx.media.writer import write_video
@@ -180,8 +181,8 @@ def test_of_a_long_clip_the_first_part_is_shown_and_that_is_said(session, tmp_pa
     monkeypatch.setattr(film, "DEFAULT_SECONDS", 0.5)
     made = write_film(session, tmp_path / "film.mp4")
     assert made.end == 0.5 and "of 2.00 s: ask for a window" in made.notes[0]
-    monkeypatch.setattr(film, "MAX_SECONDS", 1.0)
-    with pytest.raises(MediaError, match="at most 1 s"):
+    monkeypatch.setattr(film, "LIMITS", Limits(max_film_seconds=1))
+    with pytest.raises(MediaError, match=r"at most 1 s \(LYNX_MAX_FILM_SECONDS\)"):
         write_film(session, tmp_path / "film.mp4", window=(0.0, 1.5))
 
 
