@@ -71,8 +71,14 @@ class MediaInfo:
     video: VideoTrack | None
     audio: tuple[AudioTrack, ...]  # all that can be decoded
     tracks: tuple[Track, ...] = ()  # all
-    notes: tuple[str, ...] = ()  # for the user: what is left out or had to be assumed
     sound: AudioTrack | None = None  # the one that is heard unless another is asked for
+    picture_notes: tuple[str, ...] = ()  # for the user: what is left out, or had to be assumed, of its pictures
+    sound_notes: tuple[str, ...] = ()  # the same of its sound
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All notes."""
+        return (*self.sound_notes, *self.picture_notes)
 
 
 @dataclass(frozen=True)

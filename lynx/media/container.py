@@ -13,11 +13,12 @@ from typing import Any
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Disposition
 
 from lynx.errors import MediaError
 from lynx.media import lengths
+from lynx.media.downmix import placed
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
 from lynx.media.picture import MAX_SIDE, describe
@@ -28,7 +29,8 @@ from lynx.media.tracks import (
     codec_of,
     default_sound,
     list_tracks,
-    notes_on,
+    picture_notes,
+    sound_notes,
     undecoded,
     video_streams,
 )
@@ -37,7 +39,9 @@ from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, VideoTrack
 
 logger = logging.getLogger(__name__)
 
-FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
+FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr,ac3,eac3,dts,wv,tta,au,apng"
+)
 """FFmpeg's names of the containers that are opened."""
 PROTOCOLS = "file"
 """FFmpeg's names of the protocols by which bytes are read: no network, no pipe, no other file."""
@@ -58,6 +62,8 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
         # an absolute path, since FFmpeg takes what stands before a colon for a protocol
         with av.open(os.path.abspath(path), options=options) as container:
             yield container
+    except PatchWelcomeError as error:  # such as Ogg files joined although their sample rates differ
+        raise MediaError(f"{path.name!r} changes in a way that FFmpeg cannot read; convert it first.") from error
     except (FFmpegError, ValueError, IndexError) as error:
         raise MediaError(f"{path.name!r} {reason(path)}") from error
 
@@ -71,8 +77,12 @@ def rewind(container: InputContainer) -> None:
     """Go back to the first packet, also where the clock begins below zero."""
     if lengths.has_format(container, lengths.WITHOUT_INDEX):
         container.seek(0, unsupported_byte_offset=True)
-    else:
-        container.seek(min(0, container.start_time or 0))
+        return
+    begin = min(0, container.start_time or 0)
+    try:
+        container.seek(begin)
+    except FFmpegError:  # in FLV, where the first key frame comes later
+        container.seek(begin, backward=False)
 
 
 @cached_by_file
@@ -105,9 +115,9 @@ def probe(source: FileSource) -> MediaInfo:
         if duration <= 0:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
         tracks = list_tracks(container, video, sound, asked)
-        notes = notes_on(container, video, sound, asked, lambda track: _label(container, track.index))
-        notes = (*notes, *(video.notes if video else ()))
-        return MediaInfo(path, duration, video, audio, tracks, notes, sound)
+        seen = (*picture_notes(container, video), *(video.notes if video else ()))
+        noted = sound_notes(container, video, sound, lambda track: _label(container, track.index))
+        return MediaInfo(path, duration, video, audio, tracks, sound, seen, noted)
 
 
 @cached_by_file
@@ -125,10 +135,12 @@ def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[in
         return walked(Recording(path)).ends
     ends, duration = lengths.tail(container, streams), container.duration / av.time_base
     least = duration - max(1.0, 0.02 * duration)  # an earlier end is a file that was cut off
-    last = max(ends.values(), default=0.0) - start_of(container)
+    # Matroska is written with the length from the first moment, or from zero on the clock
+    begin = min(start_of(container), 0.0) if lengths.has_format(container, ("matroska",)) else start_of(container)
+    last = max(ends.values(), default=0.0) - begin
     if any(stream.index not in ends for stream in streams) or (exact and last < least):
         ends = {**ends, **walked(Recording(path)).ends}
-        last = max(ends.values(), default=0.0) - start_of(container)
+        last = max(ends.values(), default=0.0) - begin
     if exact and last < least:
         raise MediaError(
             f"{path.name!r} is cut off: it should last {duration:.1f} s but its data ends early."
@@ -176,9 +188,8 @@ def _nothing_to_read(container: InputContainer, name: str) -> str:
 
 def _audio_track(stream: av.AudioStream, duration: float) -> AudioTrack:
     context, default = stream.codec_context, bool(stream.disposition & Disposition.default)
-    return AudioTrack(
-        stream.rate, context.channels, context.name, stream.index, context.layout.name, default, duration
-    )
+    layout = placed(context.layout).name
+    return AudioTrack(stream.rate, context.channels, context.name, stream.index, layout, default, duration)
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:

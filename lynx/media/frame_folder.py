@@ -113,7 +113,7 @@ class FrameFolder:
         rate = 1 / spacing if spacing > 0 else 0.0
         video = VideoTrack(width, height, rate, codec, 0, duration=self.duration, notes=self.notes)
         track = Track(0, "video", codec, True, True)
-        return MediaInfo(self.path, self.duration, video, (), (track,), self.notes)
+        return MediaInfo(self.path, self.duration, video, (), (track,), picture_notes=self.notes)
 
     def indices(self, times: Tensor) -> np.ndarray:
         """Which picture (T,) is on the screen at each of `times` (T,): before the first, the first."""

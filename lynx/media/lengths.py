@@ -25,10 +25,12 @@ from lynx.errors import MediaError
 
 logger = logging.getLogger(__name__)
 
-WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ogg", "flv", "asf", "gif")
+WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ac3", "eac3", "dts", "ogg", "flv", "asf", "gif")
 """FFmpeg's names of the formats whose packets are all read, since their headers may only guess the length."""
 WITHOUT_INDEX = ("mpegts", "mpeg")
 """Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
+JOINED = (*WITHOUT_INDEX, "ogg")
+"""Formats of which files are joined end to end, so that the clock begins anew in mid-file."""
 MAX_PACKETS = 5_000_000
 """Maximum pictures of a track without an index, in a list of 21 bytes each: 46 hours at 30 a second."""
 RESET = 1
@@ -65,6 +67,7 @@ class Walk:
 
     ends: dict[int, float]  # seconds, of each stream by its index
     packets: Packets | None = None
+    joined: bool = False  # whether the clock begins anew in mid-file
 
 
 def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
@@ -87,7 +90,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
     columns = tuple(array("q") for _ in range(6))
-    found, clock, resets = _Ends(), _Clock(), has_format(container, WITHOUT_INDEX)
+    found, clock, resets = _Ends(), _Clock(), has_format(container, JOINED)
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
         for i, packet in enumerate(_readable(container)):
@@ -109,7 +112,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
                     logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
     ends = found.seconds()
     if not columns[0] or picture is None:
-        return Walk(ends)
+        return Walk(ends, joined=clock.began_anew)
     times, coded, lasts, key, at, size = (np.array(column, np.int64) for column in columns)
     seldom = (at < 0).mean() > FEW and NONE not in (times.min(), coded.min())
     base = float(container.streams[picture].time_base or 1)
@@ -119,7 +122,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
         shown = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
         if 0 <= ends[picture] - shown <= TRUSTED_JUMP:  # players show the length without the last B-frames
             ends[picture] = shown
-    return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)))
+    return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)), clock.began_anew)
 
 
 def evenly_timed(pts: np.ndarray, dts: np.ndarray, length: np.ndarray, jump: float) -> np.ndarray:
@@ -187,6 +190,7 @@ class _Clock:
     def __init__(self) -> None:
         self.shifts: dict[int, int] = {}  # index -> what is added to its timestamps
         self.next: dict[int, int] = {}  # index -> expected timestamp of decoding
+        self.began_anew = False
 
     def shift(self, packet: av.Packet) -> int:
         """What is added to the timestamps of this packet, in its time base."""
@@ -196,6 +200,7 @@ class _Clock:
         jump = packet.dts + shift - self.next.get(index, packet.dts + shift)
         if jump < -RESET / packet.time_base:
             shift -= jump
+            self.began_anew = True
         elif jump > RESET / packet.time_base:
             shift = max(0, shift - jump)  # a single wrong timestamp is over
         self.shifts[index] = shift

@@ -30,7 +30,7 @@ def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: i
     Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
     """
     moments, info = _checked(source, times)
-    notes: dict[str, None] = {}
+    notes = dict.fromkeys(info.picture_notes)
     pixels = np.stack(list(_pictures(source, info, moments, max_side, notes)))  # (T, H, W, 3)
     shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Frames(shown, moments, info.duration, notes=tuple(notes))
