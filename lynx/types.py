@@ -72,7 +72,7 @@ class MediaInfo:
     audio: tuple[AudioTrack, ...]  # all that can be decoded
     tracks: tuple[Track, ...] = ()  # all
     sound: AudioTrack | None = None  # the one that is heard unless another is asked for
-    picture_notes: tuple[str, ...] = ()  # for the user: what is left out, or had to be assumed, of its pictures
+    picture_notes: tuple[str, ...] = ()  # for the user: what of its pictures is left out or was assumed
     sound_notes: tuple[str, ...] = ()  # the same of its sound
 
     @property

@@ -132,7 +132,8 @@ class Sound:
             share = 100 * self._clipped / self._count
             notes.append(f"{share:.0f} % of the sound is beyond full scale and is clipped")
         if self._count and self._peak < FAINT and self.begins is not None:
-            notes.append("the sound is " + ("silent" if self._peak < SILENT else "all but silent, below -80 dBFS"))
+            silent = "silent" if self._peak < SILENT else "all but silent, below -80 dBFS"
+            notes.append(f"the sound is {silent}")
         return tuple(notes)
 
     def __iter__(self) -> Iterator[np.ndarray]:

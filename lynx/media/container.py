@@ -63,7 +63,8 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
         with av.open(os.path.abspath(path), options=options) as container:
             yield container
     except PatchWelcomeError as error:  # such as Ogg files joined although their sample rates differ
-        raise MediaError(f"{path.name!r} changes in a way that FFmpeg cannot read; convert it first.") from error
+        problem = f"{path.name!r} changes in mid-file in a way that FFmpeg cannot read; convert it first."
+        raise MediaError(problem) from error
     except (FFmpegError, ValueError, IndexError) as error:
         raise MediaError(f"{path.name!r} {reason(path)}") from error
 
@@ -135,8 +136,9 @@ def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[in
         return walked(Recording(path)).ends
     ends, duration = lengths.tail(container, streams), container.duration / av.time_base
     least = duration - max(1.0, 0.02 * duration)  # an earlier end is a file that was cut off
-    # Matroska is written with the length from the first moment, or from zero on the clock
-    begin = min(start_of(container), 0.0) if lengths.has_format(container, ("matroska",)) else start_of(container)
+    begin, matroska = start_of(container), lengths.has_format(container, ("matroska",))
+    if matroska:  # some programs write its length from the first moment on, others from the clock's zero
+        begin = min(begin, 0.0)
     last = max(ends.values(), default=0.0) - begin
     if any(stream.index not in ends for stream in streams) or (exact and last < least):
         ends = {**ends, **walked(Recording(path)).ends}
@@ -145,7 +147,7 @@ def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[in
         raise MediaError(
             f"{path.name!r} is cut off: it should last {duration:.1f} s but its data ends early."
         )
-    if lengths.has_format(container, ("matroska",)) and last > duration + max(1.0, 0.02 * duration):
+    if matroska and last > duration + max(1.0, 0.02 * duration):
         ends = {index: min(end, start_of(container) + duration) for index, end in ends.items()}
     return ends
 

@@ -122,8 +122,8 @@ class Downmix:
         if self._alone is None:
             return (f"{who} out in mono: {much}",)
         channel = self._layout.channels[self._alone]
-        named = f"the {channel.description} channel" if channel.name in WEIGHTS else f"channel {self._alone + 1}"
-        heard = f"the {PAIR[self._alone]} channel" if pair else named
+        name = PAIR[self._alone] if pair else channel.description
+        heard = f"the {name} channel" if pair or channel.name in WEIGHTS else f"channel {self._alone + 1}"
         return (f"{who} out in mono ({much}): {heard} is heard alone",)
 
     def _left_out(self) -> tuple[str, ...]:

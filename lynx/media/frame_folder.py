@@ -1,7 +1,8 @@
 """A folder of pictures as a video: `color/0.jpg` ... (ScanNet), `rgb/1305031102.175304.png` (TUM), or flat.
 
 Only the pictures that are asked for are opened. Their times come from the numbers in the names at
-the recording's rate, else `times.txt` beside them, else names that are Unix time, else they are spread.
+the recording's rate, the first at 0:00, else `times.txt` beside them, else names that are Unix time, else
+they are spread.
 """
 
 import struct
@@ -85,6 +86,7 @@ class FrameFolder:
         count = len(files)
         if recording.fps:
             times = times_at_rate(files, recording.fps, WHAT)
+            times -= times[0]  # the numbers may go on from another part of the scene
         elif (file := _times_file(path, files)) is not None:
             times = read_times(file, count, WHAT)
         elif (stamps := unix_times(files)) is not None:

@@ -65,7 +65,8 @@ def undecoded(container: InputContainer) -> list[tuple[int, str, str]]:
 
 
 def _lacks(stream: Stream, codec: str) -> str:
-    if stream.codec_context is None:
+    context: Any = stream.codec_context  # None where there is no decoder
+    if context is None:
         return "its codec is unknown" if codec == "unknown" else f"no decoder for {codec}"
     return f"{codec} with a damaged header"
 

@@ -272,7 +272,10 @@ def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo
         return info, info.duration, is_depth
     try:
         seconds = depth.duration(recording)
-    except MediaError:
+    except MediaError as error:
+        if info is None and path.is_dir() and not depth.files(path):
+            what = "no pictures, depth maps or mesh"
+            raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.") from error
         if info is None or as_depth:
             raise
         return info, info.duration, False

@@ -146,7 +146,8 @@ class MultiView(Modality):
                         )
                     shown[seen, number] = pixels
             moments = times[at].repeat_interleave(len(views))
-            yield Frames(shown.flatten(0, 1), moments, duration, tuple(views) * len(at), tuple(dict.fromkeys(notes)))
+            notes = tuple(dict.fromkeys(notes))
+            yield Frames(shown.flatten(0, 1), moments, duration, tuple(views) * len(at), notes)
 
     @staticmethod
     def _ends(view: View) -> float:

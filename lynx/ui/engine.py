@@ -59,7 +59,8 @@ class Engine:
         ]
         shown = {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()}
         tokens = {sense: session.plan.tokens[sense] for sense in frames}
-        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *notes_of(frames.values()))))
+        seen = notes_of(frames.values())  # as `lynx inspect` says
+        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *seen)))
         return Preview(shown, tokens, session.plan.context, notes, part_looked_at(session))
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
