@@ -28,6 +28,7 @@ from lynx.media.tracks import (
     audio_streams,
     codec_of,
     default_sound,
+    length_notes,
     list_tracks,
     picture_notes,
     sound_notes,
@@ -117,8 +118,9 @@ def probe(source: FileSource) -> MediaInfo:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
         tracks = list_tracks(container, video, sound, asked)
         seen = (*picture_notes(container, video), *(video.notes if video else ()))
-        noted = sound_notes(container, video, sound, lambda track: _label(container, track.index))
-        return MediaInfo(path, duration, video, audio, tracks, sound, seen, noted)
+        noted = sound_notes(container, sound, lambda track: _label(container, track.index))
+        lasting = length_notes(video, sound)
+        return MediaInfo(path, duration, video, audio, tracks, sound, seen, noted, lasting)
 
 
 @cached_by_file

@@ -136,12 +136,9 @@ def picture_notes(container: InputContainer, video: VideoTrack | None) -> tuple[
 
 
 def sound_notes(
-    container: InputContainer,
-    video: VideoTrack | None,
-    sound: AudioTrack | None,
-    label: Callable[[AudioTrack], str],
+    container: InputContainer, sound: AudioTrack | None, label: Callable[[AudioTrack], str]
 ) -> tuple[str, ...]:
-    """The same of the sound tracks; and of sound that is longer or shorter than the picture."""
+    """The same of the sound tracks."""
     notes, sounds = [], len(audio_streams(container))
     if sounds > 1 and sound is not None:
         notes.append(f"{sounds} sound tracks; {label(sound)} is heard")
@@ -149,11 +146,17 @@ def sound_notes(
     for index, kind, lacks in undecoded(container):
         if kind == "audio":
             notes.append(f"the sound track #{index} cannot be decoded: {lacks}{missing}")
-    if video is not None and sound is not None:
-        longer = sound.duration - video.duration
-        lengths = f"the sound lasts {sound.duration:.1f} s, the picture {video.duration:.1f} s"
-        if longer > DIFFERENCE:
-            notes.append(f"{lengths}: {longer:.1f} s of sound are not heard")
-        elif longer < -DIFFERENCE:
-            notes.append(f"{lengths}: silent after {sound.duration:.1f} s")
     return tuple(notes)
+
+
+def length_notes(video: VideoTrack | None, sound: AudioTrack | None) -> tuple[str, ...]:
+    """That the sound is longer or shorter than the picture."""
+    if video is None or sound is None:
+        return ()
+    longer = sound.duration - video.duration
+    lengths = f"the sound lasts {sound.duration:.1f} s, the picture {video.duration:.1f} s"
+    if longer > DIFFERENCE:
+        return (f"{lengths}: {longer:.1f} s of sound are not heard",)
+    if longer < -DIFFERENCE:
+        return (f"{lengths}: silent after {sound.duration:.1f} s",)
+    return ()
