@@ -108,6 +108,12 @@ def test_every_moment_shows_the_frame_that_a_full_decode_has_there(tmp_path, nam
     assert seen(path, [5.95]) == [59] and seen(path, [0.0]) == [0]
 
 
+def test_theora_gives_the_same_pictures_every_time(tmp_path):
+    path = gradient(tmp_path / "a.ogv", "-f", "lavfi", "-i", "sine=d=6", "-c:v", "libtheora")
+    first = read_frames(path, sample_times(6, 8)).pixels
+    assert all((read_frames(path, sample_times(6, 8)).pixels == first).all() for _ in range(60))
+
+
 @pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
 def test_a_program_stream_of_small_frames_is_read_in_order(tmp_path, codec):
     """Few of its frames have a timestamp, and the writer takes some of them from a neighbor."""
