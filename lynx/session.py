@@ -254,8 +254,7 @@ class Session:
                 sense: (len(shown), max(0.0, min(shown.duration, end) - start))
                 for sense, shown in frames.items()
             }
-            read = notes_of((self.media[sense] for sense in frames), frames.values())
-            self.notes = [*self.plan.notes, *read]
+            self.notes = [*self.plan.notes, *notes_of(frames.values())]
             if unknown := backbone.unknown_words(messages[-1]["content"]):
                 self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
             attention = rows.rows()  # (n, S + n - 1)

@@ -72,8 +72,15 @@ class MediaInfo:
     video: VideoTrack | None
     audio: tuple[AudioTrack, ...]  # all that can be decoded
     tracks: tuple[Track, ...] = ()  # all
-    notes: tuple[str, ...] = ()  # for the user: what is left out or had to be assumed
     sound: AudioTrack | None = None  # the one that is heard unless another is asked for
+    picture_notes: tuple[str, ...] = ()  # for the user: what of its pictures is left out or was assumed
+    sound_notes: tuple[str, ...] = ()  # the same of its sound
+    length_notes: tuple[str, ...] = ()  # that the two differ in length
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All notes."""
+        return (*self.sound_notes, *self.length_notes, *self.picture_notes)
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,8 @@ NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
 POOLINGS = get_args(TokenPooling)
 
-            head = start.read(len(LFS_POINTER))
-        if head == LFS_POINTER:
-            raise AdapterError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` there")
-        header = int.from_bytes(head[:8], "little")
-        if header > LIMITS.max_weights_header_bytes:
-            most = LIMITS.say("max_weights_header_bytes")
-            raise AdapterError(f"{path} has a header of {header:,} bytes: at most {most} are read")
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one that Git LFS has not fetched."""
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that weights may be stored as, in the words of safetensors."""
 

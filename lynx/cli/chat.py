@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lynx.cli.media import recording, recording_options
 from lynx.cli.registry import (
     Options,
     Parser,
@@ -25,8 +25,6 @@ from lynx.errors import LynxError
 
 def _media_options(parser: Parser) -> None:
     """The options that open a session; `_open_session` reads them."""
-    from lynx.compat import accept_negative_axes
-    from lynx.media.side_files import AXES, parse_unit, parse_up
     from lynx.modalities import extensions
     from lynx.types import seconds_of
 
@@ -34,12 +32,7 @@ def _media_options(parser: Parser) -> None:
     for name, modality in extensions.all().items():
         more = "; FILE#2 is its track 2" if modality.takes == "audio" else ""
         media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE{more}")
-    text = "meters of one step of integer depth maps, such as 0.001, or a unit, a sensor or a data set: mm, "
-    text += "tum, d405, l515, ...; default: what depth.json beside them says, else as the adapter was trained"
-    media.add_argument("--depth-unit", type=usage(parse_unit), metavar="M", help=text)
-    text = f"axis of a mesh that points up: {', '.join(AXES)}; default: its format's"
-    accept_negative_axes(parser)
-    media.add_argument("--depth-up", type=usage(parse_up), metavar="AXIS", help=text)
+    recording_options(parser)
 
     group = parser.add_argument_group("moments that are looked at, evenly spread")
     text = "first second of the clip that is looked at, such as 12.5 or 1:30; default: 0"
@@ -58,16 +51,16 @@ def _media_options(parser: Parser) -> None:
 
 def _open_session(options: Options) -> Any:
     from lynx.modalities import extensions
-    from lynx.types import Recording
 
     senses = extensions.all()
     media = {name: path for name in senses if (path := getattr(options, name))}
-    known = {"unit": options.depth_unit, "up": options.depth_up}
-    if any(known.values()):
-        deep = [name for name in media if senses[name].takes == "depth"]
-        if not deep:
-            raise LynxError("--depth-unit and --depth-up say what the depth is: give --depth FILE, too")
-        media |= {name: replace(Recording.of(media[name]), **known) for name in deep}
+    deep = [name for name in media if senses[name].takes == "depth"]
+    if (options.depth_unit or options.depth_up) and not deep:
+        raise LynxError("--depth-unit and --depth-up say what the depth is: give --depth FILE, too")
+    folders = [name for name in media if Path(media[name]).is_dir() and senses[name].takes == "video"]
+    if options.folder_fps and not (deep or folders):
+        raise LynxError("--folder-fps is the rate of a folder of pictures or depth maps: give one, too")
+    media |= {name: recording(media[name], options) for name in dict.fromkeys((*deep, *folders))}
     model = load_model(options, *media)
     part = {"start": options.start, "end": options.end}
     return model.chat(frames=options.frames, fps=options.fps, max_frames=options.max_frames, **part, **media)

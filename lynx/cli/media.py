@@ -5,23 +5,47 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lynx.cli.registry import Options, Parser, Result, command, count, option
+from lynx.cli.registry import Options, Parser, Result, command, count, option, rate, usage
 from lynx.errors import LynxError
 
 if TYPE_CHECKING:
+    from lynx.types import FileSource, Recording
+
+
+def recording_options(parser: Parser, *names: str) -> None:
+    """What belongs to a recording; `recording` reads it. names: further ones of the option of a rate."""
+    from lynx.compat import accept_negative_axes
+    from lynx.media.side_files import AXES, parse_unit, parse_up
+
+    accept_negative_axes(parser)
+    group = parser.add_argument_group("what the recordings do not say themselves")
+    text = "frames a second of a folder of pictures or depth maps, whose names count them; default: what "
+    text += "times.txt or the names say, else one a second"
+    group.add_argument("--folder-fps", *names, type=rate, metavar="X", help=text)
+    text = "meters of one step of integer depth maps, such as 0.001, or a unit, a sensor or a data set: mm, "
+    text += "tum, d405, l515, ...; default: what depth.json beside them says, else as the adapter was trained"
+    group.add_argument("--depth-unit", type=usage(parse_unit), metavar="M", help=text)
+    text = f"axis of a mesh that points up: {', '.join(AXES)}; default: its format's"
+    group.add_argument("--depth-up", type=usage(parse_up), metavar="AXIS", help=text)
+
+
+def recording(source: "FileSource", options: Options) -> "Recording":
+    """A file or folder with what the options say of it."""
     from lynx.types import Recording
 
+    known = {"unit": options.depth_unit, "up": options.depth_up, "fps": options.folder_fps}
+    return replace(Recording.of(source), **known)
 
-def _recording_options(parser: Parser) -> None:
-    group = parser.add_argument_group("what is known of the recordings")
-    group.add_argument("--start", type=float, metavar="S", help="look only at what comes from this second on")
-    group.add_argument("--end", type=float, metavar="S", help="look only at what comes before this second")
-    text = "meters of one step of integer depth maps, such as 0.0002"
-    group.add_argument("--depth-unit", type=float, metavar="METERS", help=text)
-    axes = ["x", "y", "z", "-x", "-y", "-z"]
-    group.add_argument("--depth-up", choices=axes, metavar="AXIS", help=f"of a mesh: {', '.join(axes)}")
-    text = "depth: read videos as depth, too, where nothing in the file says that they are"
-    group.add_argument("--as", dest="read_as", choices=["depth"], metavar="SENSE", help=text)
+
+def _part_options(parser: Parser) -> None:
+    from lynx.types import seconds_of
+
+    group = parser.add_argument_group("moments that are looked at, evenly spread")
+    group.add_argument("--frames", type=count, default=8, metavar="N", help="how many; default: 8")
+    text = "first second that is looked at, such as 12.5 or 1:30; default: 0"
+    group.add_argument("--start", type=usage(seconds_of), metavar="S", help=text)
+    text = "last second that is looked at; default: the recording's end"
+    group.add_argument("--end", type=usage(seconds_of), metavar="S", help=text)
 
 
 @command(
@@ -33,8 +57,15 @@ def _recording_options(parser: Parser) -> None:
         metavar="FILE",
         help="a video or sound (clip.mkv#2 takes its sound track 2), depth maps, a mesh, or a folder of them",
     ),
-    option("--frames", type=count, default=8, metavar="N", help="moments looked at (default: 8)"),
-    _recording_options,
+    _part_options,
+    lambda parser: recording_options(parser, "--fps"),
+    option(
+        "--as",
+        dest="read_as",
+        choices=["depth"],
+        metavar="SENSE",
+        help="depth: read videos as depth, too, where nothing in the file says that they are",
+    ),
     option(
         "--out",
         type=Path,
@@ -57,8 +88,8 @@ def _inspect(options: Options) -> Any:
     for file, folder in zip(options.files, _folders(options.out, options.files), strict=True):
         try:
             as_depth = options.read_as == "depth"
-            recording, moments = _recording(file, options), (options.frames, options.start, options.end)
-            seen = inspect(recording, *moments, as_depth=as_depth)
+            moments = options.frames, options.start, options.end
+            seen = inspect(recording(file, options), *moments, as_depth=as_depth)
             written = seen.write(folder) if folder else []
         except LynxError as error:
             if not several:
@@ -81,12 +112,6 @@ def _inspect(options: Options) -> Any:
     if not options.json:
         return {}
     return results if several else results[0]
-
-
-def _recording(file: str, options: Options) -> "Recording":
-    from lynx.types import Recording
-
-    return replace(Recording.of(file), unit=options.depth_unit, up=options.depth_up)
 
 
 def _folders(out: Path | None, files: list[str]) -> list[Path | None]:

@@ -6,20 +6,23 @@ and a few seconds are held back until it is known that the channels do not cance
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.error import FFmpegError
 
 from lynx.config import LIMITS
 from lynx.errors import MediaError
-from lynx.media.container import decode, open_recording, probe, start_of
+from lynx.media.container import decode, open_recording, probe, rewind, start_of, walked
 from lynx.media.downmix import Downmix
+from lynx.media.lengths import JOINED, has_format
 from lynx.media.rare_codecs import codecs_of, is_rare
 from lynx.media.worker import call
-from lynx.types import AudioTrack, FileSource, Waveform
+from lynx.types import AudioTrack, FileSource, Recording, Waveform
 
 LAST_PACKET = 1.0
 """Seconds by which a sound may exceed LIMITS.max_seconds, since encoders pad the last packet."""
@@ -33,8 +36,8 @@ GAP = 0.1
 """Seconds without a timestamp that are a silence; less is jitter."""
 LEAST_PART = 0.1
 """Seconds for which a sample rate or layout must last to be named in a note: decoders stumble at changes."""
-SILENT = 1e-4
-"""Amplitude (-80 dBFS) below which a whole recording is called silent."""
+SILENT, FAINT = 1e-6, 1e-4
+"""Amplitudes (-120 and -80 dBFS) below which a note calls a whole recording silent, or all but silent."""
 MAX_CLIPPED = 0.01
 """Share of samples beyond full scale from which on a note says so."""
 MAX_NOTES = 4
@@ -101,7 +104,7 @@ class Sound:
         self.begins: float | None = None  # seconds at which the first sound was found, if any was
         self.ends: float | None = None  # seconds at which the track ended, if it was read so far
         self._formats: dict[str, list[float]] = {}  # first second and length of each rate and layout
-        self._mixes: dict[str, None] = {}  # notes of channels that cancel out
+        self._mixes: dict[str, None] = {}  # notes on channels
         self._lead = 0  # samples that are read before `start`
         self._not_numbers = self._clipped = self._count = 0
         self._peak = 0.0
@@ -126,8 +129,9 @@ class Sound:
         if self._clipped > MAX_CLIPPED * self._count:
             share = 100 * self._clipped / self._count
             notes.append(f"{share:.0f} % of the sound is beyond full scale and is clipped")
-        if self._count and self._peak < SILENT and self.begins is not None:
-            notes.append("the sound is silent")
+        if self._count and self._peak < FAINT and self.begins is not None:
+            silent = "silent" if self._peak < SILENT else "all but silent, below -80 dBFS"
+            notes.append(f"the sound is {silent}")
         return tuple(notes)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -204,8 +208,8 @@ class Sound:
             if mix.name in self._formats or len(self._formats) < MAX_FORMATS:
                 self._formats.setdefault(mix.name, [began, 0.0])[1] += ended - began
             self._not_numbers += mix.not_numbers
-            if mix.note and len(self._mixes) < MAX_NOTES:
-                self._mixes[mix.note] = None
+            for note in mix.notes[: MAX_NOTES - len(self._mixes)]:
+                self._mixes[note] = None
 
 
 def _silence(count: int) -> Iterator[np.ndarray]:
@@ -228,12 +232,12 @@ def _frames(container: InputContainer, index: int, moment: float, needed: float)
     """Frames of a stream from `moment` on, or from earlier; seconds on the container's clock.
 
     Some containers find a position after the one sought: where the first frame comes after `needed`, an
-    earlier one is tried.
+    earlier one is tried. Where the clock begins anew in mid-file no moment can be sought: all is read.
     """
     stream = container.streams[index]
     assert isinstance(stream, av.AudioStream)
     start = start_of(container)
-    if moment <= start:
+    if moment <= start or _joined(container):
         yield from decode(container, stream)
         return
     if container.format.name in WITHOUT_INDEX:
@@ -244,10 +248,18 @@ def _frames(container: InputContainer, index: int, moment: float, needed: float)
         return
     for back in (0.0, 3.0, 30.0, math.inf):
         target = max(start, moment - back)
-        container.seek(round(target * av.time_base))
+        try:
+            container.seek(round(target * av.time_base))
+        except FFmpegError:  # the index begins later
+            rewind(container)
         frames = decode(container, stream)
         first = next(frames, None)
         if first is not None and (first.time <= needed or target == start):
             yield first
             yield from frames
             return
+
+
+def _joined(container: InputContainer) -> bool:
+    """Whether the file is several that were joined, so that its timestamps are no moments of the whole."""
+    return has_format(container, JOINED) and walked(Recording(Path(container.name))).joined

@@ -13,12 +13,13 @@ from typing import Any
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Disposition
 
 from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media import lengths
+from lynx.media.downmix import placed
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
 from lynx.media.picture import describe
@@ -28,8 +29,10 @@ from lynx.media.tracks import (
     audio_streams,
     codec_of,
     default_sound,
+    length_notes,
     list_tracks,
-    notes_on,
+    picture_notes,
+    sound_notes,
     undecoded,
     video_streams,
 )
@@ -38,7 +41,9 @@ from lynx.types import AudioTrack, FileSource, MediaInfo, Recording, VideoTrack
 
 logger = logging.getLogger(__name__)
 
-FORMATS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr"
+FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,ogg,flac,wav,w64,mp3,aac,gif,flv,asf,aiff,caf,amr,ac3,eac3,dts,wv,tta,au,apng"
+)
 """FFmpeg's names of the containers that are opened."""
 PROTOCOLS = "file"
 """FFmpeg's names of the protocols by which bytes are read: no network, no pipe, no other file."""
@@ -59,6 +64,9 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
         # an absolute path, since FFmpeg takes what stands before a colon for a protocol
         with av.open(os.path.abspath(path), options=options) as container:
             yield container
+    except PatchWelcomeError as error:  # such as Ogg files joined although their sample rates differ
+        problem = f"{path.name!r} changes in mid-file in a way that FFmpeg cannot read; convert it first."
+        raise MediaError(problem) from error
     except (FFmpegError, ValueError, IndexError) as error:
         raise MediaError(f"{path.name!r} {reason(path)}") from error
 
@@ -72,8 +80,12 @@ def rewind(container: InputContainer) -> None:
     """Go back to the first packet, also where the clock begins below zero."""
     if lengths.has_format(container, lengths.WITHOUT_INDEX):
         container.seek(0, unsupported_byte_offset=True)
-    else:
-        container.seek(min(0, container.start_time or 0))
+        return
+    begin = min(0, container.start_time or 0)
+    try:
+        container.seek(begin)
+    except FFmpegError:  # in FLV, where the first key frame comes later
+        container.seek(begin, backward=False)
 
 
 @cached_by_file
@@ -106,9 +118,10 @@ def probe(source: FileSource) -> MediaInfo:
         if duration <= 0:
             raise MediaError(f"{name!r} holds no moment of video or sound.")
         tracks = list_tracks(container, video, sound, asked)
-        notes = notes_on(container, video, sound, asked, lambda track: _label(container, track.index))
-        notes = (*notes, *(video.notes if video else ()))
-        return MediaInfo(path, duration, video, audio, tracks, notes, sound)
+        seen = (*picture_notes(container, video), *(video.notes if video else ()))
+        noted = sound_notes(container, sound, lambda track: _label(container, track.index))
+        lasting = length_notes(video, sound)
+        return MediaInfo(path, duration, video, audio, tracks, sound, seen, noted, lasting)
 
 
 @cached_by_file
@@ -126,15 +139,18 @@ def _ends(container: InputContainer, streams: list[av.stream.Stream]) -> dict[in
         return walked(Recording(path)).ends
     ends, duration = lengths.tail(container, streams), container.duration / av.time_base
     least = duration - max(1.0, 0.02 * duration)  # an earlier end is a file that was cut off
-    last = max(ends.values(), default=0.0) - start_of(container)
+    begin, matroska = start_of(container), lengths.has_format(container, ("matroska",))
+    if matroska:  # some programs write its length from the first moment on, others from the clock's zero
+        begin = min(begin, 0.0)
+    last = max(ends.values(), default=0.0) - begin
     if any(stream.index not in ends for stream in streams) or (exact and last < least):
         ends = {**ends, **walked(Recording(path)).ends}
-        last = max(ends.values(), default=0.0) - start_of(container)
+        last = max(ends.values(), default=0.0) - begin
     if exact and last < least:
         raise MediaError(
             f"{path.name!r} is cut off: it should last {duration:.1f} s but its data ends early."
         )
-    if lengths.has_format(container, ("matroska",)) and last > duration + max(1.0, 0.02 * duration):
+    if matroska and last > duration + max(1.0, 0.02 * duration):
         ends = {index: min(end, start_of(container) + duration) for index, end in ends.items()}
     return ends
 
@@ -177,9 +193,8 @@ def _nothing_to_read(container: InputContainer, name: str) -> str:
 
 def _audio_track(stream: av.AudioStream, duration: float) -> AudioTrack:
     context, default = stream.codec_context, bool(stream.disposition & Disposition.default)
-    return AudioTrack(
-        stream.rate, context.channels, context.name, stream.index, context.layout.name, default, duration
-    )
+    layout = placed(context.layout).name
+    return AudioTrack(stream.rate, context.channels, context.name, stream.index, layout, default, duration)
 
 
 def _video_track(container: InputContainer, stream: av.VideoStream) -> VideoTrack:

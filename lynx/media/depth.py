@@ -10,8 +10,10 @@ import numpy as np
 from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.container import probe
+from lynx.media.frame_folder import picture_files
 from lynx.media.maps import ARRAYS, MAPS, map_form, open_array, read_map
 from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
+from lynx.media.numbered_files import frame_numbers
 from lynx.media.side_files import (
     AXES,
     INTRINSICS,
@@ -260,26 +262,29 @@ def _clock(
     The user's rate counts first, then times.txt, the rate in depth.json, names that are times, and `fps`.
     """
     if recording.fps:
-        return _counted(files, recording.fps), ()
+        return _counted(root, files, recording.fps), ()
     if (root / TIMES).is_file():
         return read_times(root / TIMES, len(files)), ()
     if settings.fps:
-        return _counted(files, settings.fps), ()
+        return _counted(root, files, settings.fps), ()
     if (times := stamped_times([file.stem for file in files])) is not None:
         return times, ("the maps' names are their times, from that of the first on",)
     if fps:
-        return _counted(files, fps), ()
+        return _counted(root, files, fps), ()
     if len(files) == 1:
         return None, (ONE_MAP.format(files[0].name),)
     return None, (f"{len(files)} depth maps have no times ({TIMES}): they are spread over the clip",)
 
 
-def _counted(files: Sequence[Path], fps: float) -> np.ndarray:
-    """Times from the last number in each name, which counts at `fps` a second."""
-    found = [re.findall("[0-9]+", file.stem) for file in files]
-    if not all(found):
-        raise MediaError(f"The names of the depth maps beside {files[0].name!r} hold no frame numbers.")
-    return check_times(np.array([float(numbers[-1][:300]) for numbers in found]) / fps, len(files))
+def _counted(root: Path, files: Sequence[Path], fps: float) -> np.ndarray:
+    """Times from the last number in each name, which counts at `fps` a second.
+
+    From zero on; where numbered pictures lie beside the maps, from the first of those, at which they begin.
+    """
+    pictures = [file for file in picture_files(root)[:1] if file not in files]
+    numbered = bool(pictures) and re.search("[0-9]", pictures[0].stem)
+    begin = frame_numbers(pictures, "pictures")[0] if numbered else 0.0
+    return check_times((frame_numbers(files, "depth maps") - begin) / fps, len(files))
 
 
 def _end(times: np.ndarray | None) -> float | None:

@@ -27,6 +27,7 @@ HELD = 2**22
 """Maximum samples (of all channels together) that are held back: 131 s of stereo at 16 kHz, 16 MB."""
 AT_ONCE = 32
 """Frames that are mixed at once."""
+PAIR = ("left", "right")
 LOUDEST = 1e6
 """Amplitude to which samples are cut before they are resampled, since larger ones overflow there."""
 AUDIBLE = 1e-8
@@ -35,6 +36,17 @@ LOSS, TOTAL_LOSS = 10.0, 20.0
 """Decibels lost in the mix from which on a note says so, and from which on one channel is heard alone."""
 SAME_LOUDNESS = 0.8
 """Of channels with at least this share of the loudest one's power the first is heard, in every part alike."""
+
+
+ASSUMED = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+"""Layouts of so many channels without names, as in WAV without a mask: players take them for these, too."""
+
+
+def placed(layout: av.AudioLayout) -> av.AudioLayout:
+    """The layout with the places of its channels, assumed where it has none; else itself."""
+    count = layout.nb_channels
+    unnamed = layout.name == f"{count} channels"
+    return av.AudioLayout(ASSUMED[count]) if unnamed and count in ASSUMED else layout
 
 
 def mono_weights(layout: av.AudioLayout) -> np.ndarray | None:
@@ -56,11 +68,12 @@ class Downmix:
     """Mono of frames that share one sample rate, layout and sample format."""
 
     def __init__(self, first: av.AudioFrame, sample_rate: int) -> None:
-        self.name = f"{first.sample_rate} Hz {first.layout.name}"
+        layout = placed(first.layout)
+        self.name = f"{first.sample_rate} Hz {layout.name}"
         self.not_numbers = 0  # samples that are NaN or infinite
-        self._rate, self._layout, self._format = sample_rate, first.layout, _format(first)
-        layout, self._weights = first.layout, mono_weights(first.layout)
-        count = layout.nb_channels
+        self._rate, self._layout, self._format = sample_rate, layout, _format(first)
+        self._assumed = layout.name != first.layout.name and layout.nb_channels > len(PAIR)
+        self._weights, count = mono_weights(layout), layout.nb_channels
         self._mean = np.full(count, 1 / count) if self._weights is None else self._weights.astype(np.float64)
         self._resampler: av.AudioResampler | None = None
         self._products = np.zeros((count, count))  # of every two channels, summed over time
@@ -91,19 +104,36 @@ class Downmix:
         yield from self._release()
 
     @property
-    def note(self) -> str | None:
-        """That channels cancel out, if they do over all that was heard."""
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed of the channels, and which of all that was heard are lost in mono."""
+        count = self._layout.nb_channels
+        assumed = (f"its {count} channels have no names: taken for {self._layout.name}",) * self._assumed
+        return (*assumed, *self._cancelled(), *self._left_out())
+
+    def _cancelled(self) -> tuple[str, ...]:
+        """That channels cancel out, if they do."""
         lost = self._loss()
         if self._alone is None and lost < LOSS:
-            return None
+            return ()
         count = self._layout.nb_channels
-        pair = count == 2
+        pair = count == len(PAIR)
         who = "left and right cancel" if pair else f"the {count} channels cancel"
         much = f"{lost:.0f} dB are lost" if lost < 60 else "nothing is left"
         if self._alone is None:
-            return f"{who} out in mono: {much}"
-        heard = ("left", "right")[self._alone] if pair else f"{self._alone + 1}."
-        return f"{who} out in mono ({much}): the {heard} channel is heard alone"
+            return (f"{who} out in mono: {much}",)
+        channel = self._layout.channels[self._alone]
+        name = PAIR[self._alone] if pair else channel.description
+        heard = f"the {name} channel" if pair or channel.name in WEIGHTS else f"channel {self._alone + 1}"
+        return (f"{who} out in mono ({much}): {heard} is heard alone",)
+
+    def _left_out(self) -> tuple[str, ...]:
+        """That only channels without a weight have sound, if it is so."""
+        power = np.diag(self._products)
+        weightless = self._mean == 0
+        if power[~weightless].max() > AUDIBLE * self._samples or power.max() <= AUDIBLE * self._samples:
+            return ()
+        names = [c.name for c, without in zip(self._layout.channels, weightless, strict=True) if without]
+        return (f"only what mono leaves out ({', '.join(names)}) has sound",)
 
     def _finite(self, frame: av.AudioFrame) -> av.AudioFrame:
         """The frame; in what is stored as floats, samples that are not finite are counted and become 0.

@@ -1,7 +1,8 @@
 """A folder of pictures as a video: `color/0.jpg` ... (ScanNet), `rgb/1305031102.175304.png` (TUM), or flat.
 
 Only the pictures that are asked for are opened. Their times come from the numbers in the names at
-the recording's rate, else `times.txt` beside them, else names that are Unix time, else they are spread.
+the recording's rate, the first at 0:00, else `times.txt` beside them, else names that are Unix time, else
+they are spread.
 """
 
 import struct
@@ -86,6 +87,7 @@ class FrameFolder:
         count = len(files)
         if recording.fps:
             times = times_at_rate(files, recording.fps, WHAT)
+            times -= times[0]  # the numbers may go on from another part of the scene
         elif (file := _times_file(path, files)) is not None:
             times = read_times(file, count, WHAT)
         elif (stamps := unix_times(files)) is not None:
@@ -114,7 +116,7 @@ class FrameFolder:
         rate = 1 / spacing if spacing > 0 else 0.0
         video = VideoTrack(width, height, rate, codec, 0, duration=self.duration, notes=self.notes)
         track = Track(0, "video", codec, True, True)
-        return MediaInfo(self.path, self.duration, video, (), (track,), self.notes)
+        return MediaInfo(self.path, self.duration, video, (), (track,), picture_notes=self.notes)
 
     def indices(self, times: Tensor) -> np.ndarray:
         """Which picture (T,) is on the screen at each of `times` (T,): before the first, the first."""

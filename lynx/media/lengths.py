@@ -26,10 +26,12 @@ from lynx.errors import MediaError
 
 logger = logging.getLogger(__name__)
 
-WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ogg", "flv", "asf", "gif")
+WALKED = ("mpegts", "mpeg", "mp3", "aac", "amr", "ac3", "eac3", "dts", "ogg", "flv", "asf", "gif")
 """FFmpeg's names of the formats whose packets are all read, since their headers may only guess the length."""
 WITHOUT_INDEX = ("mpegts", "mpeg")
 """Formats in which a seek lands anywhere, and in which the first timestamps after it may be wrong."""
+JOINED = (*WITHOUT_INDEX, "ogg")
+"""Formats of which files are joined end to end, so that the clock begins anew in mid-file."""
 RESET = 1
 """Seconds by which a clock has to fall back to count as one that begins anew."""
 SLOW = 1.0
@@ -64,6 +66,7 @@ class Walk:
 
     ends: dict[int, float]  # seconds, of each stream by its index
     packets: Packets | None = None
+    joined: bool = False  # whether the clock begins anew in mid-file
 
 
 def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
@@ -86,7 +89,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     path = Path(container.name)
     total, since, read, said = path.stat().st_size, time.monotonic(), 0, False
     columns = tuple(array("q") for _ in range(6))
-    found, clock, resets = _Ends(), _Clock(), has_format(container, WITHOUT_INDEX)
+    found, clock, resets = _Ends(), _Clock(), has_format(container, JOINED)
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
         for i, packet in enumerate(_readable(container)):
@@ -108,7 +111,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
                     logger.info("%r does not say its length: all %.0f MB are read.", path.name, total / 1e6)
     ends = found.seconds()
     if not columns[0] or picture is None:
-        return Walk(ends)
+        return Walk(ends, joined=clock.began_anew)
     times, coded, lasts, key, at, size = (np.array(column, np.int64) for column in columns)
     seldom = (at < 0).mean() > FEW and NONE not in (times.min(), coded.min())
     base = float(container.streams[picture].time_base or 1)
@@ -118,7 +121,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
         shown = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
         if 0 <= ends[picture] - shown <= TRUSTED_JUMP:  # players show the length without the last B-frames
             ends[picture] = shown
-    return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)))
+    return Walk(ends, Packets(times, key != 0, at, size.astype(np.int32)), clock.began_anew)
 
 
 def evenly_timed(pts: np.ndarray, dts: np.ndarray, length: np.ndarray, jump: float) -> np.ndarray:
@@ -186,6 +189,7 @@ class _Clock:
     def __init__(self) -> None:
         self.shifts: dict[int, int] = {}  # index -> what is added to its timestamps
         self.next: dict[int, int] = {}  # index -> expected timestamp of decoding
+        self.began_anew = False
 
     def shift(self, packet: av.Packet) -> int:
         """What is added to the timestamps of this packet, in its time base."""
@@ -195,6 +199,7 @@ class _Clock:
         jump = packet.dts + shift - self.next.get(index, packet.dts + shift)
         if jump < -RESET / packet.time_base:
             shift -= jump
+            self.began_anew = True
         elif jump > RESET / packet.time_base:
             shift = max(0, shift - jump)  # a single wrong timestamp is over
         self.shifts[index] = shift

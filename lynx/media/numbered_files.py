@@ -37,10 +37,15 @@ def read_times(path: Path, count: int, what: str) -> np.ndarray:
 
 def times_at_rate(files: Sequence[Path], fps: float, what: str) -> np.ndarray:
     """The seconds (n,) of files whose names' last numbers count frames. Raises MediaError without numbers."""
+    return check_times(frame_numbers(files, what) / fps, what)
+
+
+def frame_numbers(files: Sequence[Path], what: str) -> np.ndarray:
+    """The last numbers (n,) in the files' names. Raises MediaError where one has none."""
     found = [re.findall("[0-9]+", file.stem) for file in files]
     if not all(found):
         raise MediaError(f"The names of the {what} beside {files[0].name!r} hold no frame numbers.")
-    return check_times(np.array([float(numbers[-1][:300]) for numbers in found]) / fps, what)
+    return np.array([float(numbers[-1][:300]) for numbers in found])
 
 
 def unix_times(files: Sequence[Path]) -> np.ndarray | None:

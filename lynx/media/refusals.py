@@ -38,6 +38,8 @@ RECORDINGS = {
     b"\x30\x26\xb2\x75": "ASF",
     b"\0\0\x01\xba": "MPEG",
 }
+BARE = (b"\0\0\0\x01", b"\0\0\x01\xb3", b"\0\0\x01g", b"\0\0\x01\t")
+"""How streams of H.264, H.265 and MPEG video without a container begin."""
 MAX_BOXES = 1000
 """Boxes of an MP4 that are looked at; a whole one has about five, a fragmented one begins with its moov."""
 BOXES = (b"moov", b"mdat", b"ftyp", b"free", b"wide", b"skip", b"moof")
@@ -56,6 +58,8 @@ def reason(path: Path) -> str:
         if _without_index(path):
             return "is cut off: the index of this MP4 (moov), which stands at its end, is missing."
         return "cannot be read as MP4: it is damaged or cut off."
+    if head.startswith(BARE):
+        return "is a bare video stream, without times: put it into a container, such as MP4, first."
     for magic, name in RECORDINGS.items():
         if head.startswith(magic):
             return f"cannot be read as {name}: it is damaged or cut off."

@@ -65,7 +65,10 @@ def undecoded(container: InputContainer) -> list[tuple[int, str, str]]:
 
 
 def _lacks(stream: Stream, codec: str) -> str:
-    return f"no decoder for {codec}" if stream.codec_context is None else f"{codec} with a damaged header"
+    context: Any = stream.codec_context  # None where there is no decoder
+    if context is None:
+        return "its codec is unknown" if codec == "unknown" else f"no decoder for {codec}"
+    return f"{codec} with a damaged header"
 
 
 def codec_of(container: InputContainer, stream: Stream) -> str:
@@ -94,12 +97,12 @@ def list_tracks(
         default = bool(s.disposition & Disposition.default)
         taken = s.index in [track.index for track in (video, sound) if track is not None]
         codec = codec_of(container, s)
-        why = _why(s, codec, taken, asked, len(container.streams.audio) > 1)
+        why = _why(s, codec, taken, sound, asked)
         listed.append(Track(s.index, s.type, codec, default, taken, why))
     return tuple(listed)
 
 
-def _why(stream: Stream, codec: str, taken: bool, asked: bool, several: bool) -> str:
+def _why(stream: Stream, codec: str, taken: bool, sound: AudioTrack | None, asked: bool) -> str:
     kind, default = stream.type, bool(stream.disposition & Disposition.default)
     if kind not in ("audio", "video"):
         return {"subtitle": "subtitles are not read"}.get(kind, f"a track of type {kind} is not read")
@@ -109,40 +112,51 @@ def _why(stream: Stream, codec: str, taken: bool, asked: bool, several: bool) ->
         return _lacks(stream, codec)
     if kind == "video":
         return "the picture" if taken else "another picture track is seen"
+    sounds = stream.container.streams.audio
+    if taken and (asked or len(sounds) == 1):
+        return "the sound track asked for" if asked else "the sound"
     if taken:
-        if asked:
-            return "the sound track asked for"
-        return ("the default sound track" if default else "the first sound track") if several else "the sound"
-    return "another sound track is asked for" if asked else "another sound track is the default"
+        first = "the first sound track" if stream is sounds[0] else "the first of the other sound tracks"
+        return "the default sound track" if default else first
+    if asked:
+        return "another sound track is asked for"
+    return f"another sound track is {'the default' if sound and sound.default else 'heard'}"
 
 
-def notes_on(
-    container: InputContainer,
-    video: VideoTrack | None,
-    sound: AudioTrack | None,
-    asked: bool,
-    label: Callable[[AudioTrack], str],
-) -> tuple[str, ...]:
-    """What the user should know of the tracks: those left out, and sound that does not fit the picture."""
-    notes, sounds = [], len(audio_streams(container))
-    pictures = len(video_streams(container))
-    if sounds > 1 and sound is not None:
-        notes.append(f"{sounds} sound tracks; {label(sound)} is heard")
+def picture_notes(container: InputContainer, video: VideoTrack | None) -> tuple[str, ...]:
+    """What the user should know of the picture tracks: those left out."""
+    notes, pictures = [], len(video_streams(container))
+    missing = "" if video else ", so there is no picture"
     for index, kind, lacks in undecoded(container):
-        name = "sound" if kind == "audio" else "picture"
-        missing = f"the {name} track #{index} cannot be decoded: {lacks}"
-        if name == "sound" and sound is None:
-            missing += ", so there is no sound"
-        if name == "picture" and video is None:
-            missing += ", so there is no picture"
-        notes.append(missing)
+        if kind == "video":
+            notes.append(f"the picture track #{index} cannot be decoded: {lacks}{missing}")
     if pictures > 1 and video is not None:
         notes.append(f"{pictures} picture tracks; #{video.index} is seen")
-    if video is not None and sound is not None:
-        longer = sound.duration - video.duration
-        lengths = f"the sound lasts {sound.duration:.1f} s, the picture {video.duration:.1f} s"
-        if longer > DIFFERENCE:
-            notes.append(f"{lengths}: {longer:.1f} s of sound are not heard")
-        elif longer < -DIFFERENCE:
-            notes.append(f"{lengths}: silent after {sound.duration:.1f} s")
     return tuple(notes)
+
+
+def sound_notes(
+    container: InputContainer, sound: AudioTrack | None, label: Callable[[AudioTrack], str]
+) -> tuple[str, ...]:
+    """The same of the sound tracks."""
+    notes, sounds = [], len(audio_streams(container))
+    if sounds > 1 and sound is not None:
+        notes.append(f"{sounds} sound tracks; {label(sound)} is heard")
+    missing = "" if sound else ", so there is no sound"
+    for index, kind, lacks in undecoded(container):
+        if kind == "audio":
+            notes.append(f"the sound track #{index} cannot be decoded: {lacks}{missing}")
+    return tuple(notes)
+
+
+def length_notes(video: VideoTrack | None, sound: AudioTrack | None) -> tuple[str, ...]:
+    """That the sound is longer or shorter than the picture."""
+    if video is None or sound is None:
+        return ()
+    longer = sound.duration - video.duration
+    lengths = f"the sound lasts {sound.duration:.1f} s, the picture {video.duration:.1f} s"
+    if longer > DIFFERENCE:
+        return (f"{lengths}: {longer:.1f} s of sound are not heard",)
+    if longer < -DIFFERENCE:
+        return (f"{lengths}: silent after {sound.duration:.1f} s",)
+    return ()

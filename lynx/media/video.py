@@ -22,6 +22,7 @@ from lynx.types import FileSource, Frames, MediaInfo
 AT_ONCE = 16
 """Pictures that a worker gives at a time."""
 
+
 @in_worker_if_rare(probe)
 def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: int | None = None) -> Frames:
     """The frames displayed at `times` (T,) ascending seconds, no side longer than max_side, with notes.
@@ -30,7 +31,7 @@ def read_frames(source: FileSource, times: Tensor | Sequence[float], max_side: i
     Raises MediaError if the file cannot be read, has no picture track, or `times` do not ascend from >= 0.
     """
     moments, info = _checked(source, times)
-    notes: dict[str, None] = {}
+    notes = dict.fromkeys(info.picture_notes)
     pixels = np.stack(list(_pictures(source, info, moments, max_side, notes)))  # (T, H, W, 3)
     shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Frames(shown, moments, info.duration, notes=tuple(notes))
@@ -107,7 +108,8 @@ def _displayed(info: MediaInfo, times: Tensor) -> Iterator[tuple[av.VideoFrame, 
     """The frame on the screen at each moment, with its track."""
     with open_recording(info.path) as container:
         stream = video_streams(container)[0]
-        stream.thread_type = "AUTO"
+        # FFmpeg's Theora decoder overwrites frames that are still in use when it decodes several at once
+        stream.thread_type = "SLICE" if stream.codec_context.name == "theora" else "AUTO"
         playhead = Playhead(container, stream)
         for time in times.tolist():
             yield playhead.show(time), stream

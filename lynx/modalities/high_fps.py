@@ -111,7 +111,9 @@ class HighFps(Modality):
         before = torch.empty(0)
         for moments, shown in zip(fast.split(size), times.split(size), strict=True):
             order = moments.flatten().argsort(stable=True)
-            frames = sight.render(source, moments.flatten()[order]).pixels[order.argsort()]
+            seen = sight.render(source, moments.flatten()[order])
+            frames = seen.pixels[order.argsort()]
+            notes = tuple(dict.fromkeys((*notes, *seen.notes)))
             same.append(find_repeats(torch.cat([before, frames]) if len(before) else frames))
             before = frames[-1:]
             if len(torch.cat(same)) == fast.numel() - 1:

@@ -6,7 +6,7 @@ here is what is drawn and noted in a chat. Only the frames of a video are not ma
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from lynx.media.video import read_frames, read_levels, shown_at
 from lynx.media.writer import write_png
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.modalities.depth import Depth
-from lynx.modalities.multi_view import views_of
 from lynx.modalities.video import Video
 from lynx.types import (
     AudioTrack,
@@ -243,26 +242,15 @@ def inspect(
         duration,
         info.tracks if info else (),
         tuple(times.tolist()),
-        notes=(*notes_of([recording], drawn.values()), *notes),
+        notes=tuple(dict.fromkeys((*(info.notes if info else ()), *notes_of(drawn.values()), *notes))),
         frames=drawn,
         **found,
     )
 
 
-def notes_of(sources: Iterable[MediaSource], drawn: Iterable[Frames]) -> tuple[str, ...]:
-    """What had to be assumed or left out in recordings, and in the pictures drawn of them; each note once."""
-    notes: list[str] = []
-    clips: list[Any] = []
-    for source in sources:
-        several = isinstance(source, Mapping)
-        clips += [view.clip for view in views_of(source).values()] if several else [source]
-    for clip in clips:
-        if isinstance(clip, FileSource) and Recording.of(clip).path.is_file():
-            with suppress(MediaError):  # a map or a mesh has no tracks: its notes come with the pictures
-                notes += probe(clip).notes
-    for frames in drawn:
-        notes += frames.notes
-    return tuple(dict.fromkeys(notes))
+def notes_of(drawn: Iterable[Frames]) -> tuple[str, ...]:
+    """What had to be assumed or left out in what the senses have drawn; each note once."""
+    return tuple(dict.fromkeys(note for frames in drawn for note in frames.notes))
 
 
 def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo | None, float, bool]:
@@ -284,7 +272,10 @@ def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo
         return info, info.duration, is_depth
     try:
         seconds = depth.duration(recording)
-    except MediaError:
+    except MediaError as error:
+        if info is None and path.is_dir() and not depth.files(path):
+            what = "no pictures, depth maps or mesh"
+            raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.") from error
         if info is None or as_depth:
             raise
         return info, info.duration, False

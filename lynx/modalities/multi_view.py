@@ -137,13 +137,15 @@ class MultiView(Modality):
             for number, (name, view) in enumerate(views.items()):
                 seen = there[name][at]
                 if seen.any():
-                    pixels = sight.render(view.clip, times[at][seen] - view.offset).pixels
+                    frames = sight.render(view.clip, times[at][seen] - view.offset)
+                    notes, pixels = (*notes, *frames.notes), frames.pixels
                     if tuple(pixels.shape[-2:]) != shape:
                         pixels = F.interpolate(
                             pixels, shape, mode="bicubic", align_corners=False, antialias=True
                         )
                     shown[seen, number] = pixels
             moments = times[at].repeat_interleave(len(views))
+            notes = tuple(dict.fromkeys(notes))
             yield Frames(shown.flatten(0, 1), moments, duration, tuple(views) * len(at), notes)
 
     @staticmethod

@@ -103,10 +103,7 @@ def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int,
 def _length_notes(
     model: "StreamEncoder", media: Mapping[str, Any], durations: Mapping[str, float], moments: Moments
 ) -> list[str]:
-    """Where the part ends before it should, and which senses are longer or shorter than the clip.
-
-    Tracks of one file are compared where the file is probed.
-    """
+    """Where the part ends before it should, and which senses are longer or shorter than the clip."""
     leader = VIDEO if VIDEO in media else max(durations, key=durations.__getitem__, default="")
     whole = durations.get(leader, 0.0)
     start, end = moments.part(whole)
@@ -114,12 +111,12 @@ def _length_notes(
     if moments.end is not None and moments.end > whole + ROUNDED:
         notes.append(f"the recording lasts {whole:.1f} s: its part ends there, not at {moments.end:g} s")
     for sense, source in media.items():
-        if sense == leader or same_file(source, media[leader]):
-            continue
         modality = model.modality(sense)
         if (lasts := modality.clock(source)) is None:
             continue
         clip = "video" if leader == VIDEO else model.modality(leader).label
+        if sense == leader:  # sound of a file whose picture is not looked at, and yet says how long it is
+            clip = "picture"
         both = f"the {modality.label} lasts {lasts:.1f} s, the {clip} {whole:.1f} s"
         if moments.end is None and lasts > whole + APART:
             unused = "heard" if modality.takes == "audio" else "looked at"

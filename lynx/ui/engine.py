@@ -57,10 +57,10 @@ class Engine:
             if sense.name not in request.senses and (source := clip.source(sense.takes)) is not None
             if not same_file(source, clip.video)
         ]
-        read = notes_of([session.media[sense] for sense in frames], frames.values())  # as `lynx inspect` says
         shown = {sense: thumbnails(pictures, THUMBNAIL_PIXELS) for sense, pictures in frames.items()}
         tokens = {sense: session.plan.tokens[sense] for sense in frames}
-        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *read)))
+        seen = notes_of(frames.values())  # as `lynx inspect` says
+        notes = tuple(dict.fromkeys((*notes, *missing, *idle, *session.plan.notes, *seen)))
         return Preview(shown, tokens, session.plan.context, notes, part_looked_at(session))
 
     def answer(self, request: Request) -> Iterator[str | Reply]:

@@ -18,6 +18,10 @@ from lynx.media.audio import read_audio
 from lynx.media.container import open_recording, probe, start_of, video_streams
 from lynx.media.playhead import Playhead
 from lynx.media.video import read_frames
+from lynx.modalities.audio import Audio
+from lynx.modalities.high_fps import HighFps
+from lynx.modalities.multi_view import MultiView
+from lynx.modalities.video import Video
 from lynx.types import Recording, sample_times
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -104,6 +108,12 @@ def test_every_moment_shows_the_frame_that_a_full_decode_has_there(tmp_path, nam
     assert seen(path, [5.95]) == [59] and seen(path, [0.0]) == [0]
 
 
+def test_theora_gives_the_same_pictures_every_time(tmp_path):
+    path = gradient(tmp_path / "a.ogv", "-f", "lavfi", "-i", "sine=d=6", "-c:v", "libtheora")
+    first = read_frames(path, sample_times(6, 8)).pixels
+    assert all((read_frames(path, sample_times(6, 8)).pixels == first).all() for _ in range(60))
+
+
 @pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
 def test_a_program_stream_of_small_frames_is_read_in_order(tmp_path, codec):
     """Few of its frames have a timestamp, and the writer takes some of them from a neighbor."""
@@ -155,6 +165,31 @@ def test_negative_and_late_starts(tmp_path):
         path = ffmpeg(tmp_path / name, "-itsoffset", 0.7, "-i", whole, *sine, "-c:a", codec)
         assert probe(path).duration == pytest.approx(6.7, abs=0.03)  # in MPEG-TS the sound is primed
         assert seen(path, [0.0, 0.6, 0.78, 1.78, 6.65]) == [0, 0, 0, 10, 59], name
+
+
+def test_matroska_that_begins_late_is_not_cut_off(tmp_path):
+    late = gradient(tmp_path / "late.mkv", *X264, "-output_ts_offset", 3, "-avoid_negative_ts", "disabled")
+    assert probe(late).duration == pytest.approx(6) and seen(late, sample_times(6, 8)) == EIGHT
+    whole = gradient(tmp_path / "whole.mkv", *X264)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(MediaError, match="cut off"):
+        probe(cut)
+
+
+def test_flv_whose_picture_begins_after_the_sound_is_read(tmp_path):
+    path = gradient(tmp_path / "a.flv", "-f", "lavfi", "-i", "sine=d=6", "-ar", 22050, "-c:v", "flv")
+    info = probe(path)
+    late = info.duration - 6
+    assert 0 < late < 0.1 and seen(path, sample_times(6, 8) + late) == EIGHT
+    assert len(read_audio(path, 16000, (2, 3)).samples) == 16000
+
+
+def test_an_animated_png_is_a_video(tmp_path):
+    path = gradient(tmp_path / "a.png", "-f", "apng", "-t", 2)
+    assert probe(path).duration == pytest.approx(2)
+    levels = read_frames(path, sample_times(2, 4)).pixels.float().mean((1, 2, 3)) * 219 / 255 / 3
+    assert levels.round().tolist() == [2, 7, 12, 17]
 
 
 def test_an_edit_list_moves_time_zero(tmp_path):
@@ -321,6 +356,28 @@ def test_a_cover_is_no_picture_track(tmp_path):
     assert "a cover picture" in [track.why for track in info.tracks]
 
 
+def test_why_a_track_is_left_names_the_default_only_where_there_is_one(tmp_path):
+    plain = two_sounds(tmp_path / "plain.mkv", "-disposition:a:0", "0", "-disposition:a:1", "0")
+    assert [track.why for track in probe(plain).tracks[1:]] == [
+        "the first sound track",
+        "another sound track is heard",
+    ]
+    told = ("-disposition:a:0", "visual_impaired", "-disposition:a:1", "0")
+    told = two_sounds(tmp_path / "told.mkv", *told)
+    assert probe(told).tracks[2].why == "the first of the other sound tracks"
+
+
+def test_notes_on_sound_and_on_the_picture_are_apart(tmp_path):
+    path = two_sounds(tmp_path / "two.mkv", "-aspect", "30:1")
+    info = probe(path)
+    assert len(info.sound_notes) == 1 and len(info.picture_notes) == 1
+    assert info.notes == (*info.sound_notes, *info.picture_notes)
+    times = sample_times(info.duration, 4)
+    assert Video().render(path, times).notes == HighFps().render(path, times).notes == info.picture_notes
+    assert MultiView().render(path, times).notes == info.picture_notes
+    assert Audio().render(path, times).notes == info.sound_notes
+
+
 def without_decoder(path, sounds=1):
     """The codec of the first sounds of an MP4 replaced by one that nobody decodes."""
     data = path.read_bytes()
@@ -406,7 +463,9 @@ def test_nothing_that_a_file_refers_to_is_opened(tmp_path):
 def test_reasons_are_right(tmp_path):
     whole = gradient(tmp_path / "whole.mp4", *X264).read_bytes()
     mkv = gradient(tmp_path / "whole.mkv", *X264).read_bytes()
+    bare = gradient(tmp_path / "bare.h264", *X264).read_bytes()
     reasons = {
+        "bare.264": (bare, "is a bare video stream, without times: put it into a container"),
         "empty.mp4": (b"", r"is empty \(0 bytes\)"),
         "cut.mp4": (whole[: whole.index(b"moov") - 4], "is cut off: the index of this MP4"),
         "amid.mp4": (whole[: len(whole) * 6 // 10], "has neither a picture nor a sound track: it is dam"),

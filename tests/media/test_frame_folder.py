@@ -11,6 +11,7 @@ from lynx.errors import MediaError
 from lynx.media import frame_folder
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
+from lynx.media.depth import open_depth
 from lynx.media.video import iter_frames, read_frames, read_levels, shown_at
 from lynx.modalities.depth import Depth
 from lynx.modalities.video import Video, VideoRendering
@@ -70,6 +71,19 @@ def test_numbers_count_at_the_rate_of_the_recording(tmp_path):
     Image.new("RGB", (32, 24)).save(tmp_path / "other.png")
     with pytest.raises(MediaError, match="no frame numbers"):
         probe(recording)
+
+
+def test_the_first_picture_is_at_zero_and_maps_beside_it_too(tmp_path):
+    fill(tmp_path / "color", [f"{number}.png" for number in range(1000, 1010)])
+    (tmp_path / "depth").mkdir()
+    for number in (1000, 1005):
+        depth = np.full((24, 32), number, np.uint16)
+        Image.fromarray(depth).save(tmp_path / "depth" / f"{number}.png")
+    recording = Recording(tmp_path, fps=10)
+    assert probe(recording).duration == pytest.approx(1.0) and not probe(recording).notes
+    assert seen(recording, [0.0, 0.05, 0.95]) == [0, 0, 9]
+    assert open_depth(recording).times.tolist() == [0.0, 0.5]
+    assert open_depth(Recording(tmp_path / "depth", fps=10)).times.tolist() == [0.0, 0.5]
 
 
 def test_the_rate_given_counts_before_times_beside_the_pictures(tmp_path):

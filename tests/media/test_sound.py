@@ -11,6 +11,7 @@ import pytest
 from lynx.errors import MediaError
 from lynx.media import downmix
 from lynx.media.audio import PREROLL, Sound, iter_audio, read_audio
+from lynx.media.container import probe
 from lynx.types import Recording
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -104,6 +105,28 @@ def test_every_channel_is_heard_at_the_level_of_its_place(tmp_path, layout):
         samples, _ = heard(write_sound(tmp_path / "one.wav", channels, layout=layout))
         alone = db(sine(440, 0.5, RATE))
         assert db(samples) < -100 if level is None else db(samples) - alone == pytest.approx(level, abs=0.05)
+
+
+@pytest.mark.parametrize(("count", "layout"), [(1, "mono"), (2, "stereo"), (6, "5.1"), (8, "7.1")])
+def test_channels_without_names_are_taken_for_what_players_take_them_for(tmp_path, count, layout):
+    for channel, level in enumerate(LEVELS[layout]):
+        channels = np.zeros((count, 24000))
+        channels[channel] = sine(440, 0.5, 48000)
+        path = write_sound(tmp_path / "one.wav", channels, layout=f"{count} channels")
+        samples, notes = heard(path)
+        alone = db(sine(440, 0.5, RATE))
+        assert db(samples) < -100 if level is None else db(samples) - alone == pytest.approx(level, abs=0.05)
+        assumed = f"its {count} channels have no names: taken for {layout}"
+        assert (assumed in notes) == (count > 2) and probe(path).sound.layout == layout
+
+
+def test_sound_in_what_mono_leaves_out_is_noted(tmp_path):
+    channels = np.zeros((6, 24000))
+    channels[3] = sine(60, 0.5, 48000)
+    path = write_sound(tmp_path / "low.wav", channels, layout="5.1")
+    assert heard(path)[1] == ("only what mono leaves out (LFE) has sound", "the sound is silent")
+    channels[0] = sine(440, 0.5, 48000)
+    assert heard(write_sound(tmp_path / "both.wav", channels, layout="5.1"))[1] == ()
 
 
 def test_stereo_is_the_mean_of_its_channels_to_the_bit(tmp_path):
@@ -209,7 +232,8 @@ def test_peaks_beyond_full_scale_are_clipped_and_said(tmp_path):
 
 
 def test_a_silent_recording_is_said_to_be_silent(tmp_path):
-    for amplitude, notes in ((0.0, ("the sound is silent",)), (5e-5, ("the sound is silent",)), (1e-3, ())):
+    faint = "the sound is all but silent, below -80 dBFS"
+    for amplitude, notes in ((0.0, ("the sound is silent",)), (5e-5, (faint,)), (1e-3, ())):
         path = write_sound(tmp_path / "quiet.wav", [sine(440, 1, RATE, amplitude)], RATE, "pcm_f32le", "mono")
         assert heard(path)[1] == notes
 
@@ -281,3 +305,39 @@ def test_a_window_of_a_long_file_is_not_read_from_its_beginning(tmp_path, monkey
 def test_a_window_after_the_end_is_empty(tmp_path):
     late = Sound(write_sound(tmp_path / "short.mkv", [sine(440, 1, 48000)] * 2), RATE, 5.0, 6.0)
     assert len(late.waveform().samples) == 0 and late.notes == ()
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("flac", "ogg"), ("libopus", "ogg"), ("mp2", "ts")])
+def test_every_second_of_joined_files_is_heard(tmp_path, codec, suffix):
+    parts = [
+        write_sound(tmp_path / f"{tone}.{suffix}", [sine(tone, 2, 48000)], 48000, codec, "mono")
+        for tone in (440, 880)
+    ]
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert probe(path).duration == pytest.approx(4, abs=0.15)
+    for start, tone in ((0.5, 440), (2.5, 880)):
+        part = read_audio(path, RATE, (start, start + 1)).samples.numpy()
+        assert len(part) == RATE and np.abs(np.fft.rfft(part)).argmax() == pytest.approx(tone, abs=2)
+
+
+def test_ogg_whose_channels_change_is_refused_with_the_reason(tmp_path):
+    parts = [
+        write_sound(tmp_path / f"{layout}.ogg", [sine(440, 1, 48000)] * count, 48000, "libopus", layout)
+        for count, layout in ((1, "mono"), (2, "stereo"))
+    ]
+    path = tmp_path / "joined.ogg"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(MediaError, match="changes in mid-file"):
+        probe(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("ac3", "ac3"), ("eac3", "eac3"), ("pcm_s16be", "au"), ("wavpack", "wv"), ("tta", "tta")],
+)
+def test_sound_without_a_video_container_is_heard(tmp_path, codec, suffix):
+    path = write_sound(tmp_path / f"a.{suffix}", [sine(440, 2, 48000)], 48000, codec, "mono")
+    assert probe(path).duration == pytest.approx(2, abs=0.05)
+    part = read_audio(path, RATE, (0.5, 1.5)).samples.numpy()
+    assert len(part) == RATE and np.abs(np.fft.rfft(part)).argmax() == 440

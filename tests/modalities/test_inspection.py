@@ -234,7 +234,7 @@ def test_a_note_is_told_once():
     pixels = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     frames = Frames(pixels, torch.zeros(1), 1.0, notes=("dark", "late"))
     more = replace(frames, notes=("late", "far"))
-    assert inspection.notes_of([], [frames, more]) == ("dark", "late", "far")
+    assert inspection.notes_of([frames, more]) == ("dark", "late", "far")
 
 
 def test_pictures_are_written_as_they_are_drawn(clip, tmp_path):

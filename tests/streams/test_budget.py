@@ -136,12 +136,17 @@ def test_senses_of_other_lengths_are_said_with_what_is_not_used(senses, tmp_path
     assert senses.chat(video=video, depth=maps, frames=2).plan.notes == (), "maps without a clock are spread"
 
 
-def test_tracks_of_one_file_are_not_compared_and_other_files_are(senses, recording, tmp_path):
-    longer = tmp_path / "longer.mp4"
-    write_video(longer, torch.zeros(12, 3, 48, 64, dtype=torch.uint8), 2, sound(6.0))
+def test_tracks_of_one_file_are_compared_as_those_of_two(senses, recording, tmp_path):
+    longer = tmp_path / "longer.mp4"  # a picture of 6 s, sound of 9 s
+    write_video(longer, torch.zeros(12, 3, 48, 64, dtype=torch.uint8), 2, sound(9.0))
     assert senses.chat(video=recording, audio=f"{recording}#1", frames=2).plan.notes == ()
-    (note,) = senses.chat(video=recording, audio=longer, frames=2).plan.notes
-    assert note.startswith("the sound lasts 6.") and note.endswith("s are not heard")
+    for video, lasts in ((recording, "4.0"), (longer, "6.0")):
+        (note,) = senses.chat(video=video, audio=longer, frames=2).notes
+        assert note.startswith(f"the sound lasts 9.0 s, the video {lasts} s: the last ")
+    (note,) = senses.chat(audio=longer, frames=2).notes
+    assert note.startswith("the sound lasts 9.0 s, the picture 6.0 s: the last 3.0 s are not heard")
+    assert senses.chat(video=longer, frames=2).notes == []
+
 
 
 def test_a_part_shows_the_frames_that_the_whole_shows_at_these_moments(senses, recording):
