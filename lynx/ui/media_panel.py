@@ -33,7 +33,7 @@ class MediaPanel:
         self.ui, self.engine, self.encode = ui, engine, encode
         self.uploads = Uploads()
         self.inputs = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
-        self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.track, ui.unit, ui.up]
+        self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.heard, ui.unit, ui.up]
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
 
     def on_example(self, index: int, chat: Chat) -> Update:
