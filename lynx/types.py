@@ -74,6 +74,12 @@ class MediaInfo:
     notes: tuple[str, ...] = ()  # for the user: what is left out or had to be assumed
     sound: AudioTrack | None = None  # the one that is heard unless another is asked for
 
+    @property
+    def sound_notes(self) -> tuple[str, ...]:
+        """Those of the notes that are true only where `sound` is heard."""
+        picture = self.video.notes if self.video else ()
+        return tuple(note for note in self.notes if self.sound and "sound" in note and note not in picture)
+
 
 @dataclass(frozen=True)
 class Recording:

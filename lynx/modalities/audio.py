@@ -327,8 +327,7 @@ class _Heard:
         begins, ends = 0.0, len(self._samples) / self.rate if self._samples is not None else math.inf
         notes: tuple[str, ...] = ()
         if self._sound is not None:
-            info = probe(self._recording)
-            notes = (*(note for note in info.notes if "sound" in note), *self._sound.notes)
+            notes = (*probe(self._recording).sound_notes, *self._sound.notes)
             begins = self._sound.begins or 0.0
             ends = ends if self._sound.ends is None else self._sound.ends
         for where, second, silent in (("begins", begins, times < begins), ("ends", ends, times >= ends)):

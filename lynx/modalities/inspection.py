@@ -256,14 +256,12 @@ def notes_of(sources: Iterable[MediaSource], drawn: Iterable[Frames]) -> tuple[s
     for source in sources:
         several = isinstance(source, Mapping)
         clips += [view.clip for view in views_of(source).values()] if several else [source]
-    recordings = [Recording.of(clip) for clip in clips if isinstance(clip, FileSource)]
-    asked = {recording.path for recording in recordings if recording.track is not None}
-    for recording in recordings:
-        if recording.track is None and recording.path in asked:
-            continue  # its own notes would name the default track as the one that is heard
-        if recording.path.is_file():
+    for clip in clips:
+        if isinstance(clip, FileSource) and Recording.of(clip).path.is_file():
             with suppress(MediaError):  # a map or a mesh has no tracks: its notes come with the pictures
-                notes += probe(recording).notes
+                info = probe(clip)
+                # another file or track may be heard: notes of sound come with what is drawn of it
+                notes += [note for note in info.notes if note not in info.sound_notes]
     for frames in drawn:
         notes += frames.notes
     return tuple(dict.fromkeys(notes))

@@ -1031,7 +1031,24 @@ def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, de
     clips = [page.media.request("", *each).clip for each in given]
     assert [clip.track for clip in clips] == [None, 1, None], "the default one, and one of another file"
     assert clips[1].source("audio") == Recording(two_tracks, track=1)
-    assert "sound 16 frames" in page.media.on_media(*given[1])[ui.budget]
+    shown = page.media.on_media(*given[1])[ui.budget]
+    assert "sound 16 frames" in shown and "2 sound tracks; #1 is heard" in shown
+    assert "is heard" not in shown.replace("#1 is heard", ""), "the video's own track is not"
+    other = list(given[0])
+    other[1:3] = ["a separate file", str(desk / "clip.mp4")]
+    assert "is heard" not in page.media.on_media(*other)[ui.budget], "no track of the video is"
+
+
+def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
+    chat, ui = Chat("once", setup, SENSES), page.ui
+    for number in range(3):
+        *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
+        chat = answered[ui.chat]
+        assert ("no audio track" in chat.turns[-1].chips) == (number == 0)
+    *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
+    assert "no audio track" in answered[ui.chat].turns[-1].chips, "it is about another part"
+    chips = views.chips(Reply("", {}, ("Z is up: give --depth-up y if it lies",)), {}, stopped=False)
+    assert "give &#x27;Up axis&#x27; y" in chips
 
 
 @pytest.fixture(scope="module")
