@@ -110,6 +110,7 @@ class Layout:
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self._advanced()
         self.depth_files, self.view_files = gr.State(()), gr.State(())
+        self.opened = gr.State("")  # another text each time that a clip has been opened
         choices = [("picture", VIDEO)]
         self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:

@@ -72,7 +72,9 @@ class Page:
         for field in (ui.start, ui.end, ui.fps, ui.max_frames):
             changes += [field.submit, field.blur]
         changes += [ui.heard.change, ui.unit.change, ui.up.change]
-        gr.on(changes, media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
+        # a file that takes long to open, or hangs, is not waited for by those who use the model
+        gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
+        ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
         heard, files = [ui.video, ui.sound, ui.audio], [ui.video.change, ui.sound.change, ui.audio.change]
         gr.on(files, media.on_sound, heard, ui.track, **ASIDE)

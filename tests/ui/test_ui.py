@@ -1039,6 +1039,16 @@ def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, de
     assert "is heard" not in page.media.on_media(*other)[ui.budget], "no track of the video is"
 
 
+def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, desk, monkeypatch):
+    chat, ui = Chat("opened", setup, SENSES), page.ui
+    monkeypatch.setattr(engine.sessions, "open", lambda request: pytest.fail("that is the model's turn"))
+    first, again = (page.media.on_read(*media(desk, "clip.mp4", chat)) for _ in range(2))
+    assert set(first) == {ui.opened} and first != again, "each time the page looks at it anew"
+    refused = page.media.on_read(*media(desk, "text.mp4", chat))
+    assert "is a text" in refused[ui.notice] and ui.opened not in refused
+    assert not refused[ui.seen_box]["visible"]
+
+
 def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
     chat, ui = Chat("once", setup, SENSES), page.ui
     for number in range(3):
