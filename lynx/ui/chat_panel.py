@@ -58,7 +58,11 @@ class ChatPanel:
     def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
         """Everything that changes when an answer is complete."""
         ui = self.ui
-        turn = replace(turn, answer=reply.answer, chips=views.chips(reply, chat.labels, stopped))
+        last = chat.turns[-1] if chat.turns else None
+        told = last.notes if last and (last.setup, last.clip) == (turn.setup, turn.clip) else ()
+        new = replace(reply, notes=tuple(note for note in reply.notes if note not in told))
+        chips = views.chips(new, chat.labels, stopped)
+        turn = replace(turn, answer=reply.answer, chips=chips, notes=reply.notes)
         chat = replace(chat, turns=(*chat.turns, turn), evidence=reply.evidence)
         choices = views.word_choices(reply.evidence)
         index = choices[0][1] if choices else None

@@ -43,6 +43,16 @@ class Engine:
         """The one film of a conversation, deleted with its sessions: the page has copied it by then."""
         return Path(self._films.name, f"{conversation}.mp4")
 
+    def read(self, request: Request) -> None:
+        """Open what the senses that are on will read, which may take long; no session is touched.
+
+        Raises LynxError for what `preview` cannot open.
+        """
+        model, (media, _) = self.models.get(request.setup), self.sessions.media(request)
+        for sense in request.senses:
+            if sense in media:
+                model.modality(sense).duration(media[sense])
+
     def preview(self, request: Request, encode: bool) -> Preview:
         """What the model will see; with `encode` its tokens are ready when the first question comes."""
         from lynx.media.thumbnails import thumbnails

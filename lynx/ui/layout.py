@@ -84,8 +84,8 @@ class Layout:
         self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
         with gr.Row(elem_id="part"):
             brief = {"max_lines": 1, "min_width": 110}
-            self.start = gr.Textbox(label="From", placeholder="seconds", elem_id="from", **brief)
-            self.end = gr.Textbox(label="To", placeholder="end", elem_id="to", **brief)
+            self.start = gr.Textbox(label="From", placeholder="12.5 or 1:30", elem_id="from", **brief)
+            self.end = gr.Textbox(label="To", placeholder="the end", elem_id="to", **brief)
         # a place for each kind of file beside the video, shown where a sense of the model takes it
         upload = {"file_count": "multiple", "height": 84, "min_width": 200}
         with gr.Column(visible=False, elem_id="hearing") as hearing:
@@ -95,6 +95,9 @@ class Layout:
                 label="Sound file", sources=["upload"], type="filepath", visible=False, elem_id="audio",
                 editable=False,
             )
+            self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
+            # what is read: a list's value is an error while the list is that of another file already
+            self.heard = gr.State(None)
         with gr.Row(elem_id="further"):
             with gr.Column(visible=False, min_width=200) as deep:
                 self.depth = gr.File(label=views.DEPTH, elem_id="depth", **upload)
@@ -107,6 +110,7 @@ class Layout:
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self._advanced()
         self.depth_files, self.view_files = gr.State(()), gr.State(())
+        self.opened = gr.State("")  # another text each time that a clip has been opened
         choices = [("picture", VIDEO)]
         self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
@@ -119,10 +123,13 @@ class Layout:
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             with gr.Row():
                 # text, since Gradio's numbers become 0 when a folded group is opened
-                field = {"placeholder": "auto", "max_lines": 1, "min_width": 110}
-                self.fps = gr.Textbox(label="Frames a second", elem_id="fps", **field)
-                self.max_frames = gr.Textbox(label="Most frames", elem_id="max-frames", **field)
-            self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
+                field = {"max_lines": 1, "min_width": 110}
+                self.fps = gr.Textbox(
+                    label="Frames a second", placeholder="auto, or 2", elem_id="fps", **field
+                )
+                self.max_frames = gr.Textbox(
+                    label="Most frames", placeholder="auto, or 64", elem_id="max-frames", **field
+                )
             with gr.Row(visible=False) as self.depth_settings:
                 self.unit = gr.Dropdown(
                     views.DEPTH_UNITS, value="", label="Depth unit", info="or meters a step, such as 0.001",

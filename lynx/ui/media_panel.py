@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 
@@ -33,7 +34,7 @@ class MediaPanel:
         self.ui, self.engine, self.encode = ui, engine, encode
         self.uploads = Uploads()
         self.inputs = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
-        self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.track, ui.unit, ui.up]
+        self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.heard, ui.unit, ui.up]
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
 
     def on_example(self, index: int, chat: Chat) -> Update:
@@ -76,17 +77,31 @@ class MediaPanel:
         except MediaError:
             return {}
 
+    def on_read(self, *media: Any) -> Update:
+        """Open the clip, while others use the model; what cannot be opened is said and goes no further."""
+        try:
+            request = self.request("", *media)
+            if request.clip.paths:
+                self.engine.read(request)
+        except LynxError as error:
+            return self._nothing_seen(views.notice(error))
+        return {self.ui.opened: uuid4().hex}
+
+    def _nothing_seen(self, notice: str) -> Update:
+        ui = self.ui
+        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: ""}
+        return {**hidden, ui.notice: notice, **ui.no_map()}
+
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip."""
         ui, chat = self.ui, media[-1]
-        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **ui.no_map()}
         try:
             request = self.request("", *media)
             if not request.clip.paths:
-                return hidden | {ui.notice: ""}
+                return self._nothing_seen("")
             preview = self.engine.preview(request, self.encode)
         except LynxError as error:
-            return hidden | {ui.notice: views.notice(error)}
+            return self._nothing_seen(views.notice(error))
         return {
             ui.seen_box: gr.update(visible=bool(preview.frames or preview.notes)),
             ui.seen: views.seen(preview, chat.senses),

@@ -71,11 +71,14 @@ class Page:
         changes += [ui.view_files.change, ui.offsets.submit, ui.offsets.blur, ui.senses.input]
         for field in (ui.start, ui.end, ui.fps, ui.max_frames):
             changes += [field.submit, field.blur]
-        changes += [ui.track.change, ui.unit.change, ui.up.change]
-        gr.on(changes, media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
+        changes += [ui.heard.change, ui.unit.change, ui.up.change]
+        # a file that takes long to open, or hangs, is not waited for by those who use the model
+        gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
+        ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
         heard, files = [ui.video, ui.sound, ui.audio], [ui.video.change, ui.sound.change, ui.audio.change]
         gr.on(files, media.on_sound, heard, ui.track, **ASIDE)
+        ui.track.change(lambda index: index, ui.track, ui.heard, **ASIDE)
         # only on changes: Gradio checks every file of such a component each time it is read
         ui.depth.change(lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         ui.views.change(media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)

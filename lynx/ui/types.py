@@ -235,6 +235,7 @@ class ChatTurn:
     setup: Setup
     clip: Clip
     chips: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

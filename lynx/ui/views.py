@@ -37,10 +37,12 @@ real recordings load a real backbone below.</div>
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
 DEPTH_UNITS = [
-    ("as stored: millimeters", ""), ("TUM: 1/5000 m", "tum"), ("D405: 0.1 mm", "d405"),
+    ("as stored, else mm", ""), ("TUM: 1/5000 m", "tum"), ("D405: 0.1 mm", "d405"),
     ("L515: 0.25 mm", "l515"),
 ]  # fmt: skip
 """Choices of the unit of depth, by what `lynx.media.side_files.parse_unit` reads."""
+FIELDS = {"--depth-unit": "'Depth unit'", "--depth-up": "'Up axis'"}
+"""What options of the command line, which notes name, are called on the page."""
 SEEN = "What the model really sees and hears"
 RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
@@ -261,7 +263,9 @@ def _part(part: tuple[float, float] | None) -> str:
 
 
 def _capital(text: str) -> str:
-    """With a capital letter, unless it begins with the name of a file."""
+    """With a capital letter, unless it begins with the name of a file, and with the names of the page."""
+    for option, field in FIELDS.items():
+        text = text.replace(option, field)
     return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,16 @@ def files(tmp_path_factory):
     tone = torch.sin(torch.arange(64000) / 16000 * 2 * torch.pi * 440) * 0.5
     write_video(folder / "own.mp4", pixels, 4, Waveform(tone, 16000))
     write_video(folder / "mute.mp4", pixels, 4)
+    with av.open(str(folder / "own.mp4")) as source, av.open(str(folder / "two.mkv"), "w") as target:
+        copies = [target.add_stream_from_template(source.streams[index]) for index in (0, 1, 1)]
+        copies[1].disposition, copies[2].disposition = 0, av.stream.Disposition.default
+        for packet in source.demux():
+            data, first = bytes(packet), packet.stream.index == 0
+            for copy in (copies[:1] if first else copies[1:]) if packet.dts is not None else []:
+                again = av.Packet(data)
+                again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
+                again.is_keyframe, again.stream = packet.is_keyframe, copy
+                target.mux(again)
     (folder / "text.mp4").write_text("not a film\n" * 99)
     (folder / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
     (folder / "depth").mkdir()
@@ -160,7 +171,7 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     assert "'mute.mp4' has no audio track" in page.inner_text("#budget")
     upload(page, files / "text.mp4")
     page.wait_for_selector("#notice .notice")
-    assert "cannot be read" in page.inner_text("#notice")
+    assert "is a text" in page.inner_text("#notice")
     page.fill("#question textarea", "and now ?")
     page.click("#send")
     page.wait_for_timeout(500)
@@ -261,6 +272,33 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     budget.get_by_text("2.0–3.0 s").wait_for()
     ask_and_stop(page, "what is it ?")
     assert "picture · 2 frames · 2.0–3.0 s" in page.inner_text("#chat .chips")
+
+
+def test_a_chosen_sound_track_is_heard_and_that_of_another_file_is_no_error(nonsense, open_page, files):
+    page = open_page(nonsense)
+    budget = page.locator("#budget")
+    upload(page, files / "two.mkv")
+    budget.get_by_text("2 sound tracks; #2 (default) is heard").wait_for()
+    page.click("#track input")
+    page.get_by_role("option").first.click()
+    budget.get_by_text("2 sound tracks; #1 is heard").wait_for()
+    upload(page, files / "own.mp4")
+    page.wait_for_selector("#track", state="hidden")
+    budget.get_by_text("sound 16 frames").wait_for()
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_the_question_is_in_sight_and_on_a_phone_what_is_wrong_with_a_field(nonsense, open_page):
+    page = open_page(nonsense)
+    page.set_viewport_size({"width": 1280, "height": 720})
+    assert page.evaluate("document.querySelector('#send').getBoundingClientRect().bottom <= innerHeight")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    fill(page, "#from", "soon")
+    page.wait_for_selector("#notice .notice")
+    place = page.evaluate("document.querySelector('#notice').getBoundingClientRect().toJSON()")
+    assert 0 < place["top"] and place["bottom"] <= 844
 
 
 def test_on_a_phone_nothing_sticks_out(nonsense, open_page):

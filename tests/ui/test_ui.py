@@ -276,7 +276,7 @@ def test_hiding_a_sense_is_measured(engine, setup, desk):
     ("clip", "message"),
     [
         ((None, None), "Give a video"),
-        (("text.mp4", None), "cannot be read"),
+        (("text.mp4", None), "is a text"),
         (("gone.mp4", None), "no file"),
         (("clip.mp4", "mute.mp4"), "no audio track"),
     ],
@@ -355,7 +355,7 @@ def test_what_the_video_does_not_hold_is_a_note_and_a_bad_file_an_error(engine, 
     with pytest.raises(MediaError, match="faster motion"):
         list(engine.answer(replace(slow, strict=True)))
     for bad in ({"depth": "text.mp4"}, {"views": (("text.mp4", 0.0),)}, {"views": (("other.mp4", 60.0),)}):
-        with pytest.raises(MediaError, match=r"cannot be read|check their offsets"):
+        with pytest.raises(MediaError, match=r"is a text|check their offsets"):
             list(engine.answer(everything(full, desk, "bad", **bad)))
 
 
@@ -365,7 +365,7 @@ def test_a_file_for_a_sense_that_is_off_is_said_and_need_not_be_readable(engine,
     assert set(view.frames) == {"video"}
     assert "depth is switched off, though a file was given for it" in view.notes
     assert not any("sound" in note for note in view.notes), "it reads the video"
-    with pytest.raises(MediaError, match="cannot be read"):
+    with pytest.raises(MediaError, match="is a text"):
         engine.preview(replace(request, senses=("video", "depth")), encode=True)
     *_, reply = engine.answer(request)
     assert set(reply.used) == {"video"}
@@ -952,9 +952,9 @@ def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engin
     seen = page.media.on_media(*desk_with((str(desk / "depth" / "0.png"),), further, "0.5"))
     assert seen[ui.seen_box]["visible"] and "second view 16 frames" in seen[ui.budget]
     for place, message in (
-        (((str(desk / "text.mp4"),), ()), "cannot be read"),
+        (((str(desk / "text.mp4"),), ()), "is a text"),
         (((str(desk / "times.txt"),), ()), "not one recording"),
-        (((), (str(desk / "text.mp4"),)), "cannot be read"),
+        (((), (str(desk / "text.mp4"),)), "is a text"),
         (((), further, "soon"), "one number of seconds"),
     ):
         *_, asked = page.chat.on_ask("what ?", *desk_with(*place))
@@ -1051,7 +1051,34 @@ def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, de
     clips = [page.media.request("", *each).clip for each in given]
     assert [clip.track for clip in clips] == [None, 1, None], "the default one, and one of another file"
     assert clips[1].source("audio") == Recording(two_tracks, track=1)
-    assert "sound 16 frames" in page.media.on_media(*given[1])[ui.budget]
+    shown = page.media.on_media(*given[1])[ui.budget]
+    assert "sound 16 frames" in shown and "2 sound tracks; #1 is heard" in shown
+    assert "is heard" not in shown.replace("#1 is heard", ""), "the video's own track is not"
+    other = list(given[0])
+    other[1:3] = ["a separate file", str(desk / "clip.mp4")]
+    assert "is heard" not in page.media.on_media(*other)[ui.budget], "no track of the video is"
+
+
+def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, desk, monkeypatch):
+    chat, ui = Chat("opened", setup, SENSES), page.ui
+    monkeypatch.setattr(engine.sessions, "open", lambda request: pytest.fail("that is the model's turn"))
+    first, again = (page.media.on_read(*media(desk, "clip.mp4", chat)) for _ in range(2))
+    assert set(first) == {ui.opened} and first != again, "each time the page looks at it anew"
+    refused = page.media.on_read(*media(desk, "text.mp4", chat))
+    assert "is a text" in refused[ui.notice] and ui.opened not in refused
+    assert not refused[ui.seen_box]["visible"]
+
+
+def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
+    chat, ui = Chat("once", setup, SENSES), page.ui
+    for number in range(3):
+        *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
+        chat = answered[ui.chat]
+        assert ("no audio track" in chat.turns[-1].chips) == (number == 0)
+    *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
+    assert "no audio track" in answered[ui.chat].turns[-1].chips, "it is about another part"
+    chips = views.chips(Reply("", {}, ("Z is up: give --depth-up y if it lies",)), {}, stopped=False)
+    assert "give &#x27;Up axis&#x27; y" in chips
 
 
 @pytest.fixture(scope="module")
@@ -1104,7 +1131,7 @@ def test_the_endpoint_takes_a_part_and_what_belongs_to_the_clip(client, desk, en
         ({"start": "9"}, "lasts 4.00 s"),
         ({"fps": 0}, "Frames a second"),
         ({"track": 7}, "no sound track 7; it has #1"),
-        ({"up": "north"}, "no axis"),
+        ({"up": "north"}, "axis that points up is 'north'"),
     ):
         with pytest.raises(AppError, match=said) as error:
             client.predict(**common, **wrong)
@@ -1130,7 +1157,7 @@ def test_the_endpoint_says_what_is_wrong_in_one_sentence(client, desk):
 
     for name, senses, message in (
         ("mute.mp4", ["video", "audio"], "no audio track"),
-        ("text.mp4", None, "cannot be read"),
+        ("text.mp4", None, "is a text"),
         ("clip.mp4", ["smell"], "no sense smell"),
         ("clip.mp4", ["high_fps"], "faster motion"),
         ("clip.mp4", ["depth"], "Nothing was given for depth"),
