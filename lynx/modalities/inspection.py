@@ -17,6 +17,8 @@ from torch import Tensor
 from lynx.errors import MediaError
 from lynx.media.audio import iter_audio
 from lynx.media.container import probe
+from lynx.media.depth import open_depth
+from lynx.media.maps import MAPS
 from lynx.media.mesh import MESHES
 from lynx.media.video import read_frames, read_levels, shown_at
 from lynx.media.writer import write_png
@@ -271,17 +273,29 @@ def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo
         is_depth = as_depth or (info.video is not None and read_levels(recording, [0.0]).ndim == 3)
         return info, info.duration, is_depth
     try:
-        seconds = depth.duration(recording)
-    except MediaError as error:
-        if info is None and path.is_dir() and not depth.files(path):
-            what = "no pictures, depth maps or mesh"
-            raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.") from error
+        seconds = _seconds_of_depth(recording, depth, beside=info is not None)
+    except MediaError:
         if info is None or as_depth:
             raise
         return info, info.duration, False
     if info is not None and set(Video.files(path)) <= set(depth.files(path)):
         info = None  # the maps are no pictures beside themselves
     return info, info.duration if info else seconds, True
+
+
+def _seconds_of_depth(recording: Recording, depth: Depth, beside: bool) -> float:
+    """Seconds of the depth of a recording. Raises MediaError when it has none.
+
+    beside: it is a folder of pictures, too, which are no maps unless they have 16 bits.
+    """
+    path, files = recording.path, depth.files(recording.path)
+    if path.is_dir() and not files:
+        what = "no pictures, depth maps or mesh"
+        raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.")
+    seconds = depth.duration(recording)
+    if beside and {file for file in files if file.suffix.lower() in MAPS} & set(Video.files(path)):
+        open_depth(recording).measure([0])
+    return seconds
 
 
 @contextmanager

@@ -257,6 +257,20 @@ def test_chat_about_a_part_says_which(capsys, tiny, clip, tmp_path):
     assert code == 1 and err == "lynx: start is 7 s, but the recording lasts 1.00 s\n"
     code, _, err = run(capsys, *words, "--depth-unit", "tum")
     assert code == 1 and "give --depth FILE, too" in err
+    code, _, err = run(capsys, *words, "--folder-fps", "10")
+    assert code == 1 and "a folder of pictures or depth maps: give one" in err
+
+
+def test_chat_takes_the_rate_of_a_folder_of_pictures(capsys, tiny, tmp_path):
+    from lynx.media.writer import write_png
+
+    for number in range(8):
+        write_png(tmp_path / f"{number}.png", torch.full((3, 24, 32), number, dtype=torch.uint8))
+    words = ("chat", "--backbone", tiny, "--video", str(tmp_path), "--ask", "what is it ?", "--json")
+    code, out, err = run(capsys, *words, "--folder-fps", "4", "--fps", "2")
+    assert code == 0, err
+    (turn,) = json.loads(out)["turns"]
+    assert turn["used"] == {"video": [4, 2.0]} and turn["notes"] == []
 
 
 def test_the_unit_of_depth_is_given_with_it(capsys, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 import lynx
 from lynx.cli.main import main
-from lynx.media.writer import write_video
+from lynx.media.writer import write_png, write_video
 from lynx.types import Waveform
 
 
@@ -40,6 +40,37 @@ def test_the_options_are_those_of_the_library(clip, capsys):
     assert main(["inspect", str(clip), "--frames", "1", "--start", "0.5", "--end", "0.75", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == lynx.inspect(clip, 1, 0.5, 0.75).to_dict() and told["video"]["times"] == [0.625]
+
+
+@pytest.mark.parametrize("option", ["--fps", "--folder-fps"])
+def test_a_folder_of_pictures_has_the_rate_that_is_given(tmp_path, capsys, option):
+    for number in range(7, 27):
+        write_png(tmp_path / f"{number}.png", torch.full((3, 24, 32), number, dtype=torch.uint8))
+    words = ["inspect", str(tmp_path), option, "10", "--frames", "2", "--start", "0:01", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["duration"] == 2.0 and told["video"]["rate"] == 10.0 and told["notes"] == []
+    assert told["video"]["times"] == [1.25, 1.75] and told["video"]["shown_at"] == [1.2, 1.7]
+
+
+def test_pictures_of_eight_bits_are_no_depth(tmp_path, capsys):
+    for number in range(4):
+        write_png(tmp_path / f"{number}.png", torch.full((3, 24, 32), number, dtype=torch.uint8))
+    assert main(["inspect", str(tmp_path), "--fps", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "video" and told["depth"] is None and told["notes"] == []
+
+
+def test_depth_is_told_as_in_a_chat(tmp_path, capsys):
+    np.save(tmp_path / "maps.npy", np.full((2, 24, 32), 5_000, np.uint16))
+    words = ["inspect", str(tmp_path / "maps.npy"), "--depth-unit", "tum", "--depth-up", "-y", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["depth"]["range_m"] == [1.0, 1.0]
+
+
+def test_a_folder_of_other_things_is_said_to_hold_none(clip, capsys):
+    assert main(["inspect", str(clip.parent)]) == 1
+    assert "holds no pictures, depth maps or mesh" in capsys.readouterr().err
 
 
 def test_without_json_it_is_a_text_for_people(clip, capsys):

@@ -15,7 +15,7 @@ import torch
 from lynx.errors import MediaError
 from lynx.media.audio import Sound, iter_audio, read_audio
 from lynx.media.container import probe
-from lynx.media.downmix import mono_weights
+from lynx.media.downmix import mono_weights, placed
 from lynx.media.playhead import Playhead
 from lynx.media.video import iter_frames, read_frames
 from lynx.media.writer import write_video
@@ -200,7 +200,7 @@ def sound_file(path, codec, layout, rate=48000):
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
     with av.open(str(path)) as container:  # not every format keeps the layout
-        weights = mono_weights(next(container.decode(audio=0)).layout)
+        weights = mono_weights(placed(next(container.decode(audio=0)).layout))
     return amplitudes.mean() if weights is None else float(amplitudes @ weights)
 
 
