@@ -353,7 +353,7 @@ class _Spectrogram:
         """first: the column at the sound's first sample."""
         self.samples = 0  # heard so far
         self._sound = map(self._hear, sound)
-        self._blocks = spectrogram(self._sound, rendering)
+        self._blocks: Iterator[Tensor] = spectrogram(self._sound, rendering)
         self._held = torch.empty(0, rendering.n_mels, dtype=torch.uint8)  # columns from `first` on
         self._first = first
 
@@ -378,3 +378,4 @@ class _Spectrogram:
         """Hear the rest, which nobody sees: hours of it would take longer to draw than to read."""
         for _ in self._sound:
             pass
+        self._blocks = iter(())  # it refers to this object, and holds samples until it is forgotten
