@@ -201,6 +201,12 @@ class Moments:
             raise MediaError(f"start is {self.start:g} s, but the recording lasts {duration:.2f} s")
         return float(self.start), float(duration if self.end is None else min(self.end, duration))
 
+    def count(self, duration: float, default: int) -> int:
+        """How many are asked for: by `frames`, else by `fps`, else `default`; at most `max_frames`."""
+        start, end = self.part(duration)
+        wanted = max(1, round(self.fps * (end - start))) if self.fps else self.frames or default
+        return min(wanted, self.max_frames or wanted)
+
     def times(self, duration: float, n: int) -> Tensor:
         """The middles of n equal parts of it: (n,) float64 seconds. Raises MediaError as `part` does."""
         start, end = self.part(duration)

@@ -3,10 +3,8 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lynx.types import MediaSource
+from lynx.types import MediaSource, Moments
 
 
 @dataclass(frozen=True)
@@ -24,16 +22,15 @@ class Example:
     """One clip: a medium for each sense, and the questions about it.
 
     `media` may render on access. `key` identifies the content of the media, so that encoded streams are found
-    without rendering; if it is "" the bytes are hashed. `start` and `end` are the seconds of a part that the
-    example is about.
+    without rendering; if it is "" the bytes are hashed. `moments`: the part that the example is about, and
+    how many moments of it are looked at, where that is not left to the stage.
     """
 
     id: str
-    media: "Mapping[str, MediaSource]"
+    media: Mapping[str, MediaSource]
     turns: tuple[Turn, ...] = ()
     key: str = ""
-    start: float = 0.0
-    end: float | None = None  # None: the end of the clip
+    moments: Moments = Moments()
 
 
 @dataclass(frozen=True)

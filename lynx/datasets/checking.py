@@ -23,7 +23,7 @@ from lynx.datasets.base import Example
 from lynx.datasets.clips import leading
 from lynx.datasets.jsonl import paths_of
 from lynx.errors import DataError, LynxError, MediaError
-from lynx.types import MediaSource, Moments
+from lynx.types import MediaSource
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def _problems_of(
     if lasts and not found:
         leader = leading(lasts)
         try:
-            Moments(start=example.start, end=example.end).part(lasts[leader])
+            example.moments.part(lasts[leader])
         except MediaError as error:
             found[files_of[leader]] = str(error)
     return found

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from lynx.datasets.base import Example
@@ -15,7 +16,7 @@ from lynx.types import VIDEO, Frames, Moments
 
 
 def render_clip(modalities: Mapping[str, Modality], example: Example, frames: int) -> dict[str, Frames]:
-    """Every sense of `modalities`, at the middles of `frames` equal parts of the clip, or of its part.
+    """Every sense of `modalities`, at the example's moments: `frames` of them unless it says how many.
 
     The video says how long the clip is; where there is none, the longest sense does.
 
@@ -31,8 +32,8 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
         known = {VIDEO} if VIDEO in media else media
         lasts = {sense: modalities[sense].duration(media[sense]) for sense in known}
         duration = lasts[leading(lasts)]
-        moments = Moments(start=example.start, end=example.end)
-        times = moments.times(duration, frames)
+        moments = example.moments
+        times = moments.times(duration, moments.count(duration, frames))
     if not moments.whole:
         media = part_of(media, moments.part(duration), duration)
     with naming(example):
@@ -54,9 +55,10 @@ def naming(example: Example) -> Iterator[None]:
 
 
 def content_key(example: Example) -> str:
-    """32 hex digits that identify an example's media and part: from its `key`, else from the bytes."""
+    """32 hex digits that identify an example's media and moments: from its `key`, else from the bytes."""
     key = media_key(example.media, example.key)
-    if example.start == 0 and example.end is None:
+    if example.moments == Moments():
         return key
-    part = json.dumps([key, float(example.start), example.end if example.end is None else float(example.end)])
+    given = {name: value and float(value) for name, value in asdict(example.moments).items()}
+    part = json.dumps([key, given])
     return hashlib.blake2b(part.encode(), digest_size=16).hexdigest()

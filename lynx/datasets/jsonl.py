@@ -3,9 +3,10 @@
     {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
 
-null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked at. In
-place of a path a medium may be an object with what belongs to the recording, `{"path": "a.mkv", "track": 2}`
-(RECORDING has all keys), and several views are a list of them or an object of them by name.
+null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked
+at, and `frames`, or `fps` and `max_frames`: how many moments of them. In place of a path a medium may be an
+object with what belongs to the recording, `{"path": "a.mkv", "track": 2}` (RECORDING has all keys), and
+several views are a list of them or an object of them by name.
 """
 
 import codecs
@@ -23,10 +24,10 @@ from typing import Any
 from lynx import modalities
 from lynx.config import LIMITS, short_repr
 from lynx.datasets.base import Example, Turn, Wanted
-from lynx.errors import DataError, MediaError
+from lynx.errors import DataError, LynxError, MediaError
 from lynx.media.side_files import parse_unit, parse_up
 from lynx.modalities.multi_view import View
-from lynx.types import FileSource, MediaSource, Recording
+from lynx.types import FileSource, MediaSource, Moments, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -202,10 +203,13 @@ def _positive(expected: str) -> Callable[[Any], float]:
     return _number(1e-12, expected)
 
 
-def _track(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise _wrong(value, "the number of a stream, as `lynx inspect` lists them")
-    return int(value)
+def _integer(least: int, expected: str) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value < 2**31:
+            raise _wrong(value, expected)
+        return value
+
+    return check
 
 
 def _of_depth(read: Callable[[Any, str], Any]) -> Callable[[Any], Any]:
@@ -251,11 +255,16 @@ Table = Mapping[str, Callable[[Any], Any]]
 ROW: Table = {
     "id": _name, "media": _media, "turns": _list,
     "start": _number(0, "seconds from 0 on"), "end": _positive("seconds above 0"),
+    "frames": _integer(1, "a number of moments"), "max_frames": _integer(1, "a number of moments"),
+    "fps": _positive("moments a second"),
 }  # fmt: skip
+MOMENTS = ("start", "end", "frames", "max_frames", "fps")
+"""The keys of a row that say which moments are looked at."""
 TURN: Table = {"question": _words, "answer": _words, "type": _text, "senses": _names}
 RECORDING: Table = {
-    "path": _file_name, "track": _track, "unit": _of_depth(parse_unit), "up": _of_depth(parse_up),
-    "fps": _positive("frames a second"), "offset": _number(),
+    "path": _file_name, "track": _integer(0, "the number of a stream, as `lynx inspect` lists them"),
+    "unit": _of_depth(parse_unit), "up": _of_depth(parse_up), "fps": _positive("frames a second"),
+    "offset": _number(),
 }  # fmt: skip
 
 
@@ -304,10 +313,11 @@ class _Row:
         for lost in {sense for turn in turns for sense in turn.senses} - media.keys():
             note = f"a question needs {lost}, which the row has no medium for: training leaves it out"
             self.notes.setdefault(note, self.number)
-        start, end = row.get("start", 0.0), row.get("end")
-        if end is not None and end <= start:
-            raise DataError(f'"end" is {end:g}, which is not behind "start", {start:g}')
-        return Example(row.get("id", str(self.number)), media, tuple(turns), start=start, end=end)
+        try:
+            moments = Moments(**{key: row[key] for key in MOMENTS if key in row})
+        except LynxError as error:
+            raise DataError(str(error)) from error
+        return Example(row.get("id", str(self.number)), media, tuple(turns), moments=moments)
 
     def _checked(self, found: Any, table: Table, place: str, needed: str) -> dict[str, Any]:
         """The values of an object that are there, each checked; unknown keys are near misses or noted."""

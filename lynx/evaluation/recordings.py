@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lynx.datasets.base import Example, Turn
@@ -23,7 +24,7 @@ def evaluate(
     for number, example in enumerate(examples):
         media: dict[str, Any] = dict(example.media)
         with naming(example):
-            chat = model.chat(**media, start=example.start, end=example.end)
+            chat = model.chat(**media, **asdict(example.moments))
         for kind in dict.fromkeys(turn.type for turn in example.turns):
             phrasings = [turn for turn in example.turns if turn.type == kind]
             turn = phrasings[number % len(phrasings)]

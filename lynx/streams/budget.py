@@ -57,8 +57,7 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
     notes = _length_notes(model, media, durations, moments)
     trained = {sense: model.adapter(sense).frames for sense in media if sense != VIDEO}
     default = next((number for number in trained.values() if number), model.backbone.default_frames)
-    wanted = max(1, round(moments.fps * (end - start))) if moments.fps else moments.frames or default
-    n = min(wanted, moments.max_frames or wanted)
+    n = limit = moments.count(duration, default)
     if moments.fps:  # a moment has a token at least: a long clip at many a second is not tried out
         n = min(n, model.backbone.media_context)
     fitting, tokens = _fit(model, media, n)
@@ -74,9 +73,8 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
         for sense, number in trained.items()
         if number not in (None, fitting)
     ]
-    if moments.fps and fitting < wanted:
+    if moments.fps and fitting < (wanted := round(moments.fps * (end - start))):
         used = f"{fitting} {'is' if fitting == 1 else 'are'} used"
-        limit = min(wanted, moments.max_frames or wanted)
         why = f": more do not fit the model's {context} tokens" if fitting < limit else ""
         notes.insert(0, f"{moments.fps:g} frames a second would be {wanted}; {used}{why}")
     elif fitting < n:

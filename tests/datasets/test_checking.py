@@ -18,7 +18,7 @@ from lynx.datasets.sources import open_data
 from lynx.errors import DataError, MediaError
 from lynx.modalities import get
 from lynx.modalities.multi_view import View
-from lynx.types import Recording
+from lynx.types import Moments, Recording
 from lynx.world.files import write_clip
 from lynx.world.scene.scene import draw_scene
 
@@ -167,13 +167,14 @@ def test_a_part_behind_the_end_of_its_clip_is_found(folder, tmp_path):
     """And no other example of the same clip is left out for it."""
     media = {"video": folder / "1.mp4", "audio": folder / "1.mp4"}
     parts = [(0, None), (1, 2), (50, None), (60, 61)]
-    examples = [Example(str(i), media, start=start, end=end) for i, (start, end) in enumerate(parts)]
+    moments = [Moments(start=start, end=end) for start, end in parts]
+    examples = [Example(str(i), media, moments=each) for i, each in enumerate(moments)]
     said = r"1 of 1 .*1.mp4 \(example 2\): start is 50 s, but .* lasts [\d.]+ s; .*\(example 3\): start is 60"
     with pytest.raises(DataError, match=said):
         usable(examples, progress=False)
     kept = usable(examples, None, Tolerance.of("1"), tmp_path, progress=False)
     assert [example.id for example in kept] == ["0", "1"]
-    alone = [Example("a", {"audio": folder / "1.mp4"}, start=50)]
+    alone = [Example("a", {"audio": folder / "1.mp4"}, moments=Moments(start=50))]
     with pytest.raises(DataError, match="start is 50 s"):
         usable(alone, progress=False)
 

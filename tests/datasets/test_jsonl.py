@@ -14,7 +14,7 @@ from lynx.datasets import jsonl
 from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.modalities.multi_view import View
-from lynx.types import Recording
+from lynx.types import Moments, Recording
 
 CLIP = {"media": {"video": "a.mp4"}}
 
@@ -65,8 +65,8 @@ def test_null_is_as_if_the_key_were_not_there(folder):
     nothing = {"id": None, "turns": None, "start": None, "end": None, "extra": None}
     (first, second) = read(folder, {"media": {"video": "a.mp4", "audio": None}, **nothing}, CLIP)
     assert first.media == {"video": folder / "a.mp4"} and first.id == "1"
-    assert (first.turns, first.start, first.end) == ((), 0.0, None)
-    assert (second.turns, second.start, second.end) == ((), 0.0, None)
+    assert (first.turns, first.moments) == ((), Moments())
+    assert (second.turns, second.moments) == ((), Moments())
     (example,) = read(folder, turn(type=None, senses=None))
     assert example.turns[0] == read(folder, turn())[0].turns[0]
     recording = {"path": "a.mp4", "track": None, "unit": None}
@@ -75,7 +75,11 @@ def test_null_is_as_if_the_key_were_not_there(folder):
 
 def test_a_part_of_a_clip(folder):
     (example,) = read(folder, CLIP | {"start": 12.5, "end": 20})
-    assert (example.start, example.end) == (12.5, 20.0)
+    assert example.moments == Moments(start=12.5, end=20.0)
+    (example,) = read(folder, CLIP | {"fps": 2, "max_frames": 64})
+    assert example.moments == Moments(fps=2.0, max_frames=64)
+    with pytest.raises(DataError, match="line 1.*frames=4 and fps=2 both say how many"):
+        read(folder, CLIP | {"fps": 2, "frames": 4})
 
 
 def test_what_belongs_to_a_recording_is_said_with_it(folder):
@@ -166,7 +170,7 @@ WRONG = {
     "an id that is a truth": (CLIP | {"id": True}, '"id" is True'),
     "a start that is a text": (CLIP | {"start": "0:12"}, "\"start\" is '0:12'; expected seconds"),
     "a start before the recording": (CLIP | {"start": -1}, '"start" is -1'),
-    "an end before the start": (CLIP | {"start": 3, "end": 2}, '"end" is 2, which is not behind "start", 3'),
+    "an end before the start": (CLIP | {"start": 3, "end": 2}, 'end is 2.*expected seconds after start, which is 3'),
     "a start without end": (b'{"media": {"video": "a.mp4"}, "start": 1e400}', '"start" is inf'),
     "a number JSON has not": (b'{"media": {"video": "a.mp4"}, "start": NaN}', "NaN is no number of JSON"),
     "infinity": (b'{"media": {"video": "a.mp4"}, "end": Infinity}', "Infinity is no number of JSON"),

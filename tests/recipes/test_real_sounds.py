@@ -218,7 +218,7 @@ class Parrot:
     def __init__(self, *said: str) -> None:
         self.said, self.asked = list(said), []
 
-    def chat(self, audio: Path, start: float, end: float | None) -> "Parrot":
+    def chat(self, audio: Path, **moments: float | None) -> "Parrot":
         return self
 
     def clear(self) -> None:
