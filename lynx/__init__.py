@@ -1,6 +1,7 @@
 """lynx gives an existing Video LLM new senses."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +11,20 @@ if TYPE_CHECKING:
     from lynx.modalities.inspection import Inspection
     from lynx.model import Lynx
     from lynx.session import Session
-    from lynx.types import FileSource
+    from lynx.types import FileSource, Recording
 
 __version__ = "0.1.0"
 
-__all__ = ["Lynx", "Session", "inspect", "load"]
+__all__ = ["Lynx", "Recording", "Session", "inspect", "load"]
 __all__ += ["AdapterError", "BackboneError", "DataError", "LynxError", "MediaError", "__version__"]
+
+LAZY = {"Lynx": "lynx.model", "Recording": "lynx.types", "Session": "lynx.session"}
 
 
 def __getattr__(name: str) -> Any:
-    """`lynx.Lynx` and `lynx.Session`, imported when they are asked for: torch takes seconds."""
-    if name == "Lynx":
-        from lynx.model import Lynx
-
-        return Lynx
-    if name == "Session":
-        from lynx.session import Session
-
-        return Session
+    """The classes, imported when they are asked for: torch takes seconds."""
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'lynx' has no attribute {name!r}")
 
 
