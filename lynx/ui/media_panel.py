@@ -84,36 +84,32 @@ class MediaPanel:
             if request.clip.paths:
                 self.engine.read(request)
         except LynxError as error:
-            return self._nothing_seen(views.notice(error))
-        return {self.ui.opened: uuid4().hex}
+            return {**self._nothing_seen(), self.ui.notice: views.notice(error)}
+        return {self.ui.opened: uuid4().hex, self.ui.notice: ""}
 
-    def _nothing_seen(self, notice: str) -> Update:
+    def _nothing_seen(self) -> Update:
         ui = self.ui
-        hidden = {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: ""}
-        return {**hidden, ui.notice: notice, **ui.no_map()}
+        return {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **ui.no_map()}
 
     def on_media(self, *media: Any) -> Update:
-        """Show what the model will see of the clip."""
+        """Show what the model will see of the clip.
+
+        An earlier notice stays: it may be on what was typed while this waited for the model.
+        """
         ui, chat = self.ui, media[-1]
         try:
             request = self.request("", *media)
             if not request.clip.paths:
-                return self._nothing_seen("")
+                return self._nothing_seen()
             preview = self.engine.preview(request, self.encode)
         except LynxError as error:
-            return self._nothing_seen(views.notice(error))
+            return {**self._nothing_seen(), ui.notice: views.notice(error)}
         return {
             ui.seen_box: gr.update(visible=bool(preview.frames or preview.notes)),
             ui.seen: views.seen(preview, chat.senses),
             ui.budget: views.budget(preview, chat.labels),
-            ui.notice: "",
             **ui.no_map(),
         }
-
-    def on_loaded(self, *media: Any) -> Update:
-        """Show the clip as the model sees it now; an earlier notice stays where this gives none."""
-        update = self.on_media(*media)
-        return {part: value for part, value in update.items() if part is not self.ui.notice or value}
 
     def request(
         self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],

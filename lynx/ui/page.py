@@ -57,10 +57,10 @@ class Page:
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
         # a quick visitor may have given a clip by now
-        opened.then(media.on_loaded, media.inputs, previewed, **MODEL)
+        opened.then(media.on_media, media.inputs, previewed, **MODEL)
         chosen = [ui.backbone, ui.precision, ui.adapters]
         changed = ui.load.click(model.on_setup, [*chosen, ui.chat], loaded, **MODEL)
-        changed.success(media.on_loaded, media.inputs, previewed, **MODEL)
+        changed.success(media.on_media, media.inputs, previewed, **MODEL)
         # while a model is being loaded another one can be chosen
         aside = ASIDE | {"trigger_mode": "always_last"}
         choosing = [ui.backbone.change, ui.adapters.input]
