@@ -64,7 +64,7 @@ class Session:
         self._keys: dict[str, str] = {}  # of `streams`
         self._memory_notes: tuple[str, ...] = ()
         self._make_plan()
-        if not self.moments.whole:
+        if not self.plan.whole:  # a part that is all of it shares the streams of the whole
             self.media = part_of(self.media, (self.plan.start, self.plan.end), self.plan.duration)
         self._busy, self._stop = threading.Lock(), threading.Event()
         self.clear()

@@ -113,9 +113,7 @@ def _chat(options: Options) -> Result:
             turn["answer"] = "".join(pieces).strip()
         else:
             print()
-        turn |= {"used": session.used, "notes": list(session.notes)}
-        if not session.moments.whole:
-            turn["part"] = [session.plan.start, session.plan.end]
+        turn |= {"used": session.used, "notes": list(session.notes)} | _part(session)
         if options.evidence:
             turn["rests_on"] = session.evidence.share()
         if options.without:
@@ -124,6 +122,11 @@ def _chat(options: Options) -> Result:
     if options.film:
         turns[-1]["film"] = _film(session, options)
     return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
+
+
+def _part(session: Any) -> Result:
+    """First and last second of what was looked at, where that is not all of the clip."""
+    return {} if session.plan.whole else {"part": [session.plan.start, session.plan.end]}
 
 
 def _film(session: Any, options: Options) -> Result:
@@ -150,6 +153,7 @@ def _film(session: Any, options: Options) -> Result:
 def _map(options: Options) -> Result:
     """Say where a clip's tokens lie among words and other videos, before and after alignment, and draw it."""
     from lynx.evaluation.interface import measure_interface
+    from lynx.modalities.inspection import notes_of
     from lynx.training.guidance import Guidance
     from lynx.visualization.interface_chart import draw, require_matplotlib
 
@@ -158,10 +162,14 @@ def _map(options: Options) -> Result:
     if options.out:
         require_matplotlib()  # said before the model is loaded
     guidance = Guidance.load(options.guidance) if options.guidance else None
-    found = measure_interface(_open_session(options), guidance=guidance)
+    session = _open_session(options)
+    found = measure_interface(session, guidance=guidance)
     if options.out:
         draw(found).save(options.out)
     rows = found.table()
     result: Result = {"reference": found.reference, "explained": list(found.explained)}
     result["groups"] = rows if options.json else {row.pop("group"): row for row in rows}
+    drawn = [stream.frames for stream in session.streams.values() if stream.frames is not None]
+    result["notes"] = list(dict.fromkeys((*session.plan.notes, *notes_of(drawn))))
+    result |= _part(session)
     return result | ({"written": str(options.out)} if options.out else {})

@@ -34,8 +34,8 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
         duration = lasts[leading(lasts)]
         moments = example.moments
         times = moments.times(duration, moments.count(duration, frames))
-    if not moments.whole:
-        media = part_of(media, moments.part(duration), duration)
+    if (part := moments.part(duration)) != (0, duration):
+        media = part_of(media, part, duration)
     with naming(example):
         return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
 

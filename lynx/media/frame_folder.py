@@ -115,7 +115,7 @@ class FrameFolder:
         spacing = float(np.median(np.diff(self.times))) if len(self.files) > 1 else self.duration
         rate = 1 / spacing if spacing > 0 else 0.0
         video = VideoTrack(width, height, rate, codec, 0, duration=self.duration, notes=self.notes)
-        track = Track(0, "video", codec, True, True)
+        track = Track(0, "video", codec, True, True, "the pictures of the folder")
         return MediaInfo(self.path, self.duration, video, (), (track,), picture_notes=self.notes)
 
     def indices(self, times: Tensor) -> np.ndarray:

@@ -40,6 +40,11 @@ class Plan:
         """Number of moments."""
         return len(self.times)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of the recording is looked at, also where its two ends were asked for."""
+        return (self.start, self.end) == (0, self.duration)
+
 
 def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | None = None) -> Plan:
     """Choose the moments, spread evenly over the clip or a part of it, and count the tokens of every sense.

@@ -34,6 +34,11 @@ PARTS = ("", "/times", "/cells")
 """The tensors of a stream: tokens (N, D) under the clip's key, the second (N,) and cell (N, 2) of each."""
 
 
+def _size(count: int) -> str:
+    """Bytes for people: GB, and MB below 0.1 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+
+
 class StreamCache:
     """The streams of clips of `frames` frames, as `model` encodes them now, kept under `root`.
 
@@ -83,8 +88,8 @@ class StreamCache:
         free = shutil.disk_usage(root).free
         if needed > free:
             raise DataError(
-                f"the streams of {len(missing)} clips take {needed / 1e9:.1f} GB, {root} has "
-                f"{free / 1e9:.1f} GB: give `cache` a folder on a larger disk, or use fewer clips, fewer "
+                f"the streams of {len(missing)} clips take {_size(needed)}, {root} has "
+                f"{_size(free)}: give `cache` a folder on a larger disk, or use fewer clips, fewer "
                 "frames or pooled tokens"
             )
         mine = missing[part[0] :: part[1]]

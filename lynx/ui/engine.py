@@ -139,7 +139,7 @@ class Engine:
 
 def part_looked_at(session: "Session") -> tuple[float, float] | None:
     """The seconds of the recording that are looked at; None where that is all of it."""
-    return None if session.moments.whole else (session.plan.start, session.plan.end)
+    return None if session.plan.whole else (session.plan.start, session.plan.end)
 
 
 def evidence_view(session: "Session") -> EvidenceView | None:

@@ -291,6 +291,11 @@ def test_map_tells_distances_and_draws_them(capsys, tiny, clip, tmp_path):
     assert [row["group"] for row in found["groups"]] == ["words", "picture"]
     assert found["groups"][0]["to_video"] > 0 and found["written"] == str(out_file)
     assert out_file.read_bytes().startswith(b"\x89PNG")
+    assert found["notes"] == [] and "part" not in found
+    code, out, err = run(capsys, *words, "--start", "0.5", "--end", "7", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["part"] == [0.5, 1.0], err
+    assert found["notes"] == ["the recording lasts 1.0 s: its part ends there, not at 7 s"]
     code, out, _ = run(capsys, *words)
     assert code == 0 and "picture:" in out and "written" not in out
     code, _, err = run(capsys, *words, "--out", str(tmp_path / "map.doc"))

@@ -26,6 +26,16 @@ def test_an_example_about_a_part_is_rendered_at_its_moments():
     assert torch.equal(part["audio"].pixels[:, :, :, 3:-3], whole["audio"].pixels[4:6, :, :, 3:-3])
 
 
+@pytest.mark.parametrize("end", [8, 20])
+def test_a_part_that_is_all_of_the_clip_is_rendered_as_the_whole(end):
+    senses = {"video": Video(), "audio": Audio()}
+    longer = replace(EXAMPLE, media=dict(EXAMPLE.media) | {"audio": sound(9.0)})  # nothing of it is silenced
+    whole = render_clip(senses, longer, 2)
+    part = render_clip(senses, replace(longer, moments=Moments(end=end)), 2)
+    for sense in senses:
+        assert torch.equal(part[sense].pixels, whole[sense].pixels) and part[sense].notes == whole[sense].notes
+
+
 def test_parts_of_one_clip_have_keys_of_their_own_and_the_whole_keeps_its_key():
     for known in ("", "vouched for"):
         whole = replace(EXAMPLE, key=known)

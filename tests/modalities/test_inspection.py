@@ -174,6 +174,8 @@ def test_a_folder_of_pictures_and_maps_is_a_video_with_depth(maps):
     seen = lynx.inspect(maps, frames=4)
     assert seen.kind == "video" and set(seen.frames) == {"video", "depth"} and seen.depth.maps == 3
     assert seen.times == (0.1875, 0.5625, 0.9375, 1.3125) and seen.shown_at == (0.0, 0.5, 0.5, 1.0)
+    (track,) = seen.to_dict()["tracks"]
+    assert track["default"] and track["taken"] and track["why"] == "the pictures of the folder"
 
 
 def test_the_folder_of_the_maps_alone_is_depth_too(maps):

@@ -117,6 +117,19 @@ def test_a_part_beyond_the_end_is_cut_with_a_note_or_refused(senses):
         senses.chat(video=clip(), start=4)
 
 
+@pytest.mark.parametrize("end", [4.0, 4, 9.0])
+def test_a_part_that_is_all_of_the_clip_is_the_whole(senses, recording, end):
+    media = {"video": recording, "audio": recording}
+    whole = senses.chat(**media, frames=3)
+    asked = senses.chat(**media, frames=3, start=0, end=end)
+    assert asked.plan.whole and asked.media == whole.media, "no source is told of a part"
+    before = whole.encode()
+    assert asked.encode().keys() == before.keys()
+    assert all(asked.streams[sense] is before[sense] for sense in before), "nothing is encoded again"
+    part = senses.chat(**media, frames=3, end=3.9)
+    assert not part.plan.whole and part.media["audio"].part == (0.0, 3.9)
+
+
 def test_senses_of_other_lengths_are_said_with_what_is_not_used(senses, tmp_path):
     video = clip(8)  # 4 s
 
