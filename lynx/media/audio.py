@@ -19,7 +19,7 @@ from lynx.config import LIMITS
 from lynx.errors import MediaError
 from lynx.media.container import decode, open_recording, probe, rewind, start_of, walked
 from lynx.media.downmix import Downmix
-from lynx.media.lengths import JOINED, has_format
+from lynx.media.lengths import JOINED, has_format, timed
 from lynx.media.rare_codecs import codecs_of, is_rare
 from lynx.media.worker import call
 from lynx.types import AudioTrack, FileSource, Recording, Waveform
@@ -238,13 +238,14 @@ def _frames(container: InputContainer, index: int, moment: float, needed: float)
     assert isinstance(stream, av.AudioStream)
     start = start_of(container)
     if moment <= start or _joined(container):
-        yield from decode(container, stream)
+        yield from decode(container, stream, timed(container, container.demux(stream)))
         return
     if container.format.name in WITHOUT_INDEX:
-        for packet in container.demux(stream):
+        packets = timed(container, container.demux(stream))
+        for packet in packets:
             if packet.pts is None or packet.pts * packet.time_base >= moment:
                 break
-        yield from decode(container, stream)
+        yield from decode(container, stream, packets)
         return
     for back in (0.0, 3.0, 30.0, math.inf):
         target = max(start, moment - back)

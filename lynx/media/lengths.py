@@ -9,8 +9,9 @@ import logging
 import math
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -47,6 +48,9 @@ FEW = 0.5
 """Share of frames without a timestamp of their own above which those of MPEG-PS are made even."""
 TRUSTED_JUMP = 0.25
 """Seconds by which a timestamp of MPEG-PS may differ from an even rate before it is a gap."""
+ADTS_RATES = 96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350
+"""Sample rates in Hz by their number in the header of an AAC packet (ISO/IEC 13818-7, ADTS)."""
+ADTS_SAMPLES = 1024  # of one block of a packet, at that rate
 NONE = np.iinfo(np.int64).min  # no timestamp
 
 
@@ -92,7 +96,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
     found, clock, resets = _Ends(), _Clock(), has_format(container, JOINED)
     shape = {"total": total, "unit": "B", "unit_scale": True, "leave": False}
     with tqdm(desc=f"read {path.name!r}", delay=SLOW, disable=None, **shape) as bar:
-        for i, packet in enumerate(_readable(container)):
+        for i, packet in enumerate(timed(container, _readable(container))):
             shift = clock.shift(packet) if resets else 0
             found.extend(packet, shift)
             if packet.stream_index == picture and packet.size:
@@ -181,6 +185,34 @@ def _readable(container: InputContainer, *streams: Stream) -> Iterable[av.Packet
         yield from container.demux(*streams)
     except (InvalidDataError, AvEndOfFile):
         return  # what could be read until here is the answer
+
+
+def timed(container: InputContainer, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Packets from a file's first one on; those of raw AAC with the timestamps that their own headers give.
+
+    FFmpeg takes each of them for as long as the first, which is wrong where the sample rate changes.
+    """
+    if not has_format(container, ("aac",)):
+        yield from packets
+        return
+    clock: int | None = None
+    for packet in packets:
+        if packet.pts is not None:
+            clock = packet.pts if clock is None else clock
+            seconds = _adts_seconds(bytes(memoryview(packet)[:7]))
+            duration = round(seconds / packet.time_base) if seconds else packet.duration or 0
+            packet.pts = packet.dts = clock
+            packet.duration = duration
+            clock += duration
+        yield packet
+
+
+def _adts_seconds(header: bytes) -> Fraction | None:
+    """How long an AAC packet lasts by the 7 bytes of its header; None where it has none."""
+    if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
+        return None
+    rate, blocks = header[2] >> 2 & 15, (header[6] & 3) + 1
+    return Fraction(ADTS_SAMPLES * blocks, ADTS_RATES[rate]) if rate < len(ADTS_RATES) else None
 
 
 class _Clock:

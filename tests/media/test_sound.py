@@ -201,6 +201,21 @@ def test_a_sound_that_changes_its_rate_and_layout_is_heard_to_its_end(tmp_path, 
     assert note.startswith("the sound changes at 1.") and note.endswith("44100 Hz mono, then 48000 Hz stereo")
 
 
+def test_raw_aac_of_two_rates_lasts_as_long_as_its_packets_say(tmp_path):
+    click = np.zeros(2 * 48000)
+    click[48000:48096] = 0.8
+    first = write_sound(tmp_path / "1.aac", [click[: 2 * 44100] * 0], 44100, "aac", "mono", "adts")
+    second = write_sound(tmp_path / "2.aac", [click] * 2, 48000, "aac", "stereo", "adts")
+    path = join(tmp_path / "both.aac", first, second)
+    lasts = probe(first).duration + probe(second).duration  # 4.07 s: FFmpeg's own clock says 4.25 s
+    assert probe(path).duration == pytest.approx(lasts, abs=1e-3)
+    whole = heard(path)[0]
+    assert len(whole) / RATE == pytest.approx(lasts, abs=1e-3)
+    alone = np.abs(heard(second)[0]).argmax() / RATE + probe(first).duration
+    for samples, start in ((whole, 0.0), (heard(path, start=2.5, end=3.9)[0], 2.5)):
+        assert np.abs(samples).argmax() / RATE + start == pytest.approx(alone, abs=0.01)
+
+
 @needs_cases
 def test_the_sound_of_mixed_rate_lasts_four_seconds():
     samples, notes = heard(CASES / "mixed_rate.mp3")
