@@ -34,6 +34,9 @@ AUDIBLE = 1e-8
 """Mean power (-80 dB) from which on channels are compared."""
 LOSS, TOTAL_LOSS = 10.0, 20.0
 """Decibels lost in the mix from which on a note says so, and from which on one channel is heard alone."""
+PIECE, RUN = 0.25, 3
+"""Seconds over which the loss is also taken, and so many of them in a row from which on a note says so:
+every stretch of a second has them."""
 SAME_LOUDNESS = 0.8
 """Of channels with at least this share of the loudest one's power the first is heard, in every part alike."""
 
@@ -78,6 +81,9 @@ class Downmix:
         self._resampler: av.AudioResampler | None = None
         self._products = np.zeros((count, count))  # of every two channels, summed over time
         self._samples = 0  # summed in it
+        self._piece, self._piece_samples = np.zeros((count, count)), 0  # the same of the last PIECE
+        self._run, self._run_pieces = np.zeros((count, count)), 0  # of those in a row that cancel out
+        self._lost, self._lost_pieces = np.zeros((count, count)), 0  # of all rows of RUN and more
         self._decided = count == 1
         self._loose: list[np.ndarray] = []  # (n, C) each, not yet looked at
         self._held: list[np.ndarray] = []  # (n, C) each
@@ -112,15 +118,18 @@ class Downmix:
 
     def _cancelled(self) -> tuple[str, ...]:
         """That channels cancel out, if they do."""
-        lost = self._loss()
+        lost, when = self._loss(self._products, self._samples), ""
         if self._alone is None and lost < LOSS:
-            return ()
+            if not self._lost_pieces:
+                return ()
+            lost = self._loss(self._lost, self._lost_pieces * self._piece_length)
+            when = f" in {self._lost_pieces * PIECE:.1f} s of the sound"
         count = self._layout.nb_channels
         pair = count == len(PAIR)
         who = "left and right cancel" if pair else f"the {count} channels cancel"
         much = f"{lost:.0f} dB are lost" if lost < 60 else "nothing is left"
         if self._alone is None:
-            return (f"{who} out in mono: {much}",)
+            return (f"{who} out in mono{when}: {much}",)
         channel = self._layout.channels[self._alone]
         name = PAIR[self._alone] if pair else channel.description
         heard = f"the {name} channel" if pair or channel.name in WEIGHTS else f"channel {self._alone + 1}"
@@ -170,8 +179,7 @@ class Downmix:
         if not np.dot(flat, flat) < LOUDEST:  # false where one is not a number
             block = self._without_nan(block)
         if block.shape[1] > 1:
-            self._products += block.T @ block
-            self._samples += len(block)
+            self._compare(block)
         if self._decided:
             yield self._mix(block)
         else:
@@ -180,12 +188,42 @@ class Downmix:
             if self._waiting > HELD:
                 yield from self._release()
 
+    @property
+    def _piece_length(self) -> int:
+        return max(1, round(PIECE * self._rate))  # samples
+
+    def _compare(self, block: np.ndarray) -> None:
+        """Take the products of the channels of a block (n, C): of all, and piece by piece."""
+        first = 0
+        while first < len(block):
+            part = block[first : first + self._piece_length - self._piece_samples]
+            products = part.T @ part
+            self._products += products
+            self._piece += products
+            self._samples += len(part)
+            self._piece_samples += len(part)
+            first += len(part)
+            if self._piece_samples == self._piece_length:
+                self._end_piece()
+
+    def _end_piece(self) -> None:
+        if self._loss(self._piece, self._piece_samples) >= LOSS:
+            self._run += self._piece
+            self._run_pieces += 1
+            if self._run_pieces >= RUN:
+                self._lost += self._run
+                self._lost_pieces += self._run_pieces if self._run_pieces == RUN else 1
+                self._run[:] = 0
+        else:
+            self._run[:], self._run_pieces = 0, 0
+        self._piece[:], self._piece_samples = 0, 0
+
     def _release(self) -> Iterator[np.ndarray]:
         """What was held back, with one channel alone if the mix of it is next to nothing."""
         power = np.diag(self._products)
         if not self._decided and power.max() > AUDIBLE * self._samples:
             self._decided = True
-            if self._loss() > TOTAL_LOSS:
+            if self._loss(self._products, self._samples) > TOTAL_LOSS:
                 self._alone = int((power >= SAME_LOUDNESS * power.max()).argmax())
         held, self._held, self._waiting = self._held, [], 0
         yield from map(self._mix, held)
@@ -195,10 +233,13 @@ class Downmix:
             return block[:, self._alone].copy()
         return block.mean(1) if self._weights is None else block @ self._weights
 
-    def _loss(self) -> float:
-        """Decibels from what independent channels of that power give down to the mix; 0 if silent."""
-        apart = float(np.diag(self._products) @ self._mean**2)
-        if apart <= AUDIBLE * self._samples * float((self._mean**2).sum()):
+    def _loss(self, products: np.ndarray, samples: int) -> float:
+        """Decibels from what independent channels of that power give down to the mix; 0 if silent.
+
+        products: (C, C) of every two channels, summed over so many samples.
+        """
+        apart = float(np.diag(products) @ self._mean**2)
+        if apart <= AUDIBLE * samples * float((self._mean**2).sum()):
             return 0.0
-        mixed = max(float(self._mean @ self._products @ self._mean), 1e-9 * apart)
+        mixed = max(float(self._mean @ products @ self._mean), 1e-9 * apart)
         return float(10 * np.log10(apart / mixed))

@@ -1,5 +1,6 @@
 """Which track is heard, how channels become one, and what is said of sound that is odd."""
 
+import re
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -168,6 +169,22 @@ def test_stereo_that_cancels_out_in_part_is_noted_and_plain_stereo_is_not(tmp_pa
     assert db(samples) == pytest.approx(db(0.15 * sine(440, 1, RATE)), abs=0.05)
     for name, channels in (("both", [left, left]), ("two", [left, right]), ("one", [left, 0 * left])):
         assert heard(write_sound(tmp_path / f"{name}.wav", channels))[1] == ()
+
+
+@pytest.mark.parametrize("second, much", [(-1.0, "nothing is left"), (-0.7, "12 dB are lost")])
+def test_a_stretch_in_which_stereo_cancels_out_is_noted(tmp_path, second, much):
+    left = sine(440, 8, 48000)
+    for begin, seconds in ((0, 4), (4, 4), (2.6, 1.5)):
+        right = left.copy()
+        right[round(begin * 48000) : round((begin + seconds) * 48000)] *= second
+        (note,) = heard(write_sound(tmp_path / "part.wav", [left, right]))[1]
+        found = re.fullmatch(rf"left and right cancel out in mono in (.+) s of the sound: {much}", note)
+        assert seconds - 0.5 <= float(found[1]) <= seconds
+    right = left.copy()
+    right[48000 : round(1.5 * 48000)] *= second
+    assert heard(write_sound(tmp_path / "short.wav", [left, right]))[1] == (), "half a second is none"
+    right[48000 : round(2.5 * 48000)] = 0
+    assert heard(write_sound(tmp_path / "one.wav", [left, right]))[1] == ()
 
 
 def join(path, *files):
