@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lynx import compat, hub, modalities
-from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
+from lynx.adapters.lora_options import PEFT_CONFIG, check_targets, parse_settings
 from lynx.backbones import Backbone
 from lynx.config import LIMITS, LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
@@ -132,6 +132,7 @@ def inspect_adapter(folder: Path) -> Adapter:
     adapter, folder = read_adapter_config(folder), current_folder(folder)
     for part, settings in _settings(folder).items():
         _check_ranks(folder / part / WEIGHTS, settings.rank)
+        _check_targets(folder / part)
     if os.path.lexists(folder / TYPE_EMBEDDING_FILE):
         _read_shapes(folder / TYPE_EMBEDDING_FILE)
     return adapter
@@ -293,6 +294,13 @@ def _check_ranks(path: Path, rank: int) -> None:
             f"{path} does not fit its {PEFT_CONFIG}, which says rank {rank}: {len(wrong)} shapes differ, "
             f"such as {wrong[0]}"
         )
+
+
+def _check_targets(folder: Path) -> None:
+    """Whether PEFT would use all weights of a part, whose names `_check_ranks` has seen."""
+    names = sorted({_MATRIX.sub("", key) for key in _read_shapes(folder / WEIGHTS)})
+    modules = [(name.removeprefix(compat.PEFT_PREFIX),) for name in names]
+    check_targets(read_json_object(folder / PEFT_CONFIG).get("target_modules"), modules, folder)
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -5,9 +5,13 @@ settings that nobody here has heard of.
 """
 
 import math
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import regex
 
 from lynx.adapters.lora import lora_config
 from lynx.config import LoraSettings, short_repr
@@ -16,12 +20,20 @@ from lynx.errors import AdapterError
 PEFT_CONFIG = "adapter_config.json"
 MAX_RANK, MAX_ALPHA = 2**16, 1e6
 """Largest rank and alpha of a LoRA that is read, far above any that was trained."""
+MAX_PATTERN, PATTERN_SECONDS = 10_000, 2.0
+"""Characters of a pattern in `target_modules`, and the time that matching all modules with it may take."""
+MAX_REPEATS = 10_000
+"""Product of the counts in a pattern, such as {2,8}: compiling takes longer with it and cannot be stopped."""
+_COUNT = re.compile(r"\{(\d{1,5})(?:,(\d{0,5}))?\}")
+_UNUSUAL = re.compile(r"\{|\(\?(?![:=!]|<[=!])")
+"""In what is left without the counts: recursion, flags, matches that need not be exact."""
 
 FREE = {
     "r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision", "peft_type",
     "inference_mode", "task_type", "peft_version", "auto_mapping",
 }  # fmt: skip
-"""Settings that may have any value; every other one but `init_lora_weights` has to be PEFT's default."""
+"""Settings that may have any value here (`check_targets` looks at `target_modules`); every other one but
+`init_lora_weights` has to be PEFT's default."""
 PLAIN_INITS = ("gaussian", "orthogonal")
 """First values of the two matrices alone, which the trained ones have replaced; so do true and false."""
 _CONVERT = (
@@ -58,6 +70,9 @@ _OPTIONS = {
     "exclude_modules": "leaves layers out",
     "megatron_config": "is for layers of Megatron",
     "use_qalora": "pools the inputs of quantized layers (QALoRA)",
+    "kasa_config": "takes singular values out of the base weights (KaSA)",
+    "use_bdlora": "keeps only blocks of the matrices (BD-LoRA)",
+    "arrow_config": "chooses between several LoRAs for every token (Arrow)",
     "alora_invocation_tokens": "is on behind certain tokens only (aLoRA)",
 }
 """Settings that compute something else, and what that is."""
@@ -82,14 +97,69 @@ def parse_settings(content: Mapping[str, Any], folder: Path) -> LoraSettings:
     plain = lora_config("", settings).to_dict()
     for key in sorted(content.keys() - FREE - {"init_lora_weights"}):
         value = content[key]
-        if not (_is_empty(value) or (type(value) is type(plain.get(key)) and value == plain[key])):
+        default = plain.get(key)
+        if not (_is_empty(key, value, plain) or (type(value) is type(default) and value == default)):
             raise AdapterError(_refusal(key, value, settings, folder))
     return settings
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether a value says nothing. Not 0: `layers_to_transform: 0` is the first layer."""
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+def check_targets(targets: Any, modules: Iterable[Iterable[str]], folder: Path) -> None:
+    """Whether PEFT would put its LoRA on all modules that there are weights for; it ignores other weights.
+
+    targets: `target_modules` of an `adapter_config.json`. modules: of each module the names that it may be
+    matched by. Raises: AdapterError: PEFT would leave one out, or `targets` is neither a list nor a pattern.
+    """
+    said = f"{folder}/{PEFT_CONFIG} has target_modules {short_repr(targets)}"
+    advice = "list all modules that it was trained on"
+    texts = targets if isinstance(targets, list) else [targets]
+    if not targets or not all(isinstance(text, str) for text in texts):
+        raise AdapterError(f"{said}, expected names of modules or a pattern: {advice}")
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        return
+    try:
+        if isinstance(targets, str):
+            _check_pattern(targets)
+        deadline = time.monotonic() + PATTERN_SECONDS
+        left_out = [names for names in map(tuple, modules) if not _is_target(names, targets, deadline)]
+    except (regex.error, ValueError, TimeoutError, RecursionError, OverflowError) as error:
+        raise AdapterError(f"{said}, a pattern that cannot be used ({error}): {advice}") from error
+    if left_out:
+        raise AdapterError(
+            f"{said}, which leaves out {len(left_out)} modules that its file has weights for, such as "
+            f"{short_repr(left_out[0][0])}, and PEFT ignores those weights: {advice}; one that shall do "
+            "nothing has a lora_B of zeros"
+        )
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raises: ValueError where compiling a pattern, which nothing can stop, could take long."""
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"it has {len(pattern):,} characters, at most {MAX_PATTERN:,} are read")
+    counts = [max(1, int(least), int(most or 1)) for least, most in _COUNT.findall(pattern)]
+    if _UNUSUAL.search(_COUNT.sub("", pattern)) or math.prod(counts) > MAX_REPEATS:
+        raise ValueError(f"it repeats more than {MAX_REPEATS:,} times, or has flags or other unusual groups")
+
+
+def _is_target(names: tuple[str, ...], targets: str | list[str], deadline: float) -> bool:
+    """Whether PEFT adapts a module: a list has ends of names, a pattern is of whole names."""
+    if isinstance(targets, list):
+        return any(f".{name}".endswith(f".{target}") for name in names for target in targets)
+    # not `re`, which cannot be stopped: a pattern of a few characters can keep it busy for years
+    left = max(deadline - time.monotonic(), 1e-3)
+    return any(regex.fullmatch(targets, name, timeout=left) is not None for name in names)
+
+
+def _is_empty(key: str, value: Any, plain: Mapping[str, Any]) -> bool:
+    """Whether a value says nothing. Not 0: `layers_to_transform: 0` is the first layer, and so is false.
+
+    plain: PEFT's defaults. An empty object is nothing only where it is the default: `kasa_config: {}` asks
+    for that method with its own defaults.
+    """
+    if value is False:
+        return key != "layers_to_transform"
+    if value == {}:
+        return plain.get(key) == {} or (key not in plain and not key.endswith("_config"))
+    return value is None or (isinstance(value, str | list) and not value)
 
 
 def _check_init(init: Any, folder: Path) -> None:

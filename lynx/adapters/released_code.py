@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lynx import modalities
 from lynx.adapters.format import PARTS, Adapter, check_numbers, read_adapter
-from lynx.adapters.lora_options import PEFT_CONFIG, parse_settings
+from lynx.adapters.lora_options import PEFT_CONFIG, check_targets, parse_settings
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
@@ -117,8 +117,13 @@ def import_adapter(
             writing(out, AdapterError),
             tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial,
         ):
-            written = save_adapter(model, name, Path(partial) / "adapter")
-            differences = _verify(model, name, written, parts, expected)
+            written = Path(partial) / "adapter"
+            try:
+                save_adapter(model, name, written)
+                differences = _verify(model, name, written, parts, expected)
+            except AdapterError as error:  # which may name a folder that is gone when this is read
+                reason = str(error).replace(str(written), str(out))
+                raise AdapterError(f"{folder} is not imported: {reason}") from error
             if out.is_dir():
                 out.rmdir()
             os.rename(written, out)
@@ -175,6 +180,9 @@ def read_part(folder: Path, part: str, backbone: Backbone) -> Part:
         size, real = (b.shape[0], a.shape[1]), (module.out_features, module.in_features)
         if size != real:
             raise AdapterError(f"{source}: {name} is for a layer {size}, the backbone's is {real} (out, in)")
+    # a pattern is of full names: those in the checkpoint or, where PEFT renamed them for its file, today's
+    claimed = [(theirs.removeprefix(PEFT_PREFIX), ours) for ours, theirs in names.items()]
+    check_targets(config.get("target_modules"), claimed, folder)
     missing = [name for name in ours if name not in pairs]
     absent = _untrained_kinds(missing, pairs, config.get("target_modules"), backbone, source)
     return Part(settings, pairs, names, config, source, tuple(dropped), absent)
@@ -276,7 +284,10 @@ def _with_tensors_of(read: Part, backbone: Backbone) -> Iterator[None]:
             layer = peft_layer(module, theirs, read.config, dict(zip("AB", read.pairs[name], strict=True)))
             found: Tensor = layer(*inputs)  # (..., out)
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-            raise AdapterError(f"PEFT itself does not load {theirs!r} of {read.source}: {error}") from error
+            raise AdapterError(
+                f"PEFT itself does not load {theirs!r} of {read.source} with its {PEFT_CONFIG} ({error}): "
+                "have PEFT write both again"
+            ) from error
         return found.to(output.dtype)
 
     with ExitStack() as stack:

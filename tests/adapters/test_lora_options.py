@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import warnings
 
 import checkpoints
@@ -9,7 +10,7 @@ import pytest
 import torch
 from checkpoints import random_adapter
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionForConditionalGeneration
 
 import lynx
@@ -200,12 +201,102 @@ def test_the_check_of_an_import_is_peft_s_own_result(folder, saved, targets, ids
     assert all(weight.equal(before[name]) for name, weight in backbone.model.state_dict().items())
 
 
-def test_tensors_that_peft_would_not_load_are_not_imported(folder, saved, tmp_path):
-    """Its settings list fewer layers than its file has."""
-    adapter = configured(saved, tmp_path / "audio", target_modules=["q_proj", "k_proj"])
-    assert any("o_proj" in key for key in load_file(adapter / "llm" / WEIGHTS))
-    with pytest.raises(AdapterError, match="PEFT itself does not load .*v_proj|o_proj"):
-        import_adapter(adapter, lynx.load(folder).backbone, tmp_path / "imported", modality="audio")
+SHORTER = (
+    ["q_proj", "k_proj"],
+    ["proj"],  # the end of a name, not of a level
+    r".*language_model.*\.[qkvo]_proj",
+    r"layers\.\d+\..*",  # a pattern is of whole names
+)
+LLM = r".*language_model\.layers\.\d{1,2}\.(?:self_attn|mlp)\.\w+_proj"
+ENOUGH = (
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"],
+    ["self_attn.q_proj", "k_proj", "v_proj", "o_proj", "mlp.gate_proj", "up_proj", "down_proj"],
+    "all-linear",
+    LLM,
+)
+
+
+@pytest.mark.parametrize("short", SHORTER, ids=str)
+def test_weights_of_modules_that_the_settings_leave_out_are_refused_since_peft_ignores_them(
+    folder, saved, ids, tmp_path, short
+):
+    adapter = configured(saved, tmp_path / "audio", target_modules=short)
+    if short != ["proj"] and not str(short).startswith("layers"):  # of which PEFT finds no module at all
+        whole = logits_in_peft(folder, saved / "llm", ids)
+        assert not torch.allclose(logits_in_peft(folder, adapter / "llm", ids), whole, atol=0.1)
+    refused_everywhere(folder, adapter, "target_modules .*leaves out .*mlp.down_proj.*list all modules")
+
+
+@pytest.mark.parametrize("targets", ENOUGH, ids=str)
+def test_other_ways_to_name_the_same_modules_compute_what_they_do_in_peft(
+    folder, saved, ids, tmp_path, targets
+):
+    adapter = configured(saved, tmp_path / "audio", target_modules=targets)
+    found = logits_here(folder, adapter, ids)
+    assert torch.allclose(found, logits_in_peft(folder, adapter / "llm", ids), atol=1e-5)
+
+
+NO_TARGETS = {
+    "null": (None, "expected names of modules or a pattern"),
+    "empty": ([], "expected names"),
+    "an object": ({"q_proj": 1}, "expected names"),
+    "numbers": ([1], "expected names"),
+    "half a pattern": (".*(", "cannot be used .*missing"),
+    "a pattern without end": (".*" * 10_000, "20,000 characters"),
+    "a pattern that takes years to compile": ("(?:(?:(?:a{1000}){1000}){1000}){1000}", "repeats more than"),
+    "a pattern that calls itself": ("(.*)(?R)", "unusual groups"),
+    "deep groups": ("(" * 4000 + ")" * 4000, "cannot be used"),
+    "a pattern that takes years to match": (r"(?:\w|[a-z]|\.)*(?=#)", "cannot be used .*timed out"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TARGETS)
+def test_targets_that_name_no_modules_are_refused_at_once(folder, saved, tmp_path, case):
+    value, message = NO_TARGETS[case]
+    adapter = configured(saved, tmp_path / "audio", target_modules=value)
+    begun = time.monotonic()
+    with pytest.raises(AdapterError, match=f"target_modules .*{message}.*list all modules"):
+        describe(adapter)
+    assert time.monotonic() - begun < 2 * lora_options.PATTERN_SECONDS
+    refused_everywhere(folder, adapter, message)
+
+
+def test_a_false_layer_is_layer_0_in_peft(folder, saved, ids, tmp_path):
+    """False is 0 there, not "none"."""
+    # a list, since with a pattern PEFT does not look at layers
+    adapter = configured(saved, tmp_path / "audio", layers_to_transform=False, target_modules=["q_proj"])
+    model = PeftModel.from_pretrained(stock(folder), str(adapter / "llm"))
+    adapted = {name for name, _ in model.named_modules() if name.endswith("q_proj.lora_A")}
+    assert any("language_model.layers.0" in name for name in adapted)
+    assert not any("language_model.layers.1" in name for name in adapted)
+    adapter = configured(saved, tmp_path / "sound", layers_to_transform=False)
+    refused_everywhere(folder, adapter, "layers_to_transform False, which leaves layers out")
+
+
+def test_an_empty_object_switches_a_method_on_in_peft(folder, saved, ids, tmp_path):
+    """It stands for the method's defaults, which are not "none"."""
+    adapter = configured(saved, tmp_path / "audio", kasa_config={})
+    whole = logits_in_peft(folder, saved / "llm", ids)
+    assert not torch.allclose(logits_in_peft(folder, adapter / "llm", ids), whole, atol=0.1)
+    refused_everywhere(folder, adapter, "asks for kasa_config {}, which .*base weights.*train a plain LoRA")
+    for n, key in enumerate(("megatron_config", "use_bdlora", "next_years_config")):
+        refused_everywhere(folder, configured(saved, tmp_path / str(n), **{key: {}}), f"asks for {key} {{}}")
+    lynx.load(folder, adapters=[configured(saved, tmp_path / "plain", rank_pattern={}, new_in_peft={})])
+
+
+def test_an_import_that_fails_at_its_end_names_the_checkpoint(folder, saved, tmp_path):
+    """And not the folder that it was written to for a moment."""
+    adapter, backbone = tmp_path / "in", lynx.load(folder).backbone
+    shutil.copytree(saved, adapter)
+    path = adapter / "llm" / WEIGHTS
+    tensors = load_file(path)
+    key = next(key for key in tensors if "lora_A" in key)
+    tensors[key] = tensors[key].double()
+    tensors[key][0, 0] = 1e300  # more than fp32 holds
+    save_file(tensors, path)
+    with pytest.raises(AdapterError, match="in is not imported: .*no numbers|computes something") as caught:
+        import_adapter(adapter, backbone, tmp_path / "out", modality="audio")
+    assert ".out-" not in str(caught.value)
 
 
 def test_the_command_line_refuses_and_lists_it(folder, saved, tmp_path, capsys):
