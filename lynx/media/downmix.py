@@ -35,11 +35,9 @@ AUDIBLE = 1e-8
 LOSS, TOTAL_LOSS = 10.0, 20.0
 """Decibels lost in the mix from which on a note says so, and from which on one channel is heard alone."""
 SAME_LOUDNESS = 0.8
-"""Of channels with at least this share of the loudest one's power the first is heard, in every part alike."""
-
-
+"""The first channel with at least this share of the loudest one's power is heard, so that all parts agree."""
 ASSUMED = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
-"""Layouts of so many channels without names, as in WAV without a mask: players take them for these, too."""
+"""Layouts assumed of so many channels without names, as in WAV without a mask; players do the same."""
 
 
 def placed(layout: av.AudioLayout) -> av.AudioLayout:
@@ -105,35 +103,27 @@ class Downmix:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What had to be assumed of the channels, and which of all that was heard are lost in mono."""
-        count = self._layout.nb_channels
-        assumed = (f"its {count} channels have no names: taken for {self._layout.name}",) * self._assumed
-        return (*assumed, *self._cancelled(), *self._left_out())
-
-    def _cancelled(self) -> tuple[str, ...]:
-        """That channels cancel out, if they do."""
-        lost = self._loss()
-        if self._alone is None and lost < LOSS:
-            return ()
-        count = self._layout.nb_channels
+        """What had to be assumed of the channels, and what of their sound is lost in mono."""
+        count, channels, lost, notes = self._layout.nb_channels, self._layout.channels, self._loss(), []
+        if self._assumed:
+            notes.append(f"its {count} channels have no names: taken for {self._layout.name}")
         pair = count == len(PAIR)
         who = "left and right cancel" if pair else f"the {count} channels cancel"
         much = f"{lost:.0f} dB are lost" if lost < 60 else "nothing is left"
-        if self._alone is None:
-            return (f"{who} out in mono: {much}",)
-        channel = self._layout.channels[self._alone]
-        name = PAIR[self._alone] if pair else channel.description
-        heard = f"the {name} channel" if pair or channel.name in WEIGHTS else f"channel {self._alone + 1}"
-        return (f"{who} out in mono ({much}): {heard} is heard alone",)
-
-    def _left_out(self) -> tuple[str, ...]:
-        """That only channels without a weight have sound, if it is so."""
-        power = np.diag(self._products)
+        if self._alone is not None:
+            channel = channels[self._alone]
+            name = PAIR[self._alone] if pair else channel.description
+            named = pair or channel.name in WEIGHTS
+            heard = f"the {name} channel" if named else f"channel {self._alone + 1}"
+            notes.append(f"{who} out in mono ({much}): {heard} is heard alone")
+        elif lost >= LOSS:
+            notes.append(f"{who} out in mono: {much}")
+        power, audible = np.diag(self._products), AUDIBLE * self._samples
         weightless = self._mean == 0
-        if power[~weightless].max() > AUDIBLE * self._samples or power.max() <= AUDIBLE * self._samples:
-            return ()
-        names = [c.name for c, without in zip(self._layout.channels, weightless, strict=True) if without]
-        return (f"only what mono leaves out ({', '.join(names)}) has sound",)
+        if power[~weightless].max() <= audible < power.max():
+            names = [c.name for c, without in zip(channels, weightless, strict=True) if without]
+            notes.append(f"only what mono leaves out ({', '.join(names)}) has sound")
+        return tuple(notes)
 
     def _finite(self, frame: av.AudioFrame) -> av.AudioFrame:
         """The frame; in what is stored as floats, samples that are not finite are counted and become 0.

@@ -293,7 +293,7 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=end):
         rest = samples
         while len(rest):
-            # `first` is the second of the first sample of the whole stream, and may move forward
+            # `first` is the second of the first sample of all
             place = round((first - begin) * rate) + heard
             part = math.floor(place / length)
             count = max(1, math.ceil((part + 1) * length) - place)  # up to where the next part begins
