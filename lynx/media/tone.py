@@ -75,17 +75,15 @@ def to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndarr
 
     Highlights are compressed by the largest of red, green and blue, which keeps their hue.
     """
-    parts = [_to_sdr(pixels[row : row + ROWS], transfer, primaries) for row in range(0, len(pixels), ROWS)]
+    parts = []
+    for row in range(0, len(pixels), ROWS):
+        light = _linear(transfer)[pixels[row : row + ROWS]]  # (ROWS, W, 3)
+        if transfer == HLG:  # BT.2100's OOTF of a display of 1000 nits: Y^0.2 E
+            light *= (light @ LUMA)[..., None] ** 0.2 * np.float32(1000 / WHITE)
+        if transfer is not None:
+            largest = light.max(-1, keepdims=True)
+            light *= compress(largest) / np.maximum(largest, 1e-6)
+        if primaries in TO_BT709:
+            light = light @ np.array(TO_BT709[primaries], np.float32).T
+        parts.append(_encoded()[np.rint(np.sqrt(light.clip(0, 1)) * 65535).astype(np.uint16)])
     return np.concatenate(parts)
-
-
-def _to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndarray:
-    light = _linear(transfer)[pixels]  # (H, W, 3)
-    if transfer == HLG:  # BT.2100's OOTF of a display of 1000 nits: Y^0.2 E
-        light *= (light @ LUMA)[..., None] ** 0.2 * np.float32(1000 / WHITE)
-    if transfer is not None:
-        largest = light.max(-1, keepdims=True)
-        light *= compress(largest) / np.maximum(largest, 1e-6)
-    if primaries in TO_BT709:
-        light = light @ np.array(TO_BT709[primaries], np.float32).T
-    return _encoded()[np.rint(np.sqrt(light.clip(0, 1)) * 65535).astype(np.uint16)]
