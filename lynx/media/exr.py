@@ -139,7 +139,7 @@ def _unpack(data: bytes, packing: int, size: int) -> bytes:
 
 
 def _run_lengths(data: bytes, size: int) -> bytes:
-    """A count below 128 repeats the next byte count + 1 times; any other copies the next 256 - count bytes."""
+    """A count up to 127 repeats the next byte count + 1 times; above, 256 - count bytes are copied."""
     result, place = bytearray(), 0
     while place < len(data) and len(result) <= size:
         count = data[place]
