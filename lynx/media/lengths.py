@@ -15,7 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Stream
@@ -69,18 +69,14 @@ class Walk:
     joined: bool = False  # whether the clock begins anew in mid-file
 
 
-def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
+def has_format(container: Container, names: tuple[str, ...]) -> bool:
     """Whether the container is of one of these formats."""
     return not set(names).isdisjoint(container.format.name.split(","))
 
 
-def _is(stream: Stream, names: tuple[str, ...]) -> bool:
-    return not set(names).isdisjoint(stream.container.format.name.split(","))
-
-
 def timestamp(packet: av.Packet) -> int | None:
     """When a packet is shown, in its time base. AVI knows only when it is decoded, and guesses the rest."""
-    vague = packet.pts is None or _is(packet.stream, ("avi",))
+    vague = packet.pts is None or has_format(packet.stream.container, ("avi",))
     return packet.dts if vague else packet.pts
 
 
@@ -168,7 +164,7 @@ def tail(container: InputContainer, streams: Iterable[Stream]) -> dict[int, floa
 
 def end_in_header(stream: Stream, measured: float) -> float:
     """The end of a track in seconds: the header's, where it only leaves out the sound that was padded."""
-    known = isinstance(stream, av.AudioStream) and _is(stream, EXACT)
+    known = isinstance(stream, av.AudioStream) and has_format(stream.container, EXACT)
     if not known or not stream.duration or not stream.time_base:
         return measured
     end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
