@@ -1,6 +1,6 @@
 """Where the tracks of a recording end, and its packets where the format has no index.
 
-Unusual here: the header is believed where it is exact, and no further. The tail of the file is read after a
+Unusual here: the header is trusted only where it is exact. The tail of the file is read after a
 seek; formats that have no exact header, or that seek by guessing (MP3, MPEG-TS, FLV ...), are read packet by
 packet, without decoding. Seconds are those of the container's clock.
 """
@@ -44,7 +44,7 @@ PADDING = 0.1
 """Maximum seconds that an encoder pads at the end; a header that is further off is wrong."""
 FRAME = 0.04  # seconds of a last frame that says nothing of its length
 FEW = 0.5
-"""Share of frames without a timestamp of their own above which those of MPEG-PS are made even."""
+"""Share of frames without a timestamp above which the timestamps of MPEG-PS are evenly spaced instead."""
 TRUSTED_JUMP = 0.25
 """Seconds by which a timestamp of MPEG-PS may differ from an even rate before it is a gap."""
 NONE = np.iinfo(np.int64).min  # no timestamp

@@ -35,7 +35,7 @@ BT2020, BT2020_CONSTANT = 9, 10
 CONVERTED = (0, 1, 2, 4, 5, 6, 7, BT2020)
 """Matrices of H.273 that the scaler converts to RGB."""
 SIMILAR = {BT2020_CONSTANT: BT2020, 14: BT2020, 15: BT2020}
-"""What stands in for some that it does not: constant luminance and ICtCp."""
+"""Matrices used in place of some that it does not convert: constant luminance and ICtCp."""
 
 
 def fit(width: int, height: int, max_side: int | None) -> Size:
@@ -90,7 +90,7 @@ def sample_aspect(stream: av.VideoStream) -> Fraction:
 
 
 def believed(aspect: Fraction) -> Fraction:
-    """The aspect, or 1 where it cannot be meant."""
+    """The aspect, or 1 where it is beyond MAX_ASPECT."""
     return aspect if Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT else Fraction(1)
 
 

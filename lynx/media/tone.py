@@ -15,7 +15,7 @@ PEAK = 10_000.0
 KNEE = 0.75
 """Light up to this part of reference white is kept; above it highlights are compressed."""
 GAMMA = 2.4
-"""Of a display of standard range (ITU-R BT.1886): gray SDR in an HDR file comes out as it went in."""
+"""Gamma of a standard-range display (ITU-R BT.1886), so that gray SDR in an HDR file stays as it is."""
 ROWS = 256  # at once; bounds memory
 TO_BT709 = {
     9: [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],  # BT.2020
