@@ -215,7 +215,7 @@ def decode(
 ) -> Iterator[Any]:
     """Decoded frames from the current position on; single damaged packets are skipped and said in the log.
 
-    packets: of the stream, decoded instead of those from here on. Raises MediaError when nothing can be decoded.
+    packets: of the stream, decoded instead of those from here on. Raises MediaError when none can be decoded.
     """
     good = broken = 0
     for packet in container.demux(stream) if packets is None else packets:
