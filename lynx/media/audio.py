@@ -31,7 +31,7 @@ PREROLL = 0.5
 TAIL = 0.05
 """Seconds after the last moment that the resampler's filter needs."""
 SILENCE = 2**16
-"""Maximum samples of a silence that are made at once."""
+"""Samples of a silence that are made at once."""
 GAP = 0.1
 """Seconds without a timestamp that are a silence; less is jitter."""
 LEAST_PART = 0.1
@@ -45,7 +45,7 @@ MAX_NOTES = 4
 MAX_FORMATS = 16
 """Maximum sample rates and layouts that are told apart in a note."""
 WITHOUT_INDEX = ("mp3", "aac", "amr", "ac3", "eac3", "dts")
-"""Raw streams: after a seek their timestamps are guesses, so packets are counted from the first one on."""
+"""Raw streams: timestamps after a seek are guesses, so packets are read from the first one on."""
 
 
 def heard_track(source: FileSource) -> AudioTrack:
@@ -81,7 +81,7 @@ def read_audio(
 def iter_audio(
     source: FileSource, sample_rate: int, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """The same, a few samples (n,) at a time, each with the second of the very first sample: `start`."""
+    """The same, a few samples (n,) at a time, each with the second of the first sample of all."""
     return ((max(0.0, start), samples) for samples in Sound(source, sample_rate, start, end))
 
 
@@ -100,7 +100,6 @@ class Sound:
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing heard so far."""
         self.begins: float | None = None  # seconds at which the first sound was found, if any was
         self.ends: float | None = None  # seconds at which the track ended, if it was read so far
         self._formats: dict[str, list[float]] = {}  # first second and length of each rate and layout
@@ -116,7 +115,7 @@ class Sound:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user on what was heard the last time."""
+        """Notes for the user on the sound as it was last read."""
         notes = list(self._mixes)
         formats = {name: first for name, (first, seconds) in self._formats.items() if seconds >= LEAST_PART}
         if len(formats) > 1:
@@ -202,7 +201,7 @@ class Sound:
             )
 
     def _finish(self, mix: Downmix | None, began: float, ended: float) -> Iterator[np.ndarray]:
-        """The rest of a mix, of which the notes are taken."""
+        """The rest of a mix; its notes are kept."""
         if mix is not None:
             yield from mix.flush()
             if mix.name in self._formats or len(self._formats) < MAX_FORMATS:
@@ -213,7 +212,7 @@ class Sound:
 
 
 def _silence(count: int) -> Iterator[np.ndarray]:
-    """So many samples, which may be hours, a few at a time."""
+    """`count` samples, a few at a time, since a silence may last hours."""
     for left in range(count, 0, -SILENCE):
         yield np.zeros(min(SILENCE, left), np.float32)
 
@@ -223,8 +222,8 @@ def _limit() -> str:
 
 
 def _hear(sound: Sound) -> tuple[dict[str, Any], np.ndarray]:
-    """All samples of a sound, in a worker, and what it knows after that."""
-    heard = np.concatenate([np.zeros(0, np.float32), *sound])
+    """The state of a sound after reading it, and all its samples (n,); runs in a worker."""
+    heard = sound.waveform().samples.numpy()
     return sound.__dict__, heard
 
 
@@ -237,7 +236,8 @@ def _frames(container: InputContainer, index: int, moment: float, needed: float)
     stream = container.streams[index]
     assert isinstance(stream, av.AudioStream)
     start = start_of(container)
-    if moment <= start or _joined(container):
+    joined = has_format(container, JOINED) and walked(Recording(Path(container.name))).joined
+    if moment <= start or joined:
         yield from decode(container, stream, timed(container, container.demux(stream)))
         return
     if container.format.name in WITHOUT_INDEX:
@@ -259,8 +259,3 @@ def _frames(container: InputContainer, index: int, moment: float, needed: float)
             yield first
             yield from frames
             return
-
-
-def _joined(container: InputContainer) -> bool:
-    """Whether the file is several that were joined, so that its timestamps are no moments of the whole."""
-    return has_format(container, JOINED) and walked(Recording(Path(container.name))).joined

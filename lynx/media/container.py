@@ -92,8 +92,8 @@ def rewind(container: InputContainer) -> None:
 def probe(source: FileSource) -> MediaInfo:
     """Tracks and duration of a file. Raises MediaError if it is missing, empty, cut off or without tracks.
 
-    The duration is the picture's, or of sound alone that of the track heard. Where it takes long, since no
-    header says it, there is a progress bar.
+    The duration is the picture's, or that of the heard track where there is no picture. A progress bar shows
+    where no header says it and the file has to be read.
     """
     recording = Recording.of(source)
     path, name, asked = recording.path, recording.path.name, recording.track is not None
@@ -215,7 +215,7 @@ def decode(
 ) -> Iterator[Any]:
     """Decoded frames from the current position on; single damaged packets are skipped and said in the log.
 
-    packets: those of the stream that are decoded instead. Raises MediaError when nothing can be decoded.
+    packets: of the stream, decoded instead of those from here on. Raises MediaError when none can be decoded.
     """
     good = broken = 0
     for packet in container.demux(stream) if packets is None else packets:

@@ -13,7 +13,7 @@ from lynx.media.container import probe
 from lynx.media.frame_folder import picture_files
 from lynx.media.maps import ARRAYS, MAPS, map_form, open_array, read_map
 from lynx.media.mesh import MESHES, load_shape, orbit_clip, posed_clip
-from lynx.media.numbered_files import frame_numbers
+from lynx.media.numbered_files import end_of, frame_numbers, in_order
 from lynx.media.side_files import (
     AXES,
     INTRINSICS,
@@ -43,6 +43,7 @@ MILLIMETER = 0.001
 ASSUMED = "assumed"
 """`DepthClip.unit_from` where nothing says what a step is."""
 ONE_MAP = "{} is one depth map: it is shown at all moments"
+NO_TIMES = f"{{}} depth maps have no times ({TIMES}): they are spread over the clip"
 READ = (
     f"one map ({' '.join(MAPS)}) or a folder of them, an array ({' '.join(ARRAYS)}), a gray video, a mesh or "
     f"a point cloud ({' '.join(MESHES)})"
@@ -73,16 +74,19 @@ def open_depth(
 ) -> DepthClip:
     """The depth in a map, a folder of maps or of a mesh with poses, an array, a mesh, points, or a video.
 
-    What a `Recording` says of unit, up and fps comes first, then depth.json beside it, then a known layout.
-    unit: meters of one step of integer maps, where none of these says it. fps: the rate at which the numbers
-    in file names count, likewise. reach: near and far, meters, if there is no unit. views, size: of the
-    cameras around a mesh, pixels a side. Raises MediaError when it is none of these, or damaged.
+    Unit, up and fps come from the `Recording`, else from depth.json beside it, else from a known layout, else
+    from the arguments. unit: meters of one step of integer maps. fps: rate at which the numbers in file names
+    count. reach: near and far in meters, used where there is no unit. views, size: number of cameras around a
+    mesh, and pixels a side. Raises MediaError when it is none of these, or damaged.
     """
     recording = Recording.of(source)
     path, kind = recording.path, recording.path.suffix.lower()
     if not path.exists():
         raise MediaError(f"There is no file {str(path)!r}; give depth maps, a mesh, points or a video.")
-    recording = _checked(recording)
+    if recording.unit is not None:
+        recording = replace(recording, unit=parse_unit(recording.unit))
+    if recording.up is not None:
+        recording = replace(recording, up=parse_up(recording.up))
     if kind in CONVERT and path.is_file():
         raise MediaError(f"{path.name!r} is not read as depth: {CONVERT[kind]}. Depth is {READ}.")
     settings = read_settings(_homes(path))
@@ -99,16 +103,6 @@ def open_depth(
     if clip.times is None and recording.lasts:
         clip = replace(clip, duration=recording.lasts)
     return clip
-
-
-def _checked(recording: Recording) -> Recording:
-    """The recording, with a unit and an axis that can be. Raises MediaError otherwise."""
-    unit, up = recording.unit, recording.up
-    return replace(
-        recording,
-        unit=None if unit is None else parse_unit(unit),
-        up=None if up is None else parse_up(up),
-    )
 
 
 def depth_files(path: Path) -> list[Path]:
@@ -159,13 +153,8 @@ def _beside(root: Path, *names: str) -> list[Path]:
 
 def _numbered(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The folder's files with such endings, in the order of the numbers in their names."""
-
-    def key(path: Path) -> list[tuple[int, str]]:
-        parts = re.split(r"([0-9]+)", path.stem)
-        return [(int(part[:1000]), "") if part[:1].isdecimal() else (-1, part) for part in parts]
-
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((f for f in found if f.suffix.lower() in endings and f.name[0] != "."), key=key)
+    return in_order(file for file in found if file.suffix.lower() in endings and file.name[0] != ".")
 
 
 def to_meters(values: np.ndarray, unit: float = MILLIMETER, float_unit: float = 1.0) -> np.ndarray:
@@ -184,7 +173,7 @@ def to_meters(values: np.ndarray, unit: float = MILLIMETER, float_unit: float = 
 def _units(
     recording: Recording, settings: DepthSettings, fallback: float, floats: bool, layout: str = ""
 ) -> tuple[float, float, str]:
-    """Meters of a step of integers and of floats, and who says so of the kind that is stored."""
+    """Meters of a step of integers, meters of a step of floats, and the source of the one that is stored."""
     for known, who in ((recording.unit, "given with the recording"), (settings.unit, "depth.json")):
         if known is not None:
             return known, known, who
@@ -273,7 +262,7 @@ def _clock(
         return _counted(root, files, fps), ()
     if len(files) == 1:
         return None, (ONE_MAP.format(files[0].name),)
-    return None, (f"{len(files)} depth maps have no times ({TIMES}): they are spread over the clip",)
+    return None, (NO_TIMES.format(len(files)),)
 
 
 def _counted(root: Path, files: Sequence[Path], fps: float) -> np.ndarray:
@@ -288,10 +277,7 @@ def _counted(root: Path, files: Sequence[Path], fps: float) -> np.ndarray:
 
 
 def _end(times: np.ndarray | None) -> float | None:
-    """The seconds of a clip with maps at these times: the last one lasts as long as the others."""
-    if times is None:
-        return None
-    return float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1.0))
+    return None if times is None else end_of(times)
 
 
 def _stack(path: Path, recording: Recording, settings: DepthSettings, unit: float) -> DepthClip:
@@ -306,18 +292,15 @@ def _stack(path: Path, recording: Recording, settings: DepthSettings, unit: floa
     if float_step == 1.0 and floats and (typical > 0).any() and np.median(typical[typical > 0]) > 100:
         float_step, unit_from = MILLIMETER, "values in the hundreds"
         notes = (*notes, f"{name} holds values in the hundreds: read as millimeters")
-    times = None
-    if rate := recording.fps:
-        times = np.arange(len(stack)) / rate
-    elif (path.parent / TIMES).is_file():
-        times = read_times(path.parent / TIMES, len(stack))
-    elif rate := settings.fps:
+    times, listed = None, path.parent / TIMES
+    if not recording.fps and listed.is_file():
+        times = read_times(listed, len(stack))
+    elif rate := recording.fps or settings.fps:
         times = np.arange(len(stack)) / rate
     elif len(stack) == 1:
         notes = (*notes, ONE_MAP.format(name))
     else:
-        unknown = f"{len(stack)} depth maps have no times ({TIMES}): they are spread over the clip"
-        notes = (*notes, unknown)
+        notes = (*notes, NO_TIMES.format(len(stack)))
     size = (stack.shape[1], stack.shape[2])
     camera, fitted = _camera(path.parent, settings, size)
     scale = np.float32(float_step if floats else 1)
@@ -372,13 +355,8 @@ def _mesh(
     clip = clip_in_worker(_around, path, views, size, reach, up, unit)
     drawn_in_meters = unit is not None or clip.unit is not None
     who = "given with the recording" if recording.unit else "depth.json" if unit else ASSUMED
-    return replace(
-        clip,
-        notes=(*clip.notes, *notes),
-        up=up,
-        unit=(unit or 1.0) if drawn_in_meters else None,
-        unit_from=who if drawn_in_meters else "unknown",
-    )
+    known = (unit or 1.0, who) if drawn_in_meters else (None, "unknown")
+    return replace(clip, notes=(*clip.notes, *notes), up=up, unit=known[0], unit_from=known[1])
 
 
 def _around(

@@ -119,16 +119,15 @@ def _wanted(channels: dict[str, str], name: str) -> list[str]:
 
 def _unpack(data: bytes, packing: int, size: int) -> bytes:
     """The bytes of a block, which is stored as it is where packing would not make it smaller."""
-    if packing == 0 or len(data) == size:
-        if len(data) != size:
-            raise ValueError("a block is cut off")
-        return data
-    if packing == 1:
+    stored = packing == 0 or len(data) == size
+    if not stored and packing == 1:
         data = _run_lengths(data, size)
-    else:
+    elif not stored:
         data = zlib.decompressobj().decompress(data, size)
     if len(data) != size:
         raise ValueError("a block is cut off")
+    if stored:
+        return data
     # each byte is stored as the difference from the last one, plus 128; first all even bytes, then all odd
     steps = np.frombuffer(data, np.uint8).astype(np.int64)
     steps[1:] -= 128
@@ -140,13 +139,13 @@ def _unpack(data: bytes, packing: int, size: int) -> bytes:
 
 
 def _run_lengths(data: bytes, size: int) -> bytes:
-    result = bytearray()
-    place = 0
+    """A count up to 127 repeats the next byte count + 1 times; above, 256 - count bytes are copied."""
+    result, place = bytearray(), 0
     while place < len(data) and len(result) <= size:
-        count = data[place] - 256 if data[place] > 127 else data[place]
-        if count < 0:
-            result += data[place + 1 : place + 1 - count]
-            place += 1 - count
+        count = data[place]
+        if count > 127:
+            result += data[place + 1 : place + 257 - count]
+            place += 257 - count
         else:
             result += data[place + 1 : place + 2] * (count + 1)
             place += 2

@@ -28,7 +28,8 @@ def cached_by_file(function: Callable[[FileSource], T]) -> Callable[[FileSource]
         recording = Recording.of(source)
         if not recording.path.is_file():
             return function(recording)
-        recording = replace(recording, unit=None, up=None, lasts=None, part=None)  # say nothing of a file
+        # none of these changes what is read from the file
+        recording = replace(recording, unit=None, up=None, lasts=None, part=None)
         stat = recording.path.stat()
         return cached(recording, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 

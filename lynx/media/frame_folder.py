@@ -40,18 +40,15 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, I
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of a recording, in order: those in the folder's color/ or rgb/, else in itself."""
     inner = next((folder / name for name in INSIDE if (folder / name).is_dir()), folder)
-    files = [file for file in inner.iterdir() if _is_picture(file)]
+    # macOS leaves a hidden ._0.jpg beside 0.jpg
+    shown = [file for file in inner.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != "."]
+    files = [file for file in shown if file.is_file()]
     named = [file for file in files if file.stem.lower().endswith(COLOR)]
     return in_order(named or files)
 
 
-def _is_picture(file: Path) -> bool:
-    """Hidden files are none: macOS leaves a ._0.jpg beside 0.jpg."""
-    return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
-
-
 def frame_files(folder: Path) -> list[Path]:
-    """All files that are read of a folder of pictures: they decide what is seen."""
+    """All files that are read of a folder of pictures: the pictures and their times."""
     files = picture_files(folder)
     times = _times_file(folder, files)
     return [*files, *([times] if times else ())]

@@ -34,8 +34,7 @@ def read_gltf(path: Path) -> bytes:
     if path.suffix.lower() == ".gltf":
         _check_description(name, len(data), 4 * LIMITS.max_mesh_bytes)
         whole = json.loads(data.decode("utf-8-sig"))
-        held = _embedded(whole, name)
-        return _reduced(whole, held, name)
+        return _reduced(whole, _embedded(whole, name), name)
     if len(data) < 20 or data[:4] != b"glTF":
         raise MediaError(f"{name!r} cannot be read: it is damaged, or no .glb, which begins with 'glTF'.")
     version, size = struct.unpack("<I4xI", data[4:16])

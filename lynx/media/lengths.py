@@ -1,6 +1,6 @@
 """Where the tracks of a recording end, and its packets where the format has no index.
 
-Unusual here: the header is believed where it is exact, and no further. The tail of the file is read after a
+Unusual here: the header is trusted only where it is exact. The tail of the file is read after a
 seek; formats that have no exact header, or that seek by guessing (MP3, MPEG-TS, FLV ...), are read packet by
 packet, without decoding. Seconds are those of the container's clock.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.error import EOFError as AvEndOfFile
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Stream
@@ -45,7 +45,7 @@ PADDING = 0.1
 """Maximum seconds that an encoder pads at the end; a header that is further off is wrong."""
 FRAME = 0.04  # seconds of a last frame that says nothing of its length
 FEW = 0.5
-"""Share of frames without a timestamp of their own above which those of MPEG-PS are made even."""
+"""Share of frames without a timestamp above which the timestamps of MPEG-PS are evenly spaced instead."""
 TRUSTED_JUMP = 0.25
 """Seconds by which a timestamp of MPEG-PS may differ from an even rate before it is a gap."""
 ADTS_RATES = 96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350
@@ -73,18 +73,14 @@ class Walk:
     joined: bool = False  # whether the clock begins anew in mid-file
 
 
-def has_format(container: InputContainer, names: tuple[str, ...]) -> bool:
+def has_format(container: Container, names: tuple[str, ...]) -> bool:
     """Whether the container is of one of these formats."""
     return not set(names).isdisjoint(container.format.name.split(","))
 
 
-def _is(stream: Stream, names: tuple[str, ...]) -> bool:
-    return not set(names).isdisjoint(stream.container.format.name.split(","))
-
-
 def timestamp(packet: av.Packet) -> int | None:
     """When a packet is shown, in its time base. AVI knows only when it is decoded, and guesses the rest."""
-    vague = packet.pts is None or _is(packet.stream, ("avi",))
+    vague = packet.pts is None or has_format(packet.stream.container, ("avi",))
     return packet.dts if vague else packet.pts
 
 
@@ -172,7 +168,7 @@ def tail(container: InputContainer, streams: Iterable[Stream]) -> dict[int, floa
 
 def end_in_header(stream: Stream, measured: float) -> float:
     """The end of a track in seconds: the header's, where it only leaves out the sound that was padded."""
-    known = isinstance(stream, av.AudioStream) and _is(stream, EXACT)
+    known = isinstance(stream, av.AudioStream) and has_format(stream.container, EXACT)
     if not known or not stream.duration or not stream.time_base:
         return measured
     end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)

@@ -134,17 +134,14 @@ def open_array(path: Path) -> np.ndarray:
         raise MediaError(f"{name!r} cannot be read as a {kind} array of numbers: {DAMAGED}.") from error
     stack = stack[None] if stack.ndim == 2 else stack
     if stack.ndim != 3 or not stack.size:
-        raise MediaError(f"{name!r} holds {_shape(stack)}; depth is a stack of maps (T, H, W).")
+        shape = "x".join(map(str, stack.shape)) + " values" if stack.ndim else "one value"
+        raise MediaError(f"{name!r} holds {shape}; depth is a stack of maps (T, H, W).")
     if stack.dtype.kind not in "uif":
         raise MediaError(
             f"{name!r} holds values of the type {str(stack.dtype)[:40]}; depth is 16-bit integers or floats."
         )
     check_size(name, *stack.shape[1:])
     return stack
-
-
-def _shape(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape)) + " values" if array.ndim else "one value"
 
 
 def _from_archive(path: Path) -> np.ndarray:

@@ -33,11 +33,19 @@ MESH_SECONDS = 8.0  # a shape has no time; an orbit around it takes so long
 MAX_SPLAT = 12  # pixels to each side that a point may cover
 MAX_COORDINATE = 1e15  # points beyond are damage: their squares leave the range of float
 MAX_RAYS = 2**13
-"""Rays that are cast at once, from all over the view, so that the first say what all will cost."""
+"""Rays in a batch, spread over the whole view, so that the first batches show what all will cost."""
 PROBES = 256
-"""Rays that are cast before those."""
+"""Rays in the first, smaller batch."""
 MAX_RAY_SECONDS = 5e-5
 """Processor seconds a ray; a scan of millions of faces takes a tenth, 10^5 faces in one place five times."""
+DAMAGED = "it is damaged, cut off or of another kind"
+CAUSES = {
+    RecursionError: "its description is nested too deeply",
+    JSONDecodeError: "its description is no JSON",
+    MemoryError: "it declares more than fits into memory",
+    LookupError: "it is damaged or cut off, and refers to what it does not hold",
+}
+"""What is wrong with a file, by what its parser raised; DAMAGED for all else."""
 
 Size = tuple[int, int]  # height and width, pixels
 Camera = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
@@ -77,7 +85,9 @@ def load_shape(path: str | Path) -> Shape:
     try:
         points, faces = _read_parts(path)
     except BROKEN as error:
-        cause = _cause(error)
+        cause = next((what for kind, what in CAUSES.items() if isinstance(error, kind)), DAMAGED)
+        if isinstance(error, OSError) and error.strerror:
+            cause = f"it cannot be opened ({error.strerror})"
         raise MediaError(f"{path.name!r} cannot be read as a mesh or point cloud: {cause}.") from error
     check_counts(path.name, sum(map(len, points)), sum(map(len, faces)))
     if not points:
@@ -106,21 +116,6 @@ def _read_parts(path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
             f"{path.name!r} is damaged: its points and faces are not rows of 3 numbers. Export it again."
         )
     return every, faces
-
-
-def _cause(error: BaseException) -> str:
-    """What is wrong with a file, in words of the field, from what a parser raised."""
-    if isinstance(error, RecursionError):
-        return "its description is nested too deeply"
-    if isinstance(error, JSONDecodeError):
-        return "its description is no JSON"
-    if isinstance(error, MemoryError):
-        return "it declares more than fits into memory"
-    if isinstance(error, OSError) and error.strerror:
-        return f"it cannot be opened ({error.strerror})"
-    if isinstance(error, LookupError):
-        return "it is damaged or cut off, and refers to what it does not hold"
-    return "it is damaged, cut off or of another kind"
 
 
 def clean_shape(shape: Shape) -> Shape:

@@ -35,7 +35,7 @@ BT2020, BT2020_CONSTANT = 9, 10
 CONVERTED = (0, 1, 2, 4, 5, 6, 7, BT2020)
 """Matrices of H.273 that the scaler converts to RGB."""
 SIMILAR = {BT2020_CONSTANT: BT2020, 14: BT2020, 15: BT2020}
-"""What stands in for some that it does not: constant luminance and ICtCp."""
+"""Matrices used in place of some that it does not convert: constant luminance and ICtCp."""
 
 
 def fit(width: int, height: int, max_side: int | None) -> Size:
@@ -78,14 +78,10 @@ def turned(frame: av.VideoFrame, track: VideoTrack) -> tuple[int, bool]:
 def hdr_of(frame: av.VideoFrame) -> str | None:
     """PQ or HLG, None for standard range. Ten bits of BT.2020 colors without a transfer function are PQ."""
     transfer = int(frame.color_trc)
-    if transfer in UNKNOWN and _wide(frame) and frame.format.components[0].bits >= 10:
+    wide = int(frame.colorspace) in (BT2020, BT2020_CONSTANT) or int(frame.color_primaries) == BT2020
+    if transfer in UNKNOWN and wide and frame.format.components[0].bits >= 10:
         return PQ
     return TRANSFERS.get(transfer)
-
-
-def _wide(frame: av.VideoFrame) -> bool:
-    """Whether a frame's colors are those of BT.2020."""
-    return int(frame.colorspace) in (BT2020, BT2020_CONSTANT) or int(frame.color_primaries) == BT2020
 
 
 def sample_aspect(stream: av.VideoStream) -> Fraction:
@@ -94,7 +90,7 @@ def sample_aspect(stream: av.VideoStream) -> Fraction:
 
 
 def believed(aspect: Fraction) -> Fraction:
-    """The aspect, or 1 where it cannot be meant."""
+    """The aspect, or 1 where it is beyond MAX_ASPECT."""
     return aspect if Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT else Fraction(1)
 
 
@@ -105,18 +101,11 @@ def describe(frame: av.VideoFrame, stream: av.VideoStream, name: str) -> VideoTr
     width, height = max(1, round(frame.width * aspect)), frame.height
     if quarters % 2:
         width, height = height, width
+    rate, codec = stream.average_rate or stream.guessed_rate or 0, stream.codec_context.name
     track = VideoTrack(
-        width,
-        height,
-        float(stream.average_rate or stream.guessed_rate or 0),
-        stream.codec_context.name,
-        (0, 90, 180, -90)[quarters],
-        stream.index,
-        mirrored,
-        f"{aspect.numerator}:{aspect.denominator}",
-        hdr_of(frame),
-        bool(frame.interlaced_frame),
-    )
+        width, height, float(rate), codec, (0, 90, 180, -90)[quarters], stream.index, mirrored,
+        f"{aspect.numerator}:{aspect.denominator}", hdr_of(frame), bool(frame.interlaced_frame),
+    )  # fmt: skip
     converter = Converter(track, None, stream, name)
     converter.remark(frame)
     if _has_alpha(frame):
@@ -136,7 +125,7 @@ class Converter:
         self.track, self.displayed = track, (track.width, track.height)
         self.size = fit(*self.displayed, max_side)  # of the pictures
         self.stream, self.name = stream, name
-        self.notes: dict[str, None] = {}  # in the order in which they were found
+        self.notes: dict[str, None] = {}  # in the order found
         self.transparent = any(key.lower() == "alpha_mode" for key in stream.metadata)
         self.aspect = sample_aspect(stream)
         # what the container says of its pixels stands; else the codec may say otherwise in mid-stream
@@ -150,7 +139,9 @@ class Converter:
         """(H, W, 3) uint8 RGB of `size`."""
         self.remark(frame)
         quarters, mirrored = turned(frame, self.track)
-        hdr, primaries = hdr_of(frame), _primaries(frame)
+        hdr, primaries = hdr_of(frame), int(frame.color_primaries)
+        if hdr and primaries in UNKNOWN:  # high dynamic range that names none has those of BT.2020
+            primaries = BT2020
         size = self._inside(frame, quarters)
         if frame.interlaced_frame:
             frame = deinterlaced(frame)
@@ -267,12 +258,6 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
 
 def _matrix(frame: av.VideoFrame) -> int:
     return 0 if frame.format.is_rgb or frame.format.has_palette else int(frame.colorspace)
-
-
-def _primaries(frame: av.VideoFrame) -> int:
-    """The primaries' number; those of BT.2020 where high dynamic range names none."""
-    named = int(frame.color_primaries)
-    return BT2020 if named in UNKNOWN and hdr_of(frame) else named
 
 
 def _rgb(frame: av.VideoFrame, size: Size, layout: str) -> np.ndarray:

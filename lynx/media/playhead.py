@@ -75,7 +75,7 @@ class Playhead:
                 break
 
     def _runs(self, moment: float) -> Iterator[Iterator[av.VideoFrame]]:
-        """Decoded frames from a key frame on, which ever further back may lie before the moment."""
+        """Decoded frames from a key frame on, again and again, each time from one further back."""
         base = float(self.stream.time_base or 1)
         if self.packets is not None:
             shown = (self.packets.pts <= moment / base) & (self.packets.pts != NONE)

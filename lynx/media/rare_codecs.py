@@ -1,10 +1,10 @@
 """Video and sound in codecs that few files have are decoded in a worker, where a crash harms nobody.
 
-FFmpeg has some 400 decoders. A chat meets a dozen, on which millions of strange files were tried, here and in
-every browser; they are decoded in this process, so that an ordinary clip costs no more than before. What asks
-FFmpeg for any other is the reader of a worker.
+FFmpeg has some 400 decoders. Most files need one of about a dozen, which browsers and others have tried on
+millions of strange files; these run in this process, so that an ordinary clip costs no more. All others run
+in a worker.
 
-Opening a file decodes some of its first frames, too: `only_common` keeps FFmpeg to those there. The
+Opening a file also decodes its first frames: `only_common` restricts FFmpeg to the common decoders there. The
 formats of files (`lynx.media.container.FORMATS`) are few, and are read in this process.
 """
 

@@ -5,15 +5,13 @@ from pathlib import Path
 
 HEAD = 4096
 """Bytes that are looked at."""
-PICTURES = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"v/1\x01": "OpenEXR",
-}
-OTHERS = {
+OTHER_KINDS = {
+    b"\x89PNG": "a picture (PNG)",
+    b"\xff\xd8\xff": "a picture (JPEG)",
+    b"BM": "a picture (BMP)",
+    b"II*\0": "a picture (TIFF)",
+    b"MM\0*": "a picture (TIFF)",
+    b"v/1\x01": "a picture (OpenEXR)",
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a zip archive or an office document",
     b"\x1f\x8b": "a compressed archive",
@@ -68,31 +66,23 @@ def reason(path: Path) -> str:
 
 def _other_kind(head: bytes) -> str | None:
     """What the file is, where its first bytes say that it is no recording."""
-    for magic, name in PICTURES.items():
-        if head.startswith(magic):
-            return f"a picture ({name})"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "a picture (WebP)"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return "a picture (HEIF)"
-    for magic, name in OTHERS.items():
+    for magic, name in OTHER_KINDS.items():
         if head.startswith(magic):
             return name
     text = head.lstrip(b"\xef\xbb\xbf \r\n\t")
     if text.startswith(PLAYLISTS) or (text.startswith(b"<?xml") and any(x in text for x in PLAYLISTS)):
         return "a playlist, which only names other files"
-    return "a text" if _is_text(head) else None
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether the bytes are readable characters; the last may be cut."""
     if not head or any(byte < 9 or 13 < byte < 32 for byte in head):
-        return False
+        return None
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
+    return "a text"
 
 
 def _without_index(path: Path) -> bool:

@@ -26,7 +26,7 @@ MAX_MATRIX = 64 * 2**10
 MAX_COORDINATE = 1e15
 """Places and camera settings beyond this (m or pixels) are damage: their squares leave the range of float."""
 CENTERED = 0.2
-"""A principal point this part of half the picture away from its middle is one of that picture."""
+"""Maximum distance of a principal point from a picture's middle, as a share of half the picture."""
 AXES = {sign + name: axis * value for name, axis in zip("xyz", np.eye(3), strict=True)
         for sign, value in (("", 1.0), ("-", -1.0))}  # fmt: skip
 """Unit vectors of the names of axes."""
@@ -165,9 +165,9 @@ def _number(value: Any) -> bool:
 
 
 def _text(path: Path, most: int = MAX_MATRIX, said: str = amount(MAX_MATRIX, "bytes")) -> str:
-    """A file's text; what is not UTF-8 becomes marks that no reader takes.
+    """A file's text; bytes that are not UTF-8 become replacement characters, which no parser accepts.
 
-    Raises MediaError above `most` bytes, which the refusal calls `said`.
+    Raises MediaError above `most` bytes, which its message calls `said`.
     """
     try:
         if (size := path.stat().st_size) > most:
@@ -191,21 +191,15 @@ def _numbers(text: str, path: Path) -> np.ndarray:
                 f"{path.name!r} does not hold the numbers it should: line {number} has {len(words)} where "
                 f"line {rows[0][0]} has {len(rows[0][1])}."
             )
-    try:
-        return np.array([[float(word) for word in words] for _, words in rows])
-    except ValueError:
-        wrong = next((number, word) for number, words in rows for word in words if not _is_float(word))
-        raise MediaError(
-            f"{path.name!r} does not hold the numbers it should: line {wrong[0]} has {short_repr(wrong[1])}."
-        ) from None
-
-
-def _is_float(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    values = []
+    for number, words in rows:
+        for word in words:
+            try:
+                values.append(float(word))
+            except ValueError:
+                problem = f"does not hold the numbers it should: line {number} has {short_repr(word)}."
+                raise MediaError(f"{path.name!r} {problem}") from None
+    return np.array(values).reshape(len(rows), -1)
 
 
 def _camera(matrix: np.ndarray, what: str) -> np.ndarray:

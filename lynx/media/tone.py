@@ -15,7 +15,7 @@ PEAK = 10_000.0
 KNEE = 0.75
 """Light up to this part of reference white is kept; above it highlights are compressed."""
 GAMMA = 2.4
-"""Of a display of standard range (ITU-R BT.1886): gray SDR in an HDR file comes out as it went in."""
+"""Gamma of a standard-range display (ITU-R BT.1886), so that gray SDR in an HDR file stays as it is."""
 ROWS = 256  # at once; bounds memory
 TO_BT709 = {
     9: [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],  # BT.2020
@@ -75,17 +75,15 @@ def to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndarr
 
     Highlights are compressed by the largest of red, green and blue, which keeps their hue.
     """
-    parts = [_to_sdr(pixels[row : row + ROWS], transfer, primaries) for row in range(0, len(pixels), ROWS)]
+    parts = []
+    for row in range(0, len(pixels), ROWS):
+        light = _linear(transfer)[pixels[row : row + ROWS]]  # (ROWS, W, 3)
+        if transfer == HLG:  # BT.2100's OOTF of a display of 1000 nits: Y^0.2 E
+            light *= (light @ LUMA)[..., None] ** 0.2 * np.float32(1000 / WHITE)
+        if transfer is not None:
+            largest = light.max(-1, keepdims=True)
+            light *= compress(largest) / np.maximum(largest, 1e-6)
+        if primaries in TO_BT709:
+            light = light @ np.array(TO_BT709[primaries], np.float32).T
+        parts.append(_encoded()[np.rint(np.sqrt(light.clip(0, 1)) * 65535).astype(np.uint16)])
     return np.concatenate(parts)
-
-
-def _to_sdr(pixels: np.ndarray, transfer: str | None, primaries: int) -> np.ndarray:
-    light = _linear(transfer)[pixels]  # (H, W, 3)
-    if transfer == HLG:  # BT.2100's OOTF of a display of 1000 nits: Y^0.2 E
-        light *= (light @ LUMA)[..., None] ** 0.2 * np.float32(1000 / WHITE)
-    if transfer is not None:
-        largest = light.max(-1, keepdims=True)
-        light *= compress(largest) / np.maximum(largest, 1e-6)
-    if primaries in TO_BT709:
-        light = light @ np.array(TO_BT709[primaries], np.float32).T
-    return _encoded()[np.rint(np.sqrt(light.clip(0, 1)) * 65535).astype(np.uint16)]

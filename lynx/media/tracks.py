@@ -138,7 +138,7 @@ def picture_notes(container: InputContainer, video: VideoTrack | None) -> tuple[
 def sound_notes(
     container: InputContainer, sound: AudioTrack | None, label: Callable[[AudioTrack], str]
 ) -> tuple[str, ...]:
-    """The same of the sound tracks."""
+    """What the user should know of the sound tracks: which is heard, and those left out."""
     notes, sounds = [], len(audio_streams(container))
     if sounds > 1 and sound is not None:
         notes.append(f"{sounds} sound tracks; {label(sound)} is heard")

@@ -58,7 +58,12 @@ def read_levels(source: FileSource, times: Tensor | Sequence[float]) -> np.ndarr
     moments, info = _checked(source, times)
     if info.path.is_dir():
         return np.stack(list(_pictures(source, info, moments, None, {})))
-    levels = [_levels(frame, info) for frame, _ in _displayed(info, moments)]
+    assert info.video is not None  # by _checked
+    levels = []
+    for frame, _ in _displayed(info, moments):
+        layout = "gray16le" if frame.format.name.startswith("gray16") else "rgb24"
+        stored = frame.reformat(format=layout).to_ndarray()
+        levels.append(oriented(stored, *turned(frame, info.video)))
     if len(shapes := {one.shape for one in levels}) > 1:
         raise MediaError(f"The pictures of {info.path.name!r} change size: {sorted(shapes)}.")
     return np.stack(levels)
@@ -113,11 +118,3 @@ def _displayed(info: MediaInfo, times: Tensor) -> Iterator[tuple[av.VideoFrame, 
         playhead = Playhead(container, stream)
         for time in times.tolist():
             yield playhead.show(time), stream
-
-
-def _levels(frame: av.VideoFrame, info: MediaInfo) -> np.ndarray:
-    """(H, W) uint16 of a 16-bit gray track, else (H, W, 3) uint8; upright."""
-    gray = frame.format.name.startswith("gray16")
-    assert info.video is not None  # by _checked
-    stored = frame.reformat(format="gray16le" if gray else "rgb24").to_ndarray()
-    return oriented(stored, *turned(frame, info.video))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +33,11 @@ def clip_in_worker(
     state: State = tuple(
         (stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files or [path])
     )
-    about = repr(path.name)
-    facts = call(_facts, make, path, state, args, about=about)
+    about, clip = repr(path.name), (make, path, state, args)
+    facts = call(_facts, *clip, about=about)
 
     def measure(indices: Sequence[int]) -> np.ndarray:
-        return call(_measure, make, path, state, args, tuple(map(int, indices)), about=about)
+        return call(_measure, tuple(map(int, indices)), *clip, about=about)
 
     return replace(facts, measure=measure)
 
@@ -54,21 +55,13 @@ def _clip(make: Callable[..., DepthClip], path: Path, state: State, args: tuple[
     return clip
 
 
-def _facts(
-    make: Callable[..., DepthClip], path: Path, state: State, args: tuple[Hashable, ...]
-) -> DepthClip:
+def _facts(*clip: Any) -> DepthClip:
     """The clip without the function that measures it, which cannot be pickled."""
-    return replace(_clip(make, path, state, args), measure=_unmeasured)
+    return replace(_clip(*clip), measure=_unmeasured)
 
 
-def _measure(
-    make: Callable[..., DepthClip],
-    path: Path,
-    state: State,
-    args: tuple[Hashable, ...],
-    indices: Sequence[int],
-) -> np.ndarray:
-    return _clip(make, path, state, args).measure(indices)
+def _measure(indices: Sequence[int], *clip: Any) -> np.ndarray:
+    return _clip(*clip).measure(indices)
 
 
 def _unmeasured(indices: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ here is what is drawn and noted in a chat. Only the frames of a video are not ma
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ MAX_PICTURE_BYTES = 2**29
 SAMPLES_AT_ONCE = 2**18
 """Maximum samples whose level is taken at once, which limits memory."""
 FLOOR_DBFS = -120.0
-"""Level of silence, and of whatever is fainter."""
+"""Lowest level that is reported; silence has it."""
 SPECKLES = 0.1
-"""Percent of a depth map's nearest and of its farthest returns that are left out of its range."""
+"""Percent of a depth map's returns, at the near and at the far end, that are left out of its range."""
 NO_VIDEO = (".npy", *MESHES)
 """Endings of files that are depth and never have a picture track."""
 
@@ -87,66 +87,25 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """What `lynx inspect --json` prints: plain values, a sense that is not there is None."""
-        return {
-            "file": self.file,
-            "kind": self.kind,
-            "duration": _number(self.duration),
-            "tracks": [
-                {
-                    "index": track.index,
-                    "type": track.type,
-                    "codec": track.codec,
-                    "default": track.default,
-                    "taken": track.taken,
-                    "why": track.why,
-                }
-                for track in self.tracks
-            ],
-            "video": self._video(),
-            "audio": self._audio(),
-            "depth": self._depth(),
-            "notes": list(self.notes),
-        }
-
-    def _video(self) -> dict[str, Any] | None:
-        if (track := self.video) is None:
-            return None
-        return {
-            "width": track.width,
-            "height": track.height,
-            "rotation": track.rotation,
-            "mirrored": track.mirrored,
-            "sample_aspect": track.sample_aspect,
-            "rate": _number(track.fps),
-            "hdr": track.hdr,
-            "interlaced": track.interlaced,
-            "duration": _number(track.duration or self.duration),
-            "times": [_number(time) for time in self.times],
-            "shown_at": [_number(time) for time in self.shown_at],
-        }
-
-    def _audio(self) -> dict[str, Any] | None:
-        if (track := self.audio) is None:
-            return None
-        return {
-            "sample_rate": track.sample_rate,
-            "channels": track.channels,
-            "layout": track.layout,
-            "duration": _number(track.duration or self.duration),
-            "level_dbfs": [_number(level) for level in self.level_dbfs],
-        }
-
-    def _depth(self) -> dict[str, Any] | None:
-        if (depth := self.depth) is None:
-            return None
-        return {
-            "maps": depth.maps,
-            "unit": _number(depth.unit, 9),
-            "unit_from": depth.unit_from,
-            "up": depth.up,
-            "range_m": None if depth.range_m is None else [_number(meters) for meters in depth.range_m],
-            "holes": _number(depth.holes),
-        }
+        video = audio = depth = None
+        if (picture := self.video) is not None:
+            video = {
+                "width": picture.width, "height": picture.height, "rotation": picture.rotation,
+                "mirrored": picture.mirrored, "sample_aspect": picture.sample_aspect,
+                "rate": float(picture.fps), "hdr": picture.hdr, "interlaced": picture.interlaced,
+                "duration": float(picture.duration or self.duration),
+                "times": self.times, "shown_at": self.shown_at,
+            }  # fmt: skip
+        if (sound := self.audio) is not None:
+            audio = {
+                "sample_rate": sound.sample_rate, "channels": sound.channels, "layout": sound.layout,
+                "duration": float(sound.duration or self.duration), "level_dbfs": self.level_dbfs,
+            }  # fmt: skip
+        if self.depth is not None:
+            depth = _plain(asdict(self.depth)) | {"unit": _plain(self.depth.unit, 9)}
+        told = {"file": self.file, "kind": self.kind, "duration": float(self.duration)}
+        told |= {"tracks": list(map(asdict, self.tracks)), "video": video, "audio": audio}
+        return {**_plain(told), "depth": depth, "notes": list(self.notes)}
 
     def write(self, folder: Path) -> list[Path]:
         """Write every picture as a PNG, video_00.png, audio_00.png, ...; returns the files.
@@ -167,10 +126,8 @@ class Inspection:
 
     def __str__(self) -> str:
         """The same for people, a line a fact."""
-        return "\n".join([f"{self.file}: {self.kind}, {clock(self.duration)}", *self._rows()])
-
-    def _rows(self) -> list[str]:
         rows = [("tracks", _track_line(track)) for track in self.tracks]
+        rows.append(("moments", "  ".join(map(clock, self.times))))
         if (video := self.video) is not None:
             turned = f", turned by {video.rotation} degrees" if video.rotation else ""
             mirrored, interlaced = ", mirrored" * video.mirrored, ", interlaced" * video.interlaced
@@ -195,12 +152,12 @@ class Inspection:
             if depth.holes is not None:
                 parts.append(f"{100 * depth.holes:.3g} % without a return")
             rows.append(("depth", ", ".join(parts)))
-        rows.insert(len(self.tracks), ("moments", "  ".join(map(clock, self.times))))
         rows += [("notes", note) for note in self.notes]
-        names = [name for name, _ in rows]
-        before = ["", *names[:-1]]
-        titles = ["" if name == last else name for last, name in zip(before, names, strict=True)]
-        return [f"  {title:<8}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+        lines, last = [f"{self.file}: {self.kind}, {clock(self.duration)}"], ""
+        for name, text in rows:
+            lines.append(f"  {'' if name == last else name:<8}  {text}")
+            last = name
+        return "\n".join(lines)
 
 
 def inspect(
@@ -225,7 +182,7 @@ def inspect(
     if info is not None and info.video is not None:
         drawn["video"] = _pictures(recording, info.video, times, notes)
         found |= {"video": info.video, "shown_at": tuple(shown_at(recording, times))}
-    if info is not None and (track := _heard(recording, info)) is not None:
+    if info is not None and (track := info.sound) is not None:
         with _noted_beside(drawn, "sound", notes):
             level_dbfs = tuple(levels(recording, times, spacing))
             drawn["audio"] = Audio().render(recording, times)
@@ -272,30 +229,21 @@ def _open(recording: Recording, depth: Depth, as_depth: bool) -> tuple[MediaInfo
     if info is not None and path.is_file():
         is_depth = as_depth or (info.video is not None and read_levels(recording, [0.0]).ndim == 3)
         return info, info.duration, is_depth
+    pictures = set(Video.files(path)) if info is not None else set()
     try:
-        seconds = _seconds_of_depth(recording, depth, beside=info is not None)
+        files = depth.files(path)
+        if path.is_dir() and not files:
+            what = "no pictures, depth maps or mesh"
+            raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.")
+        seconds = depth.duration(recording)
+        if pictures & {file for file in files if file.suffix.lower() in MAPS}:
+            open_depth(recording).measure([0])  # raises unless they have 16 bits, as maps have
     except MediaError:
         if info is None or as_depth:
             raise
         return info, info.duration, False
-    if info is not None and set(Video.files(path)) <= set(depth.files(path)):
-        info = None  # the maps are no pictures beside themselves
+    info = None if pictures <= set(files) else info  # the maps are no pictures beside themselves
     return info, info.duration if info else seconds, True
-
-
-def _seconds_of_depth(recording: Recording, depth: Depth, beside: bool) -> float:
-    """Seconds of the depth of a recording. Raises MediaError when it has none.
-
-    beside: it is a folder of pictures, too, which are no maps unless they have 16 bits.
-    """
-    path, files = recording.path, depth.files(recording.path)
-    if path.is_dir() and not files:
-        what = "no pictures, depth maps or mesh"
-        raise MediaError(f"{str(path)!r} holds {what}; give its files, or a folder of such.")
-    seconds = depth.duration(recording)
-    if beside and {file for file in files if file.suffix.lower() in MAPS} & set(Video.files(path)):
-        open_depth(recording).measure([0])
-    return seconds
 
 
 @contextmanager
@@ -333,19 +281,6 @@ def _pictures(recording: Recording, track: VideoTrack, times: Tensor, notes: lis
     return frames
 
 
-def _heard(recording: Recording, info: MediaInfo) -> AudioTrack | None:
-    """The sound track that is heard: the one asked for, else the default. Raises MediaError if not there."""
-    if recording.track is None or not info.audio:
-        return info.sound
-    for track in info.audio:
-        if track.index == recording.track:
-            return track
-    there = ", ".join(str(track.index) for track in info.audio)
-    raise MediaError(
-        f"Track {recording.track} of {recording.path.name!r} is no sound that can be read; there are {there}."
-    )
-
-
 def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     """Level of the sound around each moment (T,): dB, 0 is a full-scale sine; FLOOR_DBFS is silence.
 
@@ -358,7 +293,7 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
     for first, samples in iter_audio(recording, rate, start=max(0.0, begin), end=end):
         rest = samples
         while len(rest):
-            # `first` is the second of the very first sample of all, and may move forward
+            # `first` is the second of the first sample of all
             place = round((first - begin) * rate) + heard
             part = math.floor(place / length)
             count = max(1, math.ceil((part + 1) * length) - place)  # up to where the next part begins
@@ -372,7 +307,7 @@ def levels(recording: Recording, times: Tensor, spacing: float) -> list[float]:
 
 
 class _MeasuredDepth(Depth):
-    """Depth in its default rendering, which takes down the range and the holes of the maps that it draws."""
+    """Depth in its default rendering; records the range and the holes of the maps that it draws."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -384,13 +319,17 @@ class _MeasuredDepth(Depth):
 
         def measure(indices: Sequence[int]) -> np.ndarray:
             maps = clip.measure(indices)
-            self._maps |= {index: _extent(one) for index, one in zip(indices, maps, strict=True)}
+            for index, meters in zip(indices, maps, strict=True):  # (H, W)
+                near, far, returned = math.nan, math.nan, meters[meters > 0]
+                if returned.size:
+                    near, far = np.percentile(returned, [SPECKLES, 100 - SPECKLES], method="nearest")
+                self._maps[index] = float(near), float(far), 1 - returned.size / meters.size
             return maps
 
         return replace(clip, measure=measure)
 
     def facts(self) -> DepthFacts:
-        """What was found in the maps that were drawn."""
+        """The range and holes of the maps drawn so far."""
         assert self.clip is not None and self._maps
         nearest, farthest, missing = np.array(list(self._maps.values())).T
         holes = None if self.clip.background else float(missing.mean())  # around a mesh there is nothing
@@ -400,24 +339,21 @@ class _MeasuredDepth(Depth):
         )
 
 
-def _extent(meters: np.ndarray) -> tuple[float, float, float]:
-    """Nearest and farthest return of a map (H, W), without SPECKLES, in meters; share without a return."""
-    returned = meters[meters > 0]
-    if not returned.size:
-        return math.nan, math.nan, 1.0
-    near, far = np.percentile(returned, [SPECKLES, 100 - SPECKLES], method="nearest")
-    return float(near), float(far), 1 - returned.size / meters.size
-
-
 def clock(seconds: float) -> str:
     """A moment as a player writes it, with a tenth: 1:02.5."""
     minutes, rest = divmod(round(abs(seconds), 1), 60)
     return f"{'-' if seconds < -0.05 else ''}{minutes:.0f}:{rest:04.1f}"
 
 
-def _number(value: float | None, digits: int = 6) -> float | None:
-    """A number that JSON can hold: None for what is not finite."""
-    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+def _plain(value: Any, digits: int = 6) -> Any:
+    """The value as JSON holds it: floats rounded, None for what is not finite, lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, digits) for each in value]
+    if isinstance(value, float):
+        return round(float(value), digits) if math.isfinite(value) else None
+    return value
 
 
 def _track_line(track: Track) -> str:
