@@ -5,7 +5,6 @@ import os
 import shutil
 import struct
 
-import checkpoints
 import pytest
 import torch
 from checkpoints import random_adapter
@@ -20,11 +19,6 @@ from lynx.cli.main import main
 from lynx.config import LIMITS
 
 HEADER = LIMITS.max_weights_header_bytes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ from lynx.cli.registry import ADAPTERS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
 def saved(folder, tmp_path_factory):
     model = lynx.load(folder)
     random_adapter(model, "audio", rendering={"n_mels": 32}, token_pooling="space")

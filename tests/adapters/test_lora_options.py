@@ -5,7 +5,6 @@ import shutil
 import time
 import warnings
 
-import checkpoints
 import pytest
 import torch
 from checkpoints import random_adapter
@@ -24,11 +23,6 @@ from lynx.cli.main import main
 
 CONVERTED = ("pissa", "pissa_niter_4", "olora")
 CHANGING = (*CONVERTED, "corda", "loftq", "lora_ga", "eva", "mica", "made_up", "PiSSA", 1, ["pissa"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return checkpoints.llava_onevision(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

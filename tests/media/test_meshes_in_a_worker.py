@@ -9,26 +9,12 @@ import trimesh
 from PIL import Image
 
 from lynx.errors import MediaError
-from lynx.media import worker
 from lynx.media.depth import open_depth
 from lynx.media.maps import read_map
 from lynx.media.writer import write_video
 
 pytest.importorskip("resource")
 SLOPE = (1000 + 10 * np.indices((24, 32)).sum(0)).astype(np.uint16)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Names of the files that workers are called about."""
-    seen, real = [], worker._pool.call
-
-    def counted(function, args, about, seconds):
-        seen.append(about)
-        return real(function, args, about, seconds)
-
-    monkeypatch.setattr(worker._pool, "call", counted)
-    return seen
 
 
 def room(folder, unit="mm"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lynx.media import rare_codecs, worker
+from lynx.media import rare_codecs
 from lynx.media.audio import Sound, iter_audio, read_audio
 from lynx.media.container import probe
 from lynx.media.rare_codecs import COMMON, needs_worker
@@ -55,19 +55,6 @@ def told(path):
     heard = [(len(sound.waveform().samples), sound.notes, sound.begins, sound.ends) for sound in sounds]
     rendered = [sense().render(path, torch.tensor([0.3, 1.9])) for sense in (Audio, Video)]
     return heard, [(frames.duration, frames.notes) for frames in rendered], str(inspect(path)).split("\n")[1:]
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Names of the files that workers are called about."""
-    seen, real = [], worker._pool.call
-
-    def counted(function, args, about, seconds):
-        seen.append(about)
-        return real(function, args, about, seconds)
-
-    monkeypatch.setattr(worker._pool, "call", counted)
-    return seen
 
 
 RARE = {
