@@ -27,6 +27,8 @@ COLUMNS_AT_ONCE = 4096
 """Maximum columns of a spectrogram that are transformed at once, which limits memory."""
 COLUMNS_A_PART = 2**16
 """Maximum columns of the pictures that are drawn at once."""
+MAX_COLUMNS = 2**16
+"""Maximum columns of one picture, nine minutes by default; of longer ones several columns are averaged."""
 WINDOWS_AT_ONCE = 4096
 """Maximum windows compared at once in the search for the loudest tenth of a second."""
 MOST_GAIN = 40.0
@@ -253,6 +255,8 @@ class Audio(Modality):
         reach = max(spacing, seconds) / 2 + 2 * r.window_s
         column = heard.cut(times, reach, step)
         count = max(1, round(seconds / step))  # columns of a picture
+        together = math.ceil(count / MAX_COLUMNS)  # of them become one: the model sees a few hundred
+        count = math.ceil(count / together) * together
         origin = column if heard.part else 0  # a part is cut into columns as if it were all
         left = times - origin * step - count * step / 2
         first = origin + (left / step + 0.5).round().long()  # column of each picture, maybe outside
@@ -265,6 +269,9 @@ class Audio(Modality):
             if begin + size >= len(times):
                 spectra.finish()
                 notes = heard.notes(times)
+            if together > 1:
+                sums = pictures.unflatten(1, (-1, together)).sum(2, dtype=torch.int32)
+                pictures = (sums / together).round().to(torch.uint8)
             pictures = pictures.permute(0, 2, 1).flip(1)  # (T, F, columns), low frequencies at the bottom
             pixels, duration = add_slopes(pictures, r), heard.lasts or spectra.samples / r.sample_rate
             yield Frames(pixels, times[begin : begin + size], duration, notes=notes)

@@ -390,3 +390,13 @@ def test_a_sense_that_says_no_more_than_it_must_has_a_color_and_a_question(monke
 def test_a_rendering_that_would_take_the_memory_is_refused_before_anything_is_made(sense, name, value):
     with pytest.raises(DataError, match=f"{name}=.* must lie between"):
         get(sense).from_dict({name: value})
+
+
+def test_columns_of_a_very_wide_picture_are_averaged(monkeypatch):
+    """As where a damaged header claims hours: pictures of 900,000 columns took gigabytes."""
+    wave = Waveform(0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(1)), 16000)
+    whole = Audio().render(wave, torch.tensor([0.5])).pixels  # (1, 3, F, 125)
+    monkeypatch.setattr("lynx.modalities.audio.MAX_COLUMNS", 25)
+    narrow = Audio().render(wave, torch.tensor([0.5])).pixels
+    assert narrow.shape[-1] == 25
+    assert (narrow.float() - whole.float().unflatten(-1, (25, 5)).mean(-1)).abs().max() <= 0.5
