@@ -48,6 +48,8 @@ JUMP = 3.0
 """Steps in depth to both sides of a pixel that differ by more than this factor are an edge."""
 SURFACE = 0.03
 """Neighbors whose depth differs by more than this part are of another surface."""
+BEYOND = 1.25
+"""Factor from which on depth out of the drawn range is noted: a wall a little behind it looks the same."""
 PLAUSIBLE = (0.1, 6.0)
 """Meters between which the median depth of sensors for rooms lies, which store millimeters."""
 
@@ -373,9 +375,9 @@ class Depth(Modality):
         return drawn
 
     def _statistics(self, depth: np.ndarray) -> tuple[float, ...]:
-        """Of a map (H, W): how many pixels, returns, returns out of range; median of returns, meters."""
+        """Of a map (H, W): how many pixels, returns, returns far out of range; median of returns, meters."""
         r, returned = self.rendering, depth[depth > 0]
-        outside = ((returned < r.near) | (returned > r.far)).sum()
+        outside = ((returned < r.near / BEYOND) | (returned > r.far * BEYOND)).sum()
         return depth.size, returned.size, outside, np.median(returned) if returned.size else np.nan
 
     def _remarks(self, statistics: np.ndarray, clip: DepthClip) -> tuple[str, ...]:
@@ -387,8 +389,9 @@ class Depth(Modality):
         if (holes := 1 - returned / pixels) >= 0.01 and not clip.background:
             notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
         if outside / returned > 0.5:
-            reach = f"{r.near:g}-{r.far:g} m"
-            notes.append(f"{outside / returned:.0%} of the depth lies beyond {reach} (around {middle:.3g} m)")
+            end = f"farther than {r.far:g}" if middle > r.near else f"nearer than {r.near:g}"
+            drawn = f"is {end} m (around {middle:.3g} m) and is drawn as if it were there"
+            notes.append(f"{outside / returned:.0%} of the depth {drawn}")
         if clip.unit_from == ASSUMED and clip.unit and not clip.background:
             if not PLAUSIBLE[0] <= middle <= PLAUSIBLE[1]:
                 notes.append(

@@ -278,7 +278,9 @@ def test_holes_and_units_that_cannot_be_are_said():
     depth[0, :, :3] = 0
     assert "30% of the depth has no return" in Depth().render(steady(depth), sample_times(1.0, 1)).notes[0]
     far = Depth().render(steady(depth * 1000), sample_times(1.0, 1))
-    assert "100% of the depth lies beyond 0.2-10 m (around 2e+03 m)" in far.notes[1]
+    assert far.notes[1].startswith("100% of the depth is farther than 10 m (around 2e+03 m)")
+    behind = Depth(DepthRendering(far=1.8)).render(steady(depth), sample_times(1.0, 1))
+    assert len(behind.notes) == 1, "a wall a little behind what is drawn"
     for sense in (Depth(), Depth(DepthRendering(show="normals"))):
         with pytest.raises(MediaError, match="no return"):
             sense.render(NOTHING, sample_times(3.0, 3))
@@ -365,4 +367,4 @@ def test_parts_are_the_whole_and_never_hold_more_maps_than_they_draw(show):
     assert torch.equal(torch.cat([part.times for part in parts]), whole.times)
     assert sum((part.labels for part in parts), ()) == whole.labels
     assert (parts[-1].notes, parts[-1].duration) == (whole.notes, whole.duration)
-    assert any("no return" in note for note in whole.notes) and any("beyond" in note for note in whole.notes)
+    assert any("no return" in note for note in whole.notes) and any("farther" in note for note in whole.notes)
