@@ -274,9 +274,9 @@ def test_chat_takes_the_rate_of_a_folder_of_pictures(capsys, tiny, tmp_path):
 
 
 def test_the_unit_of_depth_is_given_with_it(capsys, tmp_path):
-    np.save(tmp_path / "maps.npy", np.full((2, 24, 32), 40_000, np.uint16))
+    np.save(tmp_path / "maps.npy", np.full((2, 24, 32), 50_000, np.uint16))
     words = ("chat", "--depth", str(tmp_path / "maps.npy"), "--ask", "what is near ?", "--json")
-    for unit, meters in (("TUM", "8 m"), ("0.001", "40 m")):  # 5000 steps a meter, or 1000
+    for unit, meters in (("TUM", "10 m"), ("0.001", "50 m")):  # 5000 steps a meter, or 1000
         code, out, err = run(capsys, *words, "--depth-unit", unit, "--depth-up", "-y")
         assert code == 0, err
         assert f"(around {meters})" in " ".join(json.loads(out)["turns"][0]["notes"])
