@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache, TextIteratorStreamer
 
 from lynx.backbones.attention import RowRecorder, recording
@@ -21,8 +20,9 @@ from lynx.backbones.decoding import generate, stream_text
 from lynx.backbones.kv_cache import KvCache, prompt_labels
 from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
-from lynx.evidence.attention import Evidence, answer_evidence
+from lynx.evidence.evidence import Evidence, answer_evidence
 from lynx.evidence.hiding import occlusion
+from lynx.evidence.replay import Answered, weights_of
 from lynx.modalities.inspection import notes_of
 from lynx.streams.budget import part_of, plan
 from lynx.streams.encoder import StreamEncoder
@@ -75,8 +75,7 @@ class Session:
         self.notes = list(self.plan.notes)
         self.used: dict[str, tuple[int, float]] = {}
         self.evidence: Evidence | None = None
-        # Of the last answer: its ids (n,), the history that ends in it, weights of the LLM LoRAs, stream keys
-        self._last: tuple[Tensor, History, tuple[Any, ...]] | None = None
+        self._answered_history: History = []  # which ends in the answer that `evidence` is of
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
@@ -173,24 +172,23 @@ class Session:
             whole, *rest = self._with_room(answers)
         return Comparison(messages[-1]["content"], whole, dict(zip(left_out, rest, strict=True)))
 
-    def occlusion(self, sense: str, window: tuple[float, float] | None = None) -> float:
+    def occlusion(
+        self, sense: str, window: tuple[float, float] | None = None,
+        region: tuple[float, float, float, float] | None = None,
+    ) -> float:
         """How much the log-probability of the last answer falls, in nats, when a sense is hidden.
 
-        window: hide only what lies between these seconds. Above 0: the answer rests on it.
+        window: hide only what lies between these seconds. region: only left, top, right, bottom of its
+        pictures, as fractions. Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        model = self.model
-        if self._last is None or sense not in self.used:
+        evidence = self.evidence
+        if evidence is None or evidence.answered is None or sense not in self.used:
             raise LynxError(f"there is no answer that used {sense!r} yet")
-        ids, history, origin = self._last
-        if self.history != history:
+        if self.history != self._answered_history:
             raise LynxError("the last answer is no longer that of the conversation: ask again")
-        with self._answering(), explain_out_of_memory(), model.lock:
-            keys = self._stream_keys(self.used)
-            if (model.llm_identity(*keys), keys) != origin:
-                raise LynxError("the adapters have changed since the last answer: ask again")
-            streams = {name: self.streams[name] for name in self.used}
-            return occlusion(model, history[:-1], streams, ids, sense, window)
+        with self._answering(), evidence.answered.replay() as replay:
+            return occlusion(replay, range(len(evidence.answered.ids)), sense, window, region)
 
     # --- encode -> compose -> generate -> evidence ------------------------------------------------
 
@@ -227,7 +225,7 @@ class Session:
             keys = self._encode(senses)
             streams = {sense: self.streams[sense] for sense in senses}  # tokens (n, D) each
             prompt = backbone.compose(messages, list(streams.values()))  # embeddings (1, S, D)
-            loras = model.llm_identity(*senses)
+            loras, weights = model.llm_identity(*senses), weights_of(model, streams)
             labels = prompt_labels(prompt, keys)  # S of them
             known = model.kv_caches.take(self, senses, loras, labels)
             config = backbone.model.config.get_text_config()
@@ -257,9 +255,10 @@ class Session:
             self.notes = [*self.plan.notes, *notes_of(frames.values())]
             if unknown := backbone.unknown_words(messages[-1]["content"]):
                 self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
+            answered = Answered(model, messages, streams, ids, weights)
             attention = rows.rows()  # (n, S + n - 1)
-            self.evidence = answer_evidence(backbone.tokenizer, prompt, ids, attention, streams, baseline)
-            self._last = (ids, list(self.history), (loras, keys))
+            self.evidence = answer_evidence(backbone.tokenizer, prompt, answered, attention, baseline)
+            self._answered_history = list(self.history)
 
         return text, join
 
@@ -302,7 +301,7 @@ class Session:
         self.model.drop_kept(in_use=0)
         self.streams.clear()
         self._keys.clear()
-        self._last, self.used = None, {}  # they refer to dropped streams
+        self.evidence, self.used = None, {}  # they refer to dropped streams
         self.moments = replace(self.moments, frames=before // 2, fps=None, max_frames=None)
         self._memory_notes = (f"{before // 2} frames instead of {before}: the memory ran out",)
         self._make_plan()

@@ -82,7 +82,7 @@ def test_it_computes_what_the_cpu_does(folder):
     (answer, evidence), (same, other) = answers
     assert answer == same
     assert evidence.share() == pytest.approx(other.share(), abs=1e-4)
-    assert torch.allclose(evidence.rows.cpu(), other.rows, atol=1e-4)
+    assert torch.allclose(evidence.attention.rows.cpu(), other.attention.rows, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
@@ -97,7 +97,7 @@ def test_all_stages_and_a_chat_with_evidence(folder, tmp_path, precision):
         assert outputs and all(w.is_cuda and w.abs().sum() > 0 for w in outputs.values())
     chat = model.chat(video=clip(), audio=sound(), frames=4)
     answer = chat.ask("what is it ?", max_new_tokens=6)
-    assert len(chat.evidence.rows) == len(chat.evidence.tokens) and chat.evidence.rows.isfinite().all()
+    assert len(chat.evidence.attention.rows) == len(chat.evidence.tokens) and chat.evidence.attention.rows.isfinite().all()
     again = lynx.load(folder, adapters=[tmp_path], precision=precision)
     assert again.chat(video=clip(), audio=sound(), frames=4).ask("what is it ?", max_new_tokens=6) == answer
     lynx.load(folder, adapters=[tmp_path], device="cpu").chat(video=clip(), audio=sound()).ask("what ?")

@@ -47,7 +47,7 @@ def test_streaming_gives_the_same_answer_in_pieces(model, chat):
     other = model.chat(video=clip(), audio=sound(), frames=6)
     pieces = list(other.stream("what is it ?", max_new_tokens=20))
     assert "".join(pieces).strip() == chat.ask("what is it ?", max_new_tokens=20)
-    assert other.history == chat.history and torch.equal(other.evidence.rows, chat.evidence.rows)
+    assert other.history == chat.history and torch.equal(other.evidence.attention.rows, chat.evidence.attention.rows)
 
 
 def test_later_turns_reuse_the_cache_and_equal_a_full_prefill(model, chat):
@@ -191,12 +191,12 @@ def test_evidence_covers_the_answer_the_senses_and_their_grids(chat):
         "audio",
         "text",
     }
-    times, values = evidence.curve(0, "audio")
+    times, values = evidence.attribution(0, "attention").curve("audio")
     assert torch.allclose(times, chat.plan.times) and values.shape == (6,)
-    assert evidence.heatmap(None, "video").shape == (6, 4, 4)
-    first = evidence.baseline
+    assert evidence.attribution(None, "attention").heatmap("video").shape == (6, 4, 4)
+    first = evidence.attention.baseline
     chat.ask("and now ?", max_new_tokens=8)
-    assert torch.equal(chat.evidence.baseline, first)  # of the first turn: the media were not computed again
+    assert torch.equal(chat.evidence.attention.baseline, first)  # of the first turn: the media were not computed again
 
 
 def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
@@ -207,10 +207,10 @@ def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
     parts = [chat.occlusion("audio", window) for window in ((0.0, 2.0), (2.0, 4.0))]
     assert whole != 0 and parts[0] != parts[1]
     assert chat.occlusion("audio", (9.0, 10.0)) == 0
-    audio = chat.streams["audio"]
+    audio = chat.evidence.streams["audio"]
     black = replace(audio.frames, pixels=torch.zeros_like(audio.frames.pixels))
     blank = chat.model.encode("audio", black).tokens[:-1].mean(dim=0).expand_as(audio.tokens[:-1])
-    chat.streams["audio"] = replace(audio, tokens=torch.cat([blank, audio.tokens[-1:]]))
+    chat.evidence.answered.streams["audio"] = replace(audio, tokens=torch.cat([blank, audio.tokens[-1:]]))
     assert chat.occlusion("audio") == pytest.approx(0, abs=1e-4)  # what is black already cannot be hidden
 
 
@@ -364,7 +364,7 @@ def test_what_senses_share_under_the_same_loras_is_taken_over(family):
     video, audio = chat.plan.tokens["video"], chat.plan.tokens["audio"]
     assert audio < tokens[0] < audio + video
     assert answer == family.chat(video=clip(), audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
-    assert chat.evidence.baseline is not None
+    assert chat.evidence.attention.baseline is not None
     chat.senses["video"] = False  # its placeholders look alike, what stands there does not
     answer = chat.retry(max_new_tokens=6)
     assert answer == family.chat(audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
@@ -432,7 +432,7 @@ def test_an_adapter_exchanged_or_trained_between_questions_is_the_one_that_answe
     assert after == fresh.ask(QUESTION, max_new_tokens=12) != before
     assert not torch.equal(chat.streams["audio"].tokens, tokens)
     assert torch.equal(chat.streams["audio"].tokens, fresh.streams["audio"].tokens)
-    assert torch.equal(chat.evidence.rows, fresh.evidence.rows), "no key or value of before is left"
+    assert torch.equal(chat.evidence.attention.rows, fresh.evidence.attention.rows), "no key or value of before is left"
     assert chat.occlusion("audio") == fresh.occlusion("audio")
 
 
@@ -445,7 +445,7 @@ def test_only_what_the_llm_learned_anew_is_computed_anew(model):
         after = chat.ask(QUESTION, max_new_tokens=6)
     fresh = model.chat(video=clip(), audio=sound(), frames=6)
     assert passes == [] and after == fresh.ask(QUESTION, max_new_tokens=6)
-    assert torch.equal(chat.evidence.rows, fresh.evidence.rows)
+    assert torch.equal(chat.evidence.attention.rows, fresh.evidence.attention.rows)
 
 
 def test_an_adapter_that_takes_fewer_tokens_is_planned_anew(model):

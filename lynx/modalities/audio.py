@@ -237,6 +237,10 @@ class Audio(Modality):
         moments = torch.cat([part.times for part in parts])
         return replace(parts[-1], pixels=torch.cat([part.pixels for part in parts]), times=moments)
 
+    def blank(self, frames: Frames) -> Tensor:
+        """The picture (1, 3, H, W) uint8 of silence, as large as these."""
+        return add_slopes(torch.zeros_like(frames.pixels[:1, 0]), self.rendering)
+
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """The same pictures, at most `size` at a time; a file is decoded and drawn along with them.
 

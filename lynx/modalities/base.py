@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
+import torch
 from torch import Tensor
 
 from lynx.config import short_repr
@@ -136,6 +137,10 @@ class Modality(ABC):
         what could not be drawn as asked. A sense alone is asked at `sample_times(duration, T)`.
         Raises MediaError if the source cannot be this.
         """
+
+    def blank(self, frames: Frames) -> Tensor:
+        """The picture (1, 3, H, W) uint8 that it draws where there is nothing, as large as these: black."""
+        return torch.zeros_like(frames.pixels[:1])
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:
         """`render` in parts of at most `size` moments, so that memory does not grow with the recording.

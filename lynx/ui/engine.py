@@ -145,17 +145,18 @@ def part_looked_at(session: "Session") -> tuple[float, float] | None:
 def evidence_view(session: "Session") -> EvidenceView | None:
     """The session's evidence as small plain data, for the whole answer and each word."""
     from lynx.media.thumbnails import thumbnails
-    from lynx.visualization.drawing import attention_curve
+    from lynx.visualization.drawing import curve_of
 
     evidence = session.evidence
     if evidence is None or not evidence.words:
         return None
-    choices = [None, *(tokens for _, tokens in evidence.words)]
+    choices: list[int | None] = [None, *range(len(evidence.words))]
+    found = [evidence.attribution(word, "attention") for word in choices]
     return EvidenceView(
         tuple(word for word, _ in evidence.words),
-        tuple(evidence.share(word) for word in choices),
-        tuple({name: attention_curve(evidence, word, name) for name in evidence.spans} for word in choices),
-        tuple({name: evidence.frame_maps(word, name) for name in evidence.spans} for word in choices),
+        tuple(each.totals for each in found),
+        tuple({name: curve_of(each, name) for name in evidence.streams} for each in found),
+        tuple({name: each.frame_maps(name) for name in evidence.streams} for each in found),
         {name: thumbnails(stream.frames, THUMBNAIL_PIXELS) for name, stream in evidence.streams.items()},
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from lynx.errors import LynxError
-from lynx.evidence.attention import TEXT
+from lynx.evidence.attribution import TEXT
 from lynx.types import VIDEO
 from lynx.ui import types
 from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lynx.evidence.attention import TEXT, Evidence, Index
+from lynx.evidence.attribution import TEXT, Attribution
 from lynx.modalities import color_of
 from lynx.modalities.base import Color
 from lynx.types import Frames
@@ -148,9 +148,9 @@ class Curve:
     values: Tensor
 
 
-def attention_curve(evidence: Evidence, tokens: Index, sense: str) -> Curve:
-    """Attention of these answer tokens on a sense over time, summed over the pictures of a moment."""
-    times, values = evidence.curve(tokens, sense)
+def curve_of(attribution: Attribution, sense: str) -> Curve:
+    """What some answer tokens rest on in a sense over time, summed over the pictures of a moment."""
+    times, values = attribution.curve(sense)
     moments, index = times.unique(return_inverse=True)
     return Curve(sense, moments, torch.zeros(len(moments)).index_add(0, index, values.float().cpu()))
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from lynx.config import LIMITS
 from lynx.errors import LynxError, MediaError
-from lynx.evidence.attention import TEXT, Evidence
+from lynx.evidence.attribution import TEXT
+from lynx.evidence.evidence import Evidence, Word
 from lynx.media.audio import heard_track, read_audio
 from lynx.media.container import probe
 from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
 from lynx.types import VIDEO, FileSource, Frames, Waveform
-from lynx.visualization.drawing import Lane, attention_curve, clock, full_heat
+from lynx.visualization.drawing import Lane, clock, curve_of, full_heat
 from lynx.visualization.film_frame import Caption, FramePainter, picture_size
 
 if TYPE_CHECKING:
@@ -54,34 +55,22 @@ class Film:
     notes: tuple[str, ...]
 
 
-def find_word(
-    evidence: Evidence, word: int | str | None = None
-) -> tuple[str | None, list[int] | None, tuple[int, int]]:
-    """Find a word of the answer by its index in `evidence.words`, or by its letters: the first such word.
-
-    Returns its text, its tokens, and where its letters begin and end in the answer: (None, None, (0, 0)) for
-    the whole answer, `word` None. Raises: LynxError where there is no such word; it names those there are.
-    """
+def letters_of(evidence: Evidence, word: Word) -> tuple[int, int]:
+    """Where a word's letters begin and end in the answer; (0, 0) for the whole answer."""
     if word is None:
-        return None, None, (0, 0)
-    words = evidence.words
-    if isinstance(word, str):
-        wanted = word.strip().casefold()
-        word = next((i for i, (text, _) in enumerate(words) if text.casefold() == wanted), -1)
-    if not 0 <= word < len(words):
-        raise LynxError(f"the answer has no such word; it has {', '.join(text for text, _ in words)}")
-    text, tokens = words[word]
+        return 0, 0
+    _, tokens = evidence.find_word(word)
     start = len("".join(evidence.tokens[: tokens[0]]))
     raw = "".join(evidence.tokens[tokens[0] : tokens[-1] + 1])
     start += len(raw) - len(raw.lstrip())
-    return text, tokens, (start, start + len(raw.strip()))
+    return start, start + len(raw.strip())
 
 
 def write_film(
     session: "Session", path: str | Path, word: int | str | None = None,
     window: tuple[float, float] | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Film:
-    """Write an mp4 of the session's last answer: what `word` rests on, see `find_word`.
+    """Write an mp4 of the session's last answer: what `word` rests on, see `Evidence.find_word`.
 
     window: seconds of the clip; by default what the answer looked at, or the first DEFAULT_SECONDS of that,
     which a note says. There is no heat outside of what was looked at.
@@ -93,26 +82,27 @@ def write_film(
     if path.suffix.lower() != ".mp4":
         raise MediaError(f"a film is an mp4: give a name that ends in .mp4, not {path.name!r}")
     evidence, question = _answered(session)
-    text, tokens, letters = find_word(evidence, word)
+    text, _ = evidence.find_word(word)
+    found = evidence.attribution(word, "attention")
     start, end, notes = _window(session.plan, window)
     source = session.media.get(VIDEO)
     shown, fps = _size_and_rate(source)
-    labels = {sense: session.model.modality(sense).label for sense in evidence.spans} | {TEXT: "words"}
+    labels = {sense: session.model.modality(sense).label for sense in evidence.streams} | {TEXT: "words"}
     answer, note = "".join(evidence.tokens), NOTE.format("the marked word" if text else "the answer")
-    caption = Caption(question, answer, letters, evidence.share(tokens), labels, note)
+    caption = Caption(question, answer, letters_of(evidence, word), found.totals, labels, note)
     lanes = []
     for sense, stream in evidence.streams.items():
         if sense != VIDEO:  # which is the picture itself
-            modality, heat = session.model.modality(sense), evidence.frame_maps(tokens, sense)
+            modality, heat = session.model.modality(sense), found.frame_maps(sense)
             seconds = getattr(modality.rendering, "seconds_per_frame", None) or 0.0
             lanes.append(Lane(sense, labels[sense], stream.frames, heat, modality.takes == AUDIO, seconds))
-    curves = [attention_curve(evidence, tokens, sense) for sense in evidence.spans]
+    curves = [curve_of(found, sense) for sense in evidence.streams]
     painter = FramePainter(shown, caption, lanes, curves, (start, end))
     count = max(1, round((end - start) * fps))
     times = start + torch.arange(count, dtype=torch.float64) / fps
-    maps = evidence.heatmap(tokens, VIDEO) if VIDEO in evidence.spans else None  # (T, rows, cols)
+    maps = found.heatmap(VIDEO) if VIDEO in evidence.streams else None  # (T, rows, cols)
     if maps is not None:
-        maps, moments = maps / full_heat(maps), evidence.curve(tokens, VIDEO)[0].double().contiguous()
+        maps, moments = maps / full_heat(maps), found.curve(VIDEO)[0].double().contiguous()
 
     def draw() -> Iterator[np.ndarray]:
         """The frames (H, W, 3) uint8, one after another, so that memory does not grow with the clip."""
@@ -143,7 +133,7 @@ def _answered(session: "Session") -> tuple[Evidence, str]:
     answer = history[-1]["content"]
     if not (answer.startswith(said) if cut else answer == said):
         raise LynxError("the answer was taken back: ask again before it is filmed")
-    if not evidence.spans:
+    if not evidence.streams:
         raise LynxError("the answer rests on no media: there is nothing to film")
     return evidence, history[-2]["content"]
 

@@ -450,9 +450,9 @@ def test_evidence_has_a_map_for_every_frame_of_every_sense(model):
     chat.ask("what is it ?", max_new_tokens=6)
     assert sum(chat.evidence.share().values()) == pytest.approx(1.0)
     for sense, stream in chat.streams.items():
-        times, values = chat.evidence.curve(None, sense)
+        times, values = chat.evidence.attribution(None, "attention").curve(sense)
         assert len(times) == len(values) == stream.steps and (values >= 0).all()
-        maps = chat.evidence.frame_maps(None, sense)
+        maps = chat.evidence.attribution(None, "attention").frame_maps(sense)
         assert maps.shape == (5, *stream.grid)
     assert 0 < chat.evidence.share()["audio"] < 1
     assert isinstance(chat.occlusion("audio"), float)

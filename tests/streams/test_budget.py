@@ -265,7 +265,7 @@ def test_an_answer_about_a_part_covers_its_seconds(senses, recording):
     chat = senses.chat(video=recording, audio=recording, frames=4, start=1, end=3)
     chat.ask("what is it ?", max_new_tokens=4)
     assert chat.used == {"video": (4, 2.0), "audio": (4, pytest.approx(2.0, abs=0.01))}
-    times, _ = chat.evidence.curve(None, "audio")
+    times, _ = chat.evidence.attribution(None, "attention").curve("audio")
     assert 1 < times.min() and times.max() < 3
 
 

@@ -19,7 +19,8 @@ from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.visualization import film
 from lynx.visualization.drawing import Lane
-from lynx.visualization.film import find_word, write_film
+from lynx.evidence.evidence import Evidence
+from lynx.visualization.film import letters_of, write_film
 from lynx.visualization.film_frame import DIMMED, GROUND, MARK, Caption, FramePainter, picture_size
 
 SECONDS, MOMENTS = 2.0, 4
@@ -57,15 +58,17 @@ def answered(model, **media):
     session = model.chat(frames=MOMENTS, **media)
     session.ask("what is it ?", max_new_tokens=len(ANSWER))
     evidence = session.evidence
-    rows = torch.zeros(len(ANSWER), evidence.rows.shape[1])
+    spans = evidence.attention.spans
+    rows = torch.zeros(len(ANSWER), evidence.attention.rows.shape[1])
     rows[:, 1] = 0.1  # words of the question
-    if "video" in evidence.spans:
+    if "video" in spans:
         height, width = evidence.streams["video"].grid
         cell = (2 * height + HOT[0]) * width + HOT[1]
-        rows[2:4, evidence.spans["video"][cell]] = 1.0  # the word "siren"
-    if "audio" in evidence.spans:
-        rows[1, evidence.spans["audio"][-17:-1]] = 1.0  # the word "loud"
-    session.evidence = replace(evidence, tokens=ANSWER, rows=rows, baseline=None)
+        rows[2:4, spans["video"][cell]] = 1.0  # the word "siren"
+    if "audio" in spans:
+        rows[1, spans["audio"][-17:-1]] = 1.0  # the word "loud"
+    attention = replace(evidence.attention, rows=rows, baseline=None)
+    session.evidence = Evidence(ANSWER, attention)
     session.history[-1]["content"] = "".join(ANSWER).strip()
     return session
 
@@ -254,7 +257,8 @@ def test_words_alone_are_no_film(model, tmp_path):
     "word, text, letters", [(0, "a", "a"), ("LOUD", "loud", "loud"), (2, "siren", "siren"), (3, ".", ".")]
 )
 def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, letters):
-    found, tokens, (start, end) = find_word(session.evidence, word)
+    found, tokens = session.evidence.find_word(word)
+    start, end = letters_of(session.evidence, word)
     assert found == text and "".join(ANSWER)[start:end] == letters
     assert "".join(ANSWER[i] for i in tokens).strip() == text
 
@@ -262,7 +266,7 @@ def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, lette
 @pytest.mark.parametrize("word", [-1, 4, "sir", ""])
 def test_a_word_that_is_not_there_is_refused(session, word):
     with pytest.raises(LynxError, match="no such word"):
-        find_word(session.evidence, word)
+        session.evidence.find_word(word)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""The methods by which an answer's evidence is computed from passes over it, by name."""
+
+import math
+from collections.abc import Sequence
+
+from lynx.errors import LynxError
+from lynx.evidence.attribution import TEXT, Attribution
+from lynx.evidence.integrated_gradients import integrated_gradients
+from lynx.evidence.replay import Answered
+
+ATTRIBUTION, ATTENTION = "attribution", "attention"
+METHODS = (ATTRIBUTION, ATTENTION)
+
+
+def explain(answered: Answered, tokens: Sequence[int], method: str) -> Attribution:
+    """What the tokens at these indices of the answer's ids rest on. Raises: LynxError: no such method."""
+    if method != ATTRIBUTION:
+        raise LynxError(f"there is no method {method!r} of evidence: expected one of {', '.join(METHODS)}")
+    with answered.replay() as replay:
+        values, scores = integrated_gradients(replay, tokens)
+        spans = replay.spans
+        vocabulary = answered.model.backbone.model.get_input_embeddings().num_embeddings
+    by_sense = {sense: values[span] for sense, span in spans.items()}
+    totals = {sense: float(mine.sum()) for sense, mine in by_sense.items()}
+    totals[TEXT] = float(scores[0]) + len(tokens) * math.log(vocabulary)
+    gained = float(scores[-1] - scores[0])
+    return Attribution(method, "nats", by_sense, answered.streams, totals, gained)
