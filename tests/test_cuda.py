@@ -97,7 +97,8 @@ def test_all_stages_and_a_chat_with_evidence(folder, tmp_path, precision):
         assert outputs and all(w.is_cuda and w.abs().sum() > 0 for w in outputs.values())
     chat = model.chat(video=clip(), audio=sound(), frames=4)
     answer = chat.ask("what is it ?", max_new_tokens=6)
-    assert len(chat.evidence.attention.rows) == len(chat.evidence.tokens) and chat.evidence.attention.rows.isfinite().all()
+    rows = chat.evidence.attention.rows
+    assert len(rows) == len(chat.evidence.tokens) and rows.isfinite().all()
     again = lynx.load(folder, adapters=[tmp_path], precision=precision)
     assert again.chat(video=clip(), audio=sound(), frames=4).ask("what is it ?", max_new_tokens=6) == answer
     lynx.load(folder, adapters=[tmp_path], device="cpu").chat(video=clip(), audio=sound()).ask("what ?")

@@ -47,7 +47,8 @@ def test_streaming_gives_the_same_answer_in_pieces(model, chat):
     other = model.chat(video=clip(), audio=sound(), frames=6)
     pieces = list(other.stream("what is it ?", max_new_tokens=20))
     assert "".join(pieces).strip() == chat.ask("what is it ?", max_new_tokens=20)
-    assert other.history == chat.history and torch.equal(other.evidence.attention.rows, chat.evidence.attention.rows)
+    assert other.history == chat.history
+    assert torch.equal(other.evidence.attention.rows, chat.evidence.attention.rows)
 
 
 def test_later_turns_reuse_the_cache_and_equal_a_full_prefill(model, chat):
@@ -196,7 +197,7 @@ def test_evidence_covers_the_answer_the_senses_and_their_grids(chat):
     assert evidence.attribution(None, "attention").heatmap("video").shape == (6, 4, 4)
     first = evidence.attention.baseline
     chat.ask("and now ?", max_new_tokens=8)
-    assert torch.equal(chat.evidence.attention.baseline, first)  # of the first turn: the media were not computed again
+    assert torch.equal(chat.evidence.attention.baseline, first)  # they were not computed again
 
 
 def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
@@ -432,7 +433,8 @@ def test_an_adapter_exchanged_or_trained_between_questions_is_the_one_that_answe
     assert after == fresh.ask(QUESTION, max_new_tokens=12) != before
     assert not torch.equal(chat.streams["audio"].tokens, tokens)
     assert torch.equal(chat.streams["audio"].tokens, fresh.streams["audio"].tokens)
-    assert torch.equal(chat.evidence.attention.rows, fresh.evidence.attention.rows), "no key or value of before is left"
+    rows = chat.evidence.attention.rows
+    assert torch.equal(rows, fresh.evidence.attention.rows), "no key or value of before is left"
     assert chat.occlusion("audio") == fresh.occlusion("audio")
 
 

@@ -19,9 +19,12 @@ class Attribution:
 
     method: its name, see `lynx.evidence.methods`. unit: "nats", or "share" of attention, never below 0.
     values: by sense (k,) float32 on the CPU, one for each token of its stream; 0 for newlines.
-    totals: by sense, and TEXT for the words of the conversation.
+    totals: by sense, and TEXT for the words of the conversation: in nats how much more likely these alone
+    make the explained tokens than tokens drawn from the vocabulary, so that all totals sum to
+    log p(the explained tokens | media) + (their number) * log(size of the vocabulary).
     gained: log p(the answer tokens | media) - log p(the answer tokens | blank media), in nats; None where
-    the method has no such figure.
+    the method has no such figure. missed: nats of it that the gradients did not explain; they
+    were shared out.
     """
 
     method: str
@@ -30,6 +33,7 @@ class Attribution:
     streams: Mapping[str, Stream]
     totals: Mapping[str, float]
     gained: float | None = None
+    missed: float | None = None
 
     def heatmap(self, sense: str) -> Tensor:
         """Over time and space: (T, rows, columns)."""

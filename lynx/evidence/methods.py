@@ -17,11 +17,11 @@ def explain(answered: Answered, tokens: Sequence[int], method: str) -> Attributi
     if method != ATTRIBUTION:
         raise LynxError(f"there is no method {method!r} of evidence: expected one of {', '.join(METHODS)}")
     with answered.replay() as replay:
-        values, scores = integrated_gradients(replay, tokens)
+        found = integrated_gradients(replay, tokens)
         spans = replay.spans
         vocabulary = answered.model.backbone.model.get_input_embeddings().num_embeddings
-    by_sense = {sense: values[span] for sense, span in spans.items()}
+    by_sense = {sense: found.values[span] for sense, span in spans.items()}
     totals = {sense: float(mine.sum()) for sense, mine in by_sense.items()}
-    totals[TEXT] = float(scores[0]) + len(tokens) * math.log(vocabulary)
-    gained = float(scores[-1] - scores[0])
-    return Attribution(method, "nats", by_sense, answered.streams, totals, gained)
+    totals[TEXT] = found.blank + len(tokens) * math.log(vocabulary)
+    gained = found.real - found.blank
+    return Attribution(method, "nats", by_sense, answered.streams, totals, gained, found.missed)

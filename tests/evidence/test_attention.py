@@ -40,7 +40,8 @@ def attention():
 def test_shares_leave_the_sinks_out_and_sum_to_one(attention):
     assert attention.shares([0]) == pytest.approx({"video": 0.4, "audio": 0.2, "text": 0.4})
     assert attention.shares([1]) == pytest.approx({"video": 1 / 3, "audio": 2 / 3, "text": 0.0})
-    assert attention.shares([0, 1]) == pytest.approx({"video": 0.4 / 1.1, "audio": 0.5 / 1.1, "text": 0.2 / 1.1})
+    both = {"video": 0.4 / 1.1, "audio": 0.5 / 1.1, "text": 0.2 / 1.1}
+    assert attention.shares([0, 1]) == pytest.approx(both)
 
 
 def test_maps_are_frames_by_rows_by_columns(attention):
@@ -84,7 +85,7 @@ def test_words_gather_their_tokens():
 
 def test_maps_are_what_exceeds_the_scaled_baseline(attention):
     flat = torch.tensor([0.5, *[0.05] * 4, 0.0, 0.0, 0.0, 0.0, 0.0])
-    values = replace(attention, baseline=flat).attribution([1]).heatmap("video").flatten()  # 0.2 in the third cell alone
+    values = replace(attention, baseline=flat).attribution([1]).heatmap("video").flatten()  # one cell alone
     assert torch.allclose(values, torch.tensor([0.0, 0.0, 0.15, 0.0]))
     values = replace(attention, baseline=torch.zeros(10)).attribution([1]).heatmap("video").flatten()
     assert torch.equal(values, torch.tensor([0.0, 0.0, 0.2, 0.0]))

@@ -13,13 +13,13 @@ from checkpoints import clip, random_adapter, sound
 import lynx
 from lynx import LynxError, MediaError
 from lynx.config import Limits
+from lynx.evidence.evidence import Evidence
 from lynx.media.audio import read_audio
 from lynx.media.container import probe
 from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.visualization import film
 from lynx.visualization.drawing import Lane
-from lynx.evidence.evidence import Evidence
 from lynx.visualization.film import letters_of, write_film
 from lynx.visualization.film_frame import DIMMED, GROUND, MARK, Caption, FramePainter, picture_size
 
