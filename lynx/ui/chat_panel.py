@@ -9,10 +9,15 @@ import spaces
 
 from lynx.errors import LynxError
 from lynx.ui import views
-from lynx.ui.engine import Engine, seconds_needed, seconds_to_compare
+from lynx.ui.engine import (
+    Engine,
+    seconds_needed,
+    seconds_to_answer_and_explain,
+    seconds_to_compare,
+)
 from lynx.ui.evidence_panel import EvidencePanel
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import Chat, ChatTurn, Reply
+from lynx.ui.types import WHOLE, Chat, ChatTurn, EvidenceView, Reply
 
 
 class ChatPanel:
@@ -25,6 +30,8 @@ class ChatPanel:
         self.ui, self.engine, self.evidence, self.request = ui, engine, evidence, evidence.request
         self.in_process = in_process
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
+        duration = seconds_to_answer_and_explain
+        self.generate_and_explain = spaces.GPU(duration=duration)(engine.answer_and_explain)
         self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
 
     def on_ask(self, question: str, *media: Any) -> Iterator[Update]:
@@ -37,13 +44,14 @@ class ChatPanel:
             request.clip.check()
             turn = ChatTurn(request.question, "", chat.setup, request.clip)
             begun = views.messages((*chat.turns, replace(turn, answer="…")))
-            empty = {ui.question: "", ui.notice: "", ui.comparison: "", ui.hidden: ""}
-            yield {ui.chatbot: begun, **empty, **ui.no_film(), **self._answering(True)}
+            empty = {ui.question: "", ui.notice: "", ui.comparison: ""}
+            yield {ui.chatbot: begun, **empty, **self._answering(True)}
             with self.engine.sessions.answering(chat.key) as stop:
-                pieces = self.generate(request)
+                pieces = self.generate(request) if self.in_process else self.generate_and_explain(request)
                 for piece in pieces:
                     if isinstance(piece, Reply):
                         yield self._complete(chat, turn, piece, stop.is_set())
+                        self._explain(piece.evidence, pieces)
                         return
                     turn = replace(turn, answer=turn.answer + piece)
                     yield {ui.chatbot: views.messages((*chat.turns, turn))}
@@ -56,24 +64,31 @@ class ChatPanel:
             yield {**before, ui.notice: views.notice(error), **self._answering(False)}
 
     def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
-        """Everything that changes when an answer is complete."""
+        """What changes when an answer is complete; `EvidencePanel.on_answered` shows its evidence."""
         ui = self.ui
         last = chat.turns[-1] if chat.turns else None
         told = last.notes if last and (last.setup, last.clip) == (turn.setup, turn.clip) else ()
         new = replace(reply, notes=tuple(note for note in reply.notes if note not in told))
         chips = views.chips(new, chat.labels, stopped)
-        turn = replace(turn, answer=reply.answer, chips=chips, notes=reply.notes)
-        chat = replace(chat, turns=(*chat.turns, turn), evidence=reply.evidence)
-        choices = views.word_choices(reply.evidence)
-        index = choices[0][1] if choices else None
+        turn = replace(turn, answer=reply.answer, chips=chips, notes=reply.notes, evidence=reply.evidence)
+        chat = replace(chat, turns=(*chat.turns, turn))
         return {
             ui.chat: chat,
             ui.chatbot: views.messages(chat.turns),
-            ui.evidence: gr.update(visible=bool(choices)),
-            ui.word: gr.update(choices=choices, value=index),
-            **self.evidence.on_word(index, chat),
+            ui.shown: reply.evidence,
             **self._answering(False),
         }
+
+    @staticmethod
+    def _explain(view: EvidenceView | None, pieces: Iterator[Any]) -> None:
+        """Let what the answer rests on join it, where one call gives both, as on ZeroGPU."""
+        if view is None:
+            return
+        try:
+            for found in pieces:
+                view.join(found)
+        except LynxError as error:  # the answer stays
+            view.problems[WHOLE] = views.sentence(error)
 
     def _answering(self, busy: bool) -> Update:
         return {self.ui.send: gr.update(visible=not busy), self.ui.stop: gr.update(visible=busy)}
@@ -95,10 +110,10 @@ class ChatPanel:
 
     def on_clear(self, chat: Chat) -> Update:
         """Forget the conversation, an answer that is being given included; the clip stays."""
-        ui = self.ui
-        forgotten = {ui.chat: replace(chat, turns=(), evidence=None), ui.evidence: gr.update(visible=False)}
-        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.hidden: ""}
-        return {**forgotten, **empty, **ui.no_film(), **self._answering(False)}
+        ui, chat = self.ui, replace(chat, turns=())
+        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: ""}
+        shown = self.evidence.show(chat, None)
+        return {ui.chat: chat, **empty, **shown, **self._answering(False)}
 
     def on_compare(self, question: str, *media: Any) -> Update:
         """Answer the question in the box, or the last one, again without each added sense."""

@@ -2,24 +2,40 @@
 
 Everything that goes in and out can be pickled and sits on the CPU, because on a ZeroGPU Space an answer is
 made in another process, whose state is lost. Elsewhere, sessions keep their encoded media and their KV cache
-from turn to turn.
+from turn to turn, and the last answers keep what explains them. An answer that is gone is made again from its
+clip and its tokens.
 """
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from lynx.errors import LynxError, MediaError
 from lynx.streams.budget import same_file
 from lynx.types import VIDEO
 from lynx.ui.adapter_policy import ANY_FOLDER, AdapterPolicy
+from lynx.ui.kept_answers import Downloads, KeptAnswers
 from lynx.ui.models import ModelCache
 from lynx.ui.sessions import SessionCache
-from lynx.ui.types import AUDIO, DEPTH, VIEW, EvidenceView, Preview, Reply, Request
+from lynx.ui.types import (
+    AUDIO,
+    DEPTH,
+    VIEW,
+    WHOLE,
+    Chosen,
+    EvidenceView,
+    GivenAnswer,
+    Preview,
+    Reply,
+    Request,
+)
 
 if TYPE_CHECKING:
+    from lynx.evidence.evidence import Evidence
+    from lynx.evidence.record import Record
     from lynx.session import Comparison, Session
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
@@ -28,6 +44,8 @@ MAX_NEW_TOKENS = 128
 THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = 0.1, 0.2, 10
 """Times of a large model, for the ZeroGPU scheduler."""
+VALUES_AT_ONCE = 100_000
+"""Maximum values of attention that come with an answer; those of more words come when one is chosen."""
 
 
 class Engine:
@@ -36,12 +54,13 @@ class Engine:
     def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: AdapterPolicy = ANY_FOLDER) -> None:
         self.max_new_tokens = max_new_tokens
         self.models = ModelCache(policy)
-        self._films = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
-        self.sessions = SessionCache(self.models, lambda gone: self._film(gone).unlink(missing_ok=True))
+        self.downloads, self.answers = Downloads(), KeptAnswers()
+        self.models.on_evicted.append(self.answers.forget_model)
+        self.sessions = SessionCache(self.models, self._forget)
 
-    def _film(self, conversation: str) -> Path:
-        """The one film of a conversation, deleted with its sessions: the page has copied it by then."""
-        return Path(self._films.name, f"{conversation}.mp4")
+    def _forget(self, conversation: str) -> None:
+        self.downloads.forget(conversation)
+        self.answers.forget(conversation)
 
     def read(self, request: Request) -> None:
         """Open what the senses that are on will read, which may take long; no session is touched.
@@ -83,20 +102,82 @@ class Engine:
                 session.stop()
         said = session.history[-1]["content"]
         part = part_looked_at(session)
-        yield Reply(said, dict(session.used), (*notes, *session.notes), evidence_view(session), part)
+        view = self._evidence(session, request)
+        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part)
+
+    def answer_and_explain(self, request: Request) -> "Iterator[str | Reply | Record]":
+        """The same, then what the whole answer rests on: all in one process, as ZeroGPU wants it."""
+        reply = None
+        for piece in self.answer(request):
+            reply = piece
+            yield piece
+        if isinstance(reply, Reply) and (view := reply.evidence) is not None:
+            yield self.explain(view.given, WHOLE)
+
+    def _evidence(self, session: "Session", request: Request) -> EvidenceView | None:
+        """What the session's last answer rests on, as far as it was recorded with it."""
+        from lynx.evidence.methods import ATTENTION
+        from lynx.evidence.record import evidence_record
+        from lynx.media.thumbnails import thumbnails
+
+        evidence = session.evidence
+        if evidence is None or evidence.answered is None or not evidence.words:
+            return None
+        answered = evidence.answered
+        asked = replace(request, senses=tuple(session.used))
+        given = GivenAnswer(asked, tuple(answered.ids.tolist()), answered.origin)
+        self.answers.keep(given, evidence)
+        size = sum(len(stream.times) for stream in evidence.streams.values())
+        words = range(len(evidence.words)) if size * len(evidence.words) <= VALUES_AT_ONCE else ()
+        found = [(word, evidence.attribution(word, ATTENTION)) for word in (None, *words)]
+        labels = {sense.name: sense.label for sense in self.models.senses(request.setup)}
+        streams = evidence.streams.items()
+        frames = {name: thumbnails(stream.frames, THUMBNAIL_PIXELS) for name, stream in streams}
+        return EvidenceView(given, evidence_record(evidence, labels, found), frames, part_looked_at(session))
+
+    def explain(
+        self, given: GivenAnswer, chosen: Chosen, progress: Callable[[int, int], None] | None = None
+    ) -> "Record":
+        """What a word of an answer rests on, one of a record's "attributions". Raises LynxError.
+
+        Between its passes others are answered. progress: called with how many are done, and of how many.
+        """
+        from lynx.evidence.record import attribution_record
+
+        word, method = chosen
+        evidence = self.answers.get(given) or self._again(given)[0]
+        return attribution_record(word, evidence.attribution(word, method))
+
+    def _again(self, given: GivenAnswer) -> "tuple[Evidence, Session]":
+        """An answer's evidence from its clip and its tokens, and a session of its own that it is the last of.
+
+        The conversation's session is left alone: it may be answering meanwhile.
+        """
+        from lynx.evidence.evidence import answer_evidence
+        from lynx.evidence.replay import Answered
+
+        request, model = given.request, self.models.get(given.request.setup)
+        session = self.sessions.alone(request)
+        evidence = self.answers.get(given)
+        if evidence is None:
+            streams = session.encode() if request.senses else {}
+            messages = request.messages
+            with model.lock, model.using(*streams), torch.no_grad():
+                prompt = model.backbone.compose(messages, list(streams.values()))
+            ids = torch.tensor(given.ids, device=prompt.input_ids.device)
+            answered = Answered(model, messages, streams, ids, given.weights)
+            rows = torch.zeros(len(ids), prompt.input_ids.shape[1] + len(ids) - 1)  # not recorded again
+            evidence = answer_evidence(model.backbone.tokenizer, prompt, answered, rows)
+            self.answers.keep(given, evidence)
+        said = {"role": "assistant", "content": "".join(evidence.tokens).strip()}
+        session.evidence, session.history = evidence, [*request.messages, said]
+        return evidence, session
 
     def compare(self, request: Request) -> "Comparison":
         """Answer a question, or the history's last, again without each added sense. Raises LynxError."""
         session, _ = self.sessions.open(request)
         self.sessions.frames(session, request)
         return session.compare(request.question.strip() or None, max_new_tokens=self.max_new_tokens)
-
-    def hide(self, request: Request) -> dict[str, float]:
-        """How much the log-probability of the last answer falls when each sense it used is hidden."""
-        session, _ = self.sessions.open(request)
-        if not session.used:
-            raise LynxError("There is no answer about this clip to check yet.")
-        return {sense: session.occlusion(sense) for sense in session.used}
 
     def interface_map(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
@@ -108,14 +189,22 @@ class Engine:
         with explain_out_of_memory():
             return measure_interface(session)
 
-    def film(self, request: Request, word: int | None) -> "Film":
-        """Write what a word of the last answer rests on as an mp4; None: the whole. Raises LynxError."""
+    def film(self, given: GivenAnswer, word: int | None) -> "Film":
+        """Write what a word of an answer rests on as an mp4; None: the whole. Raises LynxError."""
         from lynx.visualization.film import write_film
 
-        session, _ = self.sessions.open(request)
-        if session.evidence is None:
-            raise LynxError("There is no answer about this clip to film yet.")
-        return write_film(session, self._film(request.conversation), word)
+        _, session = self._again(given)
+        return write_film(session, self.downloads.path(given.request.conversation, "answer.mp4"), word)
+
+    def export(self, view: EvidenceView, chosen: Chosen, kind: str) -> Path:
+        return write_film(session, self.downloads.path(given.request.conversation, "answer.mp4"), word)
+        from lynx.visualization.export import write_record
+
+        path = self.downloads.path(view.given.request.conversation, f"evidence.{kind}")
+        word, method = chosen
+        shown = {"words": [word], "methods": [method]} if kind == "png" else {}
+        write_record(view.record, path, view.frames, **shown)
+        return path
 
     def usable(self, request: Request, wanted: list[str] | None) -> tuple[str, ...]:
         """The senses asked for, or all that the clip has. Raises LynxError for one that it has not."""
@@ -142,25 +231,6 @@ def part_looked_at(session: "Session") -> tuple[float, float] | None:
     return None if session.plan.whole else (session.plan.start, session.plan.end)
 
 
-def evidence_view(session: "Session") -> EvidenceView | None:
-    """The session's evidence as small plain data, for the whole answer and each word."""
-    from lynx.media.thumbnails import thumbnails
-    from lynx.visualization.drawing import curve_of
-
-    evidence = session.evidence
-    if evidence is None or not evidence.words:
-        return None
-    choices: list[int | None] = [None, *range(len(evidence.words))]
-    found = [evidence.attribution(word, "attention") for word in choices]
-    return EvidenceView(
-        tuple(word for word, _ in evidence.words),
-        tuple(each.totals for each in found),
-        tuple({name: curve_of(each, name) for name in evidence.streams} for each in found),
-        tuple({name: each.frame_maps(name) for name in evidence.streams} for each in found),
-        {name: thumbnails(stream.frames, THUMBNAIL_PIXELS) for name, stream in evidence.streams.items()},
-    )
-
-
 def seconds_needed(request: Request) -> int:
     """Maximum seconds of an answer on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
@@ -170,3 +240,13 @@ def seconds_needed(request: Request) -> int:
 def seconds_to_compare(request: Request) -> int:
     """The same for an answer with all senses and one without each added one."""
     return (1 + sum(sense != VIDEO for sense in request.senses)) * seconds_needed(request)
+
+
+def seconds_to_answer_and_explain(request: Request) -> int:
+    """The same for an answer and what the whole of it rests on."""
+    return 2 * seconds_needed(request)
+
+
+def seconds_to_explain(given: GivenAnswer, *_: object) -> int:
+    """The same for what a word of an answer rests on, in a process that has only its tokens."""
+    return seconds_needed(given.request)

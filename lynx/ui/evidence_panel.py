@@ -1,4 +1,8 @@
-"""The evidence: handlers of the chosen word, the check, the film, and the interface map."""
+"""The evidence: which answer and word are looked at, what is computed for them, and the files made of it.
+
+What is shown is always drawn from what is chosen at that moment: a result that comes late joins the answer
+that it is of, wherever the visitor has gone meanwhile.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +12,12 @@ import spaces
 
 from lynx.errors import LynxError
 from lynx.ui import views
-from lynx.ui.engine import Engine, seconds_needed
+from lynx.ui.engine import Engine, seconds_needed, seconds_to_explain
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import Chat, Request
+from lynx.ui.types import Chat, Chosen, Clip, EvidenceView, Request, Setup
+
+Asked = tuple[EvidenceView, Chosen] | None
+"""What is to be computed, and for which answer."""
 
 
 class EvidencePanel:
@@ -18,24 +25,106 @@ class EvidencePanel:
 
     def __init__(self, ui: Layout, engine: Engine, request: Callable[..., Request]) -> None:
         self.ui, self.engine, self.request = ui, engine, request
+        self.explain = spaces.GPU(duration=seconds_to_explain)(engine.explain)
+        self.film = spaces.GPU(duration=seconds_to_explain)(engine.film)
         self.interface_map = spaces.GPU(duration=seconds_needed)(engine.interface_map)
 
-    def on_word(self, index: int | None, chat: Chat) -> Update:
-        """Show the evidence for one word of the last answer; 0 is the whole answer."""
-        ui, found = self.ui, chat.evidence
-        if found is None or index is None:
-            return {ui.shares: "", ui.rests_on: None, ui.hidden: ""}
-        picture = views.rests_on(found, index, chat.senses)
-        return {ui.shares: views.shares(found, index, chat.labels), ui.rests_on: picture}
+    def show(self, chat: Chat, shown: EvidenceView | None, loading: str = "") -> Update:
+        """Show what an answer rests on, or that there is none to show."""
+        ui, choices = self.ui, views.answer_choices(chat.turns)
+        at = next((i for i, turn in enumerate(chat.turns) if shown and turn.evidence is shown), None)
+        several = len(choices) > (at is not None)  # one may be of a clip before
+        return {
+            ui.shown: shown,
+            ui.chosen: views.first_choice(shown),
+            ui.evidence_view: views.evidence(shown, loading),
+            ui.evidence: gr.update(visible=shown is not None),
+            ui.which: gr.update(choices=choices, value=at, visible=several),
+            ui.nothing: gr.update(visible=not choices),
+            **ui.no_film(),
+        }
 
-    def on_hide(self, *media: Any) -> Update:
-        """Show how much less likely the last answer becomes when a sense is hidden."""
+    def on_answered(
+        self, chat: Chat, shown: EvidenceView | None, on_desk: tuple[Setup, Clip] | None
+    ) -> Update:
+        """Show the new answer's evidence, unless the clip was changed while it was given."""
+        turn = chat.find(shown)
+        of_desk = turn and (on_desk is None or (turn.setup, turn.clip) == on_desk)
+        return self.show(chat, shown if of_desk else None)
+
+    def on_clip(self, *given: Any) -> Update:
+        """Take the evidence away as soon as the clip or the model is another, or show what is of that one."""
+        *media, before = given
+        ui, chat = self.ui, media[-1]
+        try:
+            request = self.request("", *media)
+            on_desk = (request.setup, request.clip)
+        except LynxError:  # which others say
+            on_desk = (chat.setup, Clip())
+        if on_desk == before:
+            return {ui.on_desk: on_desk}
+        return {ui.on_desk: on_desk, **self.show(chat, chat.latest(*on_desk))}
+
+    def on_which(self, index: int | None, chat: Chat) -> Update:
+        """Show the evidence of another answer of the conversation."""
+        view = chat.turns[index].evidence if index is not None and index < len(chat.turns) else None
+        return self.show(chat, view)
+
+    def on_message(self, chat: Chat, event: gr.SelectData) -> Update:
+        """The same for an answer that was clicked."""
+        index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+        at = views.turn_of_message(chat.turns, index)
+        if at is None or chat.turns[at].evidence is None:
+            return {self.ui.chosen: gr.skip()}
+        return self.on_which(at, chat)
+
+    def on_choice(self, event: gr.EventData) -> Chosen:
+        """Remember which word and which method are looked at."""
+        return event.word, event.method
+
+    def on_wanted(self, shown: EvidenceView | None, event: gr.EventData) -> Asked:
+        """Remember what has to be computed, with the answer that is shown now: it may wait for its turn."""
+        return (shown, (event.word, event.method)) if shown else None
+
+    def on_explain(self, asked: Asked) -> None:
+        """Compute it, once; why that fails stands where the result would."""
+        if asked is None or asked[0].known(asked[1]):
+            return
+        view, chosen = asked
+        try:
+            view.join(self.explain(view.given, chosen))
+        except LynxError as error:
+            view.problems[chosen] = views.sentence(error)
+
+    def on_explained(self, shown: EvidenceView | None, asked: Asked) -> Update:
+        """Show what was computed, if it is of the answer that is still shown."""
+        ui = self.ui
+        if asked is None or shown is not asked[0]:
+            return {ui.evidence_view: gr.skip()}
+        return {ui.evidence_view: views.evidence(shown, problem=shown.problems.get(asked[1], ""))}
+
+    def on_export(self, kind: str, shown: EvidenceView | None, chosen: Chosen) -> Update:
+        """Write what is known of the answer, or the picture of what is shown, as a file to download."""
         ui = self.ui
         try:
-            drops = self.engine.hide(self.request("", *media))
+            if shown is None:
+                raise LynxError("There is no answer yet whose evidence could be saved.")
+            path = self.engine.export(shown, chosen, kind)
         except LynxError as error:
-            return {ui.hidden: "", ui.notice: views.notice(error)}
-        return {ui.hidden: views.hidden(drops, media[-1].labels), ui.notice: ""}
+            return {ui.download: gr.skip(), ui.film_notes: views.notice(error)}
+        return {ui.download: gr.update(value=str(path)), ui.film_notes: ""}
+
+    def on_film(self, shown: EvidenceView | None, chosen: Chosen) -> Update:
+        """Write what the chosen word rests on as a film."""
+        ui = self.ui
+        try:
+            if shown is None:
+                raise LynxError("There is no answer to film yet.")
+            film = self.film(shown.given, chosen[0])
+        except LynxError as error:
+            return ui.no_film() | {ui.film_notes: views.notice(error)}
+        made = gr.update(value=str(film.path), visible=True)
+        return {ui.film: made, ui.film_notes: views.film_notes(film)}
 
     def on_map(self, *media: Any) -> Update:
         """Draw where the tokens of the clip's senses lie, and measure it."""
@@ -48,13 +137,3 @@ class EvidencePanel:
         except LynxError as error:
             return ui.no_map() | {ui.distances: views.notice(error)}
         return {ui.map: shown, ui.distances: views.distances(found), ui.notice: ""}
-
-    def on_film(self, index: int | None, *media: Any) -> Update:
-        """Write what the chosen word rests on as a film."""
-        ui = self.ui
-        try:
-            film = self.engine.film(self.request("", *media), index - 1 if index else None)
-        except LynxError as error:
-            return ui.no_film() | {ui.notice: views.notice(error)}
-        shown = gr.update(value=str(film.path), visible=True)
-        return {ui.film: shown, ui.film_notes: views.film_notes(film), ui.notice: ""}

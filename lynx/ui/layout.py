@@ -7,8 +7,9 @@ import gradio as gr
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
+from lynx.ui.evidence_view import EvidenceViewer
 from lynx.ui.examples import ExampleClip
-from lynx.ui.types import AUDIO, DEPTH, VIEW, Chat, Setup
+from lynx.ui.types import AUDIO, DEPTH, VIEW, WHOLE, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 Update = dict[Any, Any]
@@ -16,7 +17,7 @@ Update = dict[Any, Any]
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
 PICTURE = {"format": "png", "image_mode": "RGBA"}
 PICTURE |= {"show_label": False, "interactive": False, "container": False}
-WHOLE = ["fullscreen"]  # the button over a picture
+FULLSCREEN = ["fullscreen"]  # the button over a picture
 
 
 class Layout:
@@ -115,7 +116,7 @@ class Layout:
         self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
             gr.HTML(views.SEEN_HEADER)
-            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=WHOLE, **PICTURE)
+            self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=FULLSCREEN, **PICTURE)
             self.budget = gr.HTML(elem_id="budget")
 
     def _advanced(self) -> None:
@@ -166,24 +167,34 @@ class Layout:
 
     def _evidence(self) -> None:
         gr.HTML(views.EVIDENCE_HEADER, elem_id="evidence-header")
+        self.shown = gr.State(None)  # the EvidenceView that is looked at
+        self.chosen = gr.State(WHOLE)  # the word of it, and the method
+        self.asked = gr.State(None)  # what is to be computed, and for which answer
+        self.on_desk = gr.State(None)  # the model and the clip
+        self.nothing = gr.HTML(views.NO_EVIDENCE, elem_id="no-evidence")
+        self.which = gr.Dropdown(
+            [], label="Answer", visible=False, container=False, filterable=False, elem_id="which"
+        )
         with gr.Column(visible=False, elem_id="evidence") as self.evidence:
-            self.word = gr.Radio([], show_label=False, container=False, elem_id="words")
-            self.shares = gr.HTML(elem_id="shares")
-            self.rests_on = gr.Image(elem_id="rests-on", alt_text=views.RESTS_ON, buttons=[], **PICTURE)
-            with gr.Row(elem_id="further-evidence"):
-                self.hide = gr.Button("Check it: hide each sense", size="sm", elem_id="hide", min_width=220)
-                self.make_film = gr.Button("Make a film of it", size="sm", elem_id="make-film", min_width=160)
-            self.hidden = gr.HTML(elem_id="hidden")
+            self.evidence_view = EvidenceViewer(elem_id="evidence-view")
+            with gr.Row(elem_id="export"):
+                button = {"size": "sm", "min_width": 72}
+                kinds = {"png": "Picture", "csv": "CSV", "json": "JSON"}
+                self.exports = {
+                    kind: gr.Button(label, elem_id=f"save-{kind}", **button) for kind, label in kinds.items()
+                }
+                self.make_film = gr.Button("Make a film of it", elem_id="make-film", **button)
+                self.download = gr.DownloadButton(visible="hidden", elem_id="download")
+            self.film_notes = gr.HTML(elem_id="film-notes")
             self.film = gr.Video(
                 label="The answer as a film", visible=False, interactive=False, height=420, elem_id="film",
                 buttons=["download"],
             )
-            self.film_notes = gr.HTML(elem_id="film-notes")
 
     def _interface(self) -> None:
         gr.HTML(views.INTERFACE_HEADER, elem_id="interface-header")
         self.draw_map = gr.Button("Draw the map of this clip", size="sm", elem_id="draw-map", min_width=220)
-        self.map = gr.Image(elem_id="map", visible=False, alt_text=views.MAP, buttons=WHOLE, **PICTURE)
+        self.map = gr.Image(elem_id="map", visible=False, alt_text=views.MAP, buttons=FULLSCREEN, **PICTURE)
         self.distances = gr.HTML(elem_id="distances")
 
     def no_map(self) -> Update:

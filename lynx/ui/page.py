@@ -1,6 +1,7 @@
 """The page: which handler an event calls. Handlers are thin, the engine works, the views draw."""
 
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 import gradio as gr
@@ -20,10 +21,14 @@ from lynx.ui.views import sentence
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 """Events that use a model, or load one: they wait for one another, and nothing else waits for them."""
+EXPLAIN = {"concurrency_id": "explain", "concurrency_limit": 1, "api_visibility": "private"}
+"""Events that look into an answer that was given: others are answered between two passes of the model."""
 ASIDE = {"show_progress": "hidden", "api_visibility": "private"}
 """Events that read files: as many at once as the queue lets through."""
 LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Events that are done at once."""
+DOWNLOAD = "() => setTimeout(() => document.querySelector('#download').click(), 150)"
+"""Saves the file that has just been written."""
 
 
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> gr.Blocks:
@@ -40,14 +45,15 @@ class Page:
     def __init__(self, ui: Layout, engine: Engine, blocks: gr.Blocks) -> None:
         self.ui, self.engine = ui, engine
         in_process = not on_zero_gpu()
-        # an answer's evidence stays in the process that gave it, which on ZeroGPU is another one
-        ui.hide.visible = ui.make_film.visible = in_process
         self.model = ModelPanel(ui, engine)
         self.media = MediaPanel(ui, engine, encode=in_process)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
+        self.evidence_shown = [ui.shown, ui.chosen, ui.on_desk, ui.evidence, ui.evidence_view, ui.which]
+        self.evidence_shown += [ui.nothing, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self._wire_media(blocks)
         self._wire_conversation()
+        self._wire_evidence()
 
     def _wire_media(self, blocks: gr.Blocks) -> None:
         ui, model, media = self.ui, self.model, self.media
@@ -61,6 +67,8 @@ class Page:
         chosen = [ui.backbone, ui.precision, ui.adapters]
         changed = ui.load.click(model.on_setup, [*chosen, ui.chat], loaded, **MODEL)
         changed.success(media.on_media, media.inputs, previewed, **MODEL)
+        desk = [*media.inputs, ui.on_desk]
+        changed.success(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         # while a model is being loaded another one can be chosen
         aside = ASIDE | {"trigger_mode": "always_last"}
         choosing = [ui.backbone.change, ui.adapters.input]
@@ -72,6 +80,7 @@ class Page:
         for field in (ui.start, ui.end, ui.fps, ui.max_frames):
             changes += [field.submit, field.blur]
         changes += [ui.heard.change, ui.unit.change, ui.up.change]
+        gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
@@ -92,26 +101,41 @@ class Page:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs
         asking = [ui.question, *media]
         answered = [ui.chat, ui.chatbot, ui.question, ui.send, ui.stop, ui.notice, ui.comparison]
-        answered += [ui.evidence, ui.word, ui.shares, ui.rests_on, ui.hidden, ui.film, ui.film_notes]
+        answered += self.evidence_shown
         quiet = MODEL | {"show_progress": "hidden"}
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
+        found = [ui.chat, ui.shown, ui.on_desk]
+        for event in (asked, tried, again):
+            event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
         ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **MODEL)
 
-        ui.word.input(evidence.on_word, [ui.word, ui.chat], [ui.shares, ui.rests_on], **LIGHT)
-        ui.hide.click(evidence.on_hide, media, [ui.hidden, ui.notice], **MODEL)
-        filmed = [ui.film, ui.film_notes, ui.notice]
-        ui.make_film.click(evidence.on_film, [ui.word, *media], filmed, **MODEL)
         drawing = [ui.interface.select, ui.draw_map.click]
         gr.on(drawing, evidence.on_map, media, [ui.map, ui.distances, ui.notice], **MODEL)
         public = MODEL | {"api_visibility": "public"}
         ui.endpoint.click(self.ask, ui.given, ui.answer, api_name="ask", **public)
+
+    def _wire_evidence(self) -> None:
+        ui, evidence = self.ui, self.evidence
+        ui.which.input(evidence.on_which, [ui.which, ui.chat], self.evidence_shown, **LIGHT)
+        ui.chatbot.select(evidence.on_message, ui.chat, self.evidence_shown, **LIGHT)
+        ui.evidence_view.choose(evidence.on_choice, None, ui.chosen, **LIGHT)
+        wanted = ui.evidence_view.compute(evidence.on_wanted, ui.shown, ui.asked, **LIGHT)
+        explained = wanted.then(evidence.on_explain, ui.asked, None, show_progress="hidden", **EXPLAIN)
+        explained.then(evidence.on_explained, [ui.shown, ui.asked], ui.evidence_view, **LIGHT)
+        for kind, button in ui.exports.items():
+            write = partial(evidence.on_export, kind)
+            saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)
+            saved.success(None, js=DOWNLOAD)
+        filmed = [ui.film, ui.film_notes]
+        # beside the queue of the model, which is free while pictures are drawn
+        ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **EXPLAIN)
 
     def ask(
         self, video: str | None, audio: str | None, question: str, senses: list[str] | None,

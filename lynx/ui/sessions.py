@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from lynx.ui.models import ModelCache
 from lynx.ui.types import AUDIO, Clip, Request, Setup
 
 if TYPE_CHECKING:
+    from lynx.model import Lynx
     from lynx.session import Session
     from lynx.types import Frames
 
@@ -33,22 +34,13 @@ class SessionCache:
 
     def open(self, request: Request) -> "tuple[Session, tuple[str, ...]]":
         """The session of this conversation about this clip, switched as asked, and notes on its media."""
-        from lynx.session import Session
-
         model = self.models.get(request.setup)
         media, notes = self.media(request)
         on = [sense for sense in request.senses if sense in media]
         key = (request.conversation, request.setup, request.clip)
         session = self._sessions.get(key)
         if session is None or session.model is not model or not set(on) <= set(session.media):
-            moments = request.clip.moments
-            try:
-                session = Session(model, media, moments)
-            except MediaError:  # a bad file of a sense that is off is ignored
-                if len(on) == len(media):
-                    raise
-                session = Session(model, {sense: media[sense] for sense in on}, moments)
-            self._sessions[key] = session
+            session = self._sessions[key] = self._make(model, media, on, request)
         self._sessions.move_to_end(key)
         self._drop(list(self._sessions)[:-SESSIONS_KEPT])
         session.senses = {sense: sense in on for sense in session.media}
@@ -57,6 +49,31 @@ class SessionCache:
             session.history.append({"role": "user", "content": question})
             session.history.append({"role": "assistant", "content": answer})
         return session, notes
+
+    def alone(self, request: Request) -> "Session":
+        """A session like the conversation's, which is left as it is and may be answering meanwhile.
+
+        Raises: LynxError where a sense that is on has no media any more.
+        """
+        media, _ = self.media(request)
+        if gone := [sense for sense in request.senses if sense not in media]:
+            raise MediaError(f"there is nothing to read {', '.join(gone)} from any more: ask again")
+        session = self._make(self.models.get(request.setup), media, request.senses, request)
+        session.senses = {sense: sense in request.senses for sense in session.media}
+        return session
+
+    @staticmethod
+    def _make(
+        model: "Lynx", media: dict[str, MediaSource], on: Sequence[str], request: Request
+    ) -> "Session":
+        from lynx.session import Session
+
+        try:
+            return Session(model, media, request.clip.moments)
+        except MediaError:  # a bad file of a sense that is off is ignored
+            if len(on) == len(media):
+                raise
+            return Session(model, {sense: media[sense] for sense in on}, request.clip.moments)
 
     def media(self, request: Request) -> tuple[dict[str, MediaSource], tuple[str, ...]]:
         """The source of each sense, on or off. A track the video lacks is a note, a bad file an error."""

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lynx.errors import MediaError
+from lynx.errors import LynxError, MediaError
+from lynx.evidence.methods import ATTRIBUTION
 from lynx.modalities.multi_view import View
 from lynx.modalities.video import Video
 from lynx.types import VIDEO, FileSource, MediaSource, Moments, Recording, seconds_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lynx.types import Frames
-    from lynx.visualization.drawing import Curve
+    from lynx.evidence.record import Record
+    from lynx.types import Frames, Message
 
 EMBEDDED = "lynx-tiny"
 DEFAULT = " (default)"
@@ -189,6 +188,15 @@ class Request:
     question: str = ""
     strict: bool = False  # whether it is an error, and no note, that a sense finds nothing in the video
 
+    @property
+    def messages(self) -> "list[Message]":
+        """The conversation, which ends in the question."""
+        said: list[Message] = []
+        for question, answer in self.history:
+            said.append({"role": "user", "content": question})
+            said.append({"role": "assistant", "content": answer})
+        return [*said, {"role": "user", "content": self.question.strip()}]
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -201,15 +209,54 @@ class Preview:
     part: tuple[float, float] | None = None  # seconds of the recording, where not all of it is looked at
 
 
-@dataclass(frozen=True)
-class EvidenceView:
-    """What an answer rests on: at index 0 of each tuple the whole of it, then word by word."""
+Chosen = tuple[int | None, str]
+"""What is looked at of an answer: the index of a word, None for all of it, and the name of a method."""
+WHOLE: Chosen = (None, ATTRIBUTION)
 
-    words: tuple[str, ...]
-    shares: tuple[Mapping[str, float], ...]
-    curves: "tuple[Mapping[str, Curve], ...]"
-    maps: "tuple[Mapping[str, Tensor], ...]"
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    """An answer as its model gave it: enough to look into it again, in any process.
+
+    request: its question, with the senses that were used. ids: its tokens. weights: digests of the adapters.
+    """
+
+    request: Request
+    ids: tuple[int, ...]
+    weights: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceView:
+    """What an answer rests on, on the CPU; whoever shows the answer holds the same object.
+
+    given: the answer that it is of. record: see `lynx.evidence.record`; what is computed later joins it.
+    frames: small pictures of each sense. part: seconds of the recording, where not all was looked at.
+    problems: why something could not be computed.
+    """
+
+    given: GivenAnswer
+    record: "Record"
     frames: "Mapping[str, Frames]"
+    part: tuple[float, float] | None = None
+    problems: dict[Chosen, str] = field(default_factory=dict)
+
+    def known(self, chosen: Chosen) -> bool:
+        """Whether this was computed already."""
+        return any((each["word"], each["method"]) == chosen for each in self.record["attributions"])
+
+    def join(self, found: "Record") -> None:
+        """Add what was computed, one of a record's "attributions", once.
+
+        Raises: LynxError where it is of other moments, as when memory ran out in between.
+        """
+        chosen = (found["word"], found["method"])
+        for sense, moments in found["values"].items():
+            if len(moments) != len(self.record["senses"][sense]["times"]):
+                raise LynxError("the clip is looked at in another way than for this answer: ask again")
+        self.problems.pop(chosen, None)
+        if not self.known(chosen):
+            self.record["attributions"].append(found)
 
 
 @dataclass(frozen=True)
@@ -236,20 +283,21 @@ class ChatTurn:
     clip: Clip
     chips: str = ""
     notes: tuple[str, ...] = ()
+    evidence: EvidenceView | None = None
+    senses: tuple[Sense, ...] = ()  # of the model
 
 
 @dataclass(frozen=True)
 class Chat:
     """One conversation: what a visitor's page remembers between clicks.
 
-    key: its name in the engine, empty until the page has loaded. evidence: that of the last answer.
+    key: its name in the engine, empty until the page has loaded.
     """
 
     key: str
     setup: Setup
     senses: tuple[Sense, ...] = (PICTURE,)
     turns: tuple[ChatTurn, ...] = ()
-    evidence: EvidenceView | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -269,3 +317,14 @@ class Chat:
                 break
             kept.append((turn.question, turn.answer))
         return tuple(reversed(kept))
+
+    def find(self, evidence: EvidenceView | None) -> ChatTurn | None:
+        """The turn that this evidence is of, if the conversation still has it."""
+        return next((turn for turn in self.turns if evidence and turn.evidence is evidence), None)
+
+    def latest(self, setup: Setup, clip: Clip) -> EvidenceView | None:
+        """What the latest answer about this clip, with this model, rests on."""
+        for turn in reversed(self.turns):
+            if (turn.setup, turn.clip) == (setup, clip):
+                return turn.evidence
+        return None

@@ -2,30 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import exp, log
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from lynx.errors import LynxError
-from lynx.evidence.attribution import TEXT
 from lynx.types import VIDEO
 from lynx.ui import types
+from lynx.ui.evidence_view import evidence_html
 from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup
 from lynx.visualization import drawing
-from lynx.visualization.timeline import MANY, timeline
+from lynx.visualization.timeline import timeline
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lynx.types import Frames
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
-LOG_TWO, LOG_MILLION = log(2), log(1e6)
 HEADER = """
 <div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip, its sound and whatever else
 was recorded, and see what each word of the answer rests on.</p></div>
@@ -44,14 +39,16 @@ DEPTH_UNITS = [
 FIELDS = {"--depth-unit": "'Depth unit'", "--depth-up": "'Up axis'"}
 """What options of the command line, which notes name, are called on the page."""
 SEEN = "What the model really sees and hears"
-RESTS_ON = "Attention over the frames, over the sound and over time"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>What sound do you hear?</i>"
 EVIDENCE_HEADER = """
 <h2>What the answer rests on</h2>
-<p>The model's attention while it said the chosen word. Bars and curve compare the senses; colors show where
-it lay within each of them. An indication, not a proof.</p>
+<p>How much more likely, or less, each sense, each moment and each part of a picture makes the chosen word,
+compared with a clip in which there is nothing to see or hear.</p>
 """
+NO_EVIDENCE = '<div class="note">Ask about a clip, and what the answer rests on stands here.</div>'
+SENTENCES: dict[str, str] = {}
+"""By method: what it shows, and how often it is right in the miniature world."""
 MAP = "Tokens of the clip's senses among words and tokens of other videos"
 INTERFACE_HEADER = """
 <h2>Where the senses lie in the model's space</h2>
@@ -163,18 +160,6 @@ def forecast(text: str) -> str:
     return f'<div class="budget"><div>{escape(_capital(text))}.</div></div>'
 
 
-def shares(evidence: EvidenceView, index: int, labels: Mapping[str, str]) -> str:
-    """How much the chosen word rests on each sense and on the conversation's words."""
-    labels = {**labels, TEXT: "words"}
-    rows = "".join(
-        f'<div class="share"><span>{escape(labels.get(sense, sense))}</span>'
-        f'<div class="bar"><i style="width:{100 * value:.1f}%;background:{_css(sense)}"></i></div>'
-        f"<b>{100 * value:.0f} %</b></div>"
-        for sense, value in evidence.shares[index].items()
-    )
-    return f'<div class="shares">{rows}</div>'
-
-
 def comparison(question: str, answer: str, without: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """The answer with all that is on, and beside it those without each sense; marked where they differ."""
     words = [labels.get(sense, sense) for sense in without]
@@ -200,48 +185,57 @@ def sentence(problem: LynxError | str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
-def word_choices(evidence: EvidenceView | None) -> list[tuple[str, int]]:
-    """The answer's words to choose from; 0 is all of them together."""
-    if evidence is None:
-        return []
-    words = [(word, i) for i, word in enumerate(evidence.words, start=1)]
-    return words if len(words) == 1 else [("whole answer", 0), *words]
+def evidence(shown: EvidenceView | None, loading: str = "", problem: str = "") -> str:
+    """What an answer rests on, for the viewer; nothing where there is none."""
+    if shown is None:
+        return ""
+    record = shown.record
+    stretched = tuple(name for name, sense in record["senses"].items() if sense.get("spectrogram"))
+    return evidence_html(
+        record, shown.frames, chosen=first_choice(shown)[0], loading=loading, part=shown.part, stretched=stretched,
+        sentences=SENTENCES, notice=problem,
+    )
 
 
-def hidden(drops: Mapping[str, float], labels: Mapping[str, str]) -> str:
-    """How much less likely the answer is without each sense. drops: in log-probability."""
-    needed = {sense: drop for sense, drop in drops.items() if drop >= LOG_TWO}
-    parts = []
-    for sense, drop in needed.items():
-        factor = f"{exp(drop):,.0f}" if drop < LOG_MILLION else "over a million"
-        parts.append(f"Without the {labels.get(sense, sense)} the answer is {factor} times less likely.")
-    if idle := [labels.get(sense, sense) for sense in drops if sense not in needed]:
-        senses = " or the ".join(filter(None, (", the ".join(idle[:-1]), idle[-1])))
-        parts.append(f"Without the {senses} the answer stays as likely.")
-    return f'<div class="hidden-check">{escape(" ".join(parts))}</div>' if parts else ""
+def first_choice(shown: EvidenceView | None) -> types.Chosen:
+    """What is looked at first: the whole answer, or its only word."""
+    only = shown is not None and len(shown.record["words"]) == 1
+    return (0, types.WHOLE[1]) if only else types.WHOLE
+
+
+def answer_choices(turns: Sequence[ChatTurn]) -> list[tuple[str, int]]:
+    """The answers of the conversation whose evidence can be looked at."""
+    return [
+        (f"{number + 1}. {_short(turn.question)} – {_short(turn.answer)}", number)
+        for number, turn in enumerate(turns)
+        if turn.evidence is not None
+    ]
+
+
+def _short(text: str, letters: int = 48) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+def turn_of_message(turns: Sequence[ChatTurn], index: int) -> int | None:
+    """The turn whose question or answer is this message of `messages`; None for a line between two."""
+    at = 0
+    for number, (before, turn) in enumerate(zip((None, *turns), turns, strict=False)):
+        at += bool(before) and (turn.setup, turn.clip) != (before.setup, before.clip)
+        if at <= index <= at + 1:
+            return number
+        at += 2
+    return None
 
 
 def seen(preview: Preview, senses: Sequence[Sense]) -> Image.Image | None:
     """What the model looks at, all senses on one time axis."""
-    lanes = _lanes(senses, preview.frames, {})
-    return timeline(lanes, width=SEEN_WIDTH) if lanes else None
-
-
-def rests_on(evidence: EvidenceView, index: int, senses: Sequence[Sense]) -> Image.Image | None:
-    """Where attention lay when the chosen word was said: over the frames, over the sound, over time."""
-    lanes = _lanes(senses, evidence.frames, evidence.maps[index])
-    curves = [evidence.curves[index][lane.sense] for lane in lanes]
-    return timeline(lanes, curves, per_row=8 if len(lanes) <= MANY else 16) if lanes else None
-
-
-def _lanes(
-    senses: Sequence[Sense], frames: "Mapping[str, Frames]", maps: "Mapping[str, Tensor]"
-) -> list[drawing.Lane]:
-    return [
-        drawing.Lane(name, sense.label, frames[name], maps.get(name), fill=sense.takes == types.AUDIO)
+    lanes = [
+        drawing.Lane(name, sense.label, preview.frames[name], fill=sense.takes == types.AUDIO)
         for sense in senses
-        if (name := sense.name) in frames
+        if (name := sense.name) in preview.frames
     ]
+    return timeline(lanes, width=SEEN_WIDTH) if lanes else None
 
 
 def _css(sense: str) -> str:
