@@ -15,9 +15,9 @@ from lynx.ui.engine import (
     seconds_to_answer_and_explain,
     seconds_to_compare,
 )
-from lynx.ui.evidence_panel import EvidencePanel
+from lynx.ui.evidence_panel import COMPUTING, EvidencePanel
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import WHOLE, Chat, ChatTurn, EvidenceView, Reply
+from lynx.ui.types import Chat, ChatTurn, EvidenceView, Reply
 
 
 class ChatPanel:
@@ -72,12 +72,12 @@ class ChatPanel:
         chips = views.chips(new, chat.labels, stopped)
         turn = replace(turn, answer=reply.answer, chips=chips, notes=reply.notes, evidence=reply.evidence)
         chat = replace(chat, turns=(*chat.turns, turn))
-        return {
-            ui.chat: chat,
-            ui.chatbot: views.messages(chat.turns),
-            ui.shown: reply.evidence,
-            **self._answering(False),
-        }
+        # in one call with the answer, as on ZeroGPU, follows what it rests on
+        evidence = {ui.shown: reply.evidence} if self.in_process else self.evidence.show(
+            chat, reply.evidence, COMPUTING
+        )
+        said = {ui.chat: chat, ui.chatbot: views.messages(chat.turns)}
+        return {**said, **evidence, **self._answering(False)}
 
     @staticmethod
     def _explain(view: EvidenceView | None, pieces: Iterator[Any]) -> None:
@@ -88,7 +88,7 @@ class ChatPanel:
             for found in pieces:
                 view.join(found)
         except LynxError as error:  # the answer stays
-            view.problems[WHOLE] = views.sentence(error)
+            view.problems[view.first] = views.sentence(error)
 
     def _answering(self, busy: bool) -> Update:
         return {self.ui.send: gr.update(visible=not busy), self.ui.stop: gr.update(visible=busy)}

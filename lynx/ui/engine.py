@@ -24,7 +24,6 @@ from lynx.ui.types import (
     AUDIO,
     DEPTH,
     VIEW,
-    WHOLE,
     Chosen,
     EvidenceView,
     GivenAnswer,
@@ -112,7 +111,7 @@ class Engine:
             reply = piece
             yield piece
         if isinstance(reply, Reply) and (view := reply.evidence) is not None:
-            yield self.explain(view.given, WHOLE)
+            yield self.explain(view.given, view.first)
 
     def _evidence(self, session: "Session", request: Request) -> EvidenceView | None:
         """What the session's last answer rests on, as far as it was recorded with it."""
@@ -197,11 +196,16 @@ class Engine:
         return write_film(session, self.downloads.path(given.request.conversation, "answer.mp4"), word)
 
     def export(self, view: EvidenceView, chosen: Chosen, kind: str) -> Path:
-        return write_film(session, self.downloads.path(given.request.conversation, "answer.mp4"), word)
+        """Write all that is known of an answer as "json" or "csv", or what is shown as "png".
+
+        Raises: LynxError where that is still being computed.
+        """
         from lynx.visualization.export import write_record
 
         path = self.downloads.path(view.given.request.conversation, f"evidence.{kind}")
         word, method = chosen
+        if not view.known(chosen):
+            raise LynxError("this is still being computed: wait until it is shown")
         shown = {"words": [word], "methods": [method]} if kind == "png" else {}
         write_record(view.record, path, view.frames, **shown)
         return path

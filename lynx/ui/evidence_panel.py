@@ -14,10 +14,11 @@ from lynx.errors import LynxError
 from lynx.ui import views
 from lynx.ui.engine import Engine, seconds_needed, seconds_to_explain
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import Chat, Chosen, Clip, EvidenceView, Request, Setup
+from lynx.ui.types import WHOLE, Chat, Chosen, Clip, EvidenceView, Request, Setup
 
 Asked = tuple[EvidenceView, Chosen] | None
 """What is to be computed, and for which answer."""
+COMPUTING = "Computing what it rests on …"
 
 
 class EvidencePanel:
@@ -34,10 +35,11 @@ class EvidencePanel:
         ui, choices = self.ui, views.answer_choices(chat.turns)
         at = next((i for i, turn in enumerate(chat.turns) if shown and turn.evidence is shown), None)
         several = len(choices) > (at is not None)  # one may be of a clip before
+        problem = shown.problems.get(shown.first, "") if shown else ""
         return {
             ui.shown: shown,
-            ui.chosen: views.first_choice(shown),
-            ui.evidence_view: views.evidence(shown, loading),
+            ui.chosen: shown.first if shown else WHOLE,
+            ui.evidence_view: views.evidence(shown, loading, problem),
             ui.evidence: gr.update(visible=shown is not None),
             ui.which: gr.update(choices=choices, value=at, visible=several),
             ui.nothing: gr.update(visible=not choices),
@@ -49,8 +51,8 @@ class EvidencePanel:
     ) -> Update:
         """Show the new answer's evidence, unless the clip was changed while it was given."""
         turn = chat.find(shown)
-        of_desk = turn and (on_desk is None or (turn.setup, turn.clip) == on_desk)
-        return self.show(chat, shown if of_desk else None)
+        changed = turn and turn is chat.turns[-1] and on_desk not in (None, (turn.setup, turn.clip))
+        return self.show(chat, shown if turn and not changed else None)
 
     def on_clip(self, *given: Any) -> Update:
         """Take the evidence away as soon as the clip or the model is another, or show what is of that one."""
@@ -101,7 +103,9 @@ class EvidencePanel:
         ui = self.ui
         if asked is None or shown is not asked[0]:
             return {ui.evidence_view: gr.skip()}
-        return {ui.evidence_view: views.evidence(shown, problem=shown.problems.get(asked[1], ""))}
+        problem = shown.problems.get(asked[1], "")
+        waits = not problem and not shown.known(asked[1])  # a word that was chosen meanwhile
+        return {ui.evidence_view: views.evidence(shown, COMPUTING if waits else "", problem)}
 
     def on_export(self, kind: str, shown: EvidenceView | None, chosen: Chosen) -> Update:
         """Write what is known of the answer, or the picture of what is shown, as a file to download."""

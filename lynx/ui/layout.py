@@ -34,11 +34,11 @@ class Layout:
                 self._media()
             with gr.Column(scale=6, min_width=320, elem_id="right"):
                 self._conversation()
-        with gr.Tabs(elem_id="study"):
-            with gr.Tab("Evidence"):
-                self._evidence()
-            with gr.Tab("Interface") as self.interface:
-                self._interface()
+                with gr.Tabs(elem_id="study"):
+                    with gr.Tab("Evidence"):
+                        self._evidence()
+                    with gr.Tab("Interface") as self.interface:
+                        self._interface()
         # what `/ask` takes and gives: components, because they check that a file is an upload
         self.endpoint = gr.Button(visible=False)
         self.given = [
@@ -179,11 +179,12 @@ class Layout:
             self.evidence_view = EvidenceViewer(elem_id="evidence-view")
             with gr.Row(elem_id="export"):
                 button = {"size": "sm", "min_width": 72}
-                kinds = {"png": "Picture", "csv": "CSV", "json": "JSON"}
+                gr.HTML("Save", elem_id="save")
+                kinds = {"png": "Picture", "csv": "Table", "json": "JSON"}
                 self.exports = {
                     kind: gr.Button(label, elem_id=f"save-{kind}", **button) for kind, label in kinds.items()
                 }
-                self.make_film = gr.Button("Make a film of it", elem_id="make-film", **button)
+                self.make_film = gr.Button("Film", elem_id="make-film", **button)
                 self.download = gr.DownloadButton(visible="hidden", elem_id="download")
             self.film_notes = gr.HTML(elem_id="film-notes")
             self.film = gr.Video(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.methods import ATTRIBUTION
@@ -240,6 +241,12 @@ class EvidenceView:
     frames: "Mapping[str, Frames]"
     part: tuple[float, float] | None = None
     problems: dict[Chosen, str] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: uuid4().hex)  # tells equal answers apart
+
+    @property
+    def first(self) -> Chosen:
+        """What is looked at first: the whole answer, or its only word."""
+        return (0, ATTRIBUTION) if len(self.record["words"]) == 1 else WHOLE
 
     def known(self, chosen: Chosen) -> bool:
         """Whether this was computed already."""

@@ -189,18 +189,12 @@ def evidence(shown: EvidenceView | None, loading: str = "", problem: str = "") -
     """What an answer rests on, for the viewer; nothing where there is none."""
     if shown is None:
         return ""
-    record = shown.record
+    record, (word, method) = shown.record, shown.first
     stretched = tuple(name for name, sense in record["senses"].items() if sense.get("spectrogram"))
     return evidence_html(
-        record, shown.frames, chosen=first_choice(shown)[0], loading=loading, part=shown.part, stretched=stretched,
-        sentences=SENTENCES, notice=problem,
+        record, shown.frames, chosen=word, method=method, loading=loading, part=shown.part,
+        stretched=stretched, sentences=SENTENCES, notice=problem, key=shown.key,
     )
-
-
-def first_choice(shown: EvidenceView | None) -> types.Chosen:
-    """What is looked at first: the whole answer, or its only word."""
-    only = shown is not None and len(shown.record["words"]) == 1
-    return (0, types.WHOLE[1]) if only else types.WHOLE
 
 
 def answer_choices(turns: Sequence[ChatTurn]) -> list[tuple[str, int]]:
