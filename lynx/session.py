@@ -16,12 +16,12 @@ import torch
 from transformers import DynamicCache, TextIteratorStreamer
 
 from lynx.backbones.attention import RowRecorder, recording
-from lynx.backbones.decoding import generate, stream_text
+from lynx.backbones.decoding import NextTokens, generate, stream_text
 from lynx.backbones.kv_cache import KvCache, prompt_labels
 from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.errors import LynxError, MediaError
+from lynx.evidence.attention import behind_media
 from lynx.evidence.evidence import Evidence, answer_evidence
-from lynx.evidence.hiding import occlusion
 from lynx.evidence.replay import Answered, weights_of
 from lynx.modalities.inspection import notes_of
 from lynx.streams.budget import part_of, plan
@@ -182,13 +182,12 @@ class Session:
         pictures, as fractions. Above 0: the answer rests on it.
         Raises: LynxError where there is no answer, or the sense was not used for it.
         """
-        evidence = self.evidence
-        if evidence is None or evidence.answered is None or sense not in self.used:
+        if self.evidence is None:
             raise LynxError(f"there is no answer that used {sense!r} yet")
         if self.history != self._answered_history:
             raise LynxError("the last answer is no longer that of the conversation: ask again")
-        with self._answering(), evidence.answered.replay() as replay:
-            return occlusion(replay, range(len(evidence.answered.ids)), sense, window, region)
+        with self._answering():
+            return self.evidence.hidden(None, sense, window, region)
 
     # --- encode -> compose -> generate -> evidence ------------------------------------------------
 
@@ -230,15 +229,13 @@ class Session:
             known = model.kv_caches.take(self, senses, loras, labels)
             config = backbone.model.config.get_text_config()
             cache = known.cache if known else DynamicCache(config=config)  # (1, Hkv, s, d) a layer, s < S
-            # The token behind the media has seen them and not yet the question: the baseline of the evidence.
-            behind = max((int(span[-1]) + 1 for span in prompt.spans.values()), default=None)
-            rows = RowRecorder(behind)
+            rows, said = RowRecorder(behind_media(prompt.spans)), NextTokens()
             with recording(backbone, text_rows=rows):
-                new = generate(backbone, prompt, cache=cache, stop=self._stop, **options)  # (1, n)
-            ids = new[0]
-            baseline = rows.prompt_row()  # (S + n - 1,)
-            if baseline is None and known:  # that position came from the cache: recorded when it was filled
-                baseline = known.baseline
+                new = generate(backbone, prompt, cache=cache, stop=self._stop, next_tokens=said, **options)
+            ids = new[0]  # (n,)
+            baseline = known.baseline if known else None  # where its position came from the cache
+            if (before := rows.prompt_rows()) is not None:
+                baseline = before[0]  # (S + n - 1,)
             # The last token was never fed back: the cache holds S + n - 1 positions.
             kept = KvCache(cache, [*labels, *ids[:-1].tolist()], loras, baseline)
             model.kv_caches.keep(self, senses, kept)
@@ -257,7 +254,7 @@ class Session:
                 self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
             answered = Answered(model, messages, streams, ids, weights)
             attention = rows.rows()  # (n, S + n - 1)
-            self.evidence = answer_evidence(backbone.tokenizer, prompt, answered, attention, baseline)
+            self.evidence = answer_evidence(prompt, answered, attention, baseline, said.of(ids))
             self._answered_history = list(self.history)
 
         return text, join

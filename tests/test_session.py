@@ -183,48 +183,6 @@ def test_each_added_sense_is_left_out_in_turn_and_the_conversation_loses_nothing
         chat.compare()
 
 
-def test_evidence_covers_the_answer_the_senses_and_their_grids(chat):
-    answer = chat.ask("what is it ?", max_new_tokens=8)
-    evidence = chat.evidence
-    assert "".join(evidence.tokens).strip() == answer
-    assert sum(evidence.share(0).values()) == pytest.approx(1) and set(evidence.share()) == {
-        "video",
-        "audio",
-        "text",
-    }
-    times, values = evidence.attribution(0, "attention").curve("audio")
-    assert torch.allclose(times, chat.plan.times) and values.shape == (6,)
-    assert evidence.attribution(None, "attention").heatmap("video").shape == (6, 4, 4)
-    first = evidence.attention.baseline
-    chat.ask("and now ?", max_new_tokens=8)
-    assert torch.equal(chat.evidence.attention.baseline, first)  # they were not computed again
-
-
-def test_occlusion_measures_what_hiding_a_sense_does_to_the_answer(chat):
-    with pytest.raises(LynxError, match="no answer"):
-        chat.occlusion("audio")
-    chat.ask("what is it ?", max_new_tokens=8)
-    whole = chat.occlusion("audio")
-    parts = [chat.occlusion("audio", window) for window in ((0.0, 2.0), (2.0, 4.0))]
-    assert whole != 0 and parts[0] != parts[1]
-    assert chat.occlusion("audio", (9.0, 10.0)) == 0
-    audio = chat.evidence.streams["audio"]
-    black = replace(audio.frames, pixels=torch.zeros_like(audio.frames.pixels))
-    blank = chat.model.encode("audio", black).tokens[:-1].mean(dim=0).expand_as(audio.tokens[:-1])
-    chat.evidence.answered.streams["audio"] = replace(audio, tokens=torch.cat([blank, audio.tokens[-1:]]))
-    assert chat.occlusion("audio") == pytest.approx(0, abs=1e-4)  # what is black already cannot be hidden
-
-
-def test_occlusion_is_of_the_answer_that_ends_the_history(chat):
-    chat.ask("what is it ?", max_new_tokens=4)
-    chat.undo()
-    with pytest.raises(LynxError, match="ask again"):
-        chat.occlusion("audio")
-    chat.ask("what is it ?", max_new_tokens=4)
-    chat.history = [dict(message) for message in chat.history]  # as the app keeps it
-    assert chat.occlusion("audio") != 0
-
-
 def test_the_budget_is_known_before_anything_is_read(model):
     budget = plan(model, {"video": clip(), "audio": sound()}, Moments(10))
     assert dict(budget.tokens) == {"video": 161, "audio": 161} and budget.frames == 10

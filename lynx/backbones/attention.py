@@ -9,7 +9,7 @@ state, and whichever thread runs the model meets them. The output projection bel
 Axis letters: B batch, Hq query heads, Hkv key heads, d width of a head, n queries, S keys (cache included).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,6 +29,9 @@ the name does transformers make one call a layer and say where each sequence beg
 
 VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None]
 """(layer, module, query (B, H, n, d), key, value, output (B, n, H, d)), before the output projection."""
+
+Queries = tuple[Tensor, tuple[int, ...]]
+"""(1, Hq, n, d), and how many keys each of the n may see."""
 
 _RECORDER = "lynx_attention_recorder"
 """Attribute of an attention module that is being recorded: called with the tensors of each of its calls."""
@@ -85,63 +88,68 @@ class RowRecorder:
     """The attention row of the last query of every call of the LLM: one row for each generated token.
 
     While the model runs only those queries are kept (a few kilobytes a token) and the last key tensor of each
-    layer, which holds all earlier ones. The rows are computed once, at the end, by `rows`. Batch size 1.
+    layer, which holds all earlier ones. The rows are computed once, when asked for. Batch size 1.
 
-    position: a prompt position whose row is recorded too, unless it comes from a KV cache.
+    positions: of the prompt, whose rows are recorded too, unless one of them comes from a KV cache.
     """
 
-    def __init__(self, position: int | None = None) -> None:
-        self.position = position
-        self._queries: dict[int, list[tuple[Tensor, int]]] = {}  # per layer: (1, Hq, 1, d), keys it may see
-        self._extra: dict[int, list[tuple[Tensor, int]]] = {}  # the same of `position`
+    def __init__(self, positions: Sequence[int] = ()) -> None:
+        self.positions = list(positions)
+        self._steps: dict[int, list[Queries]] = {}  # per layer
+        self._prompt: dict[int, list[Queries]] = {}  # the same of `positions`
         self._keys: dict[int, tuple[Tensor, float]] = {}  # per layer: (1, Hkv, S, d), scaling
 
     def record(
-        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, *_: Tensor, scaling: float | None
+        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor, *,
+        scaling: float | None,
     ) -> None:
-        """Keep what `rows` needs of one layer's call; for a decoding step two references, no copies."""
+        """Keep what the rows need of one layer's call; for a decoding step two references, no copies."""
         n, total = query.shape[2], key.shape[2]
         self._keys[layer] = (key, scaling if scaling is not None else query.shape[-1] ** -0.5)
-        queries = self._queries.setdefault(layer, [])
+        steps = self._steps.setdefault(layer, [])
         if n == 1:
-            queries.append((query, total))
+            steps.append((query, (total,)))
             return
         # Copied from a whole prompt: a view would keep all of its queries alive.
-        queries.append((query[:, :, -1:].clone(), total))
-        if self.position is not None:
-            local = self.position - (total - n)  # the first total - n keys come from the cache
-            if 0 <= local < n:
-                self._extra[layer] = [(query[:, :, local : local + 1].clone(), self.position + 1)]
+        steps.append((query[:, :, -1:].clone(), (total,)))
+        local = [position - (total - n) for position in self.positions]  # the first total - n are cached
+        if local and 0 <= min(local) and max(local) < n:
+            visible = tuple(position + 1 for position in self.positions)
+            self._prompt[layer] = [(query[:, :, local], visible)]
 
-    def rows(self) -> Tensor:
-        """Attention of each step, the mean over layers and heads: (steps, S) float32; rows sum to 1.
+    def rows(self, layers: Sequence[int] | None = None) -> Tensor:
+        """Attention of each step, the mean over heads and layers: (steps, S) float32; rows sum to 1.
 
-        A key that a step could not see yet (the tokens generated after it) has 0.
+        A key that a step could not see yet (the tokens generated after it) has 0. layers: all if not given.
         """
-        return self._mean_rows(self._queries)
+        return self._mean(self._steps, layers)
 
-    def prompt_row(self) -> Tensor | None:
-        """The row (S,) of `position`, 0 behind it; None where there is none or it came from a cache."""
-        return self._mean_rows(self._extra)[0] if self._extra else None
+    def prompt_rows(self, layers: Sequence[int] | None = None) -> Tensor | None:
+        """The rows (positions, S); None where there are no positions or one of them came from a cache."""
+        return self._mean(self._prompt, layers) if self._prompt else None
 
     @torch.no_grad()
-    def _mean_rows(self, queries: dict[int, list[tuple[Tensor, int]]]) -> Tensor:
-        """Attention (steps, S) float32, on the CPU, of each query over the keys that it may see."""
+    def _mean(self, queries: dict[int, list[Queries]], layers: Sequence[int] | None) -> Tensor:
+        """Mean attention (steps, S) float32, on the CPU, of each query over the keys that it may see."""
         if not queries:
             raise RuntimeError("no attention was recorded: run the model inside `with recording(...)`")
         total = torch.zeros(())
-        for layer, steps in queries.items():
-            key, scaling = self._keys[layer]
-            n_kv, n_keys, width = key.shape[1:]
-            stacked = torch.cat([query for query, _ in steps], dim=2)[0].transpose(0, 1)  # (steps, Hq, d)
-            grouped = stacked.float().unflatten(1, (n_kv, -1)).transpose(0, 1)  # (Hkv, steps, group, d)
-            scores = grouped.reshape(n_kv, -1, width) @ key[0].float().transpose(1, 2) * scaling
-            scores = scores.view(n_kv, len(steps), -1, n_keys)  # (Hkv, steps, group, S)
-            visible = torch.tensor([n for _, n in steps], device=key.device)
-            hidden = torch.arange(n_keys, device=key.device) >= visible[:, None]  # (steps, S)
-            scores = scores.masked_fill(hidden[None, :, None], float("-inf"))
-            total = total + scores.softmax(dim=-1).mean(dim=(0, 2)).cpu()  # (steps, S)
-        return total / len(queries)
+        layers = list(queries) if layers is None else layers
+        for layer in layers:
+            total = total + self._weights(layer, queries[layer]).mean(dim=(0, 2)).cpu()  # (steps, S)
+        return total / len(layers)
+
+    def _weights(self, layer: int, queries: list[Queries]) -> Tensor:
+        """Attention of one layer, its heads in groups that share keys: (Hkv, steps, group, S) float32."""
+        key, scaling = self._keys[layer]
+        n_kv, n_keys, width = key.shape[1:]
+        stacked = torch.cat([query for query, _ in queries], dim=2)[0].transpose(0, 1)  # (steps, Hq, d)
+        grouped = stacked.float().unflatten(1, (n_kv, -1)).transpose(0, 1)  # (Hkv, steps, group, d)
+        scores = grouped.reshape(n_kv, -1, width) @ key[0].float().transpose(1, 2) * scaling
+        scores = scores.view(n_kv, len(stacked), -1, n_keys)  # (Hkv, steps, group, S)
+        visible = torch.tensor([n for _, each in queries for n in each], device=key.device)
+        hidden = torch.arange(n_keys, device=key.device) >= visible[:, None]  # (steps, S)
+        return scores.masked_fill(hidden[None, :, None], float("-inf")).softmax(dim=-1)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import (
     Cache,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -18,6 +20,9 @@ from transformers import (
 from lynx import compat
 from lynx.backbones.base import Backbone
 from lynx.types import Prompt
+
+OTHERS = 5
+"""Number of other candidates that are kept for each token of an answer."""
 
 
 class StopOnEvent(StoppingCriteria):
@@ -31,6 +36,41 @@ class StopOnEvent(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
+class NextTokens(LogitsProcessor):
+    """How probable each generated token was, and which others were; changes nothing.
+
+    transformers runs it behind the checkpoint's own processors (repetition penalty, suppressed tokens), which
+    are part of how that model speaks, and before temperature and truncation. So these are the probabilities
+    that a greedy answer goes by, also where tokens are drawn.
+
+    A few numbers a token are kept, and the scores (B, V) of the last step. Batch size 1.
+    """
+
+    def __init__(self) -> None:
+        self._said: list[Tensor] = []  # (1,) log-probability of each token but the last
+        self._best: list[tuple[Tensor, Tensor]] = []  # of each step: (OTHERS + 1,) log-probabilities, ids
+        self._last: Tensor | None = None  # (V,) log-probabilities of the last step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns `scores` (1, V) as they are; input_ids (1, S) end in the token of the step before."""
+        if self._last is not None:
+            self._said.append(self._last[input_ids[0, -1:]])
+        self._last = scores[0].float().log_softmax(dim=-1)
+        self._best.append(self._last.topk(min(OTHERS + 1, len(self._last))))
+        return scores
+
+    def of(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For generated ids (n,): their probabilities (n,); the best others, ids (n, 5); theirs (n, 5)."""
+        if self._last is None or not len(ids):
+            return torch.zeros(0), torch.zeros(0, OTHERS, dtype=torch.long), torch.zeros(0, OTHERS)
+        # On a GPU transformers may have computed a step more than it returns.
+        said = torch.cat([*self._said, self._last[ids[-1:]]])[: len(ids)]
+        best, others = (torch.stack(each)[: len(ids)] for each in zip(*self._best, strict=True))
+        itself = (others == ids[:, None]).int()
+        kept = itself.argsort(dim=1, stable=True)[:, :OTHERS]  # the token itself comes last
+        return said.exp().cpu(), others.gather(1, kept).cpu(), best.gather(1, kept).exp().cpu()
+
+
 @torch.no_grad()
 def generate(
     backbone: Backbone,
@@ -41,12 +81,14 @@ def generate(
     cache: Cache | None = None,
     streamer: TextIteratorStreamer | None = None,
     stop: threading.Event | None = None,
+    next_tokens: NextTokens | None = None,
 ) -> Tensor:
     """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
 
     temperature: 0 is greedy; above it any token may be drawn.
     cache: filled; a prefix of the prompt that it holds is not computed again.
     stop: set it from another thread to end after the current token.
+    next_tokens: filled with the probabilities of what is said.
     """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
@@ -61,6 +103,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         streamer=streamer,
         stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
+        logits_processor=LogitsProcessorList([next_tokens] if next_tokens is not None else []),
         pad_token_id=backbone.pad_id,
         **sampling,
     )  # (B, S + new)

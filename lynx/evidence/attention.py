@@ -8,11 +8,14 @@ rest is attention because of the question.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from lynx.backbones.attention import RowRecorder, recording
 from lynx.evidence.attribution import TEXT, Attribution
+from lynx.evidence.replay import Replay
 from lynx.types import Stream
 
 
@@ -57,3 +60,30 @@ class AttentionRows:
     def _mean(self, tokens: Sequence[int]) -> Tensor:
         """The mean row (S,) of answer tokens; 0 where there are none."""
         return self.rows[list(tokens)].mean(dim=0) if tokens else self.rows.new_zeros(self.rows.shape[1])
+
+
+def behind_media(spans: Mapping[str, Tensor]) -> list[int]:
+    """The position of the first token behind the media, whose row is the baseline; none without media."""
+    return [max(int(span[-1]) + 1 for span in spans.values())] if spans else []
+
+
+def replayed_attention(
+    replay: Replay, recorded: AttentionRows, tokens: Sequence[int], layers: Sequence[int]
+) -> AttentionRows:
+    """The rows of the answer tokens at these indices, the mean over chosen layers, in their order.
+
+    recorded: of the answer. All layers together give its rows up to rounding: here they come from one pass.
+    """
+    behind = behind_media(replay.spans)
+    recorder = RowRecorder([*predicted_at(replay, tokens), *behind])
+    with torch.no_grad(), recording(replay.backbone, text_rows=recorder):
+        replay.log_probs(replay.inputs, tokens)
+    rows = recorder.prompt_rows(layers)  # (tokens, S), and that of the baseline
+    assert rows is not None, "without a cache all positions are recorded"
+    sinks, baseline = recorded.sinks[: rows.shape[1]], rows[-1] if behind else None
+    return replace(recorded, rows=rows[: len(tokens)], sinks=sinks, baseline=baseline)
+
+
+def predicted_at(replay: Replay, tokens: Sequence[int]) -> list[int]:
+    """The positions at which the answer tokens at these indices are predicted: those before their own."""
+    return [replay.start + token - 1 for token in tokens]

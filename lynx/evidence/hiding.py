@@ -3,13 +3,20 @@
 M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks", 2014 (arXiv 1311.2901).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lynx.evidence.replay import Replay
 from lynx.types import Stream
+
+PASSES = 256
+"""Maximum number of parts that are hidden, over all senses together."""
+AT_ONCE = 8
+"""Number of them in one pass."""
 
 Window = tuple[float, float]
 """Seconds from, to."""
@@ -29,14 +36,92 @@ def part_of_stream(stream: Stream, window: Window | None = None, region: Region 
     return inside
 
 
-@torch.no_grad()
 def occlusion(
     replay: Replay, tokens: Sequence[int], sense: str, window: Window | None = None,
     region: Region | None = None,
 ) -> float:
     """How much the log-probability of answer tokens falls, in nats, where a part of a sense shows nothing."""
     hidden = replay.spans[sense][part_of_stream(replay.streams[sense], window, region)]
-    inputs = replay.inputs.clone()
-    inputs[0, hidden] = replay.blank[0, hidden]
-    whole, rest = (float(replay.log_probs(each, tokens)) for each in (replay.inputs, inputs))
-    return whole - rest
+    whole, rest = (_log_probs(replay, tokens, [places])[0] for places in (hidden[:0], hidden))
+    return float(whole - rest)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What hiding every part of every sense does to some answer tokens, in nats.
+
+    values: by sense (k,) float32, for each token of its stream: how much their log-probability falls when
+    its part is hidden alone, shared evenly among the part's tokens. Below 0: it rises.
+    whole: by sense, how much it falls when all of the sense is hidden.
+    real, blank: it itself with everything shown and with everything hidden.
+    """
+
+    values: dict[str, Tensor]
+    whole: dict[str, float]
+    real: float
+    blank: float
+
+
+def hide_each(replay: Replay, tokens: Sequence[int], passes: int = PASSES) -> Hidden:
+    """Hide each token of each sense alone; larger parts where there are more tokens than `passes`."""
+    parts = divide(replay.streams, passes)
+    places = [replay.spans[sense][part] for sense, mine in parts.items() for part in mine]
+    senses = {sense: replay.spans[sense][part_of_stream(each)] for sense, each in replay.streams.items()}
+    everything = torch.cat([*senses.values(), torch.zeros(0, dtype=torch.long)])  # there may be no sense
+    scores = _log_probs(replay, tokens, [everything[:0], everything, *senses.values(), *places]).tolist()
+    real, blank, *scores = scores
+    whole = {sense: real - scores.pop(0) for sense in senses}
+    values = {sense: torch.zeros(len(span)) for sense, span in replay.spans.items()}
+    for sense, mine in parts.items():
+        for part in mine:
+            values[sense][part] = (real - scores.pop(0)) / len(part)
+    return Hidden(values, whole, real, blank)
+
+
+def divide(streams: Mapping[str, Stream], most: int) -> dict[str, list[Tensor]]:
+    """Each stream's tokens, newlines apart, in parts of neighbors: indices (m,) each.
+
+    At most `most` parts over all senses. Every token is a part where that suffices. Else cells are put
+    together, up to 4 x 4 parts of a picture, then moments, then the rest of the picture.
+    """
+    if not streams:
+        return {}
+    places = {}  # (T, rows, columns): each token's index
+    for sense, stream in streams.items():
+        places[sense] = (~stream.times.isnan()).nonzero().flatten().view(-1, *stream.grid)
+    side, moments = (max(max(each.shape[i:j]) for each in places.values()) for i, j in ((1, 3), (0, 1)))
+    coarse = -(-side // 4)
+    sizes = [(1, cells) for cells in range(1, coarse + 1)]
+    sizes += [(count, coarse) for count in range(2, moments + 1)]
+    sizes += [(moments, cells) for cells in range(coarse + 1, side + 1)]
+    fitting = (size for size in sizes if sum(_count(each, size) for each in places.values()) <= most)
+    size = next(fitting, sizes[-1])
+    return {sense: _blocks(each, size) for sense, each in places.items()}
+
+
+def _count(places: Tensor, size: tuple[int, int]) -> int:
+    """Number of blocks that `_blocks` makes."""
+    moments, cells = size
+    return math.prod(-(-n // each) for n, each in zip(places.shape, (moments, cells, cells), strict=True))
+
+
+def _blocks(places: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """The entries of (T, rows, columns) in blocks of so many moments and of so many cells a side, or less."""
+    moments, cells = size
+    parts = [places]
+    for axis, each in enumerate((moments, cells, cells)):
+        parts = [block for part in parts for block in part.split(each, dim=axis)]
+    return [part.flatten() for part in parts]
+
+
+@torch.no_grad()
+def _log_probs(replay: Replay, tokens: Sequence[int], hidden: Sequence[Tensor]) -> Tensor:
+    """Log-probability of the answer tokens with each of these sets of positions hidden: (sets,) nats."""
+    scores = []
+    for at in range(0, len(hidden), AT_ONCE):
+        some = hidden[at : at + AT_ONCE]
+        inputs = replay.inputs.repeat(len(some), 1, 1)  # (B, S + n, D)
+        for row, places in zip(inputs, some, strict=True):
+            row[places] = replay.blank[0, places]
+        scores.append(replay.log_probs(inputs, tokens))
+    return torch.cat(scores).cpu()

@@ -23,7 +23,7 @@ def prompt(backbone, n=40, seed=0):
 
 
 def test_rows_equal_eager_attention_at_every_step_of_generation(folder, backbone):
-    recorder, inputs = RowRecorder(position=7), prompt(backbone)
+    recorder, inputs = RowRecorder([7, 3]), prompt(backbone)
     with recording(backbone, text_rows=recorder):
         ids = backbone.model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False)
     rows = recorder.rows()
@@ -33,7 +33,7 @@ def test_rows_equal_eager_attention_at_every_step_of_generation(folder, backbone
         layers = eager(input_ids=ids[:, :-1], output_attentions=True).attentions
     expected = torch.stack(layers)[:, 0].mean(dim=(0, 1))  # (queries, keys): the mean over layers and heads
     assert torch.allclose(rows, expected[39:], atol=1e-6)
-    assert torch.allclose(recorder.prompt_row(), expected[7], atol=1e-6)
+    assert torch.allclose(recorder.prompt_rows(), expected[[7, 3]], atol=1e-6)
 
 
 def test_generation_is_bit_equal_to_stock_sdpa_whether_or_not_it_is_recorded(folder, backbone):
