@@ -16,7 +16,7 @@ def amount(value: float, unit: str) -> str:
     """A total as text: "+8.1" nats, or "33 %"."""
     if unit != NATS:
         return f"{100 * value:.0f} %"
-    return f"{0.0 if abs(value) < 0.05 else value:+.1f}".replace("+0.0", "0.0").replace("-", "−")
+    return f"{0.0 if abs(value) < 0.05 else value:+.1f}".replace("+0.0", "0.0")
 
 
 def draw_bars(

@@ -12,8 +12,8 @@ from lynx.visualization.drawing import Curve, Lane, add_moments, strongest
 from lynx.visualization.heat import THRESHOLD
 
 NATS, SHARE = "nats", "share"
-CURVE_LABELS = {NATS: "evidence", SHARE: "attention"}
-WORDS = "the words alone"
+CURVE_LABELS = {NATS: "nats at each moment", SHARE: "attention"}
+WORDS = {NATS: "the words alone", SHARE: "the words"}
 """What the part of TEXT is called beside the senses' names."""
 MILLION = 1e6
 
@@ -49,15 +49,16 @@ def curves_of(record: Record, found: Record) -> list[Curve]:
     return curves
 
 
-def labels_of(record: Record) -> dict[str, str]:
+def labels_of(record: Record, unit: str = NATS) -> dict[str, str]:
     """The senses' names for people, that of the words included."""
-    return {sense: about["label"] for sense, about in record["senses"].items()} | {TEXT: WORDS}
+    return {sense: about["label"] for sense, about in record["senses"].items()} | {TEXT: WORDS[unit]}
 
 
 def heading(found: Record) -> str:
     """What is drawn, as a title."""
     word = "the whole answer" if found["text"] is None else f"“{found['text']}”"
-    return f"What makes {word} more likely" if found["unit"] == NATS else f"What the model attended to for {word}"
+    start, end = ("What makes", " more likely") if found["unit"] == NATS else ("Attention during", "")
+    return f"{start} {word}{end}"
 
 
 def factor(nats: float) -> str:
@@ -65,7 +66,7 @@ def factor(nats: float) -> str:
     times = math.exp(min(abs(nats), 100.0))
     if times >= MILLION:
         return "over a million times"
-    return f"{times:,.0f} times" if times >= 10 else f"{times:.1f} times"
+    return f"{float(f'{times:.2g}'):,.0f} times" if times >= 10 else f"{times:.1f} times"
 
 
 def gained_sentence(found: Record) -> str | None:
@@ -76,14 +77,36 @@ def gained_sentence(found: Record) -> str | None:
     if abs(gained) < 0.05:
         return f"With the clip {what} is as likely as with nothing to see or hear."
     more = "more" if gained > 0 else "less"
+    missed = abs(found["missed"] or 0.0)
+    estimated = f", {missed:.1f} of them placed by estimate" if missed >= 0.05 else ""
     return (
         f"The clip makes {what} {factor(gained)} {more} likely than nothing to see or hear would "
-        f"({gained:+.1f} nats)."
+        f"({gained:+.1f} nats{estimated})."
     )
 
 
-def missed_sentence(found: Record) -> str | None:
-    """How exact the values are."""
-    if found["missed"] is None:
+def said_sentence(record: Record, found: Record) -> str | None:
+    """How probable the word was where it was said, and what else might have stood there; None if unknown."""
+    if found["word"] is None or "probability" not in record["words"][found["word"]]:
         return None
-    return f"Uncertain: {abs(found['missed']):.1f} nats of it were spread over the senses by estimate."
+    word = record["words"][found["word"]]
+    said = f"It was said with a probability of {percent(word['probability'])}"
+    others = [
+        f"{other['text'].strip() or other['text']!r} {percent(other['probability'])}"
+        for other in record["tokens"][word["tokens"][0]]["others"][:3]
+        if other["probability"] >= 0.005
+    ]
+    return f"{said}; next came {', '.join(others)}." if others else f"{said}."
+
+
+def percent(part: float) -> str:
+    """A probability for people."""
+    if part >= 0.995:
+        return "over 99 %"
+    return f"{100 * part:.0f} %" if part >= 0.01 else "under 1 %"
+
+
+def is_drawn(lane: Lane) -> bool:
+    """Whether any heat of a lane is strong enough to be seen."""
+    scaled = lane.scaled()
+    return scaled is not None and bool((scaled.abs() > max(lane.threshold, 0.01)).any())

@@ -20,16 +20,16 @@ UNIT = 1200
 PAPER, INK, QUIET, LINE = (255, 255, 255), (15, 23, 42), (71, 85, 105), (203, 213, 225)
 MARK = (253, 230, 138)
 MARGIN, GAP = 40, 22
-MOST = 12
-"""Maximum number of words with a part of their own; the file beside it, as JSON or CSV, has all."""
+MOST_UNITS = 12_000
+"""Length of a figure at which no further word begins; the JSON and the CSV have all."""
 NOTE_NATS = (
     "Warm: makes it more likely. Blue: less likely. All senses on one scale; what is weaker than a fifth of "
     "the strongest place is not drawn. A nat is a factor of 2.7: +2.3 nats make a word ten times as likely. "
-    "“The words alone”: how much more likely than a word picked blindly it is before anything is seen or heard."
+    "“The words alone”: how likely question and answer by themselves make it, beside a word drawn at random."
 )
 NOTE_SHARE = (
-    "Brighter: more attention, each sense on its own scale. Attention is where the model looked, which is often "
-    "not where the answer came from."
+    "Brighter: more attention, each sense on its own scale. Attention is where the model looked, which is "
+    "often not where the answer came from."
 )
 
 
@@ -56,7 +56,8 @@ class _Sheet:
         self.room(self.px(length))
 
     def picture(self, shown: Image.Image) -> None:
-        self.image.paste(shown, (self.margin, self.room(shown.height)), shown.convert("RGBA"))
+        top = self.room(shown.height)  # before the page is pasted on: it is a new one then
+        self.image.paste(shown, (self.margin, top), shown)
 
     def write(
         self, text: str, size: float, ink: Color, limit: int = 4, marked: tuple[int, int] = (0, 0)
@@ -80,29 +81,32 @@ def evidence_figure(
     """Question, answer, and for each word the bars, the heat on its frames and the curve: RGB.
 
     frames: by sense, those that the model looked at. words: by index, None for the whole answer; by default
-    all attributions that the record has, at most MOST. method: of several in the record only this.
+    all that the record has, as long as there is room. method: of several in the record only this one.
     """
     wanted = [
         each
         for each in record["attributions"]
         if method in (None, each["method"]) and (words is None or each["word"] in words)
     ]
-    sheet, many = _Sheet(width), len(wanted) > 1
+    sheet = _Sheet(width)
     sheet.space(MARGIN)
     if record["question"]:
         sheet.write(record["question"], 24, QUIET, limit=3)
+        sheet.space(6)
     mark = (0, 0)
     if len(wanted) == 1 and wanted[0]["word"] is not None:
         word = record["words"][wanted[0]["word"]]
         mark = (word["start"], word["end"])
     sheet.write(record["answer"] or "—", 44, INK, limit=6, marked=mark)
-    for found in wanted[:MOST]:
-        if many or found is wanted[0]:
-            sheet.rule()
-        _explain(sheet, record, found, frames)
-    if len(wanted) > MOST:
+    shown = 0
+    for shown, found in enumerate(wanted, start=1):
+        sheet.rule()
+        _explain(sheet, record, found, frames, brief=shown > 1)
+        if sheet.top > MOST_UNITS * sheet.scale:
+            break
+    if left := len(wanted) - shown:
         sheet.space(GAP)
-        sheet.write(f"{len(wanted) - MOST} further words are in the files beside this picture.", 19, QUIET)
+        sheet.write(f"{left} further words: in the files beside this picture.", 19, QUIET)
     sheet.rule()
     for unit in dict.fromkeys(found["unit"] for found in wanted):
         _legend(sheet, unit)
@@ -111,21 +115,27 @@ def evidence_figure(
     return sheet.image
 
 
-def _explain(sheet: _Sheet, record: Record, found: Record, frames: Mapping[str, Frames]) -> None:
-    """What one word rests on."""
+def _explain(
+    sheet: _Sheet, record: Record, found: Record, frames: Mapping[str, Frames], brief: bool
+) -> None:
+    """What one word rests on. brief: only the senses with heat to see."""
     sheet.write(explained.heading(found), 28, INK, limit=2)
-    if gained := explained.gained_sentence(found):
-        sheet.write(gained, 19, QUIET)
+    sheet.space(4)
+    told = (explained.gained_sentence(found), explained.said_sentence(record, found))
+    if text := " ".join(filter(None, told)):
+        sheet.write(text, 19, QUIET)
     sheet.space(GAP * 0.7)
     inner, row = sheet.image.width - 2 * sheet.margin, sheet.px(34)
-    bars = draw_bars(found["totals"], explained.labels_of(record), found["unit"], inner, row, INK)
-    sheet.picture(bars)
+    unit = found["unit"]
+    sheet.picture(draw_bars(found["totals"], explained.labels_of(record, unit), unit, inner, row, INK))
     sheet.space(GAP)
     lanes = explained.lanes_of(record, found, frames)
+    if brief:
+        lanes = [lane for lane in lanes if explained.is_drawn(lane)] or lanes[:1]
     if lanes:
-        label = explained.CURVE_LABELS[found["unit"]]
-        curves = explained.curves_of(record, found)
-        sheet.picture(timeline(lanes, curves, inner, 8, label, sheet.scale))
+        per_row = 8 if max(len(lane.frames.times.unique()) for lane in lanes) <= 16 else 16
+        curves, label = explained.curves_of(record, found), explained.CURVE_LABELS[unit]
+        sheet.picture(timeline(lanes, curves, inner, per_row, label, sheet.scale))
 
 
 def _legend(sheet: _Sheet, unit: str) -> None:
