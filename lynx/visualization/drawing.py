@@ -1,10 +1,10 @@
-"""Shared by all pictures: colors, heat, lanes and curves on one time axis. No model.
+"""Shared by all pictures: colors, lanes and curves on one time axis. No model.
 
 A lane is a sense from left to right, like a staff of a score: a picture, the sound under it and the curve
 below stand at the same second. Grounds are transparent, so that a picture fits a light page and a dark film.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +15,10 @@ from lynx.evidence.attribution import TEXT, Attribution
 from lynx.modalities import color_of
 from lynx.modalities.base import Color
 from lynx.types import Frames
+from lynx.visualization.heat import evidence_picture, full_heat, grayed, overlay_heatmap, picture
 from lynx.visualization.text import legible, lines, write_lines
 
 TEXT_COLOR = (148, 163, 184)  # of the conversation's words, beside the senses
-HEAT = ((40, 10, 70), (150, 30, 90), (235, 90, 40), (255, 190, 50), (255, 250, 190))  # from dark to bright
 FAINT = (148, 163, 184, 90)
 CURVE_HEIGHT = 96  # pixels
 LABEL_LINES = 3
@@ -37,36 +37,6 @@ def clock(seconds: float, duration: float) -> str:
     return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
-def picture(frame: Tensor) -> Image.Image:
-    """frame: (3, H, W) uint8 -> RGB picture."""
-    return Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def heat_picture(values: Tensor) -> Image.Image:
-    """values: (rows, cols) in [0, 1] -> RGBA picture, one pixel a cell; cold cells are transparent."""
-    values, stops = values.clamp(0, 1).float().cpu(), torch.tensor(HEAT).float()
-    position = values * (len(stops) - 1)
-    low = position.floor().long().clamp(max=len(stops) - 2)
-    rgb = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])  # (rows, cols, 3)
-    rgba = torch.cat([rgb, 175 * values.sqrt()[..., None]], -1)  # (rows, cols, 4)
-    return Image.fromarray(rgba.round().to(torch.uint8).numpy())
-
-
-def full_heat(maps: Tensor) -> float:
-    """The attention that is drawn brightest: the 98th percentile, so that one outlier hides nothing."""
-    hot = float(maps.float().quantile(0.98)) if maps.numel() else 0.0
-    return hot or float(maps.max()) or 1.0
-
-
-def overlay_heatmap(frame: Tensor, heat: Tensor, size: tuple[int, int] | None = None) -> Image.Image:
-    """A frame (3, H, W) uint8, half grayed, under a heat map (rows, cols) in [0, 1]; size: width, height."""
-    base = picture(frame)
-    base = base.resize(size, Image.Resampling.BICUBIC) if size else base
-    base = Image.blend(base, base.convert("L").convert("RGB"), 0.6)  # gray, so that heat is the color in it
-    glow = heat_picture(heat).resize(base.size, Image.Resampling.BICUBIC)
-    return Image.alpha_composite(base.convert("RGBA"), glow)
-
-
 @dataclass(frozen=True)
 class TimeAxis:
     """`start` seconds at the left edge, `scale` pixels a second."""
@@ -81,10 +51,13 @@ class TimeAxis:
 
 @dataclass(frozen=True)
 class Lane:
-    """One sense on the time axis: its (pseudo-)frames, and where attention lay on them.
+    """One sense on the time axis: its (pseudo-)frames, and what lies on them.
 
-    maps: (T, rows, cols) >= 0 on one scale, or None. fill: pictures are stretched over their seconds, as
-    spectrograms are; others keep their shape. seconds: of one frame; by default the spacing of the frames.
+    maps: (T, rows, cols) on one scale, or None: attention >= 0, or where `signed` evidence for and against.
+    fill: pictures are stretched over their seconds, as spectrograms are; others keep their shape.
+    seconds: of one frame; by default the spacing of the frames.
+    full: the value that is drawn strongest; 0: this sense's own. threshold: the part of it below which
+    signed values are not drawn.
     """
 
     sense: str
@@ -93,6 +66,16 @@ class Lane:
     maps: Tensor | None = None
     fill: bool = False
     seconds: float = 0.0
+    full: float = 0.0
+    signed: bool = False
+    threshold: float = 0.0
+
+    def scaled(self) -> Tensor | None:
+        """The maps in [0, 1], or in [-1, 1] where they are signed."""
+        if self.maps is None:
+            return None
+        own = strongest([self.maps]) if self.signed else full_heat(self.maps)
+        return self.maps / (self.full or own)
 
     def tile(self, axis: TimeAxis, height: int) -> tuple[int, int]:
         """The size (width, height) of a frame in a lane of that height."""
@@ -105,11 +88,11 @@ class Lane:
 
 
 def split_lanes(lanes: Sequence[Lane]) -> list[Lane]:
-    """A lane for each kind of picture (`Frames.labels`), with `seconds`, and heat in [0, 1] on one scale."""
+    """A lane for each kind of picture (`Frames.labels`), with `seconds`, and heat on one scale."""
     parts = []
     for lane in lanes:
         frames = lane.frames
-        whole = replace(lane, maps=lane.maps / full_heat(lane.maps) if lane.maps is not None else None)
+        whole = replace(lane, maps=lane.scaled(), full=1.0)
         kinds = list(dict.fromkeys(frames.labels))
         for kind in kinds if len(kinds) > 1 else [None]:
             part = whole
@@ -125,7 +108,7 @@ def split_lanes(lanes: Sequence[Lane]) -> list[Lane]:
 
 
 def draw_lane(sheet: Image.Image, lane: Lane, axis: TimeAxis, top: int, height: int) -> None:
-    """Paste the frames of a lane at their moments, its heat in [0, 1] over them; `height` pixels high."""
+    """Paste the frames of a lane of `split_lanes` at their moments, its heat over them; `height` pixels."""
     width, high = lane.tile(axis, height)
     for i, time in enumerate(lane.frames.times.tolist()):
         left, right = round(axis.x(time - lane.seconds / 2)), round(axis.x(time + lane.seconds / 2))
@@ -134,43 +117,77 @@ def draw_lane(sheet: Image.Image, lane: Lane, axis: TimeAxis, top: int, height: 
         size = (max(1, right - left), high) if lane.fill else (width, high)  # spectrograms have no seams
         if lane.maps is None:
             tile = picture(lane.frames.pixels[i]).resize(size, Image.Resampling.BICUBIC)
-        else:
+        elif not lane.signed:
             tile = overlay_heatmap(lane.frames.pixels[i], lane.maps[i], size)
+        else:
+            tile = grayed(picture(lane.frames.pixels[i]).resize(size, Image.Resampling.BICUBIC))
+            tile = Image.alpha_composite(tile.convert("RGBA"), _signed_tile(lane, i, size))
         sheet.paste(tile, (left + (right - left - size[0]) // 2, top + (height - high) // 2))
+
+
+def _signed_tile(lane: Lane, index: int, size: tuple[int, int]) -> Image.Image:
+    """The evidence over a picture; over a spectrogram it goes on into the pictures beside it, without seams."""
+    assert lane.maps is not None
+    if not lane.fill:
+        return evidence_picture(lane.maps[index], size, lane.threshold)
+    first, last = max(0, index - 1), min(len(lane.maps) - 1, index + 1)
+    around = torch.cat(list(lane.maps[first : last + 1]), dim=-1)  # (rows, up to 3 * cols)
+    wide = evidence_picture(around, (size[0] * (last - first + 1), size[1]), lane.threshold)
+    left = size[0] * (index - first)
+    return wide.crop((left, 0, left + size[0], size[1]))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Attention on a sense over time: times (n,) seconds, values (n,) >= 0."""
+    """What lies on a sense over time: times (n,) seconds, values (n,), below 0 where they speak against."""
 
     sense: str
     times: Tensor
     values: Tensor
 
 
-def curve_of(attribution: Attribution, sense: str) -> Curve:
-    """What some answer tokens rest on in a sense over time, summed over the pictures of a moment."""
-    times, values = attribution.curve(sense)
+def strongest(values: Iterable[Tensor]) -> float:
+    """The largest absolute value of all; 1 where there is none."""
+    return max((float(each.abs().max()) for each in values if each.numel()), default=0.0) or 1.0
+
+
+def add_moments(sense: str, times: Tensor, values: Tensor) -> Curve:
+    """A curve from values (T,) at times (T,), summed over the pictures of a moment."""
     moments, index = times.unique(return_inverse=True)
     return Curve(sense, moments, torch.zeros(len(moments)).index_add(0, index, values.float().cpu()))
 
 
-def draw_curves(curves: Sequence[Curve], axis: TimeAxis, width: int) -> Image.Image:
-    """Attention over time, all senses on one scale, drawn at twice the size and shrunk for smooth lines."""
-    sheet = Image.new("RGBA", (width * 2, CURVE_HEIGHT * 2))
-    draw = ImageDraw.Draw(sheet)
-    peak = max((float(curve.values.max()) for curve in curves if curve.values.numel()), default=0.0) or 1.0
-    base, rise = (CURVE_HEIGHT - 6) * 2, (CURVE_HEIGHT - 18) * 2
-    draw.line((0, base, width * 2, base), fill=FAINT, width=2)
+def curve_of(attribution: Attribution, sense: str) -> Curve:
+    """What some answer tokens rest on in a sense over time, summed over the pictures of a moment."""
+    return add_moments(sense, *attribution.curve(sense))
+
+
+def draw_curves(
+    curves: Sequence[Curve], axis: TimeAxis, width: int, height: int = CURVE_HEIGHT
+) -> Image.Image:
+    """Values over time, all senses on one scale, over and under a line at zero.
+
+    Drawn at twice the size and shrunk for smooth lines.
+    """
+    sheet = Image.new("RGBA", (width * 2, height * 2))
+    draw, unit = ImageDraw.Draw(sheet), height * 2 / (CURVE_HEIGHT * 2)
+    filled = [curve.values for curve in curves if curve.values.numel()]
+    most = max((float(values.max()) for values in filled), default=0.0)
+    least = min(0.0, *(float(values.min()) for values in filled), 0.0)
+    most = max(most, 0.0 if least else 1e-30)
+    whole, room = most - least, (height - 18 * unit) * 2
+    base = (height - 6 * unit) * 2 - (-least / whole * room if least else 0.0)
+    draw.line((0, base, width * 2, base), fill=FAINT, width=round(2 * unit) or 1)
     for curve in curves:
         points = [
-            (axis.x(time) * 2, base - value / peak * rise)
+            (axis.x(time) * 2, base - value / whole * room)
             for time, value in zip(curve.times.tolist(), curve.values.tolist(), strict=True)
         ]
-        draw.line(points, fill=color(curve.sense), width=6, joint="curve")
+        draw.line(points, fill=color(curve.sense), width=round(6 * unit), joint="curve")
+        dot = 9 * unit
         for x, y in points:
-            draw.ellipse((x - 9, y - 9, x + 9, y + 9), fill=color(curve.sense))
-    return sheet.resize((width, CURVE_HEIGHT), Image.Resampling.LANCZOS)
+            draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=color(curve.sense))
+    return sheet.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def share_bar(share: Mapping[str, float], width: int = 1200, height: int = 28) -> Image.Image:

@@ -4,7 +4,7 @@ Pictures come from the user's own file, one after another, so that memory does n
 heat between two moments that the model looked at is interpolated.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -16,15 +16,18 @@ from torch import Tensor
 
 from lynx.config import LIMITS
 from lynx.errors import LynxError, MediaError
-from lynx.evidence.attribution import TEXT
+from lynx.evidence.attribution import TEXT, Attribution
 from lynx.evidence.evidence import Evidence, Word
+from lynx.evidence.methods import ATTENTION, ATTRIBUTION
 from lynx.media.audio import heard_track, read_audio
 from lynx.media.container import probe
 from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
 from lynx.types import VIDEO, FileSource, Frames, Waveform
-from lynx.visualization.drawing import Lane, clock, curve_of, full_heat
+from lynx.visualization.drawing import Lane, clock, curve_of, strongest
+from lynx.visualization.explained import NATS, SHARE, WORDS
 from lynx.visualization.film_frame import Caption, FramePainter, picture_size
+from lynx.visualization.heat import THRESHOLD, full_heat
 
 if TYPE_CHECKING:
     from lynx.session import Session
@@ -38,12 +41,18 @@ TOLERANCE = 0.1
 """Seconds by which a window may go beyond the clip: durations are rounded where people see them."""
 PART_OF_A_LETTER = "\ufffd"
 """Text of a token that holds part of a letter: such tokens do not add up to the answer."""
-NOTE = "Brighter: more attention while {} was said, each sense on its own scale. An indication, not a proof."
+NOTES = {
+    NATS: "Warm: makes {} more likely. Blue: less likely. Bars and curve in nats: +2.3 is ten times as likely.",
+    SHARE: "Brighter: more attention while {} was said, each sense on its own scale. Attention is where the "
+    "model looked, which is often not where the answer came from.",
+}
+"""By unit, what is shown."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """A written film: seconds of the clip, size (width, height), the chosen word (None: the answer)."""
+    """A written film: seconds of the clip, size (width, height), the chosen word (None: the answer), and
+    the method by which it is explained."""
 
     path: Path
     start: float
@@ -52,6 +61,7 @@ class Film:
     fps: float
     sound: bool
     word: str | None
+    method: str
     notes: tuple[str, ...]
 
 
@@ -69,13 +79,15 @@ def letters_of(evidence: Evidence, word: Word) -> tuple[int, int]:
 def write_film(
     session: "Session", path: str | Path, word: int | str | None = None,
     window: tuple[float, float] | None = None, progress: Callable[[int, int], None] | None = None,
+    method: str | None = None,
 ) -> Film:
     """Write an mp4 of the session's last answer: what `word` rests on, see `Evidence.find_word`.
 
     window: seconds of the clip; by default what the answer looked at, or the first DEFAULT_SECONDS of that,
     which a note says. There is no heat outside of what was looked at.
     progress: called with how many frames are written, and of how many.
-    Raises: LynxError: no answer, no such word. MediaError: media that cannot be read, a window outside of the
+    method: of METHODS; by default attribution, and attention where the answer was not kept with its model.
+    Raises: LynxError: no answer, no such word or method. MediaError: media that cannot be read, a window outside of the
     clip, a file that cannot be written. Then no file is left.
     """
     path = Path(path)
@@ -83,26 +95,23 @@ def write_film(
         raise MediaError(f"a film is an mp4: give a name that ends in .mp4, not {path.name!r}")
     evidence, question = _answered(session)
     text, _ = evidence.find_word(word)
-    found = evidence.attribution(word, "attention")
+    method = method or (ATTENTION if evidence.answered is None else ATTRIBUTION)
     start, end, notes = _window(session.plan, window)
+    found = evidence.attribution(word, method)
     source = session.media.get(VIDEO)
     shown, fps = _size_and_rate(source)
-    labels = {sense: session.model.modality(sense).label for sense in evidence.streams} | {TEXT: "words"}
-    answer, note = "".join(evidence.tokens), NOTE.format("the marked word" if text else "the answer")
-    caption = Caption(question, answer, letters_of(evidence, word), found.totals, labels, note)
-    lanes = []
-    for sense, stream in evidence.streams.items():
-        if sense != VIDEO:  # which is the picture itself
-            modality, heat = session.model.modality(sense), found.frame_maps(sense)
-            seconds = getattr(modality.rendering, "seconds_per_frame", None) or 0.0
-            lanes.append(Lane(sense, labels[sense], stream.frames, heat, modality.takes == AUDIO, seconds))
+    labels = {sense: session.model.modality(sense).label for sense in evidence.streams}
+    labels[TEXT] = WORDS[found.unit]
+    answer, note = "".join(evidence.tokens), NOTES[found.unit].format("the marked word" if text else "the answer")
+    caption = Caption(question, answer, letters_of(evidence, word), found.totals, labels, note, found.unit)
     curves = [curve_of(found, sense) for sense in evidence.streams]
-    painter = FramePainter(shown, caption, lanes, curves, (start, end))
+    painter = FramePainter(shown, caption, _lanes(session, found, labels), curves, (start, end))
     count = max(1, round((end - start) * fps))
     times = start + torch.arange(count, dtype=torch.float64) / fps
     maps = found.heatmap(VIDEO) if VIDEO in evidence.streams else None  # (T, rows, cols)
     if maps is not None:
-        maps, moments = maps / full_heat(maps), found.curve(VIDEO)[0].double().contiguous()
+        full = strongest(found.values.values()) if found.unit == NATS else full_heat(maps)
+        maps, moments = maps / full, found.curve(VIDEO)[0].double().contiguous()
 
     def draw() -> Iterator[np.ndarray]:
         """The frames (H, W, 3) uint8, one after another, so that memory does not grow with the clip."""
@@ -121,7 +130,21 @@ def write_film(
 
     sound = _sound(session, start, end)
     write_stream(path, draw(), painter.size, fps, sound)
-    return Film(path, start, end, painter.size, fps, sound is not None, text, notes)
+    return Film(path, start, end, painter.size, fps, sound is not None, text, method, notes)
+
+
+def _lanes(session: "Session", found: Attribution, labels: Mapping[str, str]) -> list[Lane]:
+    """A lane for each sense but the video, which is the picture itself. Evidence has one scale for all."""
+    signed, lanes = found.unit == NATS, []
+    full = strongest(found.values.values()) if signed else 0.0
+    for sense, stream in found.streams.items():
+        if sense != VIDEO:
+            modality, heat = session.model.modality(sense), found.frame_maps(sense)
+            seconds = getattr(modality.rendering, "seconds_per_frame", None) or 0.0
+            fill = modality.takes == AUDIO
+            look = (full, signed, THRESHOLD * signed)
+            lanes.append(Lane(sense, labels[sense], stream.frames, heat, fill, seconds, *look))
+    return lanes
 
 
 def _answered(session: "Session") -> tuple[Evidence, str]:

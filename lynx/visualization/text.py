@@ -44,6 +44,15 @@ def legible(text: str, size: int) -> tuple[str, Font]:
     return text, _named(name, size) or ImageFont.load_default(size)
 
 
+def shortened(text: str, width: float, font: Font) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + ELLIPSIS) > width:
+        text = text[:-1]
+    return text + ELLIPSIS
+
+
 @dataclass(frozen=True)
 class Piece:
     """Part of a line: its text, its left edge (pixels), and whether it is marked."""

@@ -1,6 +1,7 @@
-"""A clip as a still picture: all senses under one another on one time axis, attention over time below."""
+"""A clip as a still picture: all senses under one another on one time axis, evidence over time below."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from PIL import Image, ImageDraw
@@ -18,9 +19,13 @@ FONT_SIZE = 19
 
 
 def timeline(
-    lanes: Sequence[Lane], curves: Sequence[Curve] = (), width: int = 1200, per_row: int = 8
+    lanes: Sequence[Lane], curves: Sequence[Curve] = (), width: int = 1200, per_row: int = 8,
+    curve_label: str = "attention", scale: float = 1.0,
 ) -> Image.Image:
-    """Draw all senses on one time axis, in rows of `per_row` frames at most: RGBA, transparent ground."""
+    """Draw all senses on one time axis, in rows of `per_row` frames at most: RGBA, transparent ground.
+
+    scale: of letters and gaps, for a sheet with more pixels that is looked at in the same size.
+    """
     if not lanes:
         return Image.new("RGBA", (width, 1))
     lanes = drawing.split_lanes(lanes)
@@ -28,38 +33,57 @@ def timeline(
     count = ceil(len(first.frames) / per_row)
     length = ceil(len(first.frames) / count) * first.seconds  # of a row
     start = float(first.frames.times[0]) - first.seconds / 2
-    rows = [_row(lanes, curves, start + i * length, start + (i + 1) * length, width) for i in range(count)]
-    sheet = Image.new("RGBA", (width, sum(row.height + 2 * GAP for row in rows) - 2 * GAP))
+    style = Style(curve_label, scale)
+    ends = [(start + i * length, start + (i + 1) * length) for i in range(count)]
+    rows, gap = [_row(lanes, curves, part, width, style) for part in ends], style.px(2 * GAP)
+    sheet = Image.new("RGBA", (width, sum(row.height + gap for row in rows) - gap))
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))
-        top += row.height + 2 * GAP
+        top += row.height + gap
     return sheet
 
 
-def _row(lanes: Sequence[Lane], curves: Sequence[Curve], start: float, end: float, width: int) -> Image.Image:
-    """The part from `start` to `end` seconds."""
-    axis = TimeAxis(start, (width - GUTTER) / (end - start))
-    most = MAX_FRAME_HEIGHT if len(lanes) <= MANY else MAX_FRAME_HEIGHT * 2 // 3
+@dataclass(frozen=True)
+class Style:
+    """How a row is drawn: what stands beside the curves, and how large letters and gaps are."""
+
+    curve_label: str
+    scale: float
+
+    def px(self, length: float) -> int:
+        """A length in pixels of the sheet."""
+        return round(length * self.scale)
+
+
+def _row(
+    lanes: Sequence[Lane], curves: Sequence[Curve], part: tuple[float, float], width: int, style: Style
+) -> Image.Image:
+    """The part from its first to its last second."""
+    start, end = part
+    gutter, gap, size = style.px(GUTTER), style.px(GAP), style.px(FONT_SIZE)
+    axis = TimeAxis(start, (width - gutter) / (end - start))
+    most = style.px(MAX_FRAME_HEIGHT if len(lanes) <= MANY else MAX_FRAME_HEIGHT * 2 // 3)
     heights = [lane.tile(axis, most * 3 // 4 if lane.fill else most)[1] for lane in lanes]
-    rows = [max(height, 3 * FONT_SIZE) + GAP for height in heights]
-    curve_height = drawing.CURVE_HEIGHT + GAP if curves else 0
-    sheet = Image.new("RGBA", (width, sum(rows) + curve_height + FONT_SIZE + 6))
-    strip = Image.new("RGBA", (width - GUTTER, sheet.height))  # lanes and curves; names stay on the sheet
-    column, top = (0, GUTTER - GAP), 0
+    rows = [max(height, 3 * size) + gap for height in heights]
+    curve_height = style.px(drawing.CURVE_HEIGHT) if curves else 0
+    room_below = curve_height + gap if curves else 0
+    sheet = Image.new("RGBA", (width, sum(rows) + room_below + size + style.px(6)))
+    strip = Image.new("RGBA", (width - gutter, sheet.height))  # lanes and curves; names stay on the sheet
+    column, top = (0, gutter - gap), 0
     for lane, height, room in zip(lanes, heights, rows, strict=True):
-        drawing.draw_lane(strip, lane, axis, top + (room - GAP - height) // 2, height)
-        drawing.draw_label(sheet, lane.label, lane.sense, (*column, top + (room - GAP) / 2), FONT_SIZE, INK)
+        drawing.draw_lane(strip, lane, axis, top + (room - gap - height) // 2, height)
+        drawing.draw_label(sheet, lane.label, lane.sense, (*column, top + (room - gap) / 2), size, INK)
         top += room
     if curves:
-        strip.paste(drawing.draw_curves(curves, axis, strip.width), (0, top))
-        middle = top + drawing.CURVE_HEIGHT / 2
-        drawing.draw_label(sheet, "attention", None, (*column, middle), FONT_SIZE, INK)
-        top += curve_height
-    sheet.paste(strip, (GUTTER, 0))
+        strip.paste(drawing.draw_curves(curves, axis, strip.width, curve_height), (0, top))
+        middle = top + curve_height / 2
+        drawing.draw_label(sheet, style.curve_label, None, (*column, middle), size, INK)
+        top += room_below
+    sheet.paste(strip, (gutter, 0))
     frames, draw = lanes[0].frames, ImageDraw.Draw(sheet)
     for time in frames.times.tolist():
         if start <= time < end:
-            text, font = legible(drawing.clock(time, frames.duration), FONT_SIZE - 2)
-            draw.text((GUTTER + axis.x(time), top + 2), text, INK, font, anchor="mt")
+            text, font = legible(drawing.clock(time, frames.duration), size - style.px(2))
+            draw.text((gutter + axis.x(time), top + style.px(2)), text, INK, font, anchor="mt")
     return sheet

@@ -14,11 +14,9 @@ from lynx.visualization.drawing import (
     color,
     draw_curves,
     draw_dot,
-    full_heat,
-    heat_picture,
-    overlay_heatmap,
     share_bar,
 )
+from lynx.visualization.heat import full_heat, heat_picture, overlay_heatmap
 from lynx.visualization.timeline import GUTTER, timeline
 
 WIDTH = GUTTER + 800  # 100 pixels a second in a clip of eight
