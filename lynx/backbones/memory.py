@@ -1,16 +1,24 @@
-"""Free memory, and running out of it: recognized, retried with more room, explained to the user."""
+"""Free memory, and running out of it: recognized, retried with more room, explained to the user.
+
+Gradient checkpointing, which takes less memory for more time, is switched on here.
+"""
 
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from lynx.errors import BackboneError
+from lynx import compat
+from lynx.config import Checkpointing
+from lynx.errors import BackboneError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +66,24 @@ def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callabl
         # Outside of the `except`: the error's traceback, and with it the tensors of the failed call, is gone.
         if not any(free() for free in ways):
             raise BackboneError(ADVICE)
+
+
+@contextmanager
+def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
+    """Gradient checkpointing of a transformers model inside the `with`, non-reentrant or not at all.
+
+    Raises: DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
+    """
+    if compat.reentrant_checkpointing(model):
+        raise DataError(
+            "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
+            "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
+        )
+    if mode == "off":
+        yield
+        return
+    with compat.checkpointed_layers(model, partial(checkpoint, use_reentrant=False)):
+        yield
 
 
 def free_bytes(device: torch.device) -> int | None:
