@@ -15,6 +15,7 @@ from torch import Tensor
 from lynx.errors import LynxError
 from lynx.evidence.attention import AttentionRows
 from lynx.evidence.attribution import Attribution
+from lynx.evidence.integrated_gradients import Progress
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION, explain
 from lynx.evidence.replay import Answered
 from lynx.types import Prompt, Stream
@@ -87,8 +88,12 @@ class Evidence:
         text, tokens = words[word]
         return text, tuple(tokens)
 
-    def attribution(self, word: Word = None, method: str = ATTRIBUTION) -> Attribution:
+    def attribution(
+        self, word: Word = None, method: str = ATTRIBUTION, progress: Progress | None = None
+    ) -> Attribution:
         """What a word rests on, by one of METHODS; computed once and kept.
+
+        progress: called as it is computed, with how many passes are done and how many there are.
 
         Raises: LynxError: no such word or method, or the adapters have changed since the answer.
         """
@@ -99,7 +104,8 @@ class Evidence:
             elif self.answered is None:
                 raise LynxError("this answer was not kept with its model: there is its attention alone")
             else:
-                found = explain(self.answered, [self.steps[token] for token in tokens], method)
+                steps = [self.steps[token] for token in tokens]
+                found = explain(self.answered, steps, method, progress)
             self._known[method, tokens] = found
         return self._known[method, tokens]
 

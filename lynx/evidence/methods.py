@@ -5,19 +5,24 @@ from collections.abc import Sequence
 
 from lynx.errors import LynxError
 from lynx.evidence.attribution import TEXT, Attribution
-from lynx.evidence.integrated_gradients import integrated_gradients
+from lynx.evidence.integrated_gradients import Progress, integrated_gradients
 from lynx.evidence.replay import Answered
 
 ATTRIBUTION, ATTENTION = "attribution", "attention"
 METHODS = (ATTRIBUTION, ATTENTION)
 
 
-def explain(answered: Answered, tokens: Sequence[int], method: str) -> Attribution:
-    """What the tokens at these indices of the answer's ids rest on. Raises: LynxError: no such method."""
+def explain(
+    answered: Answered, tokens: Sequence[int], method: str, progress: Progress | None = None
+) -> Attribution:
+    """What the tokens at these indices of the answer's ids rest on; progress: told of the passes done.
+
+    Raises: LynxError: no such method.
+    """
     if method != ATTRIBUTION:
         raise LynxError(f"there is no method {method!r} of evidence: expected one of {', '.join(METHODS)}")
-    with answered.replay() as replay:
-        found = integrated_gradients(replay, tokens)
+    with answered.replay(shared=True) as replay:
+        found = integrated_gradients(replay, tokens, progress=progress)
         spans = replay.spans
         vocabulary = answered.model.backbone.model.get_input_embeddings().num_embeddings
     by_sense = {sense: found.values[span] for sense, span in spans.items()}
