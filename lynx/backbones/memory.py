@@ -1,16 +1,25 @@
-"""Free memory, and running out of it: recognized, retried with more room, explained to the user."""
+"""Free memory, and running out of it: recognized, retried with more room, explained to the user.
+
+Gradient checkpointing, which takes less memory for more time, is switched on here.
+"""
 
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from lynx.errors import BackboneError
+from lynx import compat
+from lynx.backbones.base import Backbone
+from lynx.config import Checkpointing
+from lynx.errors import BackboneError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +50,13 @@ def explain_out_of_memory() -> Iterator[None]:
         raise BackboneError(ADVICE) from error
 
 
-def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callable[[], bool]]) -> Result:
+def retry_with_more_room(
+    call: Callable[[], Result], make_room: Sequence[Callable[[], bool]], advice: str = ADVICE
+) -> Result:
     """Return `call()`; when memory runs out, the next of `make_room` frees some and `call` is repeated.
 
     make_room: tried in this order, each once; one that had nothing to free returns False and is passed over.
-    Raises: BackboneError when memory runs out and nothing is left to free.
+    Raises: BackboneError with this advice when memory runs out and nothing is left to free.
     """
     ways = iter(make_room)
     while True:
@@ -57,7 +68,46 @@ def retry_with_more_room(call: Callable[[], Result], make_room: Sequence[Callabl
             logger.warning("memory ran out: %s", str(error))  # a log that kept the error would keep tensors
         # Outside of the `except`: the error's traceback, and with it the tensors of the failed call, is gone.
         if not any(free() for free in ways):
-            raise BackboneError(ADVICE)
+            raise BackboneError(advice)
+
+
+@contextmanager
+def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
+    """Gradient checkpointing of a transformers model inside the `with`, non-reentrant or not at all.
+
+    Raises: DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
+    """
+    if compat.reentrant_checkpointing(model):
+        raise DataError(
+            "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
+            "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
+        )
+    if mode == "off":
+        yield
+        return
+    with compat.checkpointed_layers(model, partial(checkpoint, use_reentrant=False)):
+        yield
+
+
+def gradient_bytes(backbone: Backbone, tokens: int, checkpointing: Checkpointing = "off") -> int:
+    """About the peak of what one pass of the LLM over a prompt keeps for gradients of its inputs.
+
+    Frozen linears keep nothing: the inputs of norms and of products, queries, keys and values are kept.
+    """
+    config: Any = backbone.model.config.get_text_config()
+    text, size = backbone.text_sizes(config), backbone.dtype.itemsize
+    heads = (config.num_attention_heads + text.kv_heads) * text.head_dim
+    floats = 3 * text.inner + 2 * text.hidden + 2 * heads
+    norms = 2 * 4 * text.hidden if size < 4 else 0  # which compute in float32
+    layer = int(1.25 * (floats * size + norms))  # a quarter for what is alive only for a moment
+    if checkpointing == "off":
+        return tokens * layer * text.layers
+    return tokens * (layer + text.hidden * size * text.layers)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights, shared ones once."""
+    return sum(weight.nbytes for weight in model.parameters())
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -66,7 +116,8 @@ def free_bytes(device: torch.device) -> int | None:
     None for a device that does not tell.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by this process
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     if device.type != "cpu":
         return None
     available, container = int(psutil.virtual_memory().available), container_bytes_left()

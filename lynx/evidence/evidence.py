@@ -16,6 +16,7 @@ from lynx.errors import LynxError
 from lynx.evidence.attention import AttentionRows
 from lynx.evidence.attribution import Attribution
 from lynx.evidence.hiding import Region, Window, occlusion
+from lynx.evidence.integrated_gradients import Progress
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION, explain
 from lynx.evidence.replay import Answered
 from lynx.types import Prompt, Stream
@@ -89,8 +90,12 @@ class Evidence:
         text, tokens = words[index]
         return text, tuple(tokens)
 
-    def attribution(self, word: Word = None, method: str = ATTRIBUTION) -> Attribution:
+    def attribution(
+        self, word: Word = None, method: str = ATTRIBUTION, progress: Progress | None = None
+    ) -> Attribution:
         """What a word rests on, by one of METHODS; computed once and kept. Of an empty answer all is 0.
+
+        progress: called as it is computed, with how many passes are done and how many there are.
 
         Raises: LynxError: no such word, method or layer, or the adapters have changed since the answer.
         """
@@ -99,7 +104,8 @@ class Evidence:
             if method == ATTENTION:  # recorded
                 found = self.attention.attribution(tokens)
             else:
-                found = explain(self._kept(), self.attention, [self.steps[token] for token in tokens], method)
+                steps = [self.steps[token] for token in tokens]
+                found = explain(self._kept(), self.attention, steps, method, progress)
             self._known[method, tokens] = found
         return self._known[method, tokens]
 

@@ -10,19 +10,41 @@ the way is divided where the gradients miss most of the change (adaptive quadrat
 an interval is shared out among the tokens whose values there have its sign, in proportion to them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from lynx.backbones.memory import (
+    checkpointed,
+    free_bytes,
+    gradient_bytes,
+    retry_with_more_room,
+    weight_bytes,
+)
+from lynx.config import Checkpointing
+from lynx.errors import BackboneError
 from lynx.evidence.replay import Replay
 
 STEPS = 8
 """Intervals between blank and real media."""
 AT_ONCE = 2
 """Minimum number of intervals that are divided in one round."""
+BATCH = 3
+"""Maximum points in one pass; on a CPU several take as long together as one by one."""
+SMALL = 64 * 2**20
+"""Bytes that gradients may take of however small a model."""
+ADVICE = (
+    "explaining this word ran out of memory: ask about fewer frames or a smaller part of the clip, or choose "
+    "another method, such as attention"
+)
+"""Message of the BackboneError where not even one point fits."""
+
+Progress = Callable[[int, int], None]
+"""Told how many points are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +52,8 @@ class Integral:
     """values: (S + n,) float32 nats, of each position; 0 outside of the media. They sum to real - blank.
 
     blank, real: log-probability of the explained tokens with blank media and with the real ones, nats.
-    missed: nats of the change that the gradients did not explain, before they were shared out.
+    missed: nats of the change that the gradients did not explain, before they were shared out: the sum over
+    the intervals, in which misses of opposite signs do not cancel.
     """
 
     values: Tensor
@@ -40,40 +63,88 @@ class Integral:
 
 
 def integrated_gradients(
-    replay: Replay, tokens: Sequence[int], steps: int = STEPS, batch: int = 3
+    replay: Replay, tokens: Sequence[int], steps: int = STEPS, progress: Progress | None = None
 ) -> Integral:
     """What each position adds to the log-probability of the answer tokens at these indices.
 
-    steps: intervals, at least 2; gradients are taken at one point more. batch: maximum points in one pass.
+    steps: intervals, at least 2; gradients are taken at one point more.
+    Raises: BackboneError where memory does not suffice, LynxError where the adapters have changed.
     """
+    gradients = _Gradients(replay, tokens)
     points: dict[float, tuple[Tensor, Tensor]] = {}  # part of the way -> slopes (S + n,), log-probability ()
     wanted = [0.0, 0.5, 1.0]
     while wanted:
-        for at in range(0, len(wanted), batch):
-            points |= _gradients(replay, tokens, wanted[at : at + batch])
+        while wanted:
+            now, wanted = wanted[: gradients.batch], wanted[gradients.batch :]
+            points |= gradients(now)
+            if progress is not None:
+                progress(len(points), steps + 1)
         ends, values, missed = _intervals(points)
         count = min(max(AT_ONCE, len(ends) // 3), steps - len(ends))
         worst = missed.abs().topk(max(0, count)).indices.tolist()
         wanted = [sum(ends[i]) / 2 for i in sorted(worst)]
     same = (values * missed.sign()[:, None]).clamp(min=0)  # (steps, S + n)
     values = values + same / same.sum(1, keepdim=True).clamp(min=1e-30) * missed[:, None]
-    return Integral(
-        values.sum(0).cpu(), float(points[0.0][1]), float(points[1.0][1]), float(missed.sum())
-    )
+    blank, real = (float(points[part][1]) for part in (0.0, 1.0))
+    return Integral(values.sum(0).cpu(), blank, real, float(missed.abs().sum()))
 
 
-def _gradients(
-    replay: Replay, tokens: Sequence[int], parts: Sequence[float]
-) -> dict[float, tuple[Tensor, Tensor]]:
-    """At each of these parts of the way: gradient times change (S + n,), and the log-probability ()."""
-    start, change = replay.blank.float(), (replay.inputs - replay.blank).float()  # (1, S + n, D)
-    part = torch.tensor(parts, device=start.device)[:, None, None]
-    inputs = (start + part * change).to(replay.inputs.dtype).requires_grad_()  # (B, S + n, D)
-    with torch.enable_grad():
-        scores = replay.log_probs(inputs, tokens)  # (B,)
-        (gradient,) = torch.autograd.grad(scores.sum(), inputs)
-    slopes = (gradient.float() * change).sum(-1)  # (B, S + n)
-    return dict(zip(parts, zip(slopes, scores.detach(), strict=True), strict=True))
+class _Gradients:
+    """Gradients of the log-probability on the way from blank to real media, in the memory there is.
+
+    They may take as much memory as the model's weights, so that the peak stays below twice that of an
+    answer. Where one point needs more, or memory runs out, activations are computed twice (checkpointing).
+
+    batch: points in one pass.
+    """
+
+    def __init__(self, replay: Replay, tokens: Sequence[int]) -> None:
+        self.replay, self.tokens = replay, tokens
+        backbone, length = replay.backbone, replay.start + max(tokens)
+        free = free_bytes(backbone.device)
+        room = max(SMALL, weight_bytes(backbone.model))
+        fits = (room if free is None else min(room, free)) // gradient_bytes(backbone, length)
+        self.batch = min(max(1, fits), BATCH)
+        self.checkpointing: Checkpointing = "off" if fits else "non-reentrant"
+        least = gradient_bytes(backbone, length, self.checkpointing)
+        ends_process = backbone.device.type == "cpu"  # which is never told that memory ran out
+        if free is not None and least > free and ends_process:
+            raise BackboneError(f"{ADVICE} ({least / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free)")
+
+    def __call__(self, parts: Sequence[float]) -> dict[float, tuple[Tensor, Tensor]]:
+        """At each of these parts of the way: gradient times change (S + n,), and the log-probability ()."""
+
+        def found() -> dict[float, tuple[Tensor, Tensor]]:
+            points: dict[float, tuple[Tensor, Tensor]] = {}
+            for at in range(0, len(parts), self.batch):
+                points |= self._pass(parts[at : at + self.batch])
+                time.sleep(0.001)  # whoever waits for the model gets it now
+            return points
+
+        return retry_with_more_room(found, (self._one_by_one, self._checkpoint), ADVICE)
+
+    def _pass(self, parts: Sequence[float]) -> dict[float, tuple[Tensor, Tensor]]:
+        replay = self.replay
+        start, change = replay.blank.float(), (replay.inputs - replay.blank).float()  # (1, S + n, D)
+        part = torch.tensor(parts, device=start.device)[:, None, None]
+        inputs = (start + part * change).to(replay.inputs.dtype).requires_grad_()  # (B, S + n, D)
+        with (
+            replay.alone(),
+            checkpointed(replay.backbone.model, self.checkpointing),
+            torch.enable_grad(),
+        ):
+            scores = replay.log_probs(inputs, self.tokens)  # (B,)
+            (gradient,) = torch.autograd.grad(scores.sum(), inputs)
+        slopes = (gradient.float() * change).sum(-1)  # (B, S + n)
+        return dict(zip(parts, zip(slopes, scores.detach(), strict=True), strict=True))
+
+    def _one_by_one(self) -> bool:
+        before, self.batch = self.batch, 1
+        return before > 1
+
+    def _checkpoint(self) -> bool:
+        before, self.checkpointing = self.checkpointing, "non-reentrant"
+        return before == "off"
 
 
 def _intervals(

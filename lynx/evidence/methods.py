@@ -15,7 +15,7 @@ from lynx.evidence.attention import AttentionRows, replayed_attention
 from lynx.evidence.attribution import TEXT, Attribution
 from lynx.evidence.gradient_attention import gradient_x_attention
 from lynx.evidence.hiding import hide_each
-from lynx.evidence.integrated_gradients import integrated_gradients
+from lynx.evidence.integrated_gradients import Progress, integrated_gradients
 from lynx.evidence.replay import Answered, Replay
 
 
@@ -81,10 +81,14 @@ def find_method(name: str) -> Method:
     )
 
 
-def explain(answered: Answered, recorded: AttentionRows, tokens: Sequence[int], name: str) -> Attribution:
+def explain(
+    answered: Answered, recorded: AttentionRows, tokens: Sequence[int], name: str,
+    progress: Progress | None = None,
+) -> Attribution:
     """What the tokens at these indices of the answer's ids rest on, by the method of this name.
 
-    recorded: the answer's own attention. Of no tokens everything is 0.
+    recorded: the answer's own attention. Of no tokens everything is 0. progress: told of the passes done,
+    between which others may use the model; methods of one pass tell nothing.
     Raises: LynxError: no such method or layer; the adapters have changed.
     """
     method = find_method(name)
@@ -94,9 +98,9 @@ def explain(answered: Answered, recorded: AttentionRows, tokens: Sequence[int], 
         gained = 0.0 if method.unit == "nats" else None
         return Attribution(name, method.unit, values, answered.streams, totals, gained)
     base, _, part = name.partition(":")
-    with answered.replay() as replay:
+    with answered.replay(shared=base in (ATTRIBUTION, HIDING)) as replay:
         if base == ATTRIBUTION:
-            return _integrated(replay, tokens)
+            return _integrated(replay, tokens, progress)
         if base == HIDING:
             return _hidden(replay, tokens)
         layers = _layers(part, len(replay.backbone.text_attention_modules()))
@@ -119,8 +123,8 @@ def _layers(part: str, count: int) -> Sequence[int]:
     return [int(part)]
 
 
-def _integrated(replay: Replay, tokens: Sequence[int]) -> Attribution:
-    found = integrated_gradients(replay, tokens)
+def _integrated(replay: Replay, tokens: Sequence[int], progress: Progress | None) -> Attribution:
+    found = integrated_gradients(replay, tokens, progress=progress)
     values = {sense: found.values[span] for sense, span in replay.spans.items()}
     totals = {sense: float(mine.sum()) for sense, mine in values.items()}
     totals[TEXT] = _above_chance(replay, tokens, found.blank)

@@ -139,7 +139,10 @@ class Modality(ABC):
         """
 
     def blank(self, frames: Frames) -> Tensor:
-        """The picture (1, 3, H, W) uint8 that it draws where there is nothing, as large as these: black."""
+        """What it draws where there is nothing, as large as these pictures: (1, 3, H, W) uint8, black.
+
+        Where its kinds of pictures differ there, one of each: (kinds, 3, H, W).
+        """
         return torch.zeros_like(frames.pixels[:1])
 
     def parts(self, source: MediaSource, times: Tensor, size: int) -> Iterator[Frames]:

@@ -28,6 +28,7 @@ class StreamEncoder(AdaptedBackbone):
         super().__init__(backbone)
         self.streams: LRUCache[str, Stream] = LRUCache(MAX_BYTES, getsizeof=lambda stream: stream.nbytes)
         self.kv_caches = KvCaches()  # of the conversations about them
+        self.blank_tokens: LRUCache[bytes, Tensor] = LRUCache(64)  # see `lynx.evidence.replay.blank_token`
 
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""

@@ -19,6 +19,7 @@ from lynx.adapters.format import Adapter
 from lynx.adapters.saving import describe_backbone, save_adapter
 from lynx.backbones import Backbone
 from lynx.backbones.attention import recording
+from lynx.backbones.memory import checkpointed
 from lynx.config import AlignConfig
 from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
@@ -27,7 +28,7 @@ from lynx.modalities import Modality
 from lynx.model import Lynx
 from lynx.training.guidance import Guidance
 from lynx.training.losses import attention_loss, response_distance, statistics_loss
-from lynx.training.trainer import Trainer, checkpointed, digest_of, seeded
+from lynx.training.trainer import Trainer, digest_of, seeded
 
 
 class AlignmentLoss:

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from lynx import compat
 from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
-from lynx.config import Checkpointing, TrainConfig
+from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError, writing
 
 logger = logging.getLogger(__name__)
@@ -336,22 +334,4 @@ def seeded(seed: int) -> Iterator[None]:
     """Random numbers inside depend on `seed` alone, and those outside are unchanged."""
     with _random_state_kept():
         torch.manual_seed(seed_of(seed, "weights"))
-        yield
-
-
-@contextmanager
-def checkpointed(model: nn.Module, mode: Checkpointing) -> Iterator[None]:
-    """Gradient checkpointing of a transformers model inside the `with`, non-reentrant or not at all.
-
-    Raises: DataError: the model has been set to reentrant checkpointing, whose gradients would be wrong.
-    """
-    if compat.reentrant_checkpointing(model):
-        raise DataError(
-            "the model uses reentrant gradient checkpointing, which gives silently wrong gradients here: "
-            "call activation_checkpointing_disable() on it, and set checkpointing to 'non-reentrant'"
-        )
-    if mode == "off":
-        yield
-        return
-    with compat.checkpointed_layers(model, partial(checkpoint, use_reentrant=False)):
         yield

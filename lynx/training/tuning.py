@@ -25,6 +25,7 @@ from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
+from lynx.backbones.memory import checkpointed
 from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key
@@ -32,7 +33,7 @@ from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.stream_cache import StreamCache
-from lynx.training.trainer import Trainer, checkpointed, digest_of, seeded
+from lynx.training.trainer import Trainer, digest_of, seeded
 from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)

@@ -132,7 +132,9 @@ class Engine:
         labels = {sense.name: sense.label for sense in self.models.senses(request.setup)}
         streams = evidence.streams.items()
         frames = {name: thumbnails(stream.frames, THUMBNAIL_PIXELS) for name, stream in streams}
-        return EvidenceView(given, evidence_record(evidence, labels, found), frames, part_looked_at(session))
+        part = part_looked_at(session)
+        record = evidence_record(evidence, labels, found, part=part, files=session.media)
+        return EvidenceView(given, record, frames, part)
 
     def explain(
         self, given: GivenAnswer, chosen: Chosen, progress: Callable[[int, int], None] | None = None
@@ -145,13 +147,14 @@ class Engine:
 
         word, method = chosen
         evidence = self.answers.get(given) or self._again(given)[0]
-        return attribution_record(word, evidence.attribution(word, method))
+        return attribution_record(word, evidence.attribution(word, method, progress))
 
     def _again(self, given: GivenAnswer) -> "tuple[Evidence, Session]":
         """An answer's evidence from its clip and its tokens, and a session of its own that it is the last of.
 
         The conversation's session is left alone: it may be answering meanwhile.
         """
+        from lynx.evidence.attention import replayed_attention
         from lynx.evidence.evidence import answer_evidence
         from lynx.evidence.replay import Answered
 
@@ -165,8 +168,14 @@ class Engine:
                 prompt = model.backbone.compose(messages, list(streams.values()))
             ids = torch.tensor(given.ids, device=prompt.input_ids.device)
             answered = Answered(model, messages, streams, ids, given.weights)
-            rows = torch.zeros(len(ids), prompt.input_ids.shape[1] + len(ids) - 1)  # not recorded again
-            evidence = answer_evidence(model.backbone.tokenizer, prompt, answered, rows)
+            count, none = len(ids), torch.zeros(len(ids), 0)  # the record has its probabilities already
+            rows = torch.zeros(count, prompt.input_ids.shape[1] + count - 1)  # recorded below
+            likely = (torch.zeros(count), none.long(), none)
+            evidence = answer_evidence(prompt, answered, rows, None, likely)
+            with answered.replay() as replay:
+                layers = range(len(model.backbone.text_attention_modules()))
+                attention = replayed_attention(replay, evidence.attention, evidence.steps, layers)
+            evidence = replace(evidence, attention=attention)
             self.answers.keep(given, evidence)
         said = {"role": "assistant", "content": "".join(evidence.tokens).strip()}
         session.evidence, session.history = evidence, [*request.messages, said]
@@ -206,7 +215,7 @@ class Engine:
         word, method = chosen
         if not view.known(chosen):
             raise LynxError("this is still being computed: wait until it is shown")
-        shown = {"words": [word], "methods": [method]} if kind == "png" else {}
+        shown = {"words": [word], "method": method} if kind == "png" else {}
         write_record(view.record, path, view.frames, **shown)
         return path
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from lynx.errors import LynxError
+from lynx.evidence.methods import METHODS
 from lynx.types import VIDEO
 from lynx.ui import types
 from lynx.ui.evidence_view import evidence_html
@@ -47,7 +48,7 @@ EVIDENCE_HEADER = """
 compared with a clip in which there is nothing to see or hear.</p>
 """
 NO_EVIDENCE = '<div class="note">Ask about a clip, and what the answer rests on stands here.</div>'
-SENTENCES: dict[str, str] = {}
+SENTENCES = {name: method.shows for name, method in METHODS.items()}
 """By method: what it shows, and how often it is right in the miniature world."""
 MAP = "Tokens of the clip's senses among words and tokens of other videos"
 INTERFACE_HEADER = """

@@ -21,6 +21,7 @@ from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.backbones.attention import recording
+from lynx.backbones.memory import checkpointed
 from lynx.config import AlignConfig, GuideConfig, LoraSettings, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.errors import DataError
@@ -28,7 +29,6 @@ from lynx.model import Lynx
 from lynx.training.alignment import AlignmentLoss, align
 from lynx.training.guidance import guide
 from lynx.training.packing import IGNORE, Packer
-from lynx.training.trainer import checkpointed
 from lynx.training.tuning import answer_loss, tune
 from lynx.types import Prompt, sample_times
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from lynx.adapters.format import Adapter
 from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.memory import checkpointed
 from lynx.config import AlignConfig, LoraSettings
 from lynx.datasets.base import Example
 from lynx.errors import AdapterError, DataError
 from lynx.modalities.audio import Audio, AudioRendering
 from lynx.training.alignment import AlignmentLoss, align
 from lynx.training.losses import attention_loss, response_distance, statistics_loss
-from lynx.training.trainer import checkpointed
 from lynx.types import Waveform
 
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
-from lynx.training.trainer import VECTOR_RATE, Order, Trainer, checkpointed, seed_of, seeded, warmup_cosine
+from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
 
 CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
 POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
