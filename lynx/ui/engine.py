@@ -120,7 +120,7 @@ class Engine:
         from lynx.media.thumbnails import thumbnails
 
         evidence = session.evidence
-        if evidence is None or evidence.answered is None or not evidence.words:
+        if evidence is None or evidence.answered is None or not evidence.words or not evidence.streams:
             return None
         answered = evidence.answered
         asked = replace(request, senses=tuple(session.used))
@@ -129,11 +129,13 @@ class Engine:
         size = sum(len(stream.times) for stream in evidence.streams.values())
         words = range(len(evidence.words)) if size * len(evidence.words) <= VALUES_AT_ONCE else ()
         found = [(word, evidence.attribution(word, ATTENTION)) for word in (None, *words)]
-        labels = {sense.name: sense.label for sense in self.models.senses(request.setup)}
+        senses = self.models.senses(request.setup)
+        labels = {sense.name: sense.label for sense in senses}
         streams = evidence.streams.items()
         frames = {name: thumbnails(stream.frames, THUMBNAIL_PIXELS) for name, stream in streams}
         part = part_looked_at(session)
-        record = evidence_record(evidence, labels, found, part=part, files=session.media)
+        sources = {sense.name: request.clip.names(sense.takes) for sense in senses}
+        record = evidence_record(evidence, labels, found, part=part, files=sources)
         return EvidenceView(given, record, frames, part)
 
     def explain(

@@ -134,8 +134,8 @@ class Page:
             saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)
             saved.success(None, js=DOWNLOAD)
         filmed = [ui.film, ui.film_notes]
-        # beside the queue of the model, which is free while pictures are drawn
-        ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **EXPLAIN)
+        film = EXPLAIN | {"concurrency_id": "film"}  # drawing it takes longer than what it shows
+        ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **film)
 
     def ask(
         self, video: str | None, audio: str | None, question: str, senses: list[str] | None,

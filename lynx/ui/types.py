@@ -92,6 +92,12 @@ class Clip:
         end = "the end" if self.moments.end is None else f"{self.moments.end:g} s"
         return f"{self.files}, {self.moments.start:g} s to {end}"
 
+    def names(self, takes: str) -> str | None:
+        """Names of the files that a sense reads which takes this kind; None where there are none."""
+        given = {VIDEO: [self.video], AUDIO: [self.audio or self.video], DEPTH: [self.depth]}
+        paths = given.get(takes, [path for path, _ in self.views])
+        return " + ".join(Path(path).name for path in paths if path) or None
+
     def source(self, takes: str) -> MediaSource | None:
         """The source of a sense that takes this kind of file; None where it was not given."""
         named: dict[str, View] = {}
@@ -263,7 +269,8 @@ class EvidenceView:
                 raise LynxError("the clip is looked at in another way than for this answer: ask again")
         self.problems.pop(chosen, None)
         if not self.known(chosen):
-            self.record["attributions"].append(found)
+            text = None if chosen[0] is None else self.record["words"][chosen[0]]["text"]
+            self.record["attributions"].append(found | {"text": text})
 
 
 @dataclass(frozen=True)

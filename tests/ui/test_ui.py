@@ -34,10 +34,23 @@ from lynx.types import Frames, Moments, Recording, Waveform
 from lynx.ui import launch, views
 from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
+from lynx.ui.evidence_panel import COMPUTING
 from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
+from lynx.ui.kept_answers import ANSWERS_KEPT, CONVERSATIONS_KEPT
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page, build
-from lynx.ui.types import PICTURE, AdapterOption, Chat, ChatTurn, Clip, Reply, Request, Sense, Setup
+from lynx.ui.types import (
+    PICTURE,
+    WHOLE,
+    AdapterOption,
+    Chat,
+    ChatTurn,
+    Clip,
+    Reply,
+    Request,
+    Sense,
+    Setup,
+)
 from lynx.ui.uploads import Uploads, further_views
 from lynx.ui.views import sentence
 from lynx.visualization.drawing import color
@@ -113,17 +126,20 @@ def test_an_answer_comes_in_pieces_then_whole_with_what_it_rests_on(engine, setu
     *pieces, reply = engine.answer(request_for(setup, desk))
     assert "".join(pieces).strip() == reply.answer
     assert reply.used == {"video": (16, 4.0), "audio": (16, pytest.approx(4.0, abs=0.1))}
-    found = reply.evidence
-    assert len(found.shares) == len(found.words) + 1 == len(found.curves) == len(found.maps)
-    assert all(sum(share.values()) == pytest.approx(1, abs=1e-4) for share in found.shares)
-    assert found.maps[0]["audio"].shape[0] == len(found.frames["audio"]) == 16
+    record, frames = reply.evidence.record, reply.evidence.frames
+    known = record["attributions"]
+    assert [each["word"] for each in known] == [None, *range(len(record["words"]))]
+    assert all(each["method"] == "attention" for each in known), "what takes passes is computed later"
+    assert all(sum(each["totals"].values()) == pytest.approx(1, abs=1e-4) for each in known)
+    assert len(known[0]["values"]["audio"]) == len(frames["audio"]) == 16
+    assert record["senses"]["audio"]["label"] == "sound" and json.loads(json.dumps(record)) == record
 
 
 def test_everything_that_crosses_processes_can_be_pickled(engine, setup, desk):
     request = request_for(setup, desk)
     *_, reply = engine.answer(pickle.loads(pickle.dumps(request)))
     copy = pickle.loads(pickle.dumps(reply))
-    assert copy.answer == reply.answer and copy.evidence.words == reply.evidence.words
+    assert copy.answer == reply.answer and copy.evidence.record == reply.evidence.record
     assert len(pickle.dumps(reply)) < 20e6
 
 
@@ -155,8 +171,7 @@ def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
 
 def test_with_all_senses_off_words_alone_answer(engine, setup, desk):
     *_, reply = engine.answer(request_for(setup, desk, senses=()))
-    assert reply.used == {} and views.rests_on(reply.evidence, 0, SENSES) is None
-    assert reply.evidence.shares[0] == {"text": pytest.approx(1)}
+    assert reply.used == {} and reply.evidence is None and views.evidence(None) == ""
 
 
 def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
@@ -233,22 +248,30 @@ def test_no_list_of_stopped_conversations_grows(engine):
 def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
     monkeypatch.setattr("lynx.ui.sessions.SESSIONS_KEPT", 2)
     write_video(desk / "short.mp4", torch.zeros(4, 3, 48, 64, dtype=torch.uint8), 20)
-    engine = Engine(max_new_tokens=4)
+    engine, answers = Engine(max_new_tokens=4), []
 
     def film(key):
         request = request_for(setup, desk, "short.mp4", ("video",), key=key)
         *_, reply = engine.answer(request)
-        return engine.film(replace(request, history=((request.question, reply.answer),)), None).path
+        saved = engine.export(reply.evidence, (None, "attention"), "json")
+        assert saved.parent == (film := engine.film(reply.evidence.given, None).path).parent
+        answers.append(reply.evidence.given)
+        return film
 
     first = film("1")
-    folder = first.parent
+    folder = first.parent.parent
     assert film("1") == first and first.is_file(), "a conversation has one film"
     others = [film(key) for key in "234"]
-    assert sorted(folder.iterdir()) == others[-2:], "no more films than sessions"
+    assert {path.parent for path in folder.glob("*/*.*")} == {path.parent for path in others[-2:]}
     engine.sessions.forget("4")
-    assert sorted(folder.iterdir()) == others[-2:-1]
+    assert {path.parent for path in folder.glob("*/*.*")} == {others[-2].parent}
     engine.models.get(replace(setup, adapters=()))
     assert not list(folder.iterdir()), "the model before went, and its sessions with it"
+    assert not engine.sessions._sessions
+    assert engine.film(answers[0], 0).path.is_file(), "made again from the clip and the answer's tokens"
+    for number in range(CONVERSATIONS_KEPT):
+        engine.downloads.path(f"more {number}", "evidence.csv")
+    assert len(list(folder.iterdir())) == CONVERSATIONS_KEPT and not list(folder.glob("*/answer.mp4"))
 
 
 def test_compare_gives_two_answers_and_leaves_the_history(engine, setup, desk):
@@ -261,15 +284,80 @@ def test_compare_gives_two_answers_and_leaves_the_history(engine, setup, desk):
     assert engine.compare(last).question == request.question
 
 
-def test_hiding_a_sense_is_measured(engine, setup, desk):
-    request = request_for(setup, desk, key="hide")
-    with pytest.raises(LynxError, match="no answer"):
-        engine.hide(request)
-    *_, reply = engine.answer(request)
-    drops = engine.hide(replace(request, history=((request.question, reply.answer),)))
-    assert set(drops) == {"video", "audio"}
-    assert views.hidden({"audio": 6.0, "video": 0.1}, LABELS).count("403 times less likely") == 1
-    assert "over a million" in views.hidden({"audio": 99.0}, LABELS)
+# --- what an answer rests on ---------------------------------------------------------------------
+
+HIDDEN = (None, "hiding")
+
+
+def test_what_a_word_rests_on_is_computed_on_request_and_once(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, key="once"))
+    view, passes = reply.evidence, []
+    found = engine.explain(view.given, (0, "attribution"), lambda *done: passes.append(done))
+    assert passes and passes[-1][0] == passes[-1][1]
+    assert (found["word"], found["method"], found["unit"]) == (0, "attribution", "nats")
+    assert not view.known((0, "attribution"))
+    view.join(found)
+    view.join(found)
+    known = [(each["word"], each["method"]) for each in view.record["attributions"]]
+    assert known.count((0, "attribution")) == 1 and view.known((0, "attribution"))
+    engine.explain(view.given, (0, "attribution"), lambda *done: pytest.fail("it is known"))
+    assert set(engine.explain(view.given, HIDDEN)["totals"]) == {"video", "audio", "text"}
+
+
+def test_what_an_answer_rests_on_is_the_same_where_it_is_gone(engine, setup, desk):
+    """As on ZeroGPU, or after other visitors: it is made again from the clip and the answer's tokens."""
+    first = request_for(setup, desk, key="gone")
+    *_, one = engine.answer(first)
+    history = ((first.question, one.answer),)
+    *_, two = engine.answer(replace(first, history=history, question="why ?", senses=("audio", "video")))
+    given = pickle.loads(pickle.dumps(two.evidence.given))
+    assert given == two.evidence.given and given.request.history == history
+    other = Engine(12)
+    for chosen in ((None, "attribution"), (0, "attention"), HIDDEN):
+        here, there = engine.explain(given, chosen), other.explain(given, chosen)
+        assert here["totals"] == pytest.approx(there["totals"], abs=1e-3), chosen
+        for sense, values in here["values"].items():
+            assert torch.tensor(values).allclose(torch.tensor(there["values"][sense]), atol=1e-3)
+    assert not other.sessions._sessions, "the conversation's own session may be answering meanwhile"
+
+
+def test_the_last_answers_of_a_conversation_are_kept_and_go_with_it(setup, desk):
+    engine, history, views_of = Engine(2), (), []
+    request = request_for(setup, desk, key="many")
+    for _ in range(ANSWERS_KEPT + 2):
+        *_, reply = engine.answer(replace(request, history=history))
+        history += ((request.question, reply.answer),)
+        views_of.append(reply.evidence)
+    kept = [engine.answers.get(view.given) is not None for view in views_of]
+    assert kept == [False] * 2 + [True] * ANSWERS_KEPT
+    views_of[0].join(engine.explain(views_of[0].given, WHOLE))
+    assert views_of[0].known(WHOLE), "an earlier answer is explained as well"
+    engine.sessions.forget("many")
+    assert not engine.answers._kept
+    list(engine.answer(request))
+    engine.models.get(replace(setup, adapters=()))
+    assert not engine.answers._kept, "or the model before would stay in memory"
+
+
+def test_others_are_answered_between_two_passes_of_an_explanation(engine, setup, desk):
+    *_, mine = engine.answer(request_for(setup, desk, key="mine"))
+    said = []
+    with ThreadPoolExecutor() as pool:
+
+        def ask_meanwhile(done, total):
+            other = request_for(setup, desk, question="and you ?", key="other")
+            said.append(pool.submit(lambda: list(engine.answer(other))[-1]).result(timeout=60))
+
+        engine.explain(mine.evidence.given, WHOLE, ask_meanwhile)
+    assert len(said) > 1 and all(isinstance(reply, Reply) for reply in said)
+
+
+def test_results_of_other_moments_are_refused(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, key="moments"))
+    found = engine.explain(reply.evidence.given, WHOLE)
+    fewer = found | {"values": {sense: values[::2] for sense, values in found["values"].items()}}
+    with pytest.raises(LynxError, match="ask again"):
+        reply.evidence.join(fewer)
 
 
 @pytest.mark.parametrize(
@@ -530,7 +618,8 @@ def test_what_needs_no_other_model_does_not_wait_for_its_load(slow_load, setup, 
 
 
 def test_what_needs_no_model_is_not_queued_behind_those_that_do(page):
-    light = {"on_choose", "on_plan", "on_views", "on_word", "on_stop", "on_clear"}
+    light = {"on_choose", "on_plan", "on_views", "on_stop", "on_clear", "on_choice", "on_which", "on_clip"}
+    light |= {"on_answered", "on_wanted", "on_explain", "on_explained", "on_film"}
     queues = {block.name: block.concurrency_id for block in page.blocks.fns.values()}
     assert light <= set(queues) and all(queues[name] != "model" for name in light)
     assert queues["on_ask"] == queues["on_setup"] == queues["on_media"] == "model"
@@ -734,8 +823,14 @@ def test_a_new_clip_draws_a_line_and_starts_a_new_history(setup):
     assert chat.about(new) == (("2", "two"), ("3", "three")) and chat.about(old) == ()
 
 
-def test_words_to_choose_from():
-    assert views.word_choices(None) == []
+def test_a_message_that_is_clicked_is_of_its_turn(setup):
+    clips = (Clip("a.mp4"), Clip("b.mp4"), Clip("b.mp4"))
+    turns = tuple(ChatTurn(str(number), f"answer {number}", setup, clip) for number, clip in enumerate(clips))
+    shown = [message["content"][0]["text"] for message in views.messages(turns)]
+    assert len(shown) == 7 and "divider" in shown[2]
+    found = [views.turn_of_message(turns, index) for index in range(8)]
+    assert found == [0, 0, None, 1, 1, 2, 2, None]
+    assert views.answer_choices(turns) == [], "none of them has evidence"
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -850,8 +945,9 @@ def test_ask_retry_and_clear(page, setup, desk):
     ui, chat = page.ui, Chat("r", setup, SENSES)
     *_, last = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
     told = last[ui.chat]
-    assert len(told.turns) == 1 and "chips" in told.turns[0].chips and last[ui.evidence]["visible"]
-    assert last[ui.rests_on].width == 1200
+    assert len(told.turns) == 1 and "chips" in told.turns[0].chips
+    shown = page.evidence.on_answered(told, last[ui.shown], None)
+    assert shown[ui.evidence]["visible"] and json.loads(shown[ui.evidence_view])["answer"]
     *_, last = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
     again = last[ui.chat]
     assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
@@ -901,17 +997,121 @@ def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup
     given = media(desk, "clip.mp4", Chat("study", setup, SENSES))
     drawn = panel.on_map(*given)
     assert drawn[ui.map]["visible"] and "<th>sound, not aligned</th>" in drawn[ui.distances]
-    assert "no answer about this clip" in panel.on_film(None, *given)[ui.notice]
+    assert "no answer to film" in panel.on_film(None, WHOLE)[ui.film_notes]
     *_, told = page.chat.on_ask("what ?", *given)
     given = media(desk, "clip.mp4", told[ui.chat])
-    film = panel.on_film(told[ui.word]["value"], *given)
+    film = panel.on_film(told[ui.shown], WHOLE)
     with av.open(film[ui.film]["value"]) as opened:
         assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
-    *begun, _ = page.chat.on_ask("and now ?", *given)
-    assert begun[0][ui.film] == {"value": None, "visible": False, "__type__": "update"}
+    *_, more = page.chat.on_ask("and now ?", *given)
+    shown = panel.on_answered(more[ui.chat], more[ui.shown], None)
+    assert shown[ui.film] == {"value": None, "visible": False, "__type__": "update"}
     assert not page.media.on_media(*given)[ui.map]["visible"]
     nothing = panel.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
     assert not nothing[ui.map]["visible"] and "alert" in nothing[ui.distances]
+
+
+class Choice:
+    """What the viewer says when a word or a method is chosen."""
+
+    def __init__(self, word=None, method="attribution", index=None):
+        self.word, self.method, self.index = word, method, index
+
+
+def asked(page, desk, question, chat, name="clip.mp4"):
+    """The conversation after one more answer, and what is shown of it."""
+    *_, last = page.chat.on_ask(question, *media(desk, name, chat))
+    return last[page.ui.chat], last[page.ui.shown]
+
+
+def explained(page, view, event):
+    """What is to be computed, after it was."""
+    wanted = page.evidence.on_wanted(view, event)
+    page.evidence.on_explain(wanted)
+    return wanted
+
+
+def test_late_results_join_their_answer_and_are_shown_with_no_other(page, setup, desk):
+    ui, panel = page.ui, page.evidence
+    chat, first = asked(page, desk, "what ?", Chat("late", setup, SENSES))
+    wanted = panel.on_wanted(first, Choice())
+    chat, second = asked(page, desk, "and now ?", chat)  # asked while the first one is being explained
+    panel.on_explain(wanted)
+    assert first.known(first.first) and not second.known(second.first)
+    for shown in (second, None):  # the next answer, or nothing as the clip is another or all was cleared
+        assert panel.on_explained(shown, wanted) == {ui.evidence_view: gr.skip()}
+    seen = json.loads(panel.on_explained(first, wanted)[ui.evidence_view])
+    assert ["attribution" in each["method"] for each in seen["attributions"]].count(True) == 1
+    back = panel.on_which(0, chat)
+    assert back[ui.shown] is first and back[ui.which]["visible"] and back[ui.which]["value"] == 0
+    clicked = panel.on_message(chat, Choice(index=3))
+    assert clicked[ui.shown] is second
+    explained(page, first, Choice())  # known: nothing is computed again
+    assert len([each for each in first.record["attributions"] if each["method"] == "attribution"]) == 1
+
+
+def test_evidence_goes_with_the_clip_and_comes_back_with_its_answer(page, setup, desk):
+    ui, panel, chat = page.ui, page.evidence, Chat("comes back", setup, SENSES)
+    before = panel.on_clip(*media(desk, "clip.mp4", chat), None)[ui.on_desk]
+    chat, first = asked(page, desk, "what ?", chat)
+    switched = panel.on_clip(*media(desk, "clip.mp4", chat, ("video",)), before)
+    assert switched == {ui.on_desk: before}, "it is the same clip"
+    away = panel.on_clip(*media(desk, "mute.mp4", chat), before)
+    assert away[ui.shown] is None and away[ui.evidence_view] == "" and not away[ui.evidence]["visible"]
+    assert away[ui.which]["visible"], "the answer about the clip before can still be chosen"
+    assert panel.on_which(0, chat)[ui.shown] is first
+    assert panel.on_clip(*media(desk, "clip.mp4", chat), away[ui.on_desk])[ui.shown] is first
+    # the clip was changed while the answer was being given
+    assert panel.on_answered(chat, first, away[ui.on_desk])[ui.shown] is None
+    assert panel.on_answered(chat, first, before)[ui.shown] is first
+    other = replace(chat, setup=replace(setup, adapters=()))
+    assert panel.on_clip(*media(desk, "clip.mp4", other), before)[ui.shown] is None, "another model"
+    cleared = page.chat.on_clear(chat)
+    assert cleared[ui.evidence_view] == "" and cleared[ui.nothing]["visible"]
+    assert panel.on_answered(cleared[ui.chat], first, before)[ui.shown] is None
+
+
+def test_why_something_cannot_be_computed_stands_in_its_place(page, setup, desk):
+    ui, panel = page.ui, page.evidence
+    chat, view = asked(page, desk, "what ?", Chat("fails", setup, SENSES))
+    wanted = explained(page, view, Choice(99))
+    seen = json.loads(panel.on_explained(view, wanted)[ui.evidence_view])
+    assert "has no word" in seen["notice"] and seen["notice"].endswith(".") and len(chat.turns) == 1
+    assert "still being computed" in panel.on_export("png", view, (99, "attribution"))[ui.film_notes]
+    wanted = explained(page, view, Choice())
+    assert json.loads(panel.on_explained(view, wanted)[ui.evidence_view])["notice"] == ""
+    # another word was chosen while the first one was computed
+    assert json.loads(panel.on_explained(view, (view, HIDDEN))[ui.evidence_view])["loading"] == COMPUTING
+
+
+@pytest.mark.parametrize("kind", ["png", "csv", "json"])
+def test_what_is_shown_can_be_saved(page, setup, desk, kind):
+    ui, panel = page.ui, page.evidence
+    assert "no answer yet" in panel.on_export(kind, None, WHOLE)[ui.film_notes]
+    _, view = asked(page, desk, "what ?", Chat("saved", setup, SENSES))
+    explained(page, view, Choice())
+    path = Path(panel.on_export(kind, view, WHOLE)[ui.download]["value"])
+    assert path.name == f"evidence.{kind}" and path.is_file()
+    if kind == "json":
+        assert json.loads(path.read_text())["attributions"] == view.record["attributions"]
+        assert str(desk) not in path.read_text()
+
+
+def test_on_zero_gpu_one_call_gives_the_answer_and_what_it_rests_on(page, engine, setup, desk, monkeypatch):
+    ui, chat = page.ui, Chat("zero", setup, SENSES)
+    monkeypatch.setattr(page.chat, "in_process", False)
+    *_, last = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
+    view = last[ui.shown]
+    assert json.loads(last[ui.evidence_view])["loading"] and view.known(view.first)
+    assert not json.loads(page.evidence.on_answered(last[ui.chat], view, None)[ui.evidence_view])["loading"]
+
+    def fail(*_):
+        raise LynxError("no room")
+
+    monkeypatch.setattr(engine, "explain", fail)
+    *_, last = page.chat.on_ask("and now ?", *media(desk, "clip.mp4", chat))
+    shown = page.evidence.on_answered(last[ui.chat], last[ui.shown], None)
+    assert json.loads(shown[ui.evidence_view])["notice"] == "No room." and len(last[ui.chat].turns) == 1
 
 
 def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, full, desk):
@@ -1008,8 +1208,10 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
     *_, first = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat, start="1", end="3"))
     said = first[ui.chat]
     assert "picture · 16 frames · 1.0–3.0 s" in said.turns[0].chips
-    assert said.evidence.frames["video"].times.min() > 1 and said.evidence.frames["video"].times.max() < 3
-    film = page.evidence.on_film(0, *media(desk, "clip.mp4", said, start="1", end="3"))
+    view = said.turns[0].evidence
+    assert view.frames["video"].times.min() > 1 and view.frames["video"].times.max() < 3
+    assert view.part == (1, 3) and json.loads(views.evidence(view))["start"] == 1
+    film = page.evidence.on_film(view, WHOLE)
     with av.open(film[ui.film]["value"]) as made:
         assert made.duration / av.time_base == pytest.approx(2, abs=0.1)
     *_, second = page.chat.on_ask("what ?", *media(desk, "clip.mp4", said, start="2"))
