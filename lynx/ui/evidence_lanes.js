@@ -57,7 +57,7 @@ function drawLane(canvas, lane, answer, attribution, peak, state) {
     });
   }
   const { pick } = state;
-  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height);
+  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height, 0);
   if (pick && answer.lanes[pick.lane] === lane) {
     outline(context, tiles[pick.picture], map ?? { shape: [1, ...gridOf(answer, lane)] }, pick, true);
   }
@@ -114,14 +114,14 @@ function outline(context, tile, map, region, picked) {
   context.restore();
 }
 
-function drawMoment(context, answer, time, width, height) {
+function drawMoment(context, answer, time, width, height, tint) {
   const scale = width / (answer.end - answer.start);
   const seconds = spacing(answer);
   context.save();
   context.strokeStyle = context.fillStyle = getComputedStyle(context.canvas).color;
   context.lineWidth = 1.5;
   const x = (time - seconds / 2 - answer.start) * scale;
-  context.globalAlpha = 0.12;
+  context.globalAlpha = tint;
   context.fillRect(x, 0, seconds * scale, height);
   context.globalAlpha = 0.9;
   for (const edge of [x, x + seconds * scale]) {
@@ -168,7 +168,7 @@ function drawCurve(canvas, answer, attribution, state) {
       context.fill();
     }
   }
-  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE);
+  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE, 0.12);
   return [low, high];
 }
 

@@ -4,11 +4,12 @@
 it (evidence_view.js and the files beside it) and writes text as text, never as HTML. Two events come back,
 each with the word (its index in the record, None for the whole answer) and the method:
 
-    view.choose(handler, ...)    # at every choice of a word or a method
-    view.compute(handler, ...)   # only where the record lacks that word by that method
+    view.choose(handler, ..., trigger_mode="multiple")    # at every choice of a word or a method
+    view.compute(handler, ..., trigger_mode="multiple")   # only where the record lacks that word by that method
 
     def handler(chat, event: gr.EventData): event.word; event.method
 
+Gradio's other modes drop an event that comes while one is running, or run it with the data of the first.
 From the click on, the browser shows that something is being computed, until any new value comes. What the
 visitor chose stays as long as the answer is the same: a result that comes late changes no choice.
 """
@@ -52,7 +53,7 @@ class EvidenceViewer(gr.HTML):
     def __init__(self, value: str = "", **options: Any) -> None:
         super().__init__(
             value,
-            html_template='<section class="evidence" hidden></section>',
+            html_template='<section class="evidence" aria-label="What the answer rests on"></section>',
             css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
             js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
             apply_default_css=False,

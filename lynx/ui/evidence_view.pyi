@@ -53,7 +53,7 @@ class EvidenceViewer(gr.HTML):
     def __init__(self, value: str = "", **options: Any) -> None:
         super().__init__(
             value,
-            html_template='<section class="evidence" hidden></section>',
+            html_template='<section class="evidence" aria-label="What the answer rests on"></section>',
             css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
             js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
             apply_default_css=False,
