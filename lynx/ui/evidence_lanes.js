@@ -70,10 +70,10 @@ function drawHeat(context, tile, map, moment, peak, threshold) {
   const [, rows, columns] = map.shape;
   context.save();
   context.globalCompositeOperation = "saturation";
-  context.fillStyle = "rgb(128 128 128 / 60%)";
+  context.fillStyle = "rgb(128 128 128 / 55%)";
   context.fillRect(tile.x, tile.y, tile.width, tile.height);
   context.globalCompositeOperation = "source-over";
-  context.fillStyle = "rgb(10 14 20 / 20%)";
+  context.fillStyle = "rgb(10 14 20 / 14%)";
   context.fillRect(tile.x, tile.y, tile.width, tile.height);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
@@ -150,7 +150,7 @@ function drawCurve(canvas, answer, attribution, state) {
   const y = (value) => PAD + ((high - value) / (high - low || 1)) * (CURVE - 2 * PAD);
   context.strokeStyle = context.fillStyle = style.color;
   context.globalAlpha = 0.4;
-  context.fillRect(0, Math.round(y(0)), width, 1);
+  if (maps.length) context.fillRect(0, Math.round(y(0)), width, 1);
   context.globalAlpha = 1;
   drawSeconds(context, answer, style, width, scale);
   for (const [sense, map] of maps) {

@@ -6,6 +6,7 @@ const root = element.querySelector(".evidence");
 const state = { word: null, method: "attribution", pick: null, threshold: 0.15, queue: [] };
 const asked = new Set(); // "word method" that the server is computing
 const EMPTY = "Ask about a clip: what each word of the answer rests on is shown here.";
+const PICK = "Pick a cell, or a moment on the curve, to see which words rest on it.";
 let answer = null; // what is shown
 let parts = null; // its elements, made once for an answer
 
@@ -132,8 +133,7 @@ function build() {
   root.replaceChildren(
     make("div", { class: "words", role: "group", "aria-label": "Words of the answer" }, ...made.words),
     make("div", { class: "switch" }, make("fieldset", {}, make("legend", {}, "Method"), ...made.methods), made.sentence),
-    made.status,
-    made.lead,
+    make("div", { class: "heading" }, made.lead, made.status),
     make("div", { class: "figures" }, made.bars, made.candidates),
     made.timeline,
   );
@@ -255,7 +255,7 @@ function update() {
   root.setAttribute("aria-busy", String(Boolean(busy)));
   const [said, unit] = attribution ? lead(answer, attribution) : ["", ""];
   parts.lead.replaceChildren(...[said && make("p", { class: "said" }, said), unit && make("p", { class: "fine" }, unit)].filter(Boolean));
-  parts.bars.replaceChildren(...(attribution ? [senseBars(answer, attribution)] : []));
+  parts.bars.replaceChildren(attribution ? senseBars(answer, attribution) : emptyBars(answer));
   updateCandidates();
   draw();
 }
@@ -269,10 +269,13 @@ function draw() {
   const attribution = answer.find(state.word, state.method);
   const peak = answer.peak(attribution);
   const mapped = Object.keys(attribution?.maps ?? {}).length > 0;
-  answer.lanes.forEach((lane, i) => drawLane(parts.lanes[i].canvas, lane, answer, attribution, peak, state));
+  const pickable = answer.mapped(state.method);
+  answer.lanes.forEach((lane, i) =>
+    drawLane(parts.lanes[i].canvas, lane, answer, attribution, peak, pickable ? state : { ...state, pick: null }),
+  );
   const [low, high] = drawCurve(parts.curve.canvas, answer, attribution, state);
   const unit = attribution?.unit;
-  parts.curve.row.hidden = Boolean(attribution) && !mapped;
+  parts.curve.row.hidden = !pickable;
   parts.curve.range.textContent = mapped ? `${amount(low, unit)} to ${amount(high, unit)}${unit === "nats" ? " nats" : ""}` : "";
   const now = moments(answer).indexOf(state.pick?.time);
   parts.curve.canvas.setAttribute("aria-valuenow", Math.max(0, now));
@@ -280,7 +283,8 @@ function draw() {
   parts.legend.replaceChildren(...(mapped ? legend(peak, unit) : []));
   parts.legend.parentElement.classList.toggle("mapped", mapped);
   const value = state.pick ? answer.at(attribution, state.pick) : undefined;
-  parts.reading.textContent = state.pick ? told(state.pick, value) : "Pick a cell, or a moment on the curve, to see which words rest on it.";
+  parts.reading.textContent = state.pick ? told(state.pick, value) : PICK;
+  parts.reading.parentElement.hidden = !pickable;
   parts.clear.hidden = !state.pick;
   const missing = unknown().length;
   parts.rest.hidden = !state.pick || !missing || !mapped || Boolean(waiting());

@@ -4,8 +4,9 @@
 it (evidence_view.js and the files beside it) and writes text as text, never as HTML. Two events come back,
 each with the word (its index in the record, None for the whole answer) and the method:
 
-    view.choose(handler, ..., trigger_mode="multiple")    # at every choice of a word or a method
-    view.compute(handler, ..., trigger_mode="multiple")   # only where the record lacks that word by that method
+    view = evidence_viewer(elem_id="evidence-view")
+    view.choose(handler, ..., trigger_mode="multiple")   # at every choice of a word or a method
+    view.compute(handler, ..., trigger_mode="multiple")  # only where the record lacks that word by that method
 
     def handler(chat, event: gr.EventData): event.word; event.method
 
@@ -47,18 +48,19 @@ LEVELS = 127  # of a cell's value, above and below 0
 _versions = count()
 
 
-class EvidenceViewer(gr.HTML):
-    """The component; its value comes from `evidence_html`, or is "" for nothing."""
+def evidence_viewer(**options: Any) -> gr.HTML:
+    """The component; its value comes from `evidence_html`, or is "" for nothing. options: of `gr.HTML`.
 
-    def __init__(self, value: str = "", **options: Any) -> None:
-        super().__init__(
-            value,
-            html_template='<section class="evidence" aria-label="What the answer rests on"></section>',
-            css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
-            js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
-            apply_default_css=False,
-            **options,
-        )
+    No subclass: Gradio writes a .pyi file beside the code of each, wherever that is installed.
+    """
+    return gr.HTML(
+        "",
+        html_template='<section class="evidence" aria-label="What the answer rests on"></section>',
+        css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
+        js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        apply_default_css=False,
+        **options,
+    )
 
 
 def evidence_html(
@@ -67,7 +69,7 @@ def evidence_html(
     stretched: Sequence[str] = ("audio",), methods: Sequence[str] = METHODS,
     sentences: Mapping[str, str] | None = None, notice: str = "",
 ) -> str:
-    """The value of an `EvidenceViewer`: all that it draws, as JSON.
+    """The value of an `evidence_viewer`: all that it draws, as JSON.
 
     record: of `lynx.evidence.record`. frames: pictures of each sense of it, of any size. chosen, method: what
     a new answer is shown with. loading: what is being computed now. notice: what could not be computed.
