@@ -66,9 +66,9 @@ function list(parts) {
 }
 
 // The one sentence that matters, and what its unit means.
-function lead(answer, attribution) {
+function lead(answer, attribution, word) {
   const { method, totals } = attribution;
-  const name = answer.text(attribution.word);
+  const name = answer.text(word);
   const senses = Object.keys(totals).filter((sense) => sense !== "text");
   const strongest = [...senses].sort((a, b) => Math.abs(totals[b]) - Math.abs(totals[a]));
   if (method === "attention") {

@@ -253,7 +253,7 @@ function update() {
   parts.status.classList.toggle("waiting", Boolean(busy));
   parts.status.classList.toggle("failed", Boolean(answer.notice) && !busy);
   root.setAttribute("aria-busy", String(Boolean(busy)));
-  const [said, unit] = attribution ? lead(answer, attribution) : ["", ""];
+  const [said, unit] = attribution ? lead(answer, attribution, state.word) : ["", ""];
   parts.lead.replaceChildren(...[said && make("p", { class: "said" }, said), unit && make("p", { class: "fine" }, unit)].filter(Boolean));
   parts.bars.replaceChildren(attribution ? senseBars(answer, attribution) : emptyBars(answer));
   updateCandidates();

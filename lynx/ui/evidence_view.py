@@ -43,7 +43,7 @@ MAX_SIDE, MIN_SIDE, FEW = 160, 64, 16
 """Pixels of a picture's longer side: the first for up to FEW pictures of a lane, less for more of them."""
 BLOCK = 16  # pixels of a JPEG's block: pictures side by side do not bleed into one another
 PER_ROW = 8  # pictures
-QUALITY = 74
+QUALITY = 70
 LEVELS = 127  # of a cell's value, above and below 0
 _versions = count()
 
