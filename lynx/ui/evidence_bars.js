@@ -34,7 +34,8 @@ function wordButton(text, word, choose, preview) {
 
 // Under each word its probability, or what of it rests on the place that is picked.
 function updateWords(buttons, answer, state) {
-  const values = buttons.map((button) => state.pick && answer.at(answer.find(button.word, state.method), state.pick));
+  const picked = state.pick && answer.mapped(state.method);
+  const values = buttons.map((button) => picked && answer.at(answer.find(button.word, state.method), state.pick));
   const most = Math.max(1e-9, ...values.map((value, i) => (buttons[i].word === null ? 0 : Math.abs(value ?? 0))));
   buttons.forEach((button, i) => {
     const { word } = button;
@@ -44,19 +45,19 @@ function updateWords(buttons, answer, state) {
     const value = values[i];
     let figure = probability === undefined ? "" : percent(probability);
     let told = probability === undefined ? name : `${name}, ${percent(probability)} likely`;
-    if (state.pick) {
+    if (picked) {
       figure = value === undefined ? "?" : amount(value, unit);
       told = `${name}: ${value === undefined ? "not computed yet" : `${figure} ${unit === "nats" ? "nats" : "of attention"} here`}`;
     }
     button.lastChild.textContent = figure;
     button.setAttribute("aria-label", told);
-    button.title = state.pick && value === undefined ? "Not computed yet: choose the word to compute it" : "";
+    button.title = picked && value === undefined ? "Not computed yet: choose the word to compute it" : "";
     button.setAttribute("aria-pressed", String(word === state.word));
-    const strength = state.pick && value ? Math.min(1, Math.abs(value) / most) : 0;
+    const strength = picked && value ? Math.min(1, Math.abs(value) / most) : 0;
     button.style.setProperty("--strength", `${Math.round(55 * strength)}%`);
     button.classList.toggle("for", strength > 0 && value > 0);
     button.classList.toggle("against", strength > 0 && value < 0);
-    button.classList.toggle("unknown", Boolean(state.pick) && value === undefined);
+    button.classList.toggle("unknown", Boolean(picked) && value === undefined);
   });
 }
 
@@ -65,14 +66,14 @@ function list(parts) {
 }
 
 // The one sentence that matters, and what its unit means.
-function lead(answer, attribution) {
+function lead(answer, attribution, word) {
   const { method, totals } = attribution;
-  const name = answer.text(attribution.word);
+  const name = answer.text(word);
   const senses = Object.keys(totals).filter((sense) => sense !== "text");
   const strongest = [...senses].sort((a, b) => Math.abs(totals[b]) - Math.abs(totals[a]));
   if (method === "attention") {
     const all = Object.keys(totals).sort((a, b) => totals[b] - totals[a]);
-    const parts = all.map((sense) => `${percent(totals[sense])} on ${sense === "text" ? "the words" : answer.label(sense)}`);
+    const parts = all.map((sense) => `${percent(totals[sense])} on ${sense === "text" ? "the words" : `the ${answer.label(sense)}`}`);
     return [`While the model said ${name}, its attention lay ${list(parts)}.`, ""];
   }
   if (method === "hiding") {
@@ -120,7 +121,7 @@ function senseBars(answer, attribution) {
     return make(
       "li",
       { class: sense === "text" ? "row text" : "row" },
-      make("span", { class: "name" }, answer.label(sense)),
+      make("span", { class: "name" }, sense === "text" && unit === "nats" ? "words alone" : answer.label(sense)),
       make("span", { class: "track", "aria-hidden": "true" }, make("b", { style: `left:${zero}%` }), bar),
       make("span", { class: "value" }, unit === "share" ? percent(value) : signed(value)),
     );
@@ -135,6 +136,20 @@ function senseBars(answer, attribution) {
     made.append(make("p", { class: "fine" }, note));
   }
   return made;
+}
+
+// The same rows while their figures are computed, so that nothing jumps.
+function emptyBars(answer) {
+  const rows = Object.keys(answer.senses).map((sense) =>
+    make(
+      "li",
+      { class: "row" },
+      make("span", { class: "name" }, answer.label(sense)),
+      make("span", { class: "track" }),
+      make("span", { class: "value" }, "\u2013"),
+    ),
+  );
+  return make("div", { class: "chart empty", "aria-hidden": "true" }, make("div", { class: "ends" }, "\u00a0"), make("ul", {}, ...rows));
 }
 
 // What was said at a word's place and what might have been, each with its probability.

@@ -67,7 +67,7 @@ class Answer {
   }
 
   label(sense) {
-    return sense === "text" ? "words alone" : (this.senses[sense]?.label ?? sense);
+    return sense === "text" ? "words" : (this.senses[sense]?.label ?? sense);
   }
 
   text(word) {
@@ -111,6 +111,12 @@ class Answer {
     const spacing = map.times.length > 1 ? map.times[1] - map.times[0] : this.end - this.start;
     const near = map.times.findIndex((each) => Math.abs(each - time) <= spacing / 2 + 1e-6);
     return near < 0 ? undefined : map.sums[near];
+  }
+
+  // A method whose results have no maps, such as hiding whole senses, has nothing to pick.
+  mapped(method) {
+    const known = [...this.known.values()].filter((each) => each.method === method);
+    return (!known.length && method !== "hiding") || known.some((each) => Object.keys(each.maps).length > 0);
   }
 
   // The strongest cell of all senses: what is drawn fullest.

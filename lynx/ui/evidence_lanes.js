@@ -57,7 +57,7 @@ function drawLane(canvas, lane, answer, attribution, peak, state) {
     });
   }
   const { pick } = state;
-  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height);
+  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height, 0);
   if (pick && answer.lanes[pick.lane] === lane) {
     outline(context, tiles[pick.picture], map ?? { shape: [1, ...gridOf(answer, lane)] }, pick, true);
   }
@@ -70,10 +70,10 @@ function drawHeat(context, tile, map, moment, peak, threshold) {
   const [, rows, columns] = map.shape;
   context.save();
   context.globalCompositeOperation = "saturation";
-  context.fillStyle = "rgb(128 128 128 / 60%)";
+  context.fillStyle = "rgb(128 128 128 / 55%)";
   context.fillRect(tile.x, tile.y, tile.width, tile.height);
   context.globalCompositeOperation = "source-over";
-  context.fillStyle = "rgb(10 14 20 / 20%)";
+  context.fillStyle = "rgb(10 14 20 / 14%)";
   context.fillRect(tile.x, tile.y, tile.width, tile.height);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
@@ -114,14 +114,14 @@ function outline(context, tile, map, region, picked) {
   context.restore();
 }
 
-function drawMoment(context, answer, time, width, height) {
+function drawMoment(context, answer, time, width, height, tint) {
   const scale = width / (answer.end - answer.start);
   const seconds = spacing(answer);
   context.save();
   context.strokeStyle = context.fillStyle = getComputedStyle(context.canvas).color;
   context.lineWidth = 1.5;
   const x = (time - seconds / 2 - answer.start) * scale;
-  context.globalAlpha = 0.12;
+  context.globalAlpha = tint;
   context.fillRect(x, 0, seconds * scale, height);
   context.globalAlpha = 0.9;
   for (const edge of [x, x + seconds * scale]) {
@@ -150,7 +150,7 @@ function drawCurve(canvas, answer, attribution, state) {
   const y = (value) => PAD + ((high - value) / (high - low || 1)) * (CURVE - 2 * PAD);
   context.strokeStyle = context.fillStyle = style.color;
   context.globalAlpha = 0.4;
-  context.fillRect(0, Math.round(y(0)), width, 1);
+  if (maps.length) context.fillRect(0, Math.round(y(0)), width, 1);
   context.globalAlpha = 1;
   drawSeconds(context, answer, style, width, scale);
   for (const [sense, map] of maps) {
@@ -168,7 +168,7 @@ function drawCurve(canvas, answer, attribution, state) {
       context.fill();
     }
   }
-  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE);
+  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE, 0.12);
   return [low, high];
 }
 

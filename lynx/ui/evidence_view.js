@@ -2,31 +2,43 @@
 // `trigger` (sends an event to the server) and `watch` (calls back when the value has changed).
 
 const root = element.querySelector(".evidence");
-const state = { word: null, method: "attribution", pick: null, threshold: 0.15, waiting: "" };
+// word: null is the whole answer. pick: a cell, a rectangle or a moment. queue: words still to be computed.
+const state = { word: null, method: "attribution", pick: null, threshold: 0.15, queue: [] };
+const asked = new Set(); // "word method" that the server is computing
+const EMPTY = "Ask about a clip: what each word of the answer rests on is shown here.";
+const PICK = "Pick a cell, or a moment on the curve, to see which words rest on it.";
 let answer = null; // what is shown
 let parts = null; // its elements, made once for an answer
 
 // A new value came: another answer, or more that is known of the same one.
 function receive() {
   const text = props.value;
-  root.hidden = !text;
   if (!text) {
     answer = parts = null;
-    root.replaceChildren();
+    root.replaceChildren(make("p", { class: "fine" }, EMPTY));
     return;
   }
   const data = JSON.parse(text);
   const fresh = answer?.name !== data.name;
   answer = new Answer(data);
-  state.waiting = data.loading;
   if (fresh) {
     const word = answer.words.length === 1 ? 0 : data.chosen; // the only word is the whole answer
     Object.assign(state, { word, method: data.method, pick: null });
     parts = build();
   }
+  if (fresh || data.notice) {
+    asked.clear();
+    state.queue = [];
+  }
+  for (const key of asked) {
+    const [word, method] = key.split(" ");
+    if (answer.find(word === "null" ? null : Number(word), method)) asked.delete(key);
+  }
   loadSheets(fresh);
   update();
-  if (fresh && !data.loading && !data.notice) request();
+  if (data.loading || data.notice) return;
+  if (fresh) request(state.word);
+  else if (!asked.size) next();
 }
 
 // Pictures come once for an answer; later values of the same one use them again.
@@ -44,21 +56,42 @@ function loadSheets(fresh) {
 }
 
 // Ask the server for what is not known yet.
-function request() {
-  if (answer.find(state.word, state.method)) return;
-  const of = state.word === null ? "the whole answer" : answer.text(state.word);
-  state.waiting = state.method === "hiding" ? `Hiding each sense from ${of} \u2026` : `Computing what ${of} rests on \u2026`;
-  trigger("compute", { word: state.word, method: state.method });
+function request(word) {
+  if (answer.find(word, state.method)) return false;
+  const key = `${word} ${state.method}`;
+  if (!asked.has(key)) {
+    asked.add(key);
+    trigger("compute", { word, method: state.method });
+  }
   update();
+  return true;
+}
+
+// One word after the other, so that each is drawn as soon as it is known.
+function next() {
+  while (state.queue.length && !request(state.queue.shift()));
 }
 
 function choose(change) {
-  Object.assign(state, change);
-  state.waiting = answer.loading;
+  const again = Object.entries(change).every(([name, value]) => state[name] === value);
+  if (again) asked.clear(); // whatever has become of the first try
+  Object.assign(state, change, { queue: [] });
   update();
   trigger("choose", { word: state.word, method: state.method });
-  request();
+  request(state.word);
 }
+
+function waiting() {
+  const key = `${state.word} ${state.method}`;
+  const [first] = asked.has(key) ? [key] : asked;
+  if (!first) return answer.loading;
+  const [word, method] = first.split(" ");
+  const of = word === "null" ? "the whole answer" : answer.text(Number(word));
+  return method === "hiding" ? `Hiding each sense from ${of} \u2026` : `Computing what ${of} rests on \u2026`;
+}
+
+// Words whose share in what is picked is not known.
+const unknown = () => answer.words.map((_, word) => word).filter((word) => !answer.find(word, state.method));
 
 function pick(place) {
   state.pick = place;
@@ -87,20 +120,20 @@ function build() {
   made.reading = make("span", { "aria-live": "polite" });
   made.hover = make("span", { class: "hover", "aria-hidden": "true" });
   made.clear = make("button", { type: "button", class: "clear", onclick: () => pick(null) }, "Clear");
+  made.rest = make("button", { type: "button", class: "clear", onclick: () => ((state.queue = unknown()), next()) });
   made.timeline = make(
     "div",
     { class: "timeline" },
     make("div", { class: "tools" }, make("h3", {}, "Where and when"), made.legend, thresholdChoice()),
     make("div", { class: "scroll" }, make("div", { class: "score" }, ...made.lanes.map((lane) => lane.row), made.curve.row)),
-    make("p", { class: "reading" }, made.reading, made.clear, made.hover),
+    make("p", { class: "reading" }, made.reading, made.rest, made.clear, made.hover),
   );
   const longest = Math.max(1, ...answer.lanes.map((lane) => lane.times.length));
   made.timeline.style.setProperty("--pictures", longest);
   root.replaceChildren(
     make("div", { class: "words", role: "group", "aria-label": "Words of the answer" }, ...made.words),
     make("div", { class: "switch" }, make("fieldset", {}, make("legend", {}, "Method"), ...made.methods), made.sentence),
-    made.status,
-    made.lead,
+    make("div", { class: "heading" }, made.lead, made.status),
     make("div", { class: "figures" }, made.bars, made.candidates),
     made.timeline,
   );
@@ -215,12 +248,14 @@ function update() {
   updateWords(parts.words, answer, state);
   for (const choice of parts.methods) choice.firstChild.checked = choice.firstChild.value === state.method;
   parts.sentence.textContent = answer.sentences[state.method] ?? "";
-  parts.status.textContent = state.waiting || answer.notice;
-  parts.status.classList.toggle("waiting", Boolean(state.waiting));
-  root.setAttribute("aria-busy", String(Boolean(state.waiting)));
-  const [said, unit] = attribution ? lead(answer, attribution) : ["", ""];
+  const busy = waiting();
+  parts.status.textContent = busy || answer.notice;
+  parts.status.classList.toggle("waiting", Boolean(busy));
+  parts.status.classList.toggle("failed", Boolean(answer.notice) && !busy);
+  root.setAttribute("aria-busy", String(Boolean(busy)));
+  const [said, unit] = attribution ? lead(answer, attribution, state.word) : ["", ""];
   parts.lead.replaceChildren(...[said && make("p", { class: "said" }, said), unit && make("p", { class: "fine" }, unit)].filter(Boolean));
-  parts.bars.replaceChildren(...(attribution ? [senseBars(answer, attribution)] : []));
+  parts.bars.replaceChildren(attribution ? senseBars(answer, attribution) : emptyBars(answer));
   updateCandidates();
   draw();
 }
@@ -234,10 +269,13 @@ function draw() {
   const attribution = answer.find(state.word, state.method);
   const peak = answer.peak(attribution);
   const mapped = Object.keys(attribution?.maps ?? {}).length > 0;
-  answer.lanes.forEach((lane, i) => drawLane(parts.lanes[i].canvas, lane, answer, attribution, peak, state));
+  const pickable = answer.mapped(state.method);
+  answer.lanes.forEach((lane, i) =>
+    drawLane(parts.lanes[i].canvas, lane, answer, attribution, peak, pickable ? state : { ...state, pick: null }),
+  );
   const [low, high] = drawCurve(parts.curve.canvas, answer, attribution, state);
   const unit = attribution?.unit;
-  parts.curve.row.hidden = Boolean(attribution) && !mapped;
+  parts.curve.row.hidden = !pickable;
   parts.curve.range.textContent = mapped ? `${amount(low, unit)} to ${amount(high, unit)}${unit === "nats" ? " nats" : ""}` : "";
   const now = moments(answer).indexOf(state.pick?.time);
   parts.curve.canvas.setAttribute("aria-valuenow", Math.max(0, now));
@@ -245,16 +283,19 @@ function draw() {
   parts.legend.replaceChildren(...(mapped ? legend(peak, unit) : []));
   parts.legend.parentElement.classList.toggle("mapped", mapped);
   const value = state.pick ? answer.at(attribution, state.pick) : undefined;
-  parts.reading.textContent = state.pick ? told(state.pick, value) : "Pick a cell, or a moment on the curve, to see which words rest on it.";
+  parts.reading.textContent = state.pick ? told(state.pick, value) : PICK;
+  parts.reading.parentElement.hidden = !pickable;
   parts.clear.hidden = !state.pick;
+  const missing = unknown().length;
+  parts.rest.hidden = !state.pick || !missing || !mapped || Boolean(waiting());
+  parts.rest.textContent = missing === 1 ? "Compute the other word" : `Compute the other ${missing} words`;
 }
 
 function legend(peak, unit) {
-  const strongest = `${amount(peak.value, unit)}${unit === "nats" ? " nats" : ""}`;
-  const made = [make("i", { class: "warm" }), "for"];
-  if (unit === "nats") made.unshift(make("i", { class: "cool" }), "against");
-  else made[1] = "attention";
-  return [...made, make("i", { class: "strongest" }), `strongest cell ${strongest}`];
+  const strongest = `strongest cell ${amount(peak.value, unit)}${unit === "nats" ? " nats" : ""}`;
+  const entry = (look, text) => make("span", {}, make("i", { class: look }), text);
+  if (unit === "share") return [entry("warm", "attention"), entry("strongest", strongest)];
+  return [entry("cool", "against"), entry("warm", "for"), entry("strongest", strongest)];
 }
 
 // A place in words, with what rests on it.
@@ -263,11 +304,13 @@ function told(place, value) {
   const time = clock(lane ? lane.times[place.picture] : place.time, answer.end);
   const size = lane ? (place.bottom - place.top + 1) * (place.right - place.left + 1) : 0;
   const cells = size > 1 ? `${size} cells` : `row ${place.top + 1}, column ${place.left + 1}`;
-  const where = lane ? `${lane.label}, ${time}, ${cells}` : `all senses at ${time}`;
+  const where = lane ? `${capital(lane.label)}, ${time}, ${cells}` : `All senses at ${time}`;
   if (value === undefined) return `${where}.`;
   const unit = state.method.startsWith("attention") ? "of attention" : "nats";
   return `${where}: ${amount(value, unit === "nats" ? "nats" : "share")} ${unit} for ${answer.text(state.word)}.`;
 }
+
+const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 new ResizeObserver(() => answer && draw()).observe(element);
 watch("value", receive);

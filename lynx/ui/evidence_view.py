@@ -4,11 +4,13 @@
 it (evidence_view.js and the files beside it) and writes text as text, never as HTML. Two events come back,
 each with the word (its index in the record, None for the whole answer) and the method:
 
-    view.choose(handler, ...)    # at every choice of a word or a method
-    view.compute(handler, ...)   # only where the record lacks that word by that method
+    view = evidence_viewer(elem_id="evidence-view")
+    view.choose(handler, ..., trigger_mode="multiple")   # at every choice of a word or a method
+    view.compute(handler, ..., trigger_mode="multiple")  # only where the record lacks that word by that method
 
     def handler(chat, event: gr.EventData): event.word; event.method
 
+Gradio's other modes drop an event that comes while one is running, or run it with the data of the first.
 From the click on, the browser shows that something is being computed, until any new value comes. What the
 visitor chose stays as long as the answer is the same: a result that comes late changes no choice.
 """
@@ -41,23 +43,24 @@ MAX_SIDE, MIN_SIDE, FEW = 160, 64, 16
 """Pixels of a picture's longer side: the first for up to FEW pictures of a lane, less for more of them."""
 BLOCK = 16  # pixels of a JPEG's block: pictures side by side do not bleed into one another
 PER_ROW = 8  # pictures
-QUALITY = 74
+QUALITY = 70
 LEVELS = 127  # of a cell's value, above and below 0
 _versions = count()
 
 
-class EvidenceViewer(gr.HTML):
-    """The component; its value comes from `evidence_html`, or is "" for nothing."""
+def evidence_viewer(**options: Any) -> gr.HTML:
+    """The component; its value comes from `evidence_html`, or is "" for nothing. options: of `gr.HTML`.
 
-    def __init__(self, value: str = "", **options: Any) -> None:
-        super().__init__(
-            value,
-            html_template='<section class="evidence" hidden></section>',
-            css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
-            js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
-            apply_default_css=False,
-            **options,
-        )
+    No subclass: Gradio writes a .pyi file beside the code of each, wherever that is installed.
+    """
+    return gr.HTML(
+        "",
+        html_template='<section class="evidence" aria-label="What the answer rests on"></section>',
+        css_template=(HERE / "evidence_view.css").read_text(encoding="utf-8"),
+        js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        apply_default_css=False,
+        **options,
+    )
 
 
 def evidence_html(
@@ -67,7 +70,7 @@ def evidence_html(
     sentences: Mapping[str, str] | None = None, notice: str = "",
     key: str = "",
 ) -> str:
-    """The value of an `EvidenceViewer`: all that it draws, as JSON.
+    """The value of an `evidence_viewer`: all that it draws, as JSON.
 
     record: of `lynx.evidence.record`. frames: pictures of each sense of it, of any size. chosen, method: what
     a new answer is shown with. loading: what is being computed now. notice: what could not be computed.
