@@ -15,7 +15,7 @@ from lynx.ui.engine import (
     seconds_to_answer_and_explain,
     seconds_to_compare,
 )
-from lynx.ui.evidence_panel import COMPUTING, EvidencePanel
+from lynx.ui.evidence_panel import COMPUTING, EvidencePanel, Problem
 from lynx.ui.layout import Layout, Update
 from lynx.ui.types import Chat, ChatTurn, EvidenceView, Reply
 
@@ -51,7 +51,7 @@ class ChatPanel:
                 for piece in pieces:
                     if isinstance(piece, Reply):
                         yield self._complete(chat, turn, piece, stop.is_set())
-                        self._explain(piece.evidence, pieces)
+                        yield {ui.problem: self._explain(piece.evidence, pieces)}
                         return
                     turn = replace(turn, answer=turn.answer + piece)
                     yield {ui.chatbot: views.messages((*chat.turns, turn))}
@@ -80,15 +80,15 @@ class ChatPanel:
         return {**said, **evidence, **self._answering(False)}
 
     @staticmethod
-    def _explain(view: EvidenceView | None, pieces: Iterator[Any]) -> None:
+    def _explain(view: EvidenceView | None, pieces: Iterator[Any]) -> Problem:
         """Let what the answer rests on join it, where one call gives both, as on ZeroGPU."""
-        if view is None:
-            return
-        try:
-            for found in pieces:
-                view.join(found)
-        except LynxError as error:  # the answer stays
-            view.problems[view.first] = views.sentence(error)
+        if view is not None:
+            try:
+                for found in pieces:
+                    view.join(found)
+            except LynxError as error:  # the answer stays
+                return view, views.sentence(error)
+        return None
 
     def _answering(self, busy: bool) -> Update:
         return {self.ui.send: gr.update(visible=not busy), self.ui.stop: gr.update(visible=busy)}

@@ -16,8 +16,8 @@ from lynx.ui.engine import Engine, seconds_needed, seconds_to_explain
 from lynx.ui.layout import Layout, Update
 from lynx.ui.types import WHOLE, Chat, Chosen, Clip, EvidenceView, Request, Setup
 
-Asked = tuple[EvidenceView, Chosen] | None
-"""What is to be computed, and for which answer."""
+Problem = tuple[EvidenceView, str] | None
+"""Why something could not be computed, and for which answer."""
 COMPUTING = "Computing what it rests on …"
 
 
@@ -30,16 +30,17 @@ class EvidencePanel:
         self.film = spaces.GPU(duration=seconds_to_explain)(engine.film)
         self.interface_map = spaces.GPU(duration=seconds_needed)(engine.interface_map)
 
-    def show(self, chat: Chat, shown: EvidenceView | None, loading: str = "") -> Update:
+    def show(
+        self, chat: Chat, shown: EvidenceView | None, loading: str = "", problem: Problem = None
+    ) -> Update:
         """Show what an answer rests on, or that there is none to show."""
         ui, choices = self.ui, views.answer_choices(chat.turns)
         at = next((i for i, turn in enumerate(chat.turns) if shown and turn.evidence is shown), None)
         several = len(choices) > (at is not None)  # one may be of a clip before
-        problem = shown.problems.get(shown.first, "") if shown else ""
         return {
             ui.shown: shown,
             ui.chosen: shown.first if shown else WHOLE,
-            ui.evidence_view: views.evidence(shown, loading, problem),
+            ui.evidence_view: views.evidence(shown, loading, _said(problem, shown)),
             ui.evidence: gr.update(visible=shown is not None),
             ui.which: gr.update(choices=choices, value=at, visible=several),
             ui.nothing: gr.update(visible=not choices),
@@ -47,12 +48,13 @@ class EvidencePanel:
         }
 
     def on_answered(
-        self, chat: Chat, shown: EvidenceView | None, on_desk: tuple[Setup, Clip] | None
+        self, chat: Chat, shown: EvidenceView | None, on_desk: tuple[Setup, Clip] | None,
+        problem: Problem = None,
     ) -> Update:
         """Show the new answer's evidence, unless the clip was changed while it was given."""
         turn = chat.find(shown)
         changed = turn and turn is chat.turns[-1] and on_desk not in (None, (turn.setup, turn.clip))
-        return self.show(chat, shown if turn and not changed else None)
+        return self.show(chat, shown if turn and not changed else None, problem=problem)
 
     def on_clip(self, *given: Any) -> Update:
         """Take the evidence away as soon as the clip or the model is another, or show what is of that one."""
@@ -84,28 +86,27 @@ class EvidencePanel:
         """Remember which word and which method are looked at."""
         return event.word, event.method
 
-    def on_wanted(self, shown: EvidenceView | None, event: gr.EventData) -> Asked:
-        """Remember what has to be computed, with the answer that is shown now: it may wait for its turn."""
-        return (shown, (event.word, event.method)) if shown else None
+    def on_wanted(self, shown: EvidenceView | None, event: gr.EventData) -> None:
+        """Remember what has to be computed of the answer that is shown now: it may wait for its turn."""
+        if shown is not None:
+            shown.wanted.append((event.word, event.method))
 
-    def on_explain(self, asked: Asked) -> None:
-        """Compute it, once; why that fails stands where the result would."""
-        if asked is None or asked[0].known(asked[1]):
-            return
-        view, chosen = asked
-        try:
-            view.join(self.explain(view.given, chosen))
-        except LynxError as error:
-            view.problems[chosen] = views.sentence(error)
+    def on_explain(self, shown: EvidenceView | None) -> Problem:
+        """Compute what is wanted of the answer that is shown, once; nothing of one that is shown no more."""
+        while shown is not None and shown.wanted:
+            chosen = shown.wanted.pop(0)
+            if shown.known(chosen):
+                continue
+            try:
+                shown.join(self.explain(shown.given, chosen))
+            except LynxError as error:
+                return shown, views.sentence(error)
+            break  # others' answers are explained in between
+        return None
 
-    def on_explained(self, shown: EvidenceView | None, asked: Asked) -> Update:
-        """Show what was computed, if it is of the answer that is still shown."""
-        ui = self.ui
-        if asked is None or shown is not asked[0]:
-            return {ui.evidence_view: gr.skip()}
-        problem = shown.problems.get(asked[1], "")
-        waits = not problem and not shown.known(asked[1])  # a word that was chosen meanwhile
-        return {ui.evidence_view: views.evidence(shown, COMPUTING if waits else "", problem)}
+    def on_explained(self, shown: EvidenceView | None, problem: Problem) -> str:
+        """Show what is known by now of the answer that is shown now."""
+        return views.evidence(shown, problem=_said(problem, shown))
 
     def on_export(self, kind: str, shown: EvidenceView | None, chosen: Chosen) -> Update:
         """Write what is known of the answer, or the picture of what is shown, as a file to download."""
@@ -141,3 +142,8 @@ class EvidencePanel:
         except LynxError as error:
             return ui.no_map() | {ui.distances: views.notice(error)}
         return {ui.map: shown, ui.distances: views.distances(found), ui.notice: ""}
+
+
+def _said(problem: Problem, shown: EvidenceView | None) -> str:
+    """The problem, if it is that of the answer that is shown."""
+    return problem[1] if problem and problem[0] is shown else ""

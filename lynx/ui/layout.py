@@ -7,7 +7,7 @@ import gradio as gr
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
-from lynx.ui.evidence_view import EvidenceViewer
+from lynx.ui.evidence_view import evidence_viewer
 from lynx.ui.examples import ExampleClip
 from lynx.ui.types import AUDIO, DEPTH, VIEW, WHOLE, Chat, Setup
 
@@ -169,14 +169,14 @@ class Layout:
         gr.HTML(views.EVIDENCE_HEADER, elem_id="evidence-header")
         self.shown = gr.State(None)  # the EvidenceView that is looked at
         self.chosen = gr.State(WHOLE)  # the word of it, and the method
-        self.asked = gr.State(None)  # what is to be computed, and for which answer
+        self.problem = gr.State(None)  # why something could not be computed, and for which answer
         self.on_desk = gr.State(None)  # the model and the clip
         self.nothing = gr.HTML(views.NO_EVIDENCE, elem_id="no-evidence")
         self.which = gr.Dropdown(
             [], label="Answer", visible=False, container=False, filterable=False, elem_id="which"
         )
         with gr.Column(visible=False, elem_id="evidence") as self.evidence:
-            self.evidence_view = EvidenceViewer(elem_id="evidence-view")
+            self.evidence_view = evidence_viewer(elem_id="evidence-view")
             with gr.Row(elem_id="export"):
                 button = {"size": "sm", "min_width": 72}
                 gr.HTML("Save", elem_id="save")

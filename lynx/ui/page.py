@@ -49,7 +49,7 @@ class Page:
         self.media = MediaPanel(ui, engine, encode=in_process)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
         self.evidence_shown = [ui.shown, ui.chosen, ui.on_desk, ui.evidence, ui.evidence_view, ui.which]
-        self.evidence_shown += [ui.nothing, ui.film, ui.film_notes]
+        self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self._wire_media(blocks)
         self._wire_conversation()
@@ -107,7 +107,7 @@ class Page:
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
-        found = [ui.chat, ui.shown, ui.on_desk]
+        found = [ui.chat, ui.shown, ui.on_desk, ui.problem]
         for event in (asked, tried, again):
             event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
@@ -125,10 +125,11 @@ class Page:
         ui, evidence = self.ui, self.evidence
         ui.which.input(evidence.on_which, [ui.which, ui.chat], self.evidence_shown, **LIGHT)
         ui.chatbot.select(evidence.on_message, ui.chat, self.evidence_shown, **LIGHT)
-        ui.evidence_view.choose(evidence.on_choice, None, ui.chosen, **LIGHT)
-        wanted = ui.evidence_view.compute(evidence.on_wanted, ui.shown, ui.asked, **LIGHT)
-        explained = wanted.then(evidence.on_explain, ui.asked, None, show_progress="hidden", **EXPLAIN)
-        explained.then(evidence.on_explained, [ui.shown, ui.asked], ui.evidence_view, **LIGHT)
+        each = LIGHT | {"trigger_mode": "multiple"}  # "always_last" would come with the first one's data
+        ui.evidence_view.choose(evidence.on_choice, None, ui.chosen, **each)
+        wanted = ui.evidence_view.compute(evidence.on_wanted, ui.shown, None, **each)
+        explained = wanted.then(evidence.on_explain, ui.shown, ui.problem, show_progress="hidden", **EXPLAIN)
+        explained.then(evidence.on_explained, [ui.shown, ui.problem], ui.evidence_view, **LIGHT)
         for kind, button in ui.exports.items():
             write = partial(evidence.on_export, kind)
             saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)

@@ -239,15 +239,15 @@ class EvidenceView:
 
     given: the answer that it is of. record: see `lynx.evidence.record`; what is computed later joins it.
     frames: small pictures of each sense. part: seconds of the recording, where not all was looked at.
-    problems: why something could not be computed.
+    wanted: what is to be computed, in the order in which it was asked for. key: tells equal answers apart.
     """
 
     given: GivenAnswer
     record: "Record"
     frames: "Mapping[str, Frames]"
     part: tuple[float, float] | None = None
-    problems: dict[Chosen, str] = field(default_factory=dict)
-    key: str = field(default_factory=lambda: uuid4().hex)  # tells equal answers apart
+    wanted: list[Chosen] = field(default_factory=list)
+    key: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def first(self) -> Chosen:
@@ -267,7 +267,6 @@ class EvidenceView:
         for sense, moments in found["values"].items():
             if len(moments) != len(self.record["senses"][sense]["times"]):
                 raise LynxError("the clip is looked at in another way than for this answer: ask again")
-        self.problems.pop(chosen, None)
         if not self.known(chosen):
             text = None if chosen[0] is None else self.record["words"][chosen[0]]["text"]
             self.record["attributions"].append(found | {"text": text})

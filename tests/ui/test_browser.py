@@ -163,10 +163,10 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     chips = page.inner_text("#chat .chips")
     assert "picture · 16 frames · 4.0 s" in chips and "sound · 16 frames" in chips and "stopped" in chips
     assert 0 < len(page.inner_text("#chat .bot.message")) < 1000
-    page.wait_for_selector("#rests-on img")
-    assert re.findall(r"\d+ %", page.inner_text("#shares"))
+    page.wait_for_selector("#evidence-view .words button")
 
     upload(page, files / "mute.mp4")
+    page.wait_for_selector("#evidence-view .words button", state="detached")  # it was of another clip
     page.wait_for_selector("#budget .note")
     assert "'mute.mp4' has no audio track" in page.inner_text("#budget")
     upload(page, files / "text.mp4")
@@ -308,7 +308,7 @@ def test_on_a_phone_nothing_sticks_out(nonsense, open_page):
     page.wait_for_selector("#seen-picture img")
     page.click("#advanced .label-wrap")
     ask_and_stop(page, "hello ?")
-    page.wait_for_selector("#rests-on img")
+    page.wait_for_selector("#evidence-view .words button")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -345,21 +345,23 @@ def test_the_main_job(app, open_page, files):
     page.wait_for_selector("#chat .chips")
     assert "bell" in page.inner_text("#chat .bot.message").lower()
 
-    page.wait_for_selector("#rests-on img")
-    page.locator("#words label").first.click()
-    shares = dict(re.findall(r"(\w+(?: \w+)?)\s+(\d+) %", page.inner_text("#shares")))
-    assert abs(sum(map(int, shares.values())) - 100) <= len(shares) / 2
-    assert {"picture", "sound", "words"} <= set(shares)
+    evidence = page.locator("#evidence-view")
+    evidence.get_by_text("The media make").wait_for()
+    totals = dict(re.findall(r"([a-z ]+)\s+([+\u2212]?\d+\.\d)", evidence.locator(".bars").inner_text()))
+    assert {"picture", "sound"} <= set(totals)
+    nats = {sense: float(total.replace("\u2212", "-")) for sense, total in totals.items()}
+    assert nats["sound"] > 3 and nats["sound"] > 3 * abs(nats["picture"])
+    evidence.get_by_text("Hide each", exact=True).click()
+    evidence.get_by_text("hidden").first.wait_for()
+    with page.expect_download() as saved:
+        page.click("#save-csv")
+    assert "attribution" in Path(saved.value.path()).read_text()
     page.click("#compare")
     page.wait_for_selector("#comparison .card")
     cards = page.locator("#comparison .card")
     assert "bell" in cards.first.locator("p").inner_text()
     mute = cards.filter(has_text="without sound")
     assert "bell" not in mute.locator("p").inner_text() and "differs" in mute.inner_text()
-    page.click("#hide")
-    page.wait_for_selector(".hidden-check")
-    assert "Without the sound the answer is" in page.inner_text("#hidden")
-
     page.uncheck("#senses input[name=audio]")
     page.click("#retry")
     page.wait_for_selector("#chat .chip.off")

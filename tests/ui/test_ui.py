@@ -416,10 +416,9 @@ def test_all_senses_answer_together_and_are_shown(engine, full, desk):
     assert view.frames["multi_view"].labels[:2] == ("other", "fast")
     drawn = engine.preview(request, encode=False).frames
     assert all(torch.equal(view.frames[sense].pixels, drawn[sense].pixels) for sense in ("video", *ADDED))
-    found = reply.evidence
-    curve = found.curves[0]["multi_view"]
-    assert torch.equal(curve.times, found.curves[0]["video"].times) and len(curve.values) == moments
-    assert views.seen(view, senses).height < 1200 and views.rests_on(found, 0, senses).height < 800
+    times = {sense: known["times"] for sense, known in reply.evidence.record["senses"].items()}
+    assert sorted(set(times["multi_view"])) == times["video"] and len(times["video"]) == moments
+    assert views.seen(view, senses).height < 1200 and json.loads(views.evidence(reply.evidence))["lanes"]
     assert len({color(sense.name) for sense in senses}) == 5
 
 
@@ -943,12 +942,12 @@ def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
 
 def test_ask_retry_and_clear(page, setup, desk):
     ui, chat = page.ui, Chat("r", setup, SENSES)
-    *_, last = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
+    *_, last, _ = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
     told = last[ui.chat]
     assert len(told.turns) == 1 and "chips" in told.turns[0].chips
     shown = page.evidence.on_answered(told, last[ui.shown], None)
     assert shown[ui.evidence]["visible"] and json.loads(shown[ui.evidence_view])["answer"]
-    *_, last = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
+    *_, last, _ = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
     again = last[ui.chat]
     assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
     *_, failed = page.chat.on_retry(*media(desk, "text.mp4", again))
@@ -998,12 +997,12 @@ def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup
     drawn = panel.on_map(*given)
     assert drawn[ui.map]["visible"] and "<th>sound, not aligned</th>" in drawn[ui.distances]
     assert "no answer to film" in panel.on_film(None, WHOLE)[ui.film_notes]
-    *_, told = page.chat.on_ask("what ?", *given)
+    *_, told, _ = page.chat.on_ask("what ?", *given)
     given = media(desk, "clip.mp4", told[ui.chat])
     film = panel.on_film(told[ui.shown], WHOLE)
     with av.open(film[ui.film]["value"]) as opened:
         assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
-    *_, more = page.chat.on_ask("and now ?", *given)
+    *_, more, _ = page.chat.on_ask("and now ?", *given)
     shown = panel.on_answered(more[ui.chat], more[ui.shown], None)
     assert shown[ui.film] == {"value": None, "visible": False, "__type__": "update"}
     assert not page.media.on_media(*given)[ui.map]["visible"]
@@ -1020,34 +1019,45 @@ class Choice:
 
 def asked(page, desk, question, chat, name="clip.mp4"):
     """The conversation after one more answer, and what is shown of it."""
-    *_, last = page.chat.on_ask(question, *media(desk, name, chat))
+    *_, last, _ = page.chat.on_ask(question, *media(desk, name, chat))
     return last[page.ui.chat], last[page.ui.shown]
 
 
-def explained(page, view, event):
-    """What is to be computed, after it was."""
-    wanted = page.evidence.on_wanted(view, event)
-    page.evidence.on_explain(wanted)
-    return wanted
+def explain(page, view, chosen):
+    """What the viewer is told after it asked for that."""
+    page.evidence.on_wanted(view, Choice(*chosen))
+    return json.loads(page.evidence.on_explained(view, page.evidence.on_explain(view)))
 
 
-def test_late_results_join_their_answer_and_are_shown_with_no_other(page, setup, desk):
+def test_late_results_join_their_answer_and_are_shown_with_no_other(page, engine, setup, desk):
     ui, panel = page.ui, page.evidence
     chat, first = asked(page, desk, "what ?", Chat("late", setup, SENSES))
-    wanted = panel.on_wanted(first, Choice())
-    chat, second = asked(page, desk, "and now ?", chat)  # asked while the first one is being explained
-    panel.on_explain(wanted)
+    panel.on_wanted(first, Choice(*first.first))
+    begun = engine.explain(first.given, first.first)
+    chat, second = asked(page, desk, "and now ?", chat)  # while the first one is being explained
+    first.join(begun)
     assert first.known(first.first) and not second.known(second.first)
-    for shown in (second, None):  # the next answer, or nothing as the clip is another or all was cleared
-        assert panel.on_explained(shown, wanted) == {ui.evidence_view: gr.skip()}
-    seen = json.loads(panel.on_explained(first, wanted)[ui.evidence_view])
-    assert ["attribution" in each["method"] for each in seen["attributions"]].count(True) == 1
+    for shown in (second, None):  # the next answer, or nothing: another clip, or all was cleared
+        value = panel.on_explained(shown, (first, "of the first one"))
+        assert not value if shown is None else json.loads(value)["notice"] == ""
+        assert "nats" not in value, "it is not the first one's"
+    assert panel.on_explain(second) is None and not second.known(second.first), "nothing of it is wanted yet"
+    assert "nats" in panel.on_explained(first, None)
     back = panel.on_which(0, chat)
     assert back[ui.shown] is first and back[ui.which]["visible"] and back[ui.which]["value"] == 0
-    clicked = panel.on_message(chat, Choice(index=3))
-    assert clicked[ui.shown] is second
-    explained(page, first, Choice())  # known: nothing is computed again
-    assert len([each for each in first.record["attributions"] if each["method"] == "attribution"]) == 1
+    assert panel.on_message(chat, Choice(index=3))[ui.shown] is second
+    explain(page, first, first.first)
+    methods = [(each["word"], each["method"]) for each in first.record["attributions"]]
+    assert methods.count(first.first) == 1 and not first.wanted
+
+
+def test_everything_that_was_wanted_is_computed_in_turn(page, setup, desk):
+    _, view = asked(page, desk, "what ?", Chat("turns", setup, SENSES))
+    both = [view.first, (view.first[0], "hiding")]
+    for chosen in both:  # quicker than they are computed
+        page.evidence.on_wanted(view, Choice(*chosen))
+    assert page.evidence.on_explain(view) is None and [*map(view.known, both)] == [True, False]
+    assert page.evidence.on_explain(view) is None and [*map(view.known, both)] == [True, True]
 
 
 def test_evidence_goes_with_the_clip_and_comes_back_with_its_answer(page, setup, desk):
@@ -1074,14 +1084,10 @@ def test_evidence_goes_with_the_clip_and_comes_back_with_its_answer(page, setup,
 def test_why_something_cannot_be_computed_stands_in_its_place(page, setup, desk):
     ui, panel = page.ui, page.evidence
     chat, view = asked(page, desk, "what ?", Chat("fails", setup, SENSES))
-    wanted = explained(page, view, Choice(99))
-    seen = json.loads(panel.on_explained(view, wanted)[ui.evidence_view])
-    assert "has no word" in seen["notice"] and seen["notice"].endswith(".") and len(chat.turns) == 1
+    told = explain(page, view, (99, "attribution"))
+    assert "has no word" in told["notice"] and told["notice"].endswith(".") and len(chat.turns) == 1
     assert "still being computed" in panel.on_export("png", view, (99, "attribution"))[ui.film_notes]
-    wanted = explained(page, view, Choice())
-    assert json.loads(panel.on_explained(view, wanted)[ui.evidence_view])["notice"] == ""
-    # another word was chosen while the first one was computed
-    assert json.loads(panel.on_explained(view, (view, HIDDEN))[ui.evidence_view])["loading"] == COMPUTING
+    assert explain(page, view, view.first)["notice"] == ""
 
 
 @pytest.mark.parametrize("kind", ["png", "csv", "json"])
@@ -1089,8 +1095,8 @@ def test_what_is_shown_can_be_saved(page, setup, desk, kind):
     ui, panel = page.ui, page.evidence
     assert "no answer yet" in panel.on_export(kind, None, WHOLE)[ui.film_notes]
     _, view = asked(page, desk, "what ?", Chat("saved", setup, SENSES))
-    explained(page, view, Choice())
-    path = Path(panel.on_export(kind, view, WHOLE)[ui.download]["value"])
+    explain(page, view, view.first)
+    path = Path(panel.on_export(kind, view, view.first)[ui.download]["value"])
     assert path.name == f"evidence.{kind}" and path.is_file()
     if kind == "json":
         assert json.loads(path.read_text())["attributions"] == view.record["attributions"]
@@ -1100,17 +1106,18 @@ def test_what_is_shown_can_be_saved(page, setup, desk, kind):
 def test_on_zero_gpu_one_call_gives_the_answer_and_what_it_rests_on(page, engine, setup, desk, monkeypatch):
     ui, chat = page.ui, Chat("zero", setup, SENSES)
     monkeypatch.setattr(page.chat, "in_process", False)
-    *_, last = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
+    *_, last, done = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat))
     view = last[ui.shown]
-    assert json.loads(last[ui.evidence_view])["loading"] and view.known(view.first)
-    assert not json.loads(page.evidence.on_answered(last[ui.chat], view, None)[ui.evidence_view])["loading"]
+    assert json.loads(last[ui.evidence_view])["loading"] == COMPUTING and view.known(view.first)
+    shown = page.evidence.on_answered(last[ui.chat], view, None, done[ui.problem])
+    assert not json.loads(shown[ui.evidence_view])["loading"]
 
     def fail(*_):
         raise LynxError("no room")
 
     monkeypatch.setattr(engine, "explain", fail)
-    *_, last = page.chat.on_ask("and now ?", *media(desk, "clip.mp4", chat))
-    shown = page.evidence.on_answered(last[ui.chat], last[ui.shown], None)
+    *_, last, done = page.chat.on_ask("and now ?", *media(desk, "clip.mp4", chat))
+    shown = page.evidence.on_answered(last[ui.chat], last[ui.shown], None, done[ui.problem])
     assert json.loads(shown[ui.evidence_view])["notice"] == "No room." and len(last[ui.chat].turns) == 1
 
 
@@ -1205,7 +1212,7 @@ def test_a_part_and_what_belongs_to_a_clip_are_of_the_request(page, engine, setu
 
 def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setup, desk):
     chat, ui = Chat("one part", setup, SENSES), page.ui
-    *_, first = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat, start="1", end="3"))
+    *_, first, _ = page.chat.on_ask("what ?", *media(desk, "clip.mp4", chat, start="1", end="3"))
     said = first[ui.chat]
     assert "picture · 16 frames · 1.0–3.0 s" in said.turns[0].chips
     view = said.turns[0].evidence
@@ -1214,7 +1221,7 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
     film = page.evidence.on_film(view, WHOLE)
     with av.open(film[ui.film]["value"]) as made:
         assert made.duration / av.time_base == pytest.approx(2, abs=0.1)
-    *_, second = page.chat.on_ask("what ?", *media(desk, "clip.mp4", said, start="2"))
+    *_, second, _ = page.chat.on_ask("what ?", *media(desk, "clip.mp4", said, start="2"))
     shown = views.messages(second[ui.chat].turns)
     assert "clip.mp4, 2 s to the end" in shown[2]["content"][0]["text"]
     assert second[ui.chat].about(second[ui.chat].turns[0].clip) == ()
@@ -1275,10 +1282,10 @@ def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, de
 def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
     chat, ui = Chat("once", setup, SENSES), page.ui
     for number in range(3):
-        *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
+        *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
         chat = answered[ui.chat]
         assert ("no audio track" in chat.turns[-1].chips) == (number == 0)
-    *_, answered = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
+    *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
     assert "no audio track" in answered[ui.chat].turns[-1].chips, "it is about another part"
     chips = views.chips(Reply("", {}, ("Z is up: give --depth-up y if it lies",)), {}, stopped=False)
     assert "give &#x27;Up axis&#x27; y" in chips
