@@ -43,7 +43,7 @@ class EvidencePanel:
             ui.evidence_view: views.evidence(shown, loading, _said(problem, shown)),
             ui.evidence: gr.update(visible=shown is not None),
             ui.which: gr.update(choices=choices, value=at, visible=several),
-            ui.nothing: gr.update(visible=not choices),
+            ui.nothing: "" if shown else views.nothing_shown(choices),
             **ui.no_film(),
         }
 
@@ -93,15 +93,12 @@ class EvidencePanel:
 
     def on_explain(self, shown: EvidenceView | None) -> Problem:
         """Compute what is wanted of the answer that is shown, once; nothing of one that is shown no more."""
-        while shown is not None and shown.wanted:
-            chosen = shown.wanted.pop(0)
-            if shown.known(chosen):
-                continue
-            try:
-                shown.join(self.explain(shown.given, chosen))
-            except LynxError as error:
-                return shown, views.sentence(error)
-            break  # others' answers are explained in between
+        if shown is None or (chosen := shown.next_wanted()) is None:
+            return None
+        try:
+            shown.join(self.explain(shown.given, chosen))
+        except LynxError as error:
+            return shown, views.sentence(error)
         return None
 
     def on_explained(self, shown: EvidenceView | None, problem: Problem) -> str:

@@ -171,7 +171,7 @@ class Layout:
         self.chosen = gr.State(WHOLE)  # the word of it, and the method
         self.problem = gr.State(None)  # why something could not be computed, and for which answer
         self.on_desk = gr.State(None)  # the model and the clip
-        self.nothing = gr.HTML(views.NO_EVIDENCE, elem_id="no-evidence")
+        self.nothing = gr.HTML(views.nothing_shown(()), elem_id="no-evidence")
         self.which = gr.Dropdown(
             [], label="Answer", visible=False, container=False, filterable=False, elem_id="which"
         )
@@ -185,7 +185,7 @@ class Layout:
                     kind: gr.Button(label, elem_id=f"save-{kind}", **button) for kind, label in kinds.items()
                 }
                 self.make_film = gr.Button("Film", elem_id="make-film", **button)
-                self.download = gr.DownloadButton(visible="hidden", elem_id="download")
+                self.download = gr.DownloadButton(elem_id="download")  # which the style sheet hides
             self.film_notes = gr.HTML(elem_id="film-notes")
             self.film = gr.Video(
                 label="The answer as a film", visible=False, interactive=False, height=420, elem_id="film",

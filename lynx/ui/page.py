@@ -21,7 +21,7 @@ from lynx.ui.views import sentence
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 """Events that use a model, or load one: they wait for one another, and nothing else waits for them."""
-EXPLAIN = {"concurrency_id": "explain", "concurrency_limit": 1, "api_visibility": "private"}
+EXPLAIN = {"concurrency_id": "explain", "concurrency_limit": 4, "api_visibility": "private"}
 """Events that look into an answer that was given: others are answered between two passes of the model."""
 ASIDE = {"show_progress": "hidden", "api_visibility": "private"}
 """Events that read files: as many at once as the queue lets through."""
@@ -135,7 +135,7 @@ class Page:
             saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)
             saved.success(None, js=DOWNLOAD)
         filmed = [ui.film, ui.film_notes]
-        film = EXPLAIN | {"concurrency_id": "film"}  # drawing it takes longer than what it shows
+        film = EXPLAIN | {"concurrency_id": "film", "concurrency_limit": 1}  # drawing it takes longer than what it shows
         ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **film)
 
     def ask(

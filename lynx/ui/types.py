@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,6 +258,14 @@ class EvidenceView:
     def known(self, chosen: Chosen) -> bool:
         """Whether this was computed already."""
         return any((each["word"], each["method"]) == chosen for each in self.record["attributions"])
+
+    def next_wanted(self) -> Chosen | None:
+        """What is computed next; it is wanted no more."""
+        while self.wanted:
+            with suppress(IndexError):  # another thread took the last one
+                if not self.known(chosen := self.wanted.pop(0)):
+                    return chosen
+        return None
 
     def join(self, found: "Record") -> None:
         """Add what was computed, one of a record's "attributions", once.

@@ -47,7 +47,6 @@ EVIDENCE_HEADER = """
 <p>How much more likely, or less, each sense, each moment and each part of a picture makes the chosen word,
 compared with a clip in which there is nothing to see or hear.</p>
 """
-NO_EVIDENCE = '<div class="note">Ask about a clip, and what the answer rests on stands here.</div>'
 SENTENCES = {name: method.shows for name, method in METHODS.items()}
 """By method: what it shows, and how often it is right in the miniature world."""
 MAP = "Tokens of the clip's senses among words and tokens of other videos"
@@ -210,6 +209,12 @@ def answer_choices(turns: Sequence[ChatTurn]) -> list[tuple[str, int]]:
 def _short(text: str, letters: int = 48) -> str:
     text = " ".join(text.split())
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+def nothing_shown(choices: Sequence[tuple[str, int]]) -> str:
+    """What to do where no evidence is shown."""
+    told = "Ask about this clip, and what the answer rests on stands here."
+    return f'<div class="note">{told}{" Earlier answers can be chosen:" if choices else ""}</div>'
 
 
 def turn_of_message(turns: Sequence[ChatTurn], index: int) -> int | None:

@@ -351,8 +351,8 @@ def test_the_main_job(app, open_page, files):
     assert {"picture", "sound"} <= set(totals)
     nats = {sense: float(total.replace("\u2212", "-")) for sense, total in totals.items()}
     assert nats["sound"] > 3 and nats["sound"] > 3 * abs(nats["picture"])
-    evidence.get_by_text("Hide each", exact=True).click()
-    evidence.get_by_text("hidden").first.wait_for()
+    evidence.locator("input[value=hiding]").check()
+    evidence.get_by_text("Without the sound").first.wait_for()
     with page.expect_download() as saved:
         page.click("#save-csv")
     assert "attribution" in Path(saved.value.path()).read_text()

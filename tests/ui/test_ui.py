@@ -1068,6 +1068,7 @@ def test_evidence_goes_with_the_clip_and_comes_back_with_its_answer(page, setup,
     assert switched == {ui.on_desk: before}, "it is the same clip"
     away = panel.on_clip(*media(desk, "mute.mp4", chat), before)
     assert away[ui.shown] is None and away[ui.evidence_view] == "" and not away[ui.evidence]["visible"]
+    assert "Earlier answers" in away[ui.nothing]
     assert away[ui.which]["visible"], "the answer about the clip before can still be chosen"
     assert panel.on_which(0, chat)[ui.shown] is first
     assert panel.on_clip(*media(desk, "clip.mp4", chat), away[ui.on_desk])[ui.shown] is first
@@ -1077,7 +1078,7 @@ def test_evidence_goes_with_the_clip_and_comes_back_with_its_answer(page, setup,
     other = replace(chat, setup=replace(setup, adapters=()))
     assert panel.on_clip(*media(desk, "clip.mp4", other), before)[ui.shown] is None, "another model"
     cleared = page.chat.on_clear(chat)
-    assert cleared[ui.evidence_view] == "" and cleared[ui.nothing]["visible"]
+    assert cleared[ui.evidence_view] == "" and "Ask about" in cleared[ui.nothing]
     assert panel.on_answered(cleared[ui.chat], first, before)[ui.shown] is None
 
 
