@@ -70,6 +70,8 @@ def integrated_gradients(
     steps: intervals, at least 2; gradients are taken at one point more.
     Raises: BackboneError where memory does not suffice, LynxError where the adapters have changed.
     """
+    if not tokens:  # of an empty answer
+        return Integral(torch.zeros(replay.inputs.shape[1]), 0.0, 0.0, 0.0)
     gradients = _Gradients(replay, tokens)
     points: dict[float, tuple[Tensor, Tensor]] = {}  # part of the way -> slopes (S + n,), log-probability ()
     wanted = [0.0, 0.5, 1.0]
