@@ -49,16 +49,14 @@ def by_hand(answered, tokens, blank):
     """log p of the answer's tokens, from one plain pass over everything."""
     model, backbone = answered.model, answered.model.backbone
     with model.using(*answered.streams):
-        streams = []
-        for sense, stream in answered.streams.items():
-            if blank:
-                nothing = model.modality(sense).blank(stream.frames)
-                encoded = model.encode(sense, Frames(nothing, torch.zeros(1).double(), 1.0))
-                token = encoded.tokens[~encoded.times.isnan()].mean(0)
-                newline = stream.times.isnan()[:, None]
-                stream = replace(stream, tokens=torch.where(newline, stream.tokens, token))
-            streams.append(stream)
-        prompt = backbone.compose(answered.messages, streams)
+        streams = dict(answered.streams)
+        for sense, stream in answered.streams.items() if blank else ():
+            nothing = model.modality(sense).blank(stream.frames)
+            encoded = model.encode(sense, Frames(nothing, torch.zeros(1).double(), 1.0))
+            token = encoded.tokens[~encoded.times.isnan()].mean(0)
+            newline = stream.times.isnan()[:, None]
+            streams[sense] = replace(stream, tokens=torch.where(newline, stream.tokens, token))
+        prompt = backbone.compose(answered.messages, list(streams.values()))
         said = backbone.model.get_input_embeddings()(answered.ids[None])
         behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(answered.ids))
         logits = backbone.model(
@@ -109,9 +107,12 @@ def test_they_sum_up_in_lower_precision(folder, precision):
     before = state(answered.model)
     with answered.replay() as replay:
         integral = integrated_gradients(replay, [2, 3, 4])
-    change = by_hand(answered, [2, 3, 4], False) - by_hand(answered, [2, 3, 4], True)
-    tolerance = {"bf16": 0.2, "int8": 0.05, "nf4": 0.01}[precision]
-    assert float(integral.values.sum()) == pytest.approx(change, abs=tolerance, rel=tolerance)
+    blank, real = (by_hand(answered, [2, 3, 4], hidden) for hidden in (True, False))
+    # bf16 and int8 round what depends on the sequence's length: the same answer differs by that much
+    tolerance = {"bf16": 0.5, "int8": 0.1, "nf4": 0.01}[precision]
+    assert integral.blank == pytest.approx(blank, abs=tolerance)
+    assert integral.real == pytest.approx(real, abs=tolerance)
+    assert float(integral.values.sum()) == pytest.approx(integral.real - integral.blank, abs=1e-3)
     assert state(answered.model) == before
 
 
@@ -193,7 +194,7 @@ def test_a_long_prompt_is_explained_in_bounded_memory(answered, monkeypatch):
     with answered.replay() as replay:
         one = gradient_bytes(answered.model.backbone, replay.start + 3)
     for room, passes_of in ((2.5 * one, (2, False)), (1.5 * one, (1, False)), (0.5 * one, (1, True))):
-        monkeypatch.setattr(module, "SMALL", room)
+        monkeypatch.setattr(module, "SMALL", int(room))
         monkeypatch.setattr(module, "weight_bytes", lambda _: 0)
         with gpu_that_fails(answered, lambda *_: False) as passes:
             found = explain(answered)
