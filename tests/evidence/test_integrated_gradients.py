@@ -204,3 +204,44 @@ def test_a_long_prompt_is_explained_in_bounded_memory(answered, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda _: one // 9)
     with pytest.raises(BackboneError, match=r"fewer frames or a smaller part .* GB are free"):
         explain(answered)
+
+
+# --- how much of the change the gradients explain -------------------------------------------------
+
+
+def test_the_gradients_of_lynx_tiny_explain_what_its_media_add():
+    model = lynx.load("lynx-tiny", ["adapters/audio"])
+    chat = model.chat(video="examples/bell/clip.mp4", audio="examples/bell/clip.mp4")
+    assert chat.ask("What sound do you hear?") == "bell"
+    found = chat.evidence.attribution("bell")
+    sums = {sense: float(values.sum()) for sense, values in found.values.items()}
+    assert sums["audio"] > 10 * abs(sums["video"]) and found.gained > 2
+    assert sum(sums.values()) == pytest.approx(found.gained, rel=1e-4)
+    assert found.missed <= 0.05 * found.gained
+    answered = chat.evidence.answered
+    with answered.replay() as replay:
+        precise = integrated_gradients(replay, [0], steps=64)
+        far = [integrated_gradients(replay, [0], steps=steps).values - precise.values for steps in (2, 8)]
+    assert precise.missed <= 0.01 * found.gained
+    change = by_hand(answered, [0], False) - by_hand(answered, [0], True)
+    assert found.gained == pytest.approx(change, abs=1e-3)
+    assert far[1].abs().sum() < 0.2 * precise.values.abs().sum() < far[0].abs().sum()
+
+
+def test_the_mean_of_both_ends_is_the_one_that_explains_the_change():
+    slopes = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 2.0])
+    for change, explained in ((3.0, [2.0, 1.0]), (2.5, [1.0, 1.5]), (5.0, [4.0, 0.0]), (-1.0, [0.0, 2.0])):
+        points = {part: (slopes[part], torch.tensor(part * change)) for part in (0, 1)}
+        ends, values, missed, doubt = module._intervals(points)
+        assert ends == [(0, 1)] and torch.allclose(values, torch.tensor([explained]), atol=1e-6)
+        assert float(missed) == pytest.approx(change - sum(explained), abs=1e-6)
+        assert float(doubt) == pytest.approx(abs(float(missed)) + abs(change - 3) + 0.6, abs=1e-5)
+
+
+def test_words_that_rest_on_nothing_take_few_passes(answered, monkeypatch):
+    told = []
+    with answered.replay() as replay:
+        replay.blank = replay.inputs.clone()  # media that show nothing
+        found = integrated_gradients(replay, [0], progress=lambda *now: told.append(now))
+    assert not found.values.any() and found.missed == 0
+    assert max(done for done, _ in told[:-1]) == 3 and told[-1] == (9, 9)
