@@ -83,6 +83,10 @@ def test_it_computes_what_the_cpu_does(folder):
     assert answer == same
     assert evidence.share() == pytest.approx(other.share(), abs=1e-4)
     assert torch.allclose(evidence.attention.rows.cpu(), other.attention.rows, atol=1e-4)
+    found, expected = (each.attribution() for each in (evidence, other))
+    assert found.gained == pytest.approx(expected.gained, rel=1e-2, abs=1e-2)
+    for sense, values in expected.values.items():
+        assert (found.values[sense] - values).norm() <= 1e-2 * values.norm()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
@@ -99,6 +103,9 @@ def test_all_stages_and_a_chat_with_evidence(folder, tmp_path, precision):
     answer = chat.ask("what is it ?", max_new_tokens=6)
     rows = chat.evidence.attention.rows
     assert len(rows) == len(chat.evidence.tokens) and rows.isfinite().all()
+    found = chat.evidence.attribution()
+    assert sum(map(float, (v.sum() for v in found.values.values()))) == pytest.approx(found.gained, abs=1e-2)
+    assert all(weight.grad is None for weight in model.backbone.model.parameters())
     again = lynx.load(folder, adapters=[tmp_path], precision=precision)
     assert again.chat(video=clip(), audio=sound(), frames=4).ask("what is it ?", max_new_tokens=6) == answer
     lynx.load(folder, adapters=[tmp_path], device="cpu").chat(video=clip(), audio=sound()).ask("what ?")
@@ -174,6 +181,18 @@ def test_memory_that_runs_out_is_said_and_the_next_answer_is_given(tmp_path):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert chat.history == [] and chat.ask("what is it ?", max_new_tokens=2) is not None
+
+
+def test_an_attribution_takes_at_most_twice_the_memory_of_its_answer(tmp_path):
+    """A model whose weights weigh more than the activations of one pass, as in all real ones."""
+    model = lynx.load(checkpoints.llava_onevision(tmp_path, hidden=512, layers=4, ffn=4096))
+    chat = model.chat(video=clip(), frames=16)
+    torch.cuda.reset_peak_memory_stats()
+    chat.ask("what is it ?", max_new_tokens=2)
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    chat.evidence.attribution()
+    assert torch.cuda.max_memory_allocated() <= 2 * peak
 
 
 def test_an_adapter_that_was_saved_on_the_gpu_is_the_same_on_a_cpu(folder, tmp_path):

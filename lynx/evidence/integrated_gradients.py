@@ -5,9 +5,14 @@ gradient with respect to a token, averaged over the straight way from the blank 
 their difference. All values sum to log p(answer | media) - log p(answer | blank), in nats.
 
 An LLM's log-probability changes abruptly on that way, so that evenly spaced points do not add up (eight are
-off by half of the sum). But how much it changes between two points is known exactly from the same passes. So
-the way is divided where the gradients miss most of the change (adaptive quadrature); what they still miss in
-an interval is shared out among the tokens whose values there have its sign, in proportion to them.
+off by half of the sum). But how much it changes between two points is known exactly from the same passes.
+So, first, an interval's gradient is that mean of the gradients at its ends which explains the change; only
+where the change lies outside of both is something *missed*: it is shared out among the tokens whose values
+there have its sign, in proportion to them. And second, the way is divided where that mean is most in doubt
+(adaptive quadrature).
+
+Measured on answers of `lynx-tiny` in the world, 8 intervals: what is missed falls from 41 % of the change
+(median; trapezoid rule) to under 1 %, and the distance of all values to those of 64 intervals from 27 to 8 %.
 """
 
 import time
@@ -31,8 +36,8 @@ from lynx.evidence.replay import Replay
 
 STEPS = 8
 """Intervals between blank and real media."""
-AT_ONCE = 2
-"""Minimum number of intervals that are divided in one round."""
+ENOUGH = 0.01
+"""Doubt, as part of the change or in nats if that is more, at which no further points are needed."""
 BATCH = 3
 """Maximum points in one pass; on a CPU several take as long together as one by one."""
 SMALL = 64 * 2**20
@@ -63,13 +68,19 @@ class Integral:
 
 
 def integrated_gradients(
-    replay: Replay, tokens: Sequence[int], steps: int = STEPS, progress: Progress | None = None
+    replay: Replay,
+    tokens: Sequence[int],
+    steps: int = STEPS,
+    progress: Progress | None = None,
+    enough: float = ENOUGH,
 ) -> Integral:
     """What each position adds to the log-probability of the answer tokens at these indices.
 
-    steps: intervals, at least 2; gradients are taken at one point more.
+    steps: maximum of intervals, at least 2; gradients are taken at one point more. enough: see ENOUGH.
     Raises: BackboneError where memory does not suffice, LynxError where the adapters have changed.
     """
+    if not tokens:  # of an empty answer
+        return Integral(torch.zeros(replay.inputs.shape[1]), 0.0, 0.0, 0.0)
     gradients = _Gradients(replay, tokens)
     points: dict[float, tuple[Tensor, Tensor]] = {}  # part of the way -> slopes (S + n,), log-probability ()
     wanted = [0.0, 0.5, 1.0]
@@ -79,10 +90,16 @@ def integrated_gradients(
             points |= gradients(now)
             if progress is not None:
                 progress(len(points), steps + 1)
-        ends, values, missed = _intervals(points)
-        count = min(max(AT_ONCE, len(ends) // 3), steps - len(ends))
-        worst = missed.abs().topk(max(0, count)).indices.tolist()
+        ends, values, missed, doubt = _intervals(points)
+        change = abs(float(points[1.0][1] - points[0.0][1]))
+        if float(doubt.sum()) <= enough * max(1.0, change):
+            break
+        # One at a time is the most accurate; of many intervals some are divided together.
+        count = min(max(1, len(ends) // 4), steps - len(ends))
+        worst = doubt.topk(max(0, count)).indices.tolist()
         wanted = [sum(ends[i]) / 2 for i in sorted(worst)]
+    if progress is not None:
+        progress(steps + 1, steps + 1)
     same = (values * missed.sign()[:, None]).clamp(min=0)  # (steps, S + n)
     values = values + same / same.sum(1, keepdim=True).clamp(min=1e-30) * missed[:, None]
     blank, real = (float(points[part][1]) for part in (0.0, 1.0))
@@ -149,11 +166,21 @@ class _Gradients:
 
 def _intervals(
     points: dict[float, tuple[Tensor, Tensor]],
-) -> tuple[list[tuple[float, float]], Tensor, Tensor]:
-    """Ends of each interval, its values (steps, S + n) by the trapezoid rule, and what they miss (steps,)."""
+) -> tuple[list[tuple[float, float]], Tensor, Tensor, Tensor]:
+    """Ends of each interval, its values (steps, S + n), what they miss (steps,), and its doubt (steps,) >= 0.
+
+    Doubt is what the values miss, what plain means of both ends would miss, and a tenth of how much the
+    slopes of all tokens differ between the ends: where it is greatest a point in the middle tells most.
+    """
     parts = sorted(points)
     ends = list(pairwise(parts))
     slopes, scores = (torch.stack([points[part][i] for part in parts]) for i in (0, 1))
-    widths = torch.tensor(parts, device=slopes.device).diff()[:, None]
-    values = (slopes[1:] + slopes[:-1]) / 2 * widths
-    return ends, values, scores.diff() - values.sum(1)
+    widths = torch.tensor(parts, device=slopes.device).diff()  # (steps,)
+    before, after, change = slopes[:-1], slopes[1:], scores.diff()
+    total, turn = before.sum(1), (after - before).sum(1)  # d log p / d part at the beginning; its change
+    weight = ((change / widths - total) / torch.where(turn == 0, torch.inf, turn)).clamp(0, 1)  # of the end
+    values = (before + weight[:, None] * (after - before)) * widths[:, None]
+    missed = change - values.sum(1)
+    trapezoid = change - (total + turn / 2) * widths
+    doubt = missed.abs() + trapezoid.abs() + 0.1 * widths * (after - before).abs().sum(1)
+    return ends, values, missed, doubt

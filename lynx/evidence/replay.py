@@ -31,7 +31,7 @@ class Replay:
 
     def __init__(self, answered: "Answered") -> None:
         model, self.streams, self.ids = answered.model, answered.streams, answered.ids
-        self.backbone, self.alone = model.backbone, answered.alone
+        self.backbone, self._answered, self._is_alone = model.backbone, answered, False
         with torch.no_grad():
             prompt = self.backbone.compose(answered.messages, list(self.streams.values()))
             said = self.backbone.model.get_input_embeddings()(self.ids[None])  # (1, n, D)
@@ -45,6 +45,19 @@ class Replay:
         self._mask = torch.cat([prompt.attention_mask, torch.ones_like(self.ids[None])], dim=1)  # (1, S + n)
         behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(self.ids), device=self._mask.device)
         self._positions = torch.cat([prompt.position_ids, behind], dim=-1)  # (.., 1, S + n)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """`Answered.alone` for a pass; nothing more inside another one of this replay."""
+        if self._is_alone:
+            yield
+            return
+        with self._answered.alone():
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
 
     def log_probs(self, inputs: Tensor, tokens: Sequence[int]) -> Tensor:
         """Log-probability (B,) of the answer tokens at these indices, together, in nats.
@@ -86,10 +99,10 @@ class Answered:
         Raises: LynxError where these have changed. BackboneError where memory runs out.
         """
         with explain_out_of_memory(), ExitStack() as held:
-            if not shared:
-                held.enter_context(self.alone())
             with self.alone():
                 replay = Replay(self)
+            if not shared:
+                held.enter_context(replay.alone())
             yield replay
 
     @contextmanager

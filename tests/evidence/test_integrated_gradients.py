@@ -49,16 +49,14 @@ def by_hand(answered, tokens, blank):
     """log p of the answer's tokens, from one plain pass over everything."""
     model, backbone = answered.model, answered.model.backbone
     with model.using(*answered.streams):
-        streams = []
-        for sense, stream in answered.streams.items():
-            if blank:
-                nothing = model.modality(sense).blank(stream.frames)
-                encoded = model.encode(sense, Frames(nothing, torch.zeros(1).double(), 1.0))
-                token = encoded.tokens[~encoded.times.isnan()].mean(0)
-                newline = stream.times.isnan()[:, None]
-                stream = replace(stream, tokens=torch.where(newline, stream.tokens, token))
-            streams.append(stream)
-        prompt = backbone.compose(answered.messages, streams)
+        streams = dict(answered.streams)
+        for sense, stream in answered.streams.items() if blank else ():
+            nothing = model.modality(sense).blank(stream.frames)
+            encoded = model.encode(sense, Frames(nothing, torch.zeros(1).double(), 1.0))
+            token = encoded.tokens[~encoded.times.isnan()].mean(0)
+            newline = stream.times.isnan()[:, None]
+            streams[sense] = replace(stream, tokens=torch.where(newline, stream.tokens, token))
+        prompt = backbone.compose(answered.messages, list(streams.values()))
         said = backbone.model.get_input_embeddings()(answered.ids[None])
         behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(answered.ids))
         logits = backbone.model(
@@ -109,9 +107,12 @@ def test_they_sum_up_in_lower_precision(folder, precision):
     before = state(answered.model)
     with answered.replay() as replay:
         integral = integrated_gradients(replay, [2, 3, 4])
-    change = by_hand(answered, [2, 3, 4], False) - by_hand(answered, [2, 3, 4], True)
-    tolerance = {"bf16": 0.2, "int8": 0.05, "nf4": 0.01}[precision]
-    assert float(integral.values.sum()) == pytest.approx(change, abs=tolerance, rel=tolerance)
+    blank, real = (by_hand(answered, [2, 3, 4], hidden) for hidden in (True, False))
+    # bf16 and int8 round what depends on the sequence's length: the same answer differs by that much
+    tolerance = {"bf16": 0.5, "int8": 0.1, "nf4": 0.01}[precision]
+    assert integral.blank == pytest.approx(blank, abs=tolerance)
+    assert integral.real == pytest.approx(real, abs=tolerance)
+    assert float(integral.values.sum()) == pytest.approx(integral.real - integral.blank, abs=1e-3)
     assert state(answered.model) == before
 
 
@@ -180,19 +181,20 @@ def test_where_memory_runs_out_points_go_one_by_one_then_with_checkpointing(answ
     assert len(passes) > 8 and {each for each in passes[2:]} == {(1, True)}
     for found in (one_by_one, saving):
         assert torch.allclose(found.values, expected.values, atol=1e-4)
-    with gpu_that_fails(answered, lambda *_: True), pytest.raises(BackboneError, match="another method, such"):
-        explain(answered)
+    with gpu_that_fails(answered, lambda *_: True):
+        with pytest.raises(BackboneError, match="another method, such as attention"):
+            explain(answered)
     assert state(answered.model) == before
     assert torch.equal(explain(answered).values, expected.values)
 
 
 def test_a_long_prompt_is_explained_in_bounded_memory(answered, monkeypatch):
-    """Gradients may take what the weights take; where one point needs more, activations are computed twice."""
+    """Gradients may take what the weights take; where one point needs more there is checkpointing."""
     expected, model = explain(answered), answered.model.backbone.model
     with answered.replay() as replay:
         one = gradient_bytes(answered.model.backbone, replay.start + 3)
     for room, passes_of in ((2.5 * one, (2, False)), (1.5 * one, (1, False)), (0.5 * one, (1, True))):
-        monkeypatch.setattr(module, "SMALL", room)
+        monkeypatch.setattr(module, "SMALL", int(room))
         monkeypatch.setattr(module, "weight_bytes", lambda _: 0)
         with gpu_that_fails(answered, lambda *_: False) as passes:
             found = explain(answered)
@@ -202,3 +204,44 @@ def test_a_long_prompt_is_explained_in_bounded_memory(answered, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda _: one // 9)
     with pytest.raises(BackboneError, match=r"fewer frames or a smaller part .* GB are free"):
         explain(answered)
+
+
+# --- how much of the change the gradients explain -------------------------------------------------
+
+
+def test_the_gradients_of_lynx_tiny_explain_what_its_media_add():
+    model = lynx.load("lynx-tiny", ["adapters/audio"])
+    chat = model.chat(video="examples/bell/clip.mp4", audio="examples/bell/clip.mp4")
+    assert chat.ask("What sound do you hear?") == "bell"
+    found = chat.evidence.attribution("bell")
+    sums = {sense: float(values.sum()) for sense, values in found.values.items()}
+    assert sums["audio"] > 10 * abs(sums["video"]) and found.gained > 2
+    assert sum(sums.values()) == pytest.approx(found.gained, rel=1e-4)
+    assert found.missed <= 0.05 * found.gained
+    answered = chat.evidence.answered
+    with answered.replay() as replay:
+        precise = integrated_gradients(replay, [0], steps=64)
+        far = [integrated_gradients(replay, [0], steps=steps).values - precise.values for steps in (2, 8)]
+    assert precise.missed <= 0.01 * found.gained
+    change = by_hand(answered, [0], False) - by_hand(answered, [0], True)
+    assert found.gained == pytest.approx(change, abs=1e-3)
+    assert far[1].abs().sum() < 0.2 * precise.values.abs().sum() < far[0].abs().sum()
+
+
+def test_the_mean_of_both_ends_is_the_one_that_explains_the_change():
+    slopes = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 2.0])
+    for change, explained in ((3.0, [2.0, 1.0]), (2.5, [1.0, 1.5]), (5.0, [4.0, 0.0]), (-1.0, [0.0, 2.0])):
+        points = {part: (slopes[part], torch.tensor(part * change)) for part in (0, 1)}
+        ends, values, missed, doubt = module._intervals(points)
+        assert ends == [(0, 1)] and torch.allclose(values, torch.tensor([explained]), atol=1e-6)
+        assert float(missed) == pytest.approx(change - sum(explained), abs=1e-6)
+        assert float(doubt) == pytest.approx(abs(float(missed)) + abs(change - 3) + 0.6, abs=1e-5)
+
+
+def test_words_that_rest_on_nothing_take_few_passes(answered, monkeypatch):
+    told = []
+    with answered.replay() as replay:
+        replay.blank = replay.inputs.clone()  # media that show nothing
+        found = integrated_gradients(replay, [0], progress=lambda *now: told.append(now))
+    assert not found.values.any() and found.missed == 0
+    assert max(done for done, _ in told[:-1]) == 3 and told[-1] == (9, 9)

@@ -100,7 +100,8 @@ def test_an_error_of_whoever_is_told_leaves_the_model_as_it_was(model, chat):
     with pytest.raises(KeyError):
         chat.evidence.attribution(None, progress=progress)
     assert is_free(model.lock) and model.lora.on == ()
-    assert all(weight.grad is None and not weight.requires_grad for weight in model.backbone.model.parameters())
+    weights = list(model.backbone.model.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in weights)
     assert chat.evidence.attribution(None).gained is not None
     assert model.chat(**chat.media, frames=6).ask(QUESTION, max_new_tokens=4) == answer
 
