@@ -1,23 +1,12 @@
 """How probable each token of an answer was, and what else might have been said: at no further pass."""
 
-import checkpoints
 import pytest
 import torch
-from checkpoints import clip, random_adapter, sound
 
-import lynx
 from lynx.backbones.decoding import OTHERS, NextTokens
 from lynx.evidence.evidence import END
 
 QUESTION = "what is it ?"
-
-
-@pytest.fixture(params=sorted(checkpoints.FAMILIES))
-def talk(request, tmp_path):
-    """A conversation, sound included, in each family."""
-    model = lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
-    random_adapter(model, "audio")
-    return model.chat(video=clip(), audio=sound(), frames=4)
 
 
 def likely(evidence):
