@@ -4,6 +4,7 @@ M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks",
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ TOKENS = 4096
 """Maximum number of tokens in one pass, of all the prompts in it; at least those of one prompt."""
 
 Progress = Callable[[int, int], None]
+"""Told how many passes are done, and of how many."""
 Window = tuple[float, float]
 """Seconds from, to."""
 Region = tuple[float, float, float, float]
@@ -134,4 +136,5 @@ def _log_probs(
         scores.append(replay.log_probs(inputs, tokens))
         if progress is not None:
             progress(at + len(some), len(hidden))
+        time.sleep(0.001)  # whoever waits for the model gets it now
     return torch.cat(scores).cpu()
