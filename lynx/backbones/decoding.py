@@ -23,6 +23,8 @@ from lynx.types import Prompt
 
 OTHERS = 5
 """Number of other candidates that are kept for each token of an answer."""
+SCORES = 2**20
+"""Number of scores that are kept until they are looked at together; at least those of one step."""
 
 
 class StopOnEvent(StoppingCriteria):
@@ -43,32 +45,38 @@ class NextTokens(LogitsProcessor):
     are part of how that model speaks, and before temperature and truncation. So these are the probabilities
     that a greedy answer goes by, also where tokens are drawn.
 
-    A few numbers a token are kept, and the scores (B, V) of the last step. Batch size 1.
+    Of each token a few numbers are kept. They are computed for several steps at once, whose scores are kept
+    until then. Batch size 1.
     """
 
     def __init__(self) -> None:
-        self._said: list[Tensor] = []  # (1,) log-probability of each token but the last
-        self._best: list[tuple[Tensor, Tensor]] = []  # of each step: (OTHERS + 1,) log-probabilities, ids
-        self._last: Tensor | None = None  # (V,) log-probabilities of the last step
+        self._scores: list[Tensor] = []  # (1, V) of each step that has not been looked at
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = []  # of the steps before, as `of` returns them
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns `scores` (1, V) as they are; input_ids (1, S) end in the token of the step before."""
-        if self._last is not None:
-            self._said.append(self._last[input_ids[0, -1:]])
-        self._last = scores[0].float().log_softmax(dim=-1)
-        self._best.append(self._last.topk(min(OTHERS + 1, len(self._last))))
+        if len(self._scores) * scores.shape[1] >= SCORES:
+            self._look(input_ids[0, -len(self._scores) :])
+        self._scores.append(scores)
         return scores
 
     def of(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For generated ids (n,): their probabilities (n,); the best others, ids (n, 5); theirs (n, 5)."""
-        if self._last is None or not len(ids):
-            return torch.zeros(0), torch.zeros(0, OTHERS, dtype=torch.long), torch.zeros(0, OTHERS)
         # On a GPU transformers may have computed a step more than it returns.
-        said = torch.cat([*self._said, self._last[ids[-1:]]])[: len(ids)]
-        best, others = (torch.stack(each)[: len(ids)] for each in zip(*self._best, strict=True))
-        itself = (others == ids[:, None]).int()
-        kept = itself.argsort(dim=1, stable=True)[:, :OTHERS]  # the token itself comes last
-        return said.exp().cpu(), others.gather(1, kept).cpu(), best.gather(1, kept).exp().cpu()
+        if len(rest := ids[sum(len(said) for said, _, _ in self._found) :]):
+            self._look(rest)
+        said, others, best = (torch.cat(each)[: len(ids)] for each in zip(*self._found, strict=True))
+        return said.exp().cpu(), others.cpu(), best.exp().cpu()
+
+    def _look(self, said: Tensor) -> None:
+        """Take what is kept of the next steps, in which these ids (m,) were said."""
+        scores = torch.cat(self._scores[: len(said)]).float().log_softmax(dim=-1)  # (m, V)
+        best, others = scores.topk(min(OTHERS + 1, scores.shape[1]))  # (m, 6)
+        itself = (others == said[:, None]).int()
+        rest = itself.argsort(dim=1, stable=True)[:, :OTHERS]  # the token itself comes last
+        mine = scores.gather(1, said[:, None])[:, 0]
+        self._found.append((mine, others.gather(1, rest), best.gather(1, rest)))
+        self._scores.clear()
 
 
 @torch.no_grad()

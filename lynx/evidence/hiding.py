@@ -4,7 +4,8 @@ M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks",
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,11 @@ from lynx.types import Stream
 
 PASSES = 256
 """Maximum number of parts that are hidden, over all senses together."""
-AT_ONCE = 8
-"""Number of them in one pass."""
+TOKENS = 4096
+"""Maximum number of tokens in one pass, of all the prompts in it; at least those of one prompt."""
 
+Progress = Callable[[int, int], None]
+"""Told how many passes are done, and of how many."""
 Window = tuple[float, float]
 """Seconds from, to."""
 Region = tuple[float, float, float, float]
@@ -62,14 +65,19 @@ class Hidden:
     blank: float
 
 
-def hide_each(replay: Replay, tokens: Sequence[int], passes: int = PASSES) -> Hidden:
-    """Hide each token of each sense alone; larger parts where there are more tokens than `passes`."""
+def hide_each(
+    replay: Replay, tokens: Sequence[int], passes: int = PASSES, progress: Progress | None = None
+) -> Hidden:
+    """Hide each token of each sense alone; larger parts where there are more tokens than `passes`.
+
+    progress: told how many parts are done, and of how many.
+    """
     parts = divide(replay.streams, passes)
     places = [replay.spans[sense][part] for sense, mine in parts.items() for part in mine]
     senses = {sense: replay.spans[sense][part_of_stream(each)] for sense, each in replay.streams.items()}
     everything = torch.cat([*senses.values(), torch.zeros(0, dtype=torch.long)])  # there may be no sense
-    scores = _log_probs(replay, tokens, [everything[:0], everything, *senses.values(), *places]).tolist()
-    real, blank, *scores = scores
+    hidden = [everything[:0], everything, *senses.values(), *places]
+    real, blank, *scores = _log_probs(replay, tokens, hidden, progress).tolist()
     whole = {sense: real - scores.pop(0) for sense in senses}
     values = {sense: torch.zeros(len(span)) for sense, span in replay.spans.items()}
     for sense, mine in parts.items():
@@ -115,13 +123,18 @@ def _blocks(places: Tensor, size: tuple[int, int]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _log_probs(replay: Replay, tokens: Sequence[int], hidden: Sequence[Tensor]) -> Tensor:
+def _log_probs(
+    replay: Replay, tokens: Sequence[int], hidden: Sequence[Tensor], progress: Progress | None = None
+) -> Tensor:
     """Log-probability of the answer tokens with each of these sets of positions hidden: (sets,) nats."""
-    scores = []
-    for at in range(0, len(hidden), AT_ONCE):
-        some = hidden[at : at + AT_ONCE]
+    scores, batch = [], max(1, TOKENS // replay.inputs.shape[1])
+    for at in range(0, len(hidden), batch):
+        some = hidden[at : at + batch]
         inputs = replay.inputs.repeat(len(some), 1, 1)  # (B, S + n, D)
         for row, places in zip(inputs, some, strict=True):
             row[places] = replay.blank[0, places]
         scores.append(replay.log_probs(inputs, tokens))
+        if progress is not None:
+            progress(at + len(some), len(hidden))
+        time.sleep(0.001)  # whoever waits for the model gets it now
     return torch.cat(scores).cpu()

@@ -72,7 +72,7 @@ def find_method(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     base, _, part = name.partition(":")
-    if base in (ATTENTION, GRADIENT_X_ATTENTION) and (part in THIRDS or part.isdecimal()):
+    if base in (ATTENTION, GRADIENT_X_ATTENTION) and (part in THIRDS or (part.isdecimal() and len(part) < 5)):
         which = f"{part} layers" if part in THIRDS else f"layer {part}"
         return replace(METHODS[base], name=name, label=f"{METHODS[base].label}, {which}")
     raise LynxError(
@@ -103,7 +103,7 @@ def explain(
             return _integrated(replay, tokens, progress)
         if base == HIDING:
             return _hidden(replay, tokens)
-        layers = _layers(part, len(replay.backbone.text_attention_modules()))
+        layers = layers_of(part, len(replay.backbone.text_attention_modules()))
         if base == ATTENTION:
             rows = replayed_attention(replay, recorded, tokens, layers)
         else:
@@ -111,7 +111,7 @@ def explain(
     return rows.attribution(range(len(rows.rows)), name)
 
 
-def _layers(part: str, count: int) -> Sequence[int]:
+def layers_of(part: str, count: int) -> Sequence[int]:
     """The layers that the end of a method's name means, of `count`."""
     if not part:
         return range(count)

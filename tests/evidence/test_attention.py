@@ -5,20 +5,10 @@ import torch
 
 from lynx.evidence.attention import AttentionRows
 from lynx.evidence.evidence import Evidence
-from lynx.types import Frames, Stream
-
-
-def stream(sense, frames, rows, cols, seconds):
-    n = frames * rows * cols
-    times = torch.arange(frames).double() * seconds
-    clip = Frames(torch.zeros(frames, 3, 4, 4, dtype=torch.uint8), times, frames * seconds)
-    tokens = torch.zeros(n + 1, 8)
-    at = torch.cat([times.repeat_interleave(rows * cols), torch.tensor([torch.nan])])
-    return Stream(sense, tokens, at, torch.zeros(n + 1, 2, dtype=torch.long), (rows, cols), clip)
 
 
 @pytest.fixture
-def attention():
+def attention(stream):
     """A prompt of: first token | video 2 x (1 x 2) + newline | audio 2 x (1 x 1) + newline | two words."""
     rows = torch.tensor(
         [

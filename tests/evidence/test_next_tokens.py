@@ -1,23 +1,13 @@
 """How probable each token of an answer was, and what else might have been said: at no further pass."""
 
-import checkpoints
 import pytest
 import torch
-from checkpoints import clip, random_adapter, sound
 
-import lynx
+from lynx.backbones import decoding
 from lynx.backbones.decoding import OTHERS, NextTokens
 from lynx.evidence.evidence import END
 
 QUESTION = "what is it ?"
-
-
-@pytest.fixture(params=sorted(checkpoints.FAMILIES))
-def talk(request, tmp_path):
-    """A conversation, sound included, in each family."""
-    model = lynx.load(checkpoints.FAMILIES[request.param](tmp_path))
-    random_adapter(model, "audio")
-    return model.chat(video=clip(), audio=sound(), frames=4)
 
 
 def likely(evidence):
@@ -69,6 +59,28 @@ def test_streamed_and_stopped_answers_have_them_too(chat):
             chat.stop()
     check(chat.evidence)
     assert len(chat.evidence.said) < 1000
+
+
+@pytest.mark.parametrize("kept", [1, 3 * 50, 2**20])
+@pytest.mark.parametrize("more", [0, 1])
+def test_scores_are_looked_at_together_as_far_as_few_are_kept(monkeypatch, kept, more):
+    """more: steps computed behind the last id, as transformers does where it looks late whether to stop."""
+    monkeypatch.setattr(decoding, "SCORES", kept)
+    scores, next_tokens = torch.randn(7 + more, 50), NextTokens()
+    ids = torch.tensor([9, 9, 9, *scores.argmax(dim=1).tolist()])
+    ids[5] = 0  # one that was drawn
+    most = 0
+    for step, row in enumerate(scores):
+        assert torch.equal(next_tokens(ids[None, : 3 + step], row[None]), row[None])
+        most = max(most, sum(map(torch.numel, next_tokens._scores)))
+    assert most <= max(kept, 50)
+    chances, others, theirs = next_tokens.of(ids[3:10])
+    for step, row in enumerate(scores[:7].softmax(-1)):
+        assert chances[step] == pytest.approx(float(row[ids[3 + step]]))
+        row[ids[3 + step]] = 0
+        assert others[step].tolist() == row.topk(OTHERS).indices.tolist()
+        assert torch.allclose(theirs[step], row.topk(OTHERS).values)
+    assert len(chances) == 7
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
