@@ -89,7 +89,7 @@ def _evidence_options(parser: Parser) -> None:
 
     group = parser.add_argument_group("evidence (what each answer rests on)")
     text = "tell how much each sense makes the answer more likely, in nats; METHOD: attribution (default), "
-    text += f"or one of {', '.join(METHODS[1:])}"
+    text += f"or one of {', '.join(tuple(METHODS)[1:])}"
     group.add_argument(
         "--evidence", nargs="?", const=ATTRIBUTION, type=usage(_method), metavar="METHOD", help=text
     )

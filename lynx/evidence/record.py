@@ -190,7 +190,7 @@ def _model(answered: Answered) -> Record:
 
 def _numbers(values: Tensor) -> Any:
     """A tensor as nested lists of numbers with DIGITS significant digits."""
-    flat = [float(f"{value:.{DIGITS}g}") for value in values.double().flatten().tolist()]
+    numbers: list[Any] = [float(f"{value:.{DIGITS}g}") for value in values.double().flatten().tolist()]
     for size in reversed(values.shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
-    return flat
+        numbers = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+    return numbers

@@ -219,7 +219,7 @@ def test_chat_answers_and_says_what_it_used(capsys, tiny, clip):
     assert (told["method"], told["unit"]) == ("attribution", "nats") and "written" not in told
     (whole,) = told["attributions"]
     assert whole["word"] is None and set(whole["totals"]) == {"video", "text"}
-    assert whole["gained"] == pytest.approx(whole["totals"]["video"], abs=1e-3)
+    assert whole["gained"] == pytest.approx(whole["totals"]["video"], rel=0.02)
     assert first["without"] != first["answer"], "noise moves even a random model"
 
 
@@ -241,7 +241,7 @@ def test_chat_films_its_last_answer(capsys, tiny, clip, tmp_path):
     assert told == {"path": str(film), "seconds": [0.0, 0.5], "word": None} | {"method": "attribution", "notes": []}
     assert probe(film).duration == pytest.approx(0.5, abs=0.1)
     code, _, err = run(capsys, "chat", *words, "--film", str(film), "--word", "99")
-    assert code == 1 and "no such word" in err and err.count("\n") == 1
+    assert code == 1 and "; it has " in err and err.count("\n") == 1
     code, _, err = run(capsys, "chat", *words, "--word", "1")
     assert code == 1 and "--film" in err
     assert run(capsys, "chat", *words, "--film", str(film), "--window", "3")[0] == 2

@@ -26,8 +26,10 @@ def stream(sense="video", grid=(2, 3), moments=2, labels=(), newline=True):
     times = torch.tensor(TIMES[:moments], dtype=torch.float64).repeat_interleave(count)
     cells = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).repeat(moments, 1)
     if newline:
-        times, cells = torch.cat([times, torch.tensor([torch.nan])]), torch.cat([cells, -torch.ones(1, 2).long()])
-    frames = Frames(torch.zeros(moments, 3, 8, 12, dtype=torch.uint8), sample_times(2.0, moments), 2.0, labels)
+        times = torch.cat([times, torch.tensor([torch.nan])])
+        cells = torch.cat([cells, torch.full((1, 2), -1)])
+    pixels = torch.zeros(moments, 3, 8, 12, dtype=torch.uint8)
+    frames = Frames(pixels, sample_times(2.0, moments), 2.0, labels)
     return Stream(sense, torch.zeros(len(times), 4), times, cells, grid, frames)
 
 
@@ -42,7 +44,8 @@ def evidence():
 
 
 def attribution(streams, values):
-    return Attribution("attribution", "nats", {"video": values}, streams, {"video": 6.6, "text": -1.0}, 6.6, 0.1)
+    totals = {"video": 6.6, "text": -1.0}
+    return Attribution("attribution", "nats", {"video": values}, streams, totals, 6.6, 0.1)
 
 
 def test_characters_of_tokens_and_words_are_those_of_the_answer(evidence):
@@ -93,7 +96,8 @@ def test_an_attribution_is_found_by_its_word_and_method(evidence):
 
 def test_a_record_names_files_and_no_folders(evidence):
     views = {"a": "/home/me/secret/left.mp4", "b": View("/home/me/secret/right.mp4")}
-    for given, name in (("/home/me/secret/clip.mp4", "clip.mp4"), (views, "left.mp4, right.mp4"), (sound(1.0), None)):
+    given_as = (("/home/me/secret/clip.mp4", "clip.mp4"), (views, "left.mp4, right.mp4"), (sound(1.0), None))
+    for given, name in given_as:
         record = evidence_record(evidence, {}, files={"video": given})
         assert record["senses"]["video"]["file"] == name and "secret" not in json.dumps(record)
 

@@ -51,7 +51,8 @@ def record(evidence):
     flat = {sense: each.flatten() for sense, each in values.items()}
     totals = {"video": 2.0, "audio": 1.0, "text": -1.5}
     found = Attribution("attribution", "nats", flat, evidence.streams, totals, 3.0, 0.25)
-    return evidence_record(evidence, {"video": "picture", "audio": "sound"}, [(1, found)], question="how many ?")
+    labels = {"video": "picture", "audio": "sound"}
+    return evidence_record(evidence, labels, [(1, found)], question="how many ?")
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_every_word_is_explained_and_the_answer_first(evidence, tmp_path):
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     (path,) = write_evidence(evidence, tmp_path / "one.json", words=["BELLS"], methods=["attention"])
     assert [each["word"] for each in json.loads(path.read_text())["attributions"]] == [1]
-    with pytest.raises(LynxError, match="no such word"):
+    with pytest.raises(LynxError, match="; it has two, bells"):
         write_evidence(evidence, tmp_path / "none.json", words=["sirens"], methods=["attention"])
     assert not (tmp_path / "none.json").exists()
 
@@ -205,7 +206,8 @@ def test_what_is_estimated_is_told(record):
     assert "0.2 of them placed by estimate" in gained_sentence(record["attributions"][0])
     assert said_sentence(record, record["attributions"][0]) is None
     record["words"][1]["probability"] = 0.97
-    record["tokens"][1]["others"] = [{"text": " horns", "probability": 0.02}, {"text": " a", "probability": 0.001}]
+    others = {" horns": 0.02, " a": 0.001}
+    record["tokens"][1]["others"] = [{"text": text, "probability": part} for text, part in others.items()]
     told = said_sentence(record, record["attributions"][0])
     assert told == "It was said with a probability of 97 %; next came 'horns' 2 %."
 

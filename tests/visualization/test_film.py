@@ -288,7 +288,7 @@ def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, lette
 
 @pytest.mark.parametrize("word", [-1, 4, "sir", ""])
 def test_a_word_that_is_not_there_is_refused(session, word):
-    with pytest.raises(LynxError, match="no such word"):
+    with pytest.raises(LynxError, match="; it has a, loud"):
         session.evidence.find_word(word)
 
 
