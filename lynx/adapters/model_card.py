@@ -41,7 +41,7 @@ import lynx
 model = lynx.load("{source}", adapters=["{where}"])
 chat = model.chat(video="clip.mp4", {sense}="{file}")
 print(chat.ask("{question}"))
-print(chat.evidence.share())        # how much the answer rests on each sense
+print(chat.evidence.attribution().totals)  # how much likelier each sense makes the answer, in nats
 
 with model.using():                 # without the adapter: the stock model, bit for bit
     print(model.chat(video="clip.mp4").ask("{question}"))

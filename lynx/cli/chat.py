@@ -84,24 +84,46 @@ def _window(text: str) -> tuple[float, float]:
     return float(start), float(end)
 
 
+def _evidence_options(parser: Parser) -> None:
+    from lynx.evidence.methods import ATTRIBUTION, METHODS
+
+    group = parser.add_argument_group("evidence (what each answer rests on)")
+    text = "tell how much each sense makes the answer more likely, in nats; METHOD: attribution (default), "
+    text += f"or one of {', '.join(tuple(METHODS)[1:])}"
+    group.add_argument(
+        "--evidence", nargs="?", const=ATTRIBUTION, type=usage(_method), metavar="METHOD", help=text
+    )
+    text = "explain every word, and write 1-evidence.json, .csv and .png for the first answer, and so on"
+    group.add_argument("--evidence-out", type=Path, metavar="DIR", help=text)
+
+
+def _method(name: str) -> str:
+    """The type of --evidence. Raises: LynxError: no such method."""
+    from lynx.evidence.methods import METHODS
+
+    families = {method.partition(":")[0] for method in METHODS}
+    if name.partition(":")[0] not in families:
+        raise LynxError(f"there is no method {name!r}: expected one of {', '.join(METHODS)}")
+    return name
+
+
 @command(
     "chat",
-    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "What sound do you hear?" --evidence '
-    "--film answer.mp4 --word 1",
+    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "What sound do you hear?" --evidence attribution '
+    "--evidence-out out --film answer.mp4 --word 1",
     _media_options,
     option(
         "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
     ),
     option("--without", metavar="SENSE", help="answer every question again without this sense"),
-    option("--evidence", action="store_true", help="tell how much each answer rests on each sense"),
+    _evidence_options,
     _film_options,
 )
 def _chat(options: Options) -> Result:
     """Ask a model about a clip, with as many senses as it has adapters."""
-    if not options.film and (options.word or options.window):
-        raise LynxError("--word and --window say what --film shows: give --film FILE.mp4, too")
+    _check_outputs(options)
     session = _open_session(options)
-    turns = []
+    turns: list[Result] = []
     for question in options.ask or filter(None, map(str.strip, sys.stdin)):
         pieces = []
         for piece in session.stream(question):
@@ -115,7 +137,7 @@ def _chat(options: Options) -> Result:
             print()
         turn |= {"used": session.used, "notes": list(session.notes)} | _part(session)
         if options.evidence:
-            turn["rests_on"] = session.evidence.share()
+            turn["evidence"] = _evidence(session, options, len(turns) + 1)
         if options.without:
             turn["without"] = session.compare(without=options.without).without[options.without]
         turns.append(turn)
@@ -124,9 +146,56 @@ def _chat(options: Options) -> Result:
     return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
 
 
+def _check_outputs(options: Options) -> None:
+    """Raises: LynxError: options that say how something is written that was not asked for, or no folder."""
+    if not options.film and (options.word or options.window):
+        raise LynxError("--word and --window say what --film shows: give --film FILE.mp4, too")
+    out = options.evidence_out
+    if out and not options.evidence:
+        raise LynxError("--evidence-out says where evidence is written: give --evidence, too")
+    if out and out.exists() and not out.is_dir():
+        raise LynxError(f"--evidence-out names a folder, but {out} is a file")
+
+
 def _part(session: Any) -> Result:
     """First and last second of what was looked at, where that is not all of the clip."""
     return {} if session.plan.whole else {"part": [session.plan.start, session.plan.end]}
+
+
+def _evidence(session: Any, options: Options, number: int) -> Result:
+    """What the last answer rests on: for people the whole of it, for machines also each word."""
+    from lynx.evidence.record import find_attribution
+    from lynx.visualization import explained
+    from lynx.visualization.bars import amount
+    from lynx.visualization.export import explain_words, write_record
+
+    evidence, out, method = session.evidence, options.evidence_out, options.evidence
+    part = None if session.plan.whole else (session.plan.start, session.plan.end)
+    about = {"part": part, "files": session.media}
+    words = None if out else [None]
+    with progress("words") as tell:
+        record = explain_words(evidence, None, words, [method], progress=tell, **about)
+    written = []
+    if out:
+        frames = {sense: stream.frames for sense, stream in evidence.streams.items()}
+        written = [str(path) for path in write_record(record, out, frames, name=f"{number}-evidence")]
+    whole = find_attribution(record, None, method) or find_attribution(record, 0, method)
+    assert whole is not None  # the answer, or its only word
+    if options.json:
+        kept = ("word", "text", "totals", "gained", "missed")
+        each = [{key: found[key] for key in kept} for found in record["attributions"]]
+        told = {"method": method, "unit": whole["unit"], "attributions": each, "words": record["words"]}
+        return told | ({"written": written} if out else {})
+    unit = whole["unit"]
+    labels = explained.labels_of(record, unit)
+    totals = {labels[name]: amount(value, unit) for name, value in whole["totals"].items()}
+    result: Result = {f"{method}, {unit}": totals}
+    if record["senses"] and (gained := explained.gained_sentence(whole)):
+        result["gained"] = gained
+    known = [word for word in record["words"] if "probability" in word]
+    if known:
+        result["said with"] = [f"{word['text']} {explained.percent(word['probability'])}" for word in known]
+    return result | ({"written": written} if out else {})
 
 
 def _film(session: Any, options: Options) -> Result:
@@ -137,8 +206,9 @@ def _film(session: Any, options: Options) -> Result:
     if word and word.isdigit() and word not in words:
         word = int(word) - 1
     with progress("frames") as tell:
-        film = write_film(session, options.film, word, options.window, tell)
-    return {"path": str(film.path), "seconds": [film.start, film.end], "word": film.word, "notes": film.notes}
+        film = write_film(session, options.film, word, options.window, tell, options.evidence)
+    told = {"path": str(film.path), "seconds": [film.start, film.end], "word": film.word}
+    return told | {"method": film.method, "notes": film.notes}
 
 
 @command(

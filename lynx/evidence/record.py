@@ -16,7 +16,7 @@ from lynx.evidence.evidence import Evidence
 from lynx.evidence.integrated_gradients import STEPS
 from lynx.evidence.methods import ATTRIBUTION
 from lynx.evidence.replay import Answered
-from lynx.types import VIDEO, Recording, Stream
+from lynx.types import VIDEO, FileSource, Recording, Stream
 
 FORMAT, VERSION = "lynx-evidence", 1
 AUDIO = "audio"  # what a `Modality` takes whose pictures are spectrograms
@@ -53,6 +53,7 @@ def evidence_record(
         "part": None if part is None else [float(second) for second in part],
         "backbone": None,
         "adapters": [],
+        "llm_loras": [],
         "tokens": _tokens(evidence),
         "words": words,
         "senses": {
@@ -142,7 +143,7 @@ def _sense(
         "label": labels.get(sense, sense),
         "modality": name,
         "color": "#{:02x}{:02x}{:02x}".format(*modalities.color_of(sense)),
-        "file": None if file is None else Recording.of(file).path.name,
+        "file": _file_name(file),
         "spectrogram": modality is not None and modality.takes == AUDIO,
         "duration": frames.duration,
         "frames": len(frames),
@@ -153,11 +154,19 @@ def _sense(
     }
 
 
+def _file_name(source: Any) -> str | None:
+    """The name of a file or folder, without where it lies; None for media in memory."""
+    if isinstance(source, Mapping):  # several clips
+        named = (_file_name(getattr(clip, "clip", clip)) for clip in source.values())
+        return ", ".join(filter(None, named)) or None
+    return Recording.of(source).path.name if isinstance(source, FileSource) else None
+
+
 def _model(answered: Answered) -> Record:
     """What answered: no folders of the machine it ran on, which are named by their last part."""
     model, backbone = answered.model, answered.model.backbone
     name = backbone.source if backbone.revision else Path(backbone.source).name
-    digests = dict(zip(answered.streams, answered.origin, strict=False))
+    digests, count = dict(zip(answered.streams, answered.origin, strict=False)), len(answered.streams)
     senses = [sense for sense in answered.streams if sense != VIDEO]
     return {
         "backbone": {
@@ -175,12 +184,13 @@ def _model(answered: Answered) -> Record:
             }
             for sense in senses
         ],
+        "llm_loras": [digest.hex() for digest in answered.origin[count:]],
     }
 
 
 def _numbers(values: Tensor) -> Any:
     """A tensor as nested lists of numbers with DIGITS significant digits."""
-    flat = [float(f"{value:.{DIGITS}g}") for value in values.double().flatten().tolist()]
+    numbers: list[Any] = [float(f"{value:.{DIGITS}g}") for value in values.double().flatten().tolist()]
     for size in reversed(values.shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
-    return flat
+        numbers = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+    return numbers

@@ -50,7 +50,8 @@ def draw_bars(
         box = (min(zero, zero + length), middle - row * 0.31, max(zero, zero + length), middle + row * 0.31)
         if abs(length) >= 1:
             draw.rectangle(box, fill=drawing.color(sense))
-        at, anchor = (zero + length + 0.35 * size, "lm") if value >= 0 else (zero + length - 0.35 * size, "rm")
+        side, anchor = (1, "lm") if value >= 0 else (-1, "rm")
+        at = zero + length + side * 0.35 * size
         draw.text((at, middle), amount(value, unit), ink, font, anchor=anchor)
     draw.line((zero, 0, zero, sheet.height), fill=ink, width=max(1, row // 17))
     return sheet

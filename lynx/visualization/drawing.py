@@ -126,7 +126,7 @@ def draw_lane(sheet: Image.Image, lane: Lane, axis: TimeAxis, top: int, height: 
 
 
 def _signed_tile(lane: Lane, index: int, size: tuple[int, int]) -> Image.Image:
-    """The evidence over a picture; over a spectrogram it goes on into the pictures beside it, without seams."""
+    """The evidence over a picture; over a spectrogram it goes on into those beside it, without seams."""
     assert lane.maps is not None
     if not lane.fill:
         return evidence_picture(lane.maps[index], size, lane.threshold)

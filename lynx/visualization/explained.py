@@ -66,7 +66,7 @@ def factor(nats: float) -> str:
     times = math.exp(min(abs(nats), 100.0))
     if times >= MILLION:
         return "over a million times"
-    return f"{float(f'{times:.2g}'):,.0f} times" if times >= 10 else f"{times:.1f} times"
+    return f"{float(f'{times:.2g}'):,.0f} times" if times >= 9.95 else f"{times:.1f} times"
 
 
 def gained_sentence(found: Record) -> str | None:

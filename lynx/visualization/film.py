@@ -25,7 +25,7 @@ from lynx.media.video import iter_frames
 from lynx.media.writer import write_stream
 from lynx.types import VIDEO, FileSource, Frames, Waveform
 from lynx.visualization.drawing import Lane, clock, curve_of, strongest
-from lynx.visualization.explained import NATS, SHARE, WORDS
+from lynx.visualization.explained import NATS, SHARE, WORDS, gained_sentence
 from lynx.visualization.film_frame import Caption, FramePainter, picture_size
 from lynx.visualization.heat import THRESHOLD, full_heat
 
@@ -42,7 +42,8 @@ TOLERANCE = 0.1
 PART_OF_A_LETTER = "\ufffd"
 """Text of a token that holds part of a letter: such tokens do not add up to the answer."""
 NOTES = {
-    NATS: "Warm: makes {} more likely. Blue: less likely. Bars and curve in nats: +2.3 is ten times as likely.",
+    NATS: "Warm: makes {} more likely. Blue: less likely. Bars and curve are in nats: +2.3 is ten times as "
+    "likely.",
     SHARE: "Brighter: more attention while {} was said, each sense on its own scale. Attention is where the "
     "model looked, which is often not where the answer came from.",
 }
@@ -87,8 +88,8 @@ def write_film(
     which a note says. There is no heat outside of what was looked at.
     progress: called with how many frames are written, and of how many.
     method: of METHODS; by default attribution, and attention where the answer was not kept with its model.
-    Raises: LynxError: no answer, no such word or method. MediaError: media that cannot be read, a window outside of the
-    clip, a file that cannot be written. Then no file is left.
+    Raises: LynxError: no answer, no such word or method. MediaError: media that cannot be read, a window
+    outside of the clip, a file that cannot be written. Then no file is left.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
@@ -102,8 +103,10 @@ def write_film(
     shown, fps = _size_and_rate(source)
     labels = {sense: session.model.modality(sense).label for sense in evidence.streams}
     labels[TEXT] = WORDS[found.unit]
-    answer, note = "".join(evidence.tokens), NOTES[found.unit].format("the marked word" if text else "the answer")
-    caption = Caption(question, answer, letters_of(evidence, word), found.totals, labels, note, found.unit)
+    note = NOTES[found.unit].format("the marked word" if text else "the answer")
+    told = gained_sentence({"text": text, "gained": found.gained, "missed": found.missed}) or ""
+    said = (question, "".join(evidence.tokens), letters_of(evidence, word))
+    caption = Caption(*said, found.totals, labels, note, found.unit, told)
     curves = [curve_of(found, sense) for sense in evidence.streams]
     painter = FramePainter(shown, caption, _lanes(session, found, labels), curves, (start, end))
     count = max(1, round((end - start) * fps))

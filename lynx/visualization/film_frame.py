@@ -29,7 +29,7 @@ GROUND, RAISED = (15, 23, 42), (30, 41, 59)
 INK, PALE, QUIET, MARK = (241, 245, 249), (203, 213, 225), (148, 163, 184), (251, 191, 36)
 STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 """Seconds from one mark of the time axis to the next."""
-ANSWER_LINES, QUESTION_LINES, NOTE_LINES = 4, 3, 2
+ANSWER_LINES, QUESTION_LINES, TOLD_LINES, NOTE_LINES = 4, 3, 4, 2
 MARGIN, GUTTER, AXIS, GAP = 28, 172, 32, 8
 """Pixels: around all, left of the lanes, of the clock under them, between them."""
 LANE, LOW_LANE, ONLY_LANE = 92, 76, 320
@@ -44,6 +44,7 @@ class Caption:
     """The text beside the picture. marked: start and end of the marked letters of the answer.
 
     totals: how much the marked letters rest on each sense, in `unit`; labels: the senses' names for people.
+    told: a sentence under the bars. note: what the colors mean.
     """
 
     question: str
@@ -53,6 +54,7 @@ class Caption:
     labels: Mapping[str, str]
     note: str = ""
     unit: str = SHARE
+    told: str = ""
 
 
 def picture_size(width: int, height: int) -> tuple[int, int]:
@@ -133,6 +135,8 @@ class FramePainter:
 
         def write(text: str, marked: tuple[int, int], at: tuple[int, int], size: int, limit: int) -> int:
             """Write a text from a corner on; returns where it ends."""
+            if not text:
+                return at[1]
             text, font = legible(text, size)
             rows, step = lines(text, marked, self.width - at[0] - margin, font, limit), round(size * 1.3)
             ink = INK if text == answer else QUIET
@@ -144,7 +148,8 @@ class FramePainter:
         top = write(caption.answer, caption.marked, (left, top), 46, ANSWER_LINES) + 18
         bars = draw_bars(caption.totals, caption.labels, caption.unit, width, 42, PALE)
         sheet.paste(bars, (left, top), bars)
-        top = max(top + bars.height, margin + above) + 2 * AXIS
+        top = write(caption.told, (0, 0), (left, top + bars.height + 14), 24, TOLD_LINES)
+        top = max(top, margin + above) + 2 * AXIS
         sheet.paste(names, (margin, top))
         bottom = write(caption.note, (0, 0), (margin, top + names.height + 12), 21, NOTE_LINES)
         return sheet.crop((0, 0, self.width, (bottom + margin - 8) // 2 * 2)), top

@@ -215,7 +215,11 @@ def test_chat_answers_and_says_what_it_used(capsys, tiny, clip):
     first, second = json.loads(out)["turns"]
     assert (first["question"], second["question"]) == ("what is it ?", "and now ?")
     assert first["used"] == {"video": [4, 1.0]}
-    assert sum(first["rests_on"].values()) == pytest.approx(1)
+    told = first["evidence"]
+    assert (told["method"], told["unit"]) == ("attribution", "nats") and "written" not in told
+    (whole,) = told["attributions"]
+    assert whole["word"] is None and set(whole["totals"]) == {"video", "text"}
+    assert whole["gained"] == pytest.approx(whole["totals"]["video"], rel=0.02)
     assert first["without"] != first["answer"], "noise moves even a random model"
 
 
@@ -234,13 +238,47 @@ def test_chat_films_its_last_answer(capsys, tiny, clip, tmp_path):
     code, out, err = run(capsys, "chat", *words, "--film", str(film), "--window", "0-0.5")
     assert code == 0, err
     told = json.loads(out)["turns"][-1]["film"]
-    assert told == {"path": str(film), "seconds": [0.0, 0.5], "word": None, "notes": []}
+    assert told == {"path": str(film), "seconds": [0.0, 0.5], "word": None} | {"method": "attribution", "notes": []}
     assert probe(film).duration == pytest.approx(0.5, abs=0.1)
     code, _, err = run(capsys, "chat", *words, "--film", str(film), "--word", "99")
-    assert code == 1 and "no such word" in err and err.count("\n") == 1
+    assert code == 1 and "; it has " in err and err.count("\n") == 1
     code, _, err = run(capsys, "chat", *words, "--word", "1")
     assert code == 1 and "--film" in err
     assert run(capsys, "chat", *words, "--film", str(film), "--window", "3")[0] == 2
+
+
+def test_chat_writes_what_each_answer_rests_on(capsys, tiny, clip, tmp_path):
+    out_to = tmp_path / "new" / "out"
+    words = ("chat", "--backbone", tiny, "--video", clip, "--frames", "4", "--ask", "what is it ?")
+    more = ("--ask", "and now ?", "--evidence", "attention", "--evidence-out", str(out_to), "--end", "0.75")
+    code, out, err = run(capsys, *words, *more, "--json")
+    assert code == 0, err
+    names = [f"{number}-evidence.{kind}" for number in (1, 2) for kind in ("json", "csv", "png")]
+    assert [str(out_to / name) for name in names] == sum(
+        (turn["evidence"]["written"] for turn in json.loads(out)["turns"]), []
+    )
+    assert sorted(names) == sorted(path.name for path in out_to.iterdir())
+    record = json.loads((out_to / "2-evidence.json").read_text())
+    assert record["question"] == "and now ?" and record["part"] == [0, 0.75]
+    assert record["senses"]["video"]["file"] == "clip.mp4"
+    assert str(tmp_path) not in json.dumps(record) and tiny not in json.dumps(record)
+    indices = [found["word"] for found in record["attributions"]]
+    assert indices == ([None] if len(record["words"]) > 1 else []) + list(range(len(record["words"])))
+    code, out, err = run(capsys, *words, "--evidence")
+    assert code == 0 and "attribution, nats:" in out and "nats" in out.partition("gained: ")[2]
+
+
+@pytest.mark.parametrize("words", [("--evidence", "hearsay"), ("--evidence", "--evidence-out")])
+def test_a_wrong_choice_of_evidence_is_wrong_usage(capsys, words):
+    assert run(capsys, "chat", *words)[0] == 2
+
+
+def test_evidence_is_written_to_a_folder_and_only_where_it_is_asked_for(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run(capsys, "chat", "--evidence", "--evidence-out", str(tmp_path / "file"))
+    assert code == 1 and "names a folder" in err and (tmp_path / "file").read_text() == "mine"
+    code, _, err = run(capsys, "chat", "--evidence-out", str(tmp_path))
+    assert code == 1 and "give --evidence, too" in err
 
 
 def test_chat_about_a_part_says_which(capsys, tiny, clip, tmp_path):

@@ -19,14 +19,36 @@ from lynx.media.container import probe
 from lynx.media.writer import write_video
 from lynx.types import Frames, Waveform
 from lynx.visualization import film
-from lynx.visualization.drawing import Lane
+from lynx.visualization.drawing import Lane, color
 from lynx.visualization.film import letters_of, write_film
-from lynx.visualization.film_frame import DIMMED, GROUND, MARK, Caption, FramePainter, picture_size
+from lynx.visualization.film_frame import (
+    AXIS,
+    DIMMED,
+    GROUND,
+    GUTTER,
+    MARGIN,
+    MARK,
+    WIDTH,
+    Caption,
+    FramePainter,
+    picture_size,
+)
 
 SECONDS, MOMENTS = 2.0, 4
 HOT = (0, 3)  # the row and the column of the video that the word rests on, at the third moment
 ANSWER = [" a", " loud", " sir", "en", "."]  # the first token of an answer may begin with a space
 LEVEL = 90
+PICTURE = (640, 480)  # pixels at which the clip of 64 x 48 is shown, MARGIN from the corner
+BESIDE = 2 * MARGIN + PICTURE[0]  # where the words begin
+LANES = MARGIN + PICTURE[1] + 2 * AXIS  # where the first lane begins
+LANE_WIDTH = WIDTH - GUTTER - MARGIN
+
+
+def region(frames, top, bottom, left, right):
+    """Part of the picture in each frame (T, H, W, 3), in pixels from the picture's own corner."""
+    return frames[:, MARGIN + top : MARGIN + bottom, MARGIN + left : MARGIN + right]
+
+
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +122,13 @@ def siren(session, tmp_path_factory):
 def test_a_film_is_what_it_says(siren):
     made, frames, told = siren
     info = probe(made.path)
-    assert (info.video.width, info.video.height) == made.size == (640, frames.shape[1])
+    assert (info.video.width, info.video.height) == made.size == (WIDTH, frames.shape[1])
     assert made.size[0] % 2 == made.size[1] % 2 == 0 and info.video.codec == "h264"
     assert made.fps == 24 and len(frames) == 48  # the clip's own 8 a second are too few
     assert info.duration == pytest.approx(SECONDS, abs=0.1) and (made.start, made.end) == (0, SECONDS)
     assert made.sound and [track.codec for track in info.audio] == ["aac"]
-    assert told[0] == (1, 48) and told[-1] == (48, 48) and made.word == "siren" and made.notes == ()
+    assert told[0] == (1, 48) and told[-1] == (48, 48)
+    assert (made.word, made.method, made.notes) == ("siren", "attention", ())
 
 
 def test_the_sound_is_heard_at_its_second(siren):
@@ -116,8 +139,8 @@ def test_the_sound_is_heard_at_its_second(siren):
 
 def test_the_picture_is_hot_where_and_when_the_word_looked(siren):
     _, frames, _ = siren
-    hot = frames[:, 20:100, 500:620].mean((1, 2, 3))
-    cold = frames[:, 380:460, 20:140].mean((1, 2, 3))
+    hot = region(frames, 20, 100, 500, 620).mean((1, 2, 3))
+    cold = region(frames, 380, 460, 20, 140).mean((1, 2, 3))
     ground = np.mean(GROUND)
     expected = [(1 - DIMMED) * level + DIMMED * ground for level in (LEVEL, LEVEL + 60)]
     assert cold[2] == pytest.approx(expected[0], abs=4) and cold[30] == pytest.approx(expected[1], abs=4)
@@ -125,37 +148,36 @@ def test_the_picture_is_hot_where_and_when_the_word_looked(siren):
     assert hot[30] > hot[26] > cold[26] + 3 and hot[30] > hot[36] > cold[36] + 3  # it comes and goes
 
 
-def test_the_chosen_word_is_marked_under_the_picture(session, siren, tmp_path):
+def test_the_chosen_word_is_marked_beside_the_picture(session, siren, tmp_path):
     def where(picture):
-        found = marks(picture)[480:]
-        return np.flatnonzero(found.any(0))
+        return np.flatnonzero(marks(picture)[: MARGIN + PICTURE[1]].any(0))
 
     write_film(session, tmp_path / "loud.mp4", 1, (0.0, 0.25))
     write_film(session, tmp_path / "whole.mp4", None, (0.0, 0.25))
     loud, whole = (frames_of(tmp_path / f"{name}.mp4")[0] for name in ("loud", "whole"))
-    assert not marks(siren[1][0])[:480].any()
+    assert where(siren[1][0]).min() >= BESIDE
     assert len(where(whole)) == 0 and len(where(loud)) > 30
-    assert where(loud).max() < where(siren[1][0]).min()
-    letters = whole[480:600] > 200
+    assert where(loud).mean() + 50 < where(siren[1][0]).mean()
+    letters = whole[:200, BESIDE:] > 200
     assert letters.all(-1).sum() > 200  # the answer is written, in the ink of answers
 
 
 def test_the_playhead_runs_with_the_clip(siren):
     made, frames, _ = siren
-    band = frames[:, 650:700]
+    band = frames[:, LANES + 10 : LANES + 60]
     lines = [np.flatnonzero((picture > 225).all((0, 2))) for picture in band]
     places = [line.mean() for line in lines if len(line)]
     assert len(places) == len(frames)
     steps = np.diff(places)
-    assert steps.min() > 0 and places[0] < 130
-    assert places[-1] - places[0] == pytest.approx(508 * 47 / 48, abs=3)
+    assert steps.min() > 0 and places[0] < GUTTER + 10
+    assert places[-1] - places[0] == pytest.approx(LANE_WIDTH * 47 / 48, abs=3)
 
 
 def test_a_window_is_that_part_of_the_clip(session, tmp_path):
     made = write_film(session, tmp_path / "part.mp4", "siren", (0.9, 1.4))
     frames = frames_of(made.path)
     assert (made.start, made.end) == (0.9, 1.4) and len(frames) == 12
-    levels = frames[:, 380:460, 20:140].mean((1, 2, 3))
+    levels = region(frames, 380, 460, 20, 140).mean((1, 2, 3))
     assert levels[-1] > levels[0] + 30  # the pictures grow lighter at 1.0 s
     heard = read_audio(made.path, 16000).samples
     quiet, loud = (float(part.square().mean().sqrt()) for part in (heard[:1400], heard[2400:7000]))
@@ -169,7 +191,7 @@ def test_a_film_of_a_part_shows_the_part_at_its_own_seconds(model, media, tmp_pa
     assert (made.start, made.end, made.notes) == (1.0, 1.5, ()) and len(frames) == 12
     assert float(read_audio(made.path, 16000).samples[1600:6400].square().mean().sqrt()) > 0.3  # the tone
     more = frames_of(write_film(part, tmp_path / "more.mp4", "siren", (0.5, 1.5)).path)
-    corner = more[:, 20:100, 500:600].astype(float).mean((1, 2))  # in the cell that the word rests on
+    corner = region(more, 20, 100, 500, 600).astype(float).mean((1, 2))  # in the cell that the word rests on
     assert abs(corner[2:10] - LEVEL).max() < 8, "nothing was looked at here: gray as it is, not dimmed"
     assert np.ptp(corner[14:22], axis=1).max() > 40
 
@@ -197,11 +219,12 @@ def test_a_clip_without_sound_has_a_film_without_sound(model, media, tmp_path):
 def test_sound_alone_is_its_spectrogram(model, media, tmp_path):
     made = write_film(answered(model, audio=media / "clip.mp4"), tmp_path / "film.mp4", "loud")
     frames = frames_of(made.path)
-    assert made.sound and made.size[0] == 960
-    spectrogram = frames[0, 200:480, 128:936]
-    tone = spectrogram[:, 404:606].mean()  # from 1.0 to 1.5 s of two seconds
-    assert tone > spectrogram[:, :380].mean() + 10
-    hot = spectrogram[:, 620:790] - spectrogram[:, :170]  # the last quarter, silent as the first
+    assert made.sound and made.size[0] == WIDTH
+    bottom = made.size[1] - 240  # above the curve, the clock and the note
+    spectrogram = frames[0, bottom - 200 : bottom, GUTTER : GUTTER + LANE_WIDTH]
+    tone = spectrogram[:, 540:810].mean()  # from 1.0 to 1.5 s of two seconds
+    assert tone > spectrogram[:, :500].mean() + 10
+    hot = spectrogram[:, 830:1050] - spectrogram[:, :220]  # the last quarter, silent as the first
     assert hot.mean() > 60
 
 
@@ -265,20 +288,20 @@ def test_a_word_is_found_by_its_number_or_its_letters(session, word, text, lette
 
 @pytest.mark.parametrize("word", [-1, 4, "sir", ""])
 def test_a_word_that_is_not_there_is_refused(session, word):
-    with pytest.raises(LynxError, match="no such word"):
+    with pytest.raises(LynxError, match="; it has a, loud"):
         session.evidence.find_word(word)
 
 
 @pytest.mark.parametrize(
     "size, shown",
     [
-        ((1920, 1080), (960, 540)),
+        ((1920, 1080), (720, 404)),
         ((640, 360), (640, 360)),
         ((480, 480), (480, 480)),
         ((320, 240), (640, 480)),
-        ((1080, 1920), (404, 720)),
+        ((1080, 1920), (338, 600)),
         ((101, 57), (640, 362)),
-        ((4000, 10), (960, 2)),
+        ((4000, 10), (720, 2)),
     ],
 )
 def test_pictures_keep_their_shape_and_have_even_sides(size, shown):
@@ -309,3 +332,31 @@ def test_a_long_film_scrolls_under_the_playhead():
     assert playhead(3.0) == pytest.approx(screen.gutter + 3 * screen.scale, abs=2)
     assert playhead(20.0) == pytest.approx(middle, abs=2) and playhead(40.0) == pytest.approx(middle, abs=2)
     assert playhead(57.0) == pytest.approx(middle + 3 * screen.scale, abs=2)
+
+
+def test_a_film_shows_what_speaks_for_and_against_the_word(model, media, tmp_path, monkeypatch):
+    chat = model.chat(video=media / "clip.mp4", audio=media / "clip.mp4", frames=MOMENTS)
+    chat.ask("what is it ?", max_new_tokens=3)
+    found = chat.evidence.attribution(0)
+    values = torch.zeros_like(found.heatmap("video"))
+    values[1, 0, -1], values[1, -1, 0] = 2.0, -2.0
+    flat = {"video": values.flatten(), "audio": torch.zeros_like(found.values["audio"])}
+    totals = {"video": 0.0, "audio": -1.5, "text": 3.0}
+    real = ~chat.evidence.streams["video"].times.isnan()
+    if len(real) != values.numel():  # a row of newlines behind the pictures
+        flat["video"] = torch.zeros(len(real))
+        flat["video"][real] = values.flatten()
+    steered = replace(found, values=flat, totals=totals, gained=2.3026, missed=0.0)
+    monkeypatch.setattr(Evidence, "attribution", lambda self, word, method: steered)
+    made = write_film(chat, tmp_path / "film.mp4", 0, (0.6, 1.0))
+    assert made.method == "attribution"
+    picture = region(frames_of(made.path)[3:5].mean(0)[None], 0, PICTURE[1], 0, PICTURE[0])[0]
+    speaks_for, against, nothing = picture[60, 600], picture[440, 40], picture[60, 40]
+    assert speaks_for[0] > speaks_for[2] + 25 and against[2] > against[0] + 25
+    assert np.ptp(nothing) < 25, "between for and against lies nothing"
+    beside = frames_of(made.path)[0][:, BESIDE:]
+    orange = (np.abs(beside - np.array(color("audio"))).max(-1) < 25).sum(0)
+    gray = (np.abs(beside - np.array(color("text"))).max(-1) < 12).sum(0)
+    wide = [np.flatnonzero(each > 20) for each in (orange, gray)]
+    assert wide[0].max() <= wide[1].min() + 3, "left of zero what speaks against, right what speaks for"
+    assert len(wide[1]) == pytest.approx(2 * len(wide[0]), rel=0.1)
