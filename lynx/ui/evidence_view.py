@@ -6,7 +6,7 @@ each with the word (its index in the record, None for the whole answer) and the 
 
     view = evidence_viewer(elem_id="evidence-view")
     view.choose(handler, ..., trigger_mode="multiple")   # at every choice of a word or a method
-    view.compute(handler, ..., trigger_mode="multiple")  # only where the record lacks that word by that method
+    view.compute(handler, ..., trigger_mode="multiple")  # where the record lacks that word by that method
 
     def handler(chat, event: gr.EventData): event.word; event.method
 
@@ -68,12 +68,14 @@ def evidence_html(
     method: str = METHODS[0], loading: str = "", part: tuple[float, float] | None = None,
     stretched: Sequence[str] = ("audio",), methods: Sequence[str] = METHODS,
     sentences: Mapping[str, str] | None = None, notice: str = "",
+    key: str = "",
 ) -> str:
     """The value of an `evidence_viewer`: all that it draws, as JSON.
 
     record: of `lynx.evidence.record`. frames: pictures of each sense of it, of any size. chosen, method: what
     a new answer is shown with. loading: what is being computed now. notice: what could not be computed.
     part: seconds of the recording that were looked at. stretched: senses whose pictures fill their seconds.
+    key: tells answers apart that are otherwise equal.
     methods: those that can be chosen; sentences: how far each can be trusted.
     """
     lanes = [lane for sense in record["senses"] if sense in frames for lane in _lanes(sense, frames[sense])]
@@ -83,7 +85,7 @@ def evidence_html(
         lane["label"] = lane["label"] or known["label"]
     answer = {key: record[key] for key in ("answer", "tokens", "words", "senses")}
     start, end = part or _span(lanes)
-    name = sha256(json.dumps([answer, lanes, start, end]).encode()).hexdigest()
+    name = sha256(json.dumps([key, answer, lanes, start, end]).encode()).hexdigest()
     return json.dumps(
         {
             "version": next(_versions),  # so that the browser sees an equal value come
