@@ -108,12 +108,14 @@ const ENDS = {
 // A bar a sense, on one scale, to the right for and to the left against; the words of the conversation last.
 function senseBars(answer, attribution) {
   const { totals, method, unit } = attribution;
-  const senses = Object.keys(totals).filter((sense) => sense !== "text");
-  const values = Object.values(totals);
+  const shown = Object.keys(totals).filter((sense) => sense !== "text");
+  const words = "text" in totals && method !== "hiding"; // which cannot be hidden
+  if (words) shown.push("text");
+  const values = shown.map((sense) => totals[sense]);
   const low = Math.min(0, ...values);
   const span = Math.max(0, ...values) - low || 1;
   const zero = (100 * -low) / span;
-  const rows = [...senses, ...("text" in totals ? ["text"] : [])].map((sense) => {
+  const rows = shown.map((sense) => {
     const value = totals[sense];
     const width = (100 * Math.abs(value)) / span;
     const bar = make("i", { style: `width:${width}%;left:${value < 0 ? zero - width : zero}%` });
@@ -131,7 +133,7 @@ function senseBars(answer, attribution) {
   if (low < 0) ends.append(make("span", {}, `${MINUS} ${left}`));
   ends.append(make("span", { class: "right" }, low < 0 ? `${right} +` : right));
   const made = make("div", { class: "chart" }, ends, make("ul", { "aria-label": "What each sense adds" }, ...rows));
-  if ("text" in totals && unit === "nats") {
+  if (words && unit === "nats") {
     const note = "Words alone: with blank media, against a word drawn at random.";
     made.append(make("p", { class: "fine" }, note));
   }

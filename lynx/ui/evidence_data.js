@@ -1,6 +1,7 @@
 // What is known of an answer, and how numbers are written. Nothing here touches the page.
 
 const LEVELS = 127; // a cell's byte at the strongest cell of its sense
+const NEGLIGIBLE = 0.05; // nats: five percent more or less likely
 const MINUS = "\u2212";
 
 // An element with attributes and children; strings become text, never HTML.
@@ -119,7 +120,8 @@ class Answer {
     return (!known.length && method !== "hiding") || known.some((each) => Object.keys(each.maps).length > 0);
   }
 
-  // The strongest cell of all senses: what is drawn fullest.
+  // The strongest cell of all senses, and the value that is drawn fullest: where no cell matters by itself,
+  // as in most of what hiding finds, nothing is drawn as if it did.
   peak(attribution) {
     let found = { value: 0 };
     for (const [sense, map] of Object.entries(attribution?.maps ?? {})) {
@@ -132,7 +134,9 @@ class Answer {
         found = { value, sense, moment, row: Math.floor(inside / columns), column: inside % columns };
       });
     }
-    return found;
+    const least = attribution?.unit === "nats" ? NEGLIGIBLE : 0;
+    if (Math.abs(found.value) < least) found = { value: found.value };
+    return { ...found, full: Math.max(Math.abs(found.value), 2 * least) || 1 };
   }
 }
 

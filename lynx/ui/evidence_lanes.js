@@ -78,7 +78,7 @@ function drawHeat(context, tile, map, moment, peak, threshold) {
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
       const value = cell(map, moment, row, column);
-      const strength = Math.abs(value) / Math.abs(peak.value || 1);
+      const strength = Math.min(1, Math.abs(value) / peak.full);
       if (strength < Math.max(threshold, 0.02)) continue;
       const [weak, strong] = value > 0 ? WARM : COOL;
       const color = weak.map((part, i) => Math.round(part + (strong[i] - part) * strength));
@@ -147,7 +147,8 @@ function drawCurve(canvas, answer, attribution, state) {
   const all = maps.flatMap(([, map]) => map.sums);
   const high = Math.max(0, ...all);
   const low = Math.min(0, ...all);
-  const y = (value) => PAD + ((high - value) / (high - low || 1)) * (CURVE - 2 * PAD);
+  const span = Math.max(high - low, attribution?.unit === "nats" ? 4 * NEGLIGIBLE : 1e-9);
+  const y = (value) => PAD + ((high - value) / span) * (CURVE - 2 * PAD);
   context.strokeStyle = context.fillStyle = style.color;
   context.globalAlpha = 0.4;
   if (maps.length) context.fillRect(0, Math.round(y(0)), width, 1);

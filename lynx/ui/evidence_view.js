@@ -4,7 +4,9 @@
 const root = element.querySelector(".evidence");
 // word: null is the whole answer. pick: a cell, a rectangle or a moment. queue: words still to be computed.
 const state = { word: null, method: "attribution", pick: null, threshold: 0.15, queue: [] };
-const asked = new Set(); // "word method" that the server is computing
+const TRIES = 3; // how often the server is asked for one word: what it computed before may come first
+const tries = new Map(); // by word
+let busy = null; // what the server was asked for last: a word and a method
 const EMPTY = "Ask about a clip: what each word of the answer rests on is shown here.";
 const PICK = "Pick a cell, or a moment on the curve, to see which words rest on it.";
 let answer = null; // what is shown
@@ -26,19 +28,17 @@ function receive() {
     Object.assign(state, { word, method: data.method, pick: null });
     parts = build();
   }
-  if (fresh || data.notice) {
-    asked.clear();
-    state.queue = [];
-  }
-  for (const key of asked) {
-    const [word, method] = key.split(" ");
-    if (answer.find(word === "null" ? null : Number(word), method)) asked.delete(key);
-  }
+  if (fresh || data.notice) forget();
+  busy = null;
   loadSheets(fresh);
   update();
-  if (data.loading || data.notice) return;
-  if (fresh) request(state.word);
-  else if (!asked.size) next();
+  if (!data.loading && !data.notice) request();
+}
+
+function forget() {
+  state.queue = [];
+  tries.clear();
+  busy = null;
 }
 
 // Pictures come once for an answer; later values of the same one use them again.
@@ -55,43 +55,39 @@ function loadSheets(fresh) {
   });
 }
 
-// Ask the server for what is not known yet.
-function request(word) {
-  if (answer.find(word, state.method)) return false;
-  const key = `${word} ${state.method}`;
-  if (!asked.has(key)) {
-    asked.add(key);
-    trigger("compute", { word, method: state.method });
-  }
+// Ask the server for what is chosen and not known yet; then for the words in the queue, one after the other,
+// so that each is drawn as soon as it is known.
+function request() {
+  const { method } = state;
+  const word = [state.word, ...state.queue].find((each) => !answer.find(each, method) && (tries.get(each) ?? 0) < TRIES);
+  if (word === undefined) return;
+  tries.set(word, (tries.get(word) ?? 0) + 1);
+  busy = { word, method };
+  trigger("compute", { word, method });
   update();
-  return true;
-}
-
-// One word after the other, so that each is drawn as soon as it is known.
-function next() {
-  while (state.queue.length && !request(state.queue.shift()));
 }
 
 function choose(change) {
-  const again = Object.entries(change).every(([name, value]) => state[name] === value);
-  if (again) asked.clear(); // whatever has become of the first try
-  Object.assign(state, change, { queue: [] });
+  Object.assign(state, change);
+  forget();
   update();
   trigger("choose", { word: state.word, method: state.method });
-  request(state.word);
+  request();
 }
 
 function waiting() {
-  const key = `${state.word} ${state.method}`;
-  const [first] = asked.has(key) ? [key] : asked;
-  if (!first) return answer.loading;
-  const [word, method] = first.split(" ");
-  const of = word === "null" ? "the whole answer" : answer.text(Number(word));
-  return method === "hiding" ? `Hiding each sense from ${of} \u2026` : `Computing what ${of} rests on \u2026`;
+  if (!busy) return answer.loading;
+  const of = busy.word === null ? "the whole answer" : answer.text(busy.word);
+  return busy.method === "hiding" ? `Hiding each sense from ${of} \u2026` : `Computing what ${of} rests on \u2026`;
 }
 
 // Words whose share in what is picked is not known.
 const unknown = () => answer.words.map((_, word) => word).filter((word) => !answer.find(word, state.method));
+
+function computeRest() {
+  state.queue = unknown();
+  request();
+}
 
 function pick(place) {
   state.pick = place;
@@ -120,7 +116,7 @@ function build() {
   made.reading = make("span", { "aria-live": "polite" });
   made.hover = make("span", { class: "hover", "aria-hidden": "true" });
   made.clear = make("button", { type: "button", class: "clear", onclick: () => pick(null) }, "Clear");
-  made.rest = make("button", { type: "button", class: "clear", onclick: () => ((state.queue = unknown()), next()) });
+  made.rest = make("button", { type: "button", class: "clear", onclick: computeRest });
   made.timeline = make(
     "div",
     { class: "timeline" },
@@ -248,11 +244,11 @@ function update() {
   updateWords(parts.words, answer, state);
   for (const choice of parts.methods) choice.firstChild.checked = choice.firstChild.value === state.method;
   parts.sentence.textContent = answer.sentences[state.method] ?? "";
-  const busy = waiting();
-  parts.status.textContent = busy || answer.notice;
-  parts.status.classList.toggle("waiting", Boolean(busy));
-  parts.status.classList.toggle("failed", Boolean(answer.notice) && !busy);
-  root.setAttribute("aria-busy", String(Boolean(busy)));
+  const wait = waiting();
+  parts.status.textContent = wait || answer.notice;
+  parts.status.classList.toggle("waiting", Boolean(wait));
+  parts.status.classList.toggle("failed", Boolean(answer.notice) && !wait);
+  root.setAttribute("aria-busy", String(Boolean(wait)));
   const [said, unit] = attribution ? lead(answer, attribution, state.word) : ["", ""];
   parts.lead.replaceChildren(...[said && make("p", { class: "said" }, said), unit && make("p", { class: "fine" }, unit)].filter(Boolean));
   parts.bars.replaceChildren(attribution ? senseBars(answer, attribution) : emptyBars(answer));
@@ -276,7 +272,9 @@ function draw() {
   const [low, high] = drawCurve(parts.curve.canvas, answer, attribution, state);
   const unit = attribution?.unit;
   parts.curve.row.hidden = !pickable;
-  parts.curve.range.textContent = mapped ? `${amount(low, unit)} to ${amount(high, unit)}${unit === "nats" ? " nats" : ""}` : "";
+  const faint = unit === "nats" && Math.max(high, -low) < NEGLIGIBLE;
+  const range = faint ? `under ${NEGLIGIBLE}` : `${amount(low, unit)} to ${amount(high, unit)}`;
+  parts.curve.range.textContent = mapped ? `${range}${unit === "nats" ? " nats" : ""}` : "";
   const now = moments(answer).indexOf(state.pick?.time);
   parts.curve.canvas.setAttribute("aria-valuenow", Math.max(0, now));
   parts.curve.canvas.setAttribute("aria-valuetext", now < 0 ? "none picked" : clock(state.pick.time, answer.end));
@@ -292,10 +290,11 @@ function draw() {
 }
 
 function legend(peak, unit) {
-  const strongest = `strongest cell ${amount(peak.value, unit)}${unit === "nats" ? " nats" : ""}`;
-  const entry = (look, text) => make("span", {}, make("i", { class: look }), text);
+  const value = `${amount(peak.value, unit)}${unit === "nats" ? " nats" : ""}`;
+  const strongest = peak.sense ? `strongest cell ${value}` : "no cell matters by itself";
+  const entry = (look, text) => make("span", {}, look && make("i", { class: look }), text);
   if (unit === "share") return [entry("warm", "attention"), entry("strongest", strongest)];
-  return [entry("cool", "against"), entry("warm", "for"), entry("strongest", strongest)];
+  return [entry("cool", "against"), entry("warm", "for"), entry(peak.sense ? "strongest" : "", strongest)];
 }
 
 // A place in words, with what rests on it.

@@ -6,7 +6,7 @@ each with the word (its index in the record, None for the whole answer) and the 
 
     view = evidence_viewer(elem_id="evidence-view")
     view.choose(handler, ..., trigger_mode="multiple")   # at every choice of a word or a method
-    view.compute(handler, ..., trigger_mode="multiple")  # only where the record lacks that word by that method
+    view.compute(handler, ..., trigger_mode="multiple")  # where the record lacks that word by that method
 
     def handler(chat, event: gr.EventData): event.word; event.method
 

@@ -126,7 +126,8 @@ def test_sixteen_frames_of_three_senses_stay_below_400_kilobytes():
     smooth = torch.rand(16, 3, 12, 16, generator=torch.manual_seed(0)) * 255  # as busy as a real clip
     pixels = torch.nn.functional.interpolate(smooth, (360, 480), mode="bicubic").clamp(0, 255).byte()
     clip = Frames(pixels, torch.arange(16).double() / 4 + 0.125, 4.0)
-    told = record(*(attribution(word, method) for word in range(6) for method in ("attribution", "attention")))
+    methods = ("attribution", "attention")
+    told = record(*(attribution(word, method) for word in range(6) for method in methods))
     senses = ("video", "audio", "depth")
     told["senses"] = {
         sense: {"label": sense, "color": "#888888", "grid": [14, 14], "times": clip.times.tolist()}
@@ -143,9 +144,10 @@ def test_the_same_answer_keeps_its_name_as_more_becomes_known():
     first = json.loads(evidence_html(record(), PICTURES))
     more = json.loads(evidence_html(record(attribution(0)), PICTURES, loading="wait"))
     other = json.loads(evidence_html(record(words=("the", "bell")), PICTURES))
+    again = json.loads(evidence_html(record(), PICTURES, key="asked again"))
     elsewhere = json.loads(evidence_html(record(), PICTURES | {"video": frames(height=60)}))
     assert first["name"] == more["name"] and first["version"] != more["version"]
-    assert len({first["name"], other["name"], elsewhere["name"]}) == 3
+    assert len({each["name"] for each in (first, other, again, elsewhere)}) == 4
 
 
 def test_the_part_of_a_clip_is_the_time_axis():
@@ -187,11 +189,16 @@ def served():
         known = gr.State(first)
         asked = gr.Button("ask", elem_id="ask")
         evil = gr.Button("evil", elem_id="evil")
+        faint = gr.Button("faint", elem_id="faint")
         clear = gr.Button("clear", elem_id="clear")
         view = evidence_viewer(elem_id="view")
         heard = gr.Textbox(elem_id="heard")
         asked.click(lambda: (answer(), first), None, [view, known], queue=False)
         evil.click(lambda: answer(("a", EVIL)), None, view, queue=False)
+        weak = attribution(0, picture=0.02, sound=0.01)
+        faint.click(
+            lambda: evidence_html(record(weak, words=("faint",)), PICTURES), None, view, queue=False
+        )
         clear.click(lambda: "", None, view, queue=False)
         quiet = {"trigger_mode": "multiple", "show_progress": "hidden"}
         view.compute(compute, known, [known, view], **quiet)
@@ -269,7 +276,8 @@ in_browser = pytest.mark.browser
 
 @in_browser
 def test_a_sentence_and_bars_say_how_much_each_sense_adds(page):
-    assert "The media make “a” 1.4 nats more likely: picture 1.9, sound −0.5." in page.inner_text(".lead .said")
+    said = page.inner_text(".lead .said")
+    assert said == "The media make “a” 1.4 nats more likely: picture 1.9, sound −0.5."
     assert "make it 4.0 times more likely" in page.inner_text(".lead")
     assert page.inner_text(".switch .fine") == "Right in 97 % of clips."
     assert page.locator(".bars .value").all_inner_texts() == ["+1.9", "−0.5", "+1.3"]
@@ -293,6 +301,16 @@ def test_heat_is_warm_for_and_cool_against_and_the_threshold_hides_what_is_weak(
     page.locator(".threshold input").fill("20")
     red, _, blue = color_at(page, *WEAK)
     assert abs(red - blue) < 4
+
+
+@in_browser
+def test_what_hardly_matters_is_not_drawn_as_if_it_did(page):
+    page.click("#faint")
+    page.get_by_text("The media hardly change how likely “faint” is").wait_for()
+    page.wait_for_timeout(200)
+    assert "no cell matters by itself" in page.inner_text(".legend")
+    page.locator(".threshold input").fill("20")
+    assert max(color_at(page, *FOR)) - min(color_at(page, *FOR)) < 50  # a fifth of 0.1 nats
 
 
 @in_browser
