@@ -1,5 +1,6 @@
 """The maps that are compared: the library's own methods, and others computed here.
 
+log_odds: as the library's attribution, of the log-odds of the answer instead of its log-probability.
 rollout: S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", 2020 (arXiv 2005.00928).
 relevance: H. Chefer, S. Gur, L. Wolf, "Generic Attention-model Explainability", 2021 (arXiv 2103.15679).
 midpoints_START_N: integrated gradients at N evenly spaced midpoints of the way from START to the real tokens:
@@ -8,14 +9,18 @@ blank media, the mean of each sense's real tokens, or zero.
 Letters: S positions of the prompt and the answer, H heads, d width of a head, k tokens of a sense.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from lynx.backbones import Backbone
 from lynx.backbones.attention import RowRecorder, recording
 from lynx.evidence import methods as library
 from lynx.evidence.evidence import Evidence
+from lynx.evidence.integrated_gradients import integrated_gradients
 from lynx.evidence.replay import Replay
 
 BATCH = 8
@@ -120,13 +125,49 @@ def hiding(replay: Replay, tokens: Sequence[int], positions: Tensor) -> Tensor:
     return torch.cat(falls)
 
 
+class OddsReplay(Replay):
+    """A replay that scores an answer by its log-odds, log p - log(1 - p), which do not level off near 1."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.__dict__.update(replay.__dict__)
+
+    def log_probs(self, inputs: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Log-odds (B,) of the answer tokens, together."""
+        score = super().log_probs(inputs, tokens).clamp(max=-1e-7)
+        return score - torch.log(-torch.expm1(score))
+
+
 STARTS, STEPS = ("blank", "mean", "zero"), (4, 8, 16)
-OWN = (*ATTENTION_RULES, "hiding", *(f"midpoints_{start}_{steps}" for start in STARTS for steps in STEPS))
+GRID = tuple(f"midpoints_{start}_{steps}" for start in STARTS for steps in STEPS)
+OWN = (*ATTENTION_RULES, "hiding", "log_odds", *GRID)
+COSTLY = tuple(name for name in GRID if "blank" not in name and not name.endswith("_8"))
+"""Measured on a third of the answers."""
 
 
 def method_names() -> list[str]:
     """The library's methods first, then those that it does not have."""
     return list(dict.fromkeys((*library.METHODS, *OWN)))
+
+
+@contextmanager
+def merged(backbone: Backbone) -> Iterator[None]:
+    """Inside the `with` the LLM's LoRAs are a part of its weights, which makes many passes faster; behind it
+    the weights are the same bit for bit."""
+    layers = [
+        module
+        for name, module in backbone.model.named_modules()
+        if "language_model" in name and isinstance(module, LoraLayer) and not module.disable_adapters
+    ]
+    before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    for layer in layers:
+        layer.merge()
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, before, strict=True):
+            layer.unmerge()
+            with torch.no_grad():
+                layer.get_base_layer().weight.copy_(weight)
 
 
 def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]) -> dict[str, Maps]:
@@ -140,7 +181,7 @@ def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]
     if not own or evidence.answered is None:
         return found
     steps = list(evidence.steps)
-    with evidence.answered.replay() as replay:
+    with evidence.answered.replay() as replay, merged(replay.backbone):
         spans = {sense: replay.spans[sense] for sense in needed}
         if rules := [name for name in own if name in ATTENTION_RULES]:
             layers = record_layers(replay, steps)
@@ -151,6 +192,9 @@ def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]
         for name in own:
             if name == "hiding":
                 found[name] = {sense: hiding(replay, steps, span) for sense, span in spans.items()}
+            elif name == "log_odds":
+                values = integrated_gradients(OddsReplay(replay), steps).values
+                found[name] = {sense: values[span] for sense, span in spans.items()}
             elif name.startswith("midpoints_"):
                 _, start, count = name.split("_")
                 values = midpoints(replay, steps, start, int(count))

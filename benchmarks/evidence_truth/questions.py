@@ -14,7 +14,7 @@ from lynx.world.dataset import RENDERERS
 from lynx.world.places import ABSENT, Clip, Places, places
 from lynx.world.questions.asking import Asked, ask_instances
 from lynx.world.questions.types import QUESTION_TYPES
-from lynx.world.scene.scene import Scene, draw_scene, scene_rng
+from lynx.world.scene.scene import COLORS, Scene, draw_scene, scene_rng
 
 SPLIT = "test"
 USE = 103
@@ -74,15 +74,24 @@ class Case:
     truth: Places
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """The senses that it needs; the picture too where it names a color that no other sense shows."""
+        senses = self.asked.turn.senses
+        named = VIDEO not in senses and set(self.asked.turn.question.split()) & set(COLORS)
+        return (VIDEO, *senses) if named and senses != ("high_fps",) else senses
+
+    @property
     def right(self) -> bool:
         """Whether the answer is right."""
         return self.answer == self.asked.turn.answer
 
 
 def tasks(n: int, seed: int, groups: Sequence[str]) -> list[Task]:
-    """`n` questions of each group, as evenly as possible over its types; the same whatever else is run."""
+    """`n` questions of each group, a third as many of those that need several senses, as evenly as possible
+    over its types; the same whatever else is run."""
     every = [(group, kind) for group, kinds in TYPES.items() for kind in kinds]
-    counts = {group: split_evenly(n, kinds) for group, kinds in TYPES.items()}
+    amounts = {group: n // 3 + 1 if group == "both_senses" else n for group in TYPES}
+    counts = {group: split_evenly(amounts[group], kinds) for group, kinds in TYPES.items()}
     return [
         Task(group, kind, counts[group][kind], seed, place, len(every))
         for place, (group, kind) in enumerate(every)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import lynx
 from benchmarks import ROOT
-from benchmarks.evidence_truth.maps import all_maps
+from benchmarks.evidence_truth.maps import COSTLY, all_maps
 from benchmarks.evidence_truth.measures import curves, mass, needed_nats, on_cells, pointing
 from benchmarks.evidence_truth.questions import Case, Task, ask_task
 from benchmarks.evidence_truth.sanity import agreement, follow
@@ -35,11 +35,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of every answer. curves, agreements: of how many answers of each type."""
+    """What is measured. costly, curves, checks: of how many answers of each type these are measured."""
 
     methods: tuple[str, ...]
+    costly: int
     curves: int
-    agreements: int
+    checks: int
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +120,8 @@ def measure(model: Lynx, case: Case, plan: Plan, number: int) -> Row:
     if not case.right:
         return row
     evidence, truth, start = case.evidence, case.truth, time.process_time()
-    maps = all_maps(evidence, plan.methods, truth)
+    methods = [name for name in plan.methods if number < plan.costly or name not in COSTLY]
+    maps = all_maps(evidence, methods, truth)
     row["chance"] = {sense: float(mask.mean()) for sense, mask in truth.items()}
     row["maps"] = {name: _scores(case, values, truth) for name, values in maps.items()}
     if loose := _loose_truths(case):
@@ -132,8 +134,8 @@ def measure(model: Lynx, case: Case, plan: Plan, number: int) -> Row:
     if ATTRIBUTION in maps:
         found = evidence.attribution(None, ATTRIBUTION)
         row |= {"totals": dict(found.totals), "gained": found.gained, "missed": found.missed}
-        row["needed"] = needed_nats(found.totals, list(truth))
-        if number < plan.agreements:
+        row["needed"] = needed_nats(found.totals, case.needed)
+        if number < plan.checks:
             row["agreement"] = agreement(model, evidence, list(truth))
             row["followed"] = follow(model, case)
     if number < plan.curves and evidence.answered is not None:

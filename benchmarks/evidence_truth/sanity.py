@@ -19,7 +19,6 @@ from lynx.world.places import places
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.scene import Item
 
-
 OF_SHAPES = ("color", "shape", "size", "motion", "back", "distance")
 """Types of questions about one shape, which can be asked about another one of the clip."""
 
