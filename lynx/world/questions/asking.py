@@ -5,6 +5,7 @@ balanced, and a model that lacks the sense is at chance.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,14 @@ from lynx.datasets.base import Turn
 from lynx.world.questions.instances import Slots
 from lynx.world.questions.types import QUESTION_TYPES, QuestionType
 from lynx.world.scene.scene import Item, Scene
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with the instance it is about: the slots that filled its phrasing."""
+
+    turn: Turn
+    slots: Slots
 
 
 def ask(
@@ -30,6 +39,17 @@ def ask_type(
     allowed: Callable[[str], bool] = lambda answer: True,
 ) -> Iterator[Turn]:
     """Ask up to `count` different questions of one type; `allowed` is called before each of them."""
+    return (asked.turn for asked in ask_instances(kind, scene, rng, count, allowed))
+
+
+def ask_instances(
+    kind: QuestionType,
+    scene: Scene,
+    rng: np.random.Generator,
+    count: int = 1,
+    allowed: Callable[[str], bool] = lambda answer: True,
+) -> Iterator[Asked]:
+    """The same questions with the instance that each is about."""
     left = list(kind.candidates(scene))
     for _ in range(count):
         answers = sorted({answer for _, answer in left if allowed(answer)})
@@ -38,7 +58,7 @@ def ask_type(
         answer = answers[int(rng.integers(len(answers)))]
         fitting = [i for i, candidate in enumerate(left) if candidate[1] == answer]
         slots, _ = left.pop(fitting[int(rng.integers(len(fitting)))])
-        yield Turn(_phrase(kind, slots, rng), answer, kind.name, kind.senses)
+        yield Asked(Turn(_phrase(kind, slots, rng), answer, kind.name, kind.senses), slots)
 
 
 def _phrase(kind: QuestionType, slots: Slots, rng: np.random.Generator) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lynx.world.scene.animation import draw_clip
 from lynx.world.scene.picture import FIELDS, draw_background, draw_frames, draw_item, grid
-from lynx.world.scene.scene import FPS, Scene
+from lynx.world.scene.scene import FPS, Item, Scene
 
 WALL = 7.0
 """Meters to the wall behind the shapes, in the middle of the frame."""
@@ -54,16 +54,19 @@ def intrinsics(size: int) -> np.ndarray:
 
 def draw_second_view(scene: Scene, frames: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
     """Draw the given frames (numbers at `FPS`) of the second camera: `(T, size, size, 3)` uint8."""
-    return draw_frames(_from_behind(scene), frames, size, _other_side(scene, size))
+    return draw_frames(from_behind(scene), frames, size, _other_side(scene, size))
 
 
 def draw_second_clip(scene: Scene, size: int) -> np.ndarray:
     """Draw all frames of the second camera: `(DURATION * FPS, size, size, 3)` uint8, as `draw_clip` does."""
-    return draw_clip(_from_behind(scene), size, _other_side(scene, size))
+    return draw_clip(from_behind(scene), size, _other_side(scene, size))
 
 
-def _from_behind(scene: Scene) -> Scene:
-    """The shapes as the second camera sees them, those farthest from it first, without flashes."""
+def from_behind(scene: Scene) -> Scene:
+    """The shapes as the second camera sees them, those farthest from it first, without flashes.
+
+    The hidden shape is not among them: it is a part of the background.
+    """
 
     def turned(x: float, y: float) -> tuple[float, float]:
         return 1 - x, 1 - SQUEEZE * (1 - y)
@@ -82,5 +85,12 @@ def _other_side(scene: Scene, size: int) -> np.ndarray:
     wall = replace(wall, colors=(first, second), angle=wall.angle + np.pi / 3, seed=wall.seed ^ 1)
     backdrop = draw_background(wall, size)
     backdrop[: round(SHELF * size)] *= np.float32(1.35)
-    draw_item(backdrop, replace(scene.hidden, scale=SHRINK), 0.5, SHELF / 2)
+    item = hidden_item(scene)
+    draw_item(backdrop, item, *item.start)
     return backdrop
+
+
+def hidden_item(scene: Scene) -> Item:
+    """The hidden shape as the second camera sees it, on its shelf."""
+    place = (0.5, SHELF / 2)
+    return replace(scene.hidden, scale=SHRINK, start=place, end=place)
