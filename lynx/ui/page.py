@@ -135,7 +135,7 @@ class Page:
             saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)
             saved.success(None, js=DOWNLOAD)
         filmed = [ui.film, ui.film_notes]
-        film = EXPLAIN | {"concurrency_id": "film", "concurrency_limit": 1}  # drawing it takes longer than what it shows
+        film = EXPLAIN | {"concurrency_id": "film", "concurrency_limit": 1}  # drawing it takes long
         ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **film)
 
     def ask(

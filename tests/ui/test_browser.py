@@ -166,7 +166,7 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     page.wait_for_selector("#evidence-view .words button")
 
     upload(page, files / "mute.mp4")
-    page.wait_for_selector("#evidence-view .words button", state="detached")  # it was of another clip
+    page.wait_for_selector("#evidence", state="hidden")  # it was of another clip
     page.wait_for_selector("#budget .note")
     assert "'mute.mp4' has no audio track" in page.inner_text("#budget")
     upload(page, files / "text.mp4")
@@ -351,8 +351,8 @@ def test_the_main_job(app, open_page, files):
     assert {"picture", "sound"} <= set(totals)
     nats = {sense: float(total.replace("\u2212", "-")) for sense, total in totals.items()}
     assert nats["sound"] > 3 and nats["sound"] > 3 * abs(nats["picture"])
-    evidence.locator("input[value=hiding]").check()
-    evidence.get_by_text("Without the sound").first.wait_for()
+    evidence.locator("input[value=attention]").check()
+    evidence.get_by_text("its attention lay").wait_for()
     with page.expect_download() as saved:
         page.click("#save-csv")
     assert "attribution" in Path(saved.value.path()).read_text()
@@ -368,6 +368,10 @@ def test_the_main_job(app, open_page, files):
     assert "bell" not in page.inner_text("#chat .bot.message p").lower()
 
     upload(page, files / "own.mp4")
+    page.wait_for_selector("#no-evidence .note")  # it was of another clip
+    assert evidence.is_hidden()
+    page.locator("#chat .bot.message").first.click()
+    evidence.get_by_text("The media make").wait_for()
     page.wait_for_selector("#seen-picture img")
     page.fill("#question textarea", "how many shapes are there ?")
     page.click("#send")
