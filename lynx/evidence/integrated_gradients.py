@@ -11,8 +11,9 @@ where the change lies outside of both is something *missed*: it is shared out am
 there have its sign, in proportion to them. And second, the way is divided where that mean is most in doubt
 (adaptive quadrature).
 
-Measured on answers of `lynx-tiny` in the world, 8 intervals: what is missed falls from 41 % of the change
-(median; trapezoid rule) to under 1 %, and the distance of all values to those of 64 intervals from 27 to 8 %.
+Measured on words of `lynx-tiny` about 30 validation clips of the world, 8 intervals: what is missed falls
+from 39 % of the change (median; 121 % at the 90th percentile) to 0.4 % (4 %), and the distance of all values
+to those of 64 even intervals from 21 to 8 %.
 """
 
 import time
