@@ -354,7 +354,7 @@ def test_a_film_shows_what_speaks_for_and_against_the_word(model, media, tmp_pat
     speaks_for, against, nothing = picture[60, 600], picture[440, 40], picture[60, 40]
     assert speaks_for[0] > speaks_for[2] + 25 and against[2] > against[0] + 25
     assert np.ptp(nothing) < 25, "between for and against lies nothing"
-    beside = frames_of(made.path)[0][:, BESIDE:]
+    beside = frames_of(made.path)[0][: MARGIN + PICTURE[1], BESIDE:]
     orange = np.abs(beside - np.array(color("audio"))).max(-1) < 25
     middle = int(np.flatnonzero(orange.sum(1) > 50).mean())  # of the bar's rows
     gray = np.abs(beside[middle + 42] - np.array(color("text"))).max(-1) < 12  # the next bar
