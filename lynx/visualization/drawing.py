@@ -147,7 +147,7 @@ class Curve:
 
 
 def strongest(values: Iterable[Tensor]) -> float:
-    """The largest absolute value of all; 1 where there is none."""
+    """The largest absolute value of all; 1 where all are 0."""
     return max((float(each.abs().max()) for each in values if each.numel()), default=0.0) or 1.0
 
 
@@ -178,7 +178,8 @@ def draw_curves(
     whole, room = most - least, (height - 18 * unit) * 2
     base = (height - 6 * unit) * 2 - (-least / whole * room if least else 0.0)
     draw.line((0, base, width * 2, base), fill=FAINT, width=round(2 * unit) or 1)
-    for curve in curves:
+    # flat ones first, so that they hide no others
+    for curve in sorted(curves, key=lambda curve: float(curve.values.abs().sum())):
         points = [
             (axis.x(time) * 2, base - value / whole * room)
             for time, value in zip(curve.times.tolist(), curve.values.tolist(), strict=True)

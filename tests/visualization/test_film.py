@@ -354,9 +354,12 @@ def test_a_film_shows_what_speaks_for_and_against_the_word(model, media, tmp_pat
     speaks_for, against, nothing = picture[60, 600], picture[440, 40], picture[60, 40]
     assert speaks_for[0] > speaks_for[2] + 25 and against[2] > against[0] + 25
     assert np.ptp(nothing) < 25, "between for and against lies nothing"
-    beside = frames_of(made.path)[0][:, BESIDE:]
-    orange = (np.abs(beside - np.array(color("audio"))).max(-1) < 25).sum(0)
-    gray = (np.abs(beside - np.array(color("text"))).max(-1) < 12).sum(0)
-    wide = [np.flatnonzero(each > 20) for each in (orange, gray)]
-    assert wide[0].max() <= wide[1].min() + 3, "left of zero what speaks against, right what speaks for"
-    assert len(wide[1]) == pytest.approx(2 * len(wide[0]), rel=0.1)
+    beside = frames_of(made.path)[0][: MARGIN + PICTURE[1], BESIDE:]
+    orange = np.abs(beside - np.array(color("audio"))).max(-1) < 25
+    middle = int(np.flatnonzero(orange.sum(1) > 50).mean())  # of the bar's rows
+    gray = np.abs(beside[middle + 42] - np.array(color("text"))).max(-1) < 12  # the next bar
+    left, right = np.flatnonzero(orange[middle]), np.flatnonzero(gray)
+    left = left[left > 40]  # behind the dot
+    right = right[right > left.max() - 5]
+    assert left.max() <= right.min() + 3, "left of zero what speaks against, right what speaks for"
+    assert len(right) == pytest.approx(2 * len(left), rel=0.15)
