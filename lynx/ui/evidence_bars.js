@@ -36,7 +36,8 @@ function wordButton(text, word, choose, preview) {
 function updateWords(buttons, answer, state) {
   const picked = state.pick && answer.mapped(state.method);
   const values = buttons.map((button) => picked && answer.at(answer.find(button.word, state.method), state.pick));
-  const most = Math.max(1e-9, ...values.map((value, i) => (buttons[i].word === null ? 0 : Math.abs(value ?? 0))));
+  const least = state.method === "attention" ? 1e-9 : 2 * NEGLIGIBLE;
+  const most = Math.max(least, ...values.map((value, i) => (buttons[i].word === null ? 0 : Math.abs(value ?? 0))));
   buttons.forEach((button, i) => {
     const { word } = button;
     const name = word === null ? "the whole answer" : answer.words[word].text;
@@ -93,8 +94,8 @@ function lead(answer, attribution, word) {
   const change = gained > 0 ? "more" : "less";
   let unit = `A nat is a factor of e: ${plain(Math.abs(gained))} nats make it ${times(Math.abs(gained))} times ${change} likely.`;
   const missed = Math.abs(attribution.missed ?? 0);
-  if (missed > 0.05 * Math.abs(gained)) {
-    unit += ` ${missed.toFixed(1)} of them could not be traced exactly and are shared out in proportion.`;
+  if (missed > Math.max(0.1, 0.1 * Math.abs(gained))) {
+    unit += ` ${missed.toFixed(1)} nats of the change from blank media could not be traced to single cells; they are shared out in proportion.`;
   }
   return [`The media make ${name} ${plain(Math.abs(gained))} nats ${change} likely: ${each}.`, unit];
 }

@@ -57,7 +57,7 @@ function drawLane(canvas, lane, answer, attribution, peak, state) {
     });
   }
   const { pick } = state;
-  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height, 0);
+  if (pick && pick.lane === undefined) drawMoment(context, answer, pick.time, width, height, false);
   if (pick && answer.lanes[pick.lane] === lane) {
     outline(context, tiles[pick.picture], map ?? { shape: [1, ...gridOf(answer, lane)] }, pick, true);
   }
@@ -114,21 +114,32 @@ function outline(context, tile, map, region, picked) {
   context.restore();
 }
 
-function drawMoment(context, answer, time, width, height, tint) {
+// The edges of a moment: light on dark over pictures, as outlines are; over the curve in the color of text.
+function drawMoment(context, answer, time, width, height, overCurve) {
   const scale = width / (answer.end - answer.start);
   const seconds = spacing(answer);
-  context.save();
-  context.strokeStyle = context.fillStyle = getComputedStyle(context.canvas).color;
-  context.lineWidth = 1.5;
+  const text = getComputedStyle(context.canvas).color;
   const x = (time - seconds / 2 - answer.start) * scale;
-  context.globalAlpha = tint;
-  context.fillRect(x, 0, seconds * scale, height);
-  context.globalAlpha = 0.9;
-  for (const edge of [x, x + seconds * scale]) {
-    context.beginPath();
-    context.moveTo(edge, 0);
-    context.lineTo(edge, height);
-    context.stroke();
+  const lines = (color, thickness) => {
+    context.strokeStyle = color;
+    context.lineWidth = thickness;
+    for (const edge of [x, x + seconds * scale]) {
+      context.beginPath();
+      context.moveTo(edge, 0);
+      context.lineTo(edge, height);
+      context.stroke();
+    }
+  };
+  context.save();
+  if (overCurve) {
+    context.fillStyle = text;
+    context.globalAlpha = 0.12;
+    context.fillRect(x, 0, seconds * scale, height);
+    context.globalAlpha = 1;
+    lines(text, 1.5);
+  } else {
+    lines("rgb(0 0 0 / 65%)", 3.5);
+    lines("#fff", 1.75);
   }
   context.restore();
 }
@@ -148,7 +159,8 @@ function drawCurve(canvas, answer, attribution, state) {
   const high = Math.max(0, ...all);
   const low = Math.min(0, ...all);
   const span = Math.max(high - low, attribution?.unit === "nats" ? 4 * NEGLIGIBLE : 1e-9);
-  const y = (value) => PAD + ((high - value) / span) * (CURVE - 2 * PAD);
+  const top = high + (span - (high - low)) / 2;
+  const y = (value) => PAD + ((top - value) / span) * (CURVE - 2 * PAD);
   context.strokeStyle = context.fillStyle = style.color;
   context.globalAlpha = 0.4;
   if (maps.length) context.fillRect(0, Math.round(y(0)), width, 1);
@@ -169,7 +181,7 @@ function drawCurve(canvas, answer, attribution, state) {
       context.fill();
     }
   }
-  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE, 0.12);
+  if (state.pick && state.pick.lane === undefined) drawMoment(context, answer, state.pick.time, width, CURVE, true);
   return [low, high];
 }
 

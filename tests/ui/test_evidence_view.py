@@ -410,3 +410,5 @@ def test_on_a_phone_nothing_sticks_out_and_a_tap_picks_a_cell(page):
     tile = page.evaluate("document.querySelector('#view .lane canvas').tiles[1]")
     canvas.tap(position={"x": tile["x"] + tile["width"] * 0.6, "y": tile["y"] + tile["height"] * 0.35})
     assert "Picture, 0.75 s, row 2, column 3" in page.inner_text(".reading")
+    words = page.locator("#view .words").bounding_box()
+    assert 0 <= words["y"] < 844 - words["height"]  # in sight, though the page is scrolled
