@@ -14,6 +14,10 @@ Interval = list[float]
 Z = 1.959964
 """Standard deviations to both sides of a 95 % interval."""
 
+TOLD = 0.5
+"""Nats that the media must add to an answer for the figures in "told": where the model says the same of blank
+media, there is nothing to explain."""
+
 
 def wilson(share: float, n: int) -> Interval:
     """The 95 % interval of a share of n (E. B. Wilson, 1927)."""
@@ -41,6 +45,8 @@ def summarize(found: Mapping[Task, Sequence[Row]], methods: Sequence[str]) -> di
     figures["curves"] = {group: _curves(rows) for group, rows in right.items()}
     figures["sanity"] = _sanity(right)
     figures["loose"] = _loose(found)
+    told = {g: [row for row in rows if row.get("gained", 0) >= TOLD] for g, rows in right.items()}
+    figures["told"] = {group: _by_method(rows, methods) for group, rows in told.items() if rows}
     answered = {task: rows for task, rows in found.items() if any(row["right"] for row in rows)}
     figures["by_type"] = {task.name: _by_type(rows, methods) for task, rows in answered.items()}
     return figures
