@@ -27,9 +27,10 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of a mean, by its standard error."""
+    """The 95 % interval of a mean of values within -1..1, by its standard error."""
     half = Z * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return [round(fmean(values) - half, 4), round(fmean(values) + half, 4)]
+    least = 0.0 if min(values) >= 0 else -1.0
+    return [round(max(least, fmean(values) - half), 4), round(min(1.0, fmean(values) + half), 4)]
 
 
 def summarize(found: Mapping[Task, Sequence[Row]], methods: Sequence[str]) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -45,7 +46,7 @@ def check_truth(truth: np.ndarray, points: np.ndarray) -> None:
     """
     share = in_patches(points)
     assert truth[share > SHOWS + 0.15].all()
-    assert not truth[share < SHOWS - 0.06].any()
+    assert not truth[share < SHOWS - 0.08].any()
     assert truth.any() and not truth.all()
 
 
@@ -78,7 +79,7 @@ def test_a_flashs_cells_are_those_that_change_without_it():
         truth = clip.flashes()
         share = in_patches(changed(scene, without, "high_fps", 40))
         assert truth[share > 0.5].all()  # grown; its old place in the same frame does not change
-        assert not truth[in_patches(changed(scene, without, "high_fps", 5)) == 0].any() or seen
+        assert share[truth].min() > 0.02
         assert truth.any((1, 2)).sum() <= len(scene.flashes)
         moment, always = clip.flashes("moment"), clip.flashes("always")
         assert (truth <= moment).all() and (moment <= always).all()
@@ -112,22 +113,22 @@ def test_a_sounds_cells_are_the_times_in_which_it_is_heard():
 
 
 def test_every_question_but_descriptions_and_absences_has_its_places():
-    found, missing = set(), set()
-    for index in range(60):
+    found, missing = Counter(), set()
+    for index in range(300):
         scene = draw_scene("test", 4, index)
-        for kind in QUESTION_TYPES.values():
+        for kind in (kind for kind in QUESTION_TYPES.values() if found[kind.name] < 4):
             rng = np.random.default_rng(index)
             for asked in ask_instances(kind, scene, rng, 2):
                 where = places(asked, Clip(scene))
                 if kind.name == "caption" or asked.turn.answer in ABSENT.get(kind.name, ()):
                     assert not where and not has_places(asked)
                 elif where:
-                    found.add(kind.name)
+                    found[kind.name] += 1
                     assert set(where) == set(kind.senses), kind.name
                     assert all(mask.shape == (8, 4, 4) and mask.any() for mask in where.values())
                 else:
                     missing.add(kind.name)
-    assert found == set(QUESTION_TYPES) - {"caption"}
+    assert set(+found) == set(QUESTION_TYPES) - {"caption"}
     assert not missing
 
 
