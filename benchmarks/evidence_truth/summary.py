@@ -14,6 +14,10 @@ Interval = list[float]
 Z = 1.959964
 """Standard deviations to both sides of a 95 % interval."""
 
+TOLD = 0.5
+"""Nats that the media must add to an answer for the figures in "told": where the model says the same of blank
+media, there is nothing to explain."""
+
 
 def wilson(share: float, n: int) -> Interval:
     """The 95 % interval of a share of n (E. B. Wilson, 1927)."""
@@ -23,9 +27,10 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of a mean, by its standard error."""
+    """The 95 % interval of a mean of values within -1..1, by its standard error."""
     half = Z * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return [round(fmean(values) - half, 4), round(fmean(values) + half, 4)]
+    least = 0.0 if min(values) >= 0 else -1.0
+    return [round(max(least, fmean(values) - half), 4), round(min(1.0, fmean(values) + half), 4)]
 
 
 def summarize(found: Mapping[Task, Sequence[Row]], methods: Sequence[str]) -> dict[str, Any]:
@@ -41,6 +46,8 @@ def summarize(found: Mapping[Task, Sequence[Row]], methods: Sequence[str]) -> di
     figures["curves"] = {group: _curves(rows) for group, rows in right.items()}
     figures["sanity"] = _sanity(right)
     figures["loose"] = _loose(found)
+    told = {g: [row for row in rows if row.get("gained", 0) >= TOLD] for g, rows in right.items()}
+    figures["told"] = {group: _by_method(rows, methods) for group, rows in told.items() if rows}
     answered = {task: rows for task, rows in found.items() if any(row["right"] for row in rows)}
     figures["by_type"] = {task.name: _by_type(rows, methods) for task, rows in answered.items()}
     return figures
