@@ -5,12 +5,13 @@ M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks",
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lynx.evidence.integrated_gradients import Progress
 from lynx.evidence.replay import Replay
 from lynx.types import Stream
 
@@ -19,8 +20,6 @@ PASSES = 256
 TOKENS = 4096
 """Maximum number of tokens in one pass, of all the prompts in it; at least those of one prompt."""
 
-Progress = Callable[[int, int], None]
-"""Told how many passes are done, and of how many."""
 Window = tuple[float, float]
 """Seconds from, to."""
 Region = tuple[float, float, float, float]

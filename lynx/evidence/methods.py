@@ -102,7 +102,7 @@ def explain(
         if base == ATTRIBUTION:
             return _integrated(replay, tokens, progress)
         if base == HIDING:
-            return _hidden(replay, tokens)
+            return _hidden(replay, tokens, progress)
         layers = layers_of(part, len(replay.backbone.text_attention_modules()))
         if base == ATTENTION:
             rows = replayed_attention(replay, recorded, tokens, layers)
@@ -133,8 +133,8 @@ def _integrated(replay: Replay, tokens: Sequence[int], progress: Progress | None
     )
 
 
-def _hidden(replay: Replay, tokens: Sequence[int]) -> Attribution:
-    found = hide_each(replay, tokens)
+def _hidden(replay: Replay, tokens: Sequence[int], progress: Progress | None) -> Attribution:
+    found = hide_each(replay, tokens, progress=progress)
     totals = {**found.whole, TEXT: _above_chance(replay, tokens, found.blank)}
     return Attribution(HIDING, "nats", found.values, replay.streams, totals, found.real - found.blank)
 

@@ -50,6 +50,14 @@ def test_a_larger_part_is_hidden_together_and_shares_its_drop(chat):
     assert corner.sum() == 2 and float(values[corner].sum()) == pytest.approx(hidden, abs=1e-5) and hidden
 
 
+def test_hiding_tells_how_far_it_is(chat):
+    chat.ask(QUESTION, max_new_tokens=4)
+    told = []
+    chat.evidence.attribution(0, "hiding", lambda done, of: told.append((done, of)))
+    assert len(told) > 3 and told == sorted(told) and {of for _, of in told} == {2 * 6 * 16 + 2 + 2}
+    assert told[-1] == (196, 196)
+
+
 @pytest.mark.parametrize(
     ("moments", "grid", "most", "parts"),
     [
