@@ -371,7 +371,7 @@ def test_the_main_job(app, open_page, files):
     page.wait_for_selector("#no-evidence .note")  # it was of another clip
     assert evidence.is_hidden()
     page.locator("#chat .bot.message").first.click()
-    evidence.get_by_text("The media make").wait_for()
+    evidence.locator(".words button").first.wait_for()
     page.wait_for_selector("#seen-picture img")
     page.fill("#question textarea", "how many shapes are there ?")
     page.click("#send")
