@@ -1,5 +1,6 @@
 """The maps that are compared: the library's own methods, and others computed here.
 
+adaptive_N: as the library's attribution, with N intervals at most.
 log_odds: as the library's attribution, of the log-odds of the answer instead of its log-probability.
 rollout: S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", 2020 (arXiv 2005.00928).
 relevance: H. Chefer, S. Gur, L. Wolf, "Generic Attention-model Explainability", 2021 (arXiv 2103.15679).
@@ -139,7 +140,8 @@ class OddsReplay(Replay):
 
 STARTS, STEPS = ("blank", "mean", "zero"), (4, 8, 16)
 GRID = tuple(f"midpoints_{start}_{steps}" for start in STARTS for steps in STEPS)
-OWN = (*ATTENTION_RULES, "hiding", "log_odds", *GRID)
+ADAPTIVE = ("adaptive_4", "adaptive_16")
+OWN = (*ATTENTION_RULES, "hiding", "log_odds", *ADAPTIVE, *GRID)
 COSTLY = tuple(name for name in GRID if "blank" not in name and not name.endswith("_8"))
 """Measured on a third of the answers."""
 
@@ -183,20 +185,25 @@ def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]
     steps = list(evidence.steps)
     with evidence.answered.replay() as replay, merged(replay.backbone):
         spans = {sense: replay.spans[sense] for sense in needed}
-        if rules := [name for name in own if name in ATTENTION_RULES]:
-            layers = record_layers(replay, steps)
-            rows = torch.tensor(steps) + replay.start - 1
-            for name in rules:
-                row = ATTENTION_RULES[name](layers)[rows].sum(0)
-                found[name] = {sense: row[span] for sense, span in spans.items()}
+        layers = record_layers(replay, steps) if set(own) & set(ATTENTION_RULES) else []
+        rows = torch.tensor(steps) + replay.start - 1
         for name in own:
             if name == "hiding":
                 found[name] = {sense: hiding(replay, steps, span) for sense, span in spans.items()}
-            elif name == "log_odds":
-                values = integrated_gradients(OddsReplay(replay), steps).values
-                found[name] = {sense: values[span] for sense, span in spans.items()}
-            elif name.startswith("midpoints_"):
-                _, start, count = name.split("_")
-                values = midpoints(replay, steps, start, int(count))
-                found[name] = {sense: values[span] for sense, span in spans.items()}
+                continue
+            if name in ATTENTION_RULES:
+                values = ATTENTION_RULES[name](layers)[rows].sum(0)  # (S,)
+            else:
+                values = own_gradients(name, replay, steps)
+            found[name] = {sense: values[span] for sense, span in spans.items()}
     return found
+
+
+def own_gradients(name: str, replay: Replay, tokens: Sequence[int]) -> Tensor:
+    """The values (S,) of a kind of integrated gradients that is not the library's default."""
+    if name == "log_odds":
+        return integrated_gradients(OddsReplay(replay), tokens).values
+    kind, *start, count = name.split("_")
+    if kind == "adaptive":
+        return integrated_gradients(replay, tokens, int(count)).values
+    return midpoints(replay, tokens, start[0], int(count))

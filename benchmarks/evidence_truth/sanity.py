@@ -13,7 +13,7 @@ from benchmarks.evidence_truth.questions import Case, open_session
 from lynx.evidence.evidence import Evidence
 from lynx.evidence.integrated_gradients import integrated_gradients
 from lynx.evidence.methods import ATTRIBUTION
-from lynx.evidence.replay import Replay
+from lynx.evidence.replay import weights_of
 from lynx.model import Lynx
 from lynx.world.places import places
 from lynx.world.questions.types import QUESTION_TYPES
@@ -56,12 +56,10 @@ def agreement(model: Lynx, evidence: Evidence, needed: Sequence[str]) -> dict[st
     senses' values, and of their sizes."""
     assert evidence.answered is not None
     drawn = _drawn_model()
-    tokens = list(evidence.steps)
-    answered = evidence.answered
-    with drawn.lock, drawn.using(*answered.streams):
-        streams = {sense: replace(stream) for sense, stream in answered.streams.items()}
-        replay = Replay(drawn, answered.messages, streams, answered.ids)
-        values = integrated_gradients(replay, tokens).values
+    streams = evidence.answered.streams
+    answered = replace(evidence.answered, model=drawn, origin=weights_of(drawn, streams))
+    with answered.replay() as replay:
+        values = integrated_gradients(replay, evidence.steps).values
     known = evidence.attribution(None, ATTRIBUTION).values
     one = torch.cat([known[sense] for sense in needed])
     other = torch.cat([values[replay.spans[sense]] for sense in needed])
