@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lynx.backbones.attention import RowRecorder, recording
+from lynx.backbones.memory import free_bytes, gradient_bytes
+from lynx.errors import BackboneError
 from lynx.evidence.attention import AttentionRows, predicted_at
+from lynx.evidence.integrated_gradients import ADVICE
 from lynx.evidence.replay import Replay
 
 
@@ -50,7 +53,15 @@ class GradientRecorder(RowRecorder):
 def gradient_x_attention(
     replay: Replay, recorded: AttentionRows, tokens: Sequence[int], layers: Sequence[int]
 ) -> AttentionRows:
-    """One row for the answer tokens at these indices together; what is no sink sums to 1."""
+    """One row for the answer tokens at these indices together; what is no sink sums to 1.
+
+    Raises: BackboneError where memory does not suffice.
+    """
+    needed = gradient_bytes(replay.backbone, replay.start + max(tokens))
+    free = free_bytes(replay.backbone.device)
+    # A process that takes too much of a CPU's memory is ended without a word; a GPU says so itself.
+    if free is not None and needed > free and replay.backbone.device.type == "cpu":
+        raise BackboneError(f"{ADVICE} ({needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free)")
     recorder = GradientRecorder(predicted_at(replay, tokens))
     inputs = replay.inputs.clone().requires_grad_()
     with torch.enable_grad(), recording(replay.backbone, text_rows=recorder):

@@ -15,8 +15,10 @@ from lynx.evidence.integrated_gradients import Progress
 from lynx.evidence.replay import Replay
 from lynx.types import Stream
 
-PASSES = 256
-"""Maximum number of parts that are hidden, over all senses together."""
+PASSES, FEW_PASSES = 256, 64
+"""Maximum number of parts that are hidden, over all senses together: of short prompts, and of long ones."""
+WORK = 2**18
+"""Tokens over all passes at which a prompt counts as long: there are fewer, down to FEW_PASSES."""
 TOKENS = 4096
 """Maximum number of tokens in one pass, of all the prompts in it; at least those of one prompt."""
 
@@ -65,12 +67,14 @@ class Hidden:
 
 
 def hide_each(
-    replay: Replay, tokens: Sequence[int], passes: int = PASSES, progress: Progress | None = None
+    replay: Replay, tokens: Sequence[int], passes: int | None = None, progress: Progress | None = None
 ) -> Hidden:
     """Hide each token of each sense alone; larger parts where there are more tokens than `passes`.
 
-    progress: told how many parts are done, and of how many.
+    passes: by default PASSES, and for long prompts fewer. progress: told how many parts are done, and of how many.
     """
+    if passes is None:
+        passes = min(PASSES, max(FEW_PASSES, WORK // replay.inputs.shape[1]))
     parts = divide(replay.streams, passes)
     places = [replay.spans[sense][part] for sense, mine in parts.items() for part in mine]
     senses = {sense: replay.spans[sense][part_of_stream(each)] for sense, each in replay.streams.items()}

@@ -7,6 +7,7 @@ layers overlap by one where their number is no multiple of three.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,8 +15,8 @@ from lynx.errors import LynxError
 from lynx.evidence.attention import AttentionRows, replayed_attention
 from lynx.evidence.attribution import TEXT, Attribution
 from lynx.evidence.gradient_attention import gradient_x_attention
-from lynx.evidence.hiding import hide_each
-from lynx.evidence.integrated_gradients import Progress, integrated_gradients
+from lynx.evidence.hiding import PASSES, hide_each
+from lynx.evidence.integrated_gradients import STEPS, Progress, integrated_gradients
 from lynx.evidence.replay import Answered, Replay
 
 
@@ -109,6 +110,16 @@ def explain(
         else:
             rows = gradient_x_attention(replay, recorded, tokens, layers)
     return rows.attribution(range(len(rows.rows)), name)
+
+
+def parameters_of(name: str) -> dict[str, Any]:
+    """What a method is computed with, as plain data."""
+    base, _, part = name.partition(":")
+    if base == ATTRIBUTION:
+        return {"steps": STEPS, "from": "blank media"}
+    if base == HIDING:
+        return {"parts": PASSES, "behind": "blank media"}
+    return {"layers": int(part) if part.isdecimal() else part or "all"}
 
 
 def layers_of(part: str, count: int) -> Sequence[int]:

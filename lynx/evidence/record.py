@@ -13,9 +13,9 @@ from torch import Tensor
 from lynx import modalities
 from lynx.evidence.attribution import Attribution
 from lynx.evidence.evidence import Evidence
-from lynx.evidence.integrated_gradients import STEPS
-from lynx.evidence.methods import ATTRIBUTION
+from lynx.evidence.methods import ATTRIBUTION, parameters_of
 from lynx.evidence.replay import Answered
+from lynx.modalities.multi_view import View
 from lynx.types import VIDEO, FileSource, Recording, Stream
 
 FORMAT, VERSION = "lynx-evidence", 1
@@ -24,8 +24,6 @@ LEAST = 1e-45
 """A probability below it is taken for it, so that its logarithm is a number."""
 DIGITS = 7
 """Significant digits of a value."""
-PARAMETERS: dict[str, dict[str, Any]] = {ATTRIBUTION: {"steps": STEPS, "from": "blank media"}}
-"""By method, what it was computed with."""
 Record = dict[str, Any]
 """Of strings, numbers, lists and None only."""
 
@@ -44,7 +42,6 @@ def evidence_record(
     answered = evidence.answered
     if question is None and answered is not None:
         question = answered.messages[-1]["content"]
-    words = _words(evidence)
     record: Record = {
         "format": FORMAT,
         "version": VERSION,
@@ -55,28 +52,23 @@ def evidence_record(
         "adapters": [],
         "llm_loras": [],
         "tokens": _tokens(evidence),
-        "words": words,
+        "words": _words(evidence),
         "senses": {
             sense: _sense(sense, stream, labels, answered, (files or {}).get(sense))
             for sense, stream in evidence.streams.items()
         },
-        "attributions": [],
+        "attributions": [attribution_record(evidence, word, each) for word, each in found],
     }
-    if answered is not None:
-        record |= _model(answered)
-    texts = [word["text"] for word in words]
-    for word, each in found:
-        text = None if word is None else texts[word]
-        record["attributions"].append({**attribution_record(word, each), "text": text})
-    return record
+    return record if answered is None else record | _model(answered)
 
 
-def attribution_record(word: int | None, attribution: Attribution) -> Record:
-    """One of a record's "attributions"; values: by sense, [moment][row][column]."""
+def attribution_record(evidence: Evidence, word: int | None, attribution: Attribution) -> Record:
+    """One of a record's "attributions"; word: its index in `evidence.words`, None for the whole answer."""
     return {
         "word": word,
+        "text": None if word is None else evidence.words[word][0],
         "method": attribution.method,
-        "parameters": dict(PARAMETERS.get(attribution.method, {})),
+        "parameters": parameters_of(attribution.method),
         "unit": attribution.unit,
         "gained": attribution.gained,
         "missed": attribution.missed,
@@ -156,8 +148,10 @@ def _sense(
 
 def _file_name(source: Any) -> str | None:
     """The name of a file or folder, without where it lies; None for media in memory."""
+    if isinstance(source, View):
+        return _file_name(source.clip)
     if isinstance(source, Mapping):  # several clips
-        named = (_file_name(getattr(clip, "clip", clip)) for clip in source.values())
+        named = map(_file_name, source.values())
         return ", ".join(filter(None, named)) or None
     return Recording.of(source).path.name if isinstance(source, FileSource) else None
 

@@ -149,7 +149,7 @@ class Engine:
 
         word, method = chosen
         evidence = self.answers.get(given) or self._again(given)[0]
-        return attribution_record(word, evidence.attribution(word, method, progress))
+        return attribution_record(evidence, word, evidence.attribution(word, method, progress))
 
     def _again(self, given: GivenAnswer) -> "tuple[Evidence, Session]":
         """An answer's evidence from its clip and its tokens, and a session of its own that it is the last of.

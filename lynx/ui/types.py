@@ -277,8 +277,7 @@ class EvidenceView:
             if len(moments) != len(self.record["senses"][sense]["times"]):
                 raise LynxError("the clip is looked at in another way than for this answer: ask again")
         if not self.known(chosen):
-            text = None if chosen[0] is None else self.record["words"][chosen[0]]["text"]
-            self.record["attributions"].append(found | {"text": text})
+            self.record["attributions"].append(found)
 
 
 @dataclass(frozen=True)

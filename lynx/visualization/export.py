@@ -34,7 +34,7 @@ def write_evidence(
     target: a file that ends in .json, .csv or .png, or a folder, which gets all three as `name`.
     labels: the senses' names for people. words: by index or letters, None for the whole answer; by default
     the whole answer and, where it has several, each of its words. question, part, files: `evidence_record`.
-    progress: called with how many attributions are computed, and of how many.
+    progress: called with how much is computed, and of how much.
     Raises: LynxError: no such word or method, a file that cannot be written. Then all files are as before.
     """
     check_target(target)
@@ -55,13 +55,14 @@ def explain_words(
         count = len(evidence.words)
         words = [None, *range(count)] if count > 1 else [0] if count else [None]
     wanted = [(_index(evidence, word), method) for method in methods for word in words]
-    found = []
+    found, tell = [], progress or (lambda done, total: None)
     for number, (word, method) in enumerate(wanted):
-        if progress is not None:
-            progress(number, len(wanted))
-        found.append((word, evidence.attribution(word, method)))
-    if progress is not None:
-        progress(len(wanted), len(wanted))
+
+        def within(done: int, total: int, before: int = number) -> None:
+            tell(before * total + done, len(wanted) * total)
+
+        found.append((word, evidence.attribution(word, method, within)))
+        within(1, 1)
     return evidence_record(evidence, labels or default_labels(evidence), found, **about)
 
 

@@ -69,10 +69,10 @@ def test_probabilities_are_those_of_the_tokens_and_their_product(evidence):
 def test_values_lie_at_their_moment_row_and_column(evidence):
     values = torch.zeros(13)
     values[6 + 3 + 2] = 1 / 3  # second moment, second row, third column
-    found = attribution_record(1, attribution(evidence.streams, values))
+    found = attribution_record(evidence, 1, attribution(evidence.streams, values))
     assert found["values"]["video"] == [[[0.0] * 3] * 2, [[0.0] * 3, [0.0, 0.0, 0.3333333]]]
     assert found["parameters"]["steps"] == 8 and found["gained"] == 6.6
-    tiny = attribution_record(None, attribution(evidence.streams, values * 1e-6))
+    tiny = attribution_record(evidence, None, attribution(evidence.streams, values * 1e-6))
     assert tiny["values"]["video"][1][1][2] == pytest.approx(1e-6 / 3, rel=1e-6), "seven digits, not places"
 
 
