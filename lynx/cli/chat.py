@@ -1,6 +1,6 @@
 """`lynx chat` and `lynx map`: questions about a clip, and where its tokens lie, in the terminal."""
 
-import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,18 @@ def _film_options(parser: Parser) -> None:
     film.add_argument("--film", type=Path, metavar="FILE.mp4", help=text)
     text = "of the answer, or its number from 1; default: the whole answer"
     film.add_argument("--word", metavar="WORD", help=text)
-    text = "seconds of the clip, such as 12-20; default: what was looked at"
-    film.add_argument("--window", type=_window, metavar="START-END", help=text)
+    text = "seconds of the clip, such as 12-20 or 1:30-1:45; default: what was looked at"
+    film.add_argument("--window", type=usage(_window), metavar="START-END", help=text)
 
 
 def _window(text: str) -> tuple[float, float]:
-    """The type of --window: "12-20.5", seconds."""
+    """The type of --window: "12-20.5", seconds. Raises: LynxError: something else."""
+    from lynx.types import seconds_of
+
     start, dash, end = text.partition("-")
     if not dash:
-        raise argparse.ArgumentTypeError(f"{text!r} is not START-END in seconds, such as 12-20")
-    return float(start), float(end)
+        raise LynxError(f"{text!r} is not START-END in seconds, such as 12-20")
+    return seconds_of(start), seconds_of(end)
 
 
 def _evidence_options(parser: Parser) -> None:
@@ -136,18 +138,35 @@ def _chat(options: Options) -> Result:
         turns.append(turn)
     if options.film:
         turns[-1]["film"] = _film(session, options)
-    return {"turns": turns} if options.json else {turn.pop("question"): turn for turn in turns}
+    return {"turns": turns} if options.json else _for_people(turns)
+
+
+def _for_people(turns: list[Result]) -> Result:
+    """The answers by their questions, numbered as their files are where there are several."""
+    told = {}
+    for number, turn in enumerate(turns, start=1):
+        turn["used"] = {sense: f"{n} pictures, {s:.1f} s" for sense, (n, s) in turn["used"].items()}
+        question = turn.pop("question")
+        told[f"{number}. {question}" if len(turns) > 1 else question] = turn
+    return told
 
 
 def _check_outputs(options: Options) -> None:
-    """Raises: LynxError: options that say how something is written that was not asked for, or no folder."""
-    if not options.film and (options.word or options.window):
+    """Raises: LynxError: options that say how something is written that was not asked for, or cannot be."""
+    film = options.film
+    if film and film.suffix.lower() != ".mp4":
+        raise LynxError(f"a film is an mp4: give a name that ends in .mp4, not {film.name!r}")
+    if not film and (options.word or options.window):
         raise LynxError("--word and --window say what --film shows: give --film FILE.mp4, too")
     out = options.evidence_out
     if out and not options.evidence:
         raise LynxError("--evidence-out says where evidence is written: give --evidence, too")
     if out and out.exists() and not out.is_dir():
         raise LynxError(f"--evidence-out names a folder, but {out} is a file")
+    for target in filter(None, (out, film and film.parent)):  # before a model is loaded
+        there = next(each for each in (target, *target.absolute().parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise LynxError(f"cannot write to {target}: {there} is no folder that may be written")
 
 
 def _part(session: Any) -> Result:

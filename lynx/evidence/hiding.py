@@ -71,7 +71,8 @@ def hide_each(
 ) -> Hidden:
     """Hide each token of each sense alone; larger parts where there are more tokens than `passes`.
 
-    passes: by default PASSES, and for long prompts fewer. progress: told how many parts are done, and of how many.
+    passes: by default PASSES, and for long prompts fewer.
+    progress: told how many parts are done, and of how many.
     """
     if passes is None:
         passes = min(PASSES, max(FEW_PASSES, WORK // replay.inputs.shape[1]))

@@ -269,9 +269,39 @@ def test_chat_writes_what_each_answer_rests_on(capsys, tiny, clip, tmp_path):
     assert code == 0 and "attribution, nats:" in out and "nats" in out.partition("gained: ")[2]
 
 
-@pytest.mark.parametrize("words", [("--evidence", "hearsay"), ("--evidence", "--evidence-out")])
-def test_a_wrong_choice_of_evidence_is_wrong_usage(capsys, words):
-    assert run(capsys, "chat", *words)[0] == 2
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--evidence", "hearsay"), "expected one of attribution, "),
+        (("--evidence", "attention:nowhere"), "no method 'attention:nowhere'"),
+        (("--evidence", "hiding:3"), "no method 'hiding:3'"),
+        (("--evidence", "--evidence-out"), "expected one argument"),
+        (("--window", "2-three"), "'three' is no time"),
+        (("--window", "2"), "is not START-END"),
+    ],
+)
+def test_a_wrong_choice_of_evidence_is_wrong_usage(capsys, words, message):
+    code, _, err = run(capsys, "chat", *words)
+    assert code == 2 and message in err
+
+
+def test_files_that_cannot_be_written_are_told_before_a_model_is_loaded(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    words = ("chat", "--backbone", "none-such", "--evidence", "--ask", "what is it ?")
+    for option, name, message in (
+        ("--evidence-out", "file/out", "no folder that may be written"),
+        ("--film", "file/film.mp4", "no folder that may be written"),
+        ("--film", "film.gif", "a film is an mp4"),
+    ):
+        code, _, err = run(capsys, *words, option, str(tmp_path / name))
+        assert code == 1 and message in err
+
+
+def test_people_read_every_answer_where_a_question_comes_twice(capsys, tiny, clip):
+    words = ("chat", "--backbone", tiny, "--video", clip, "--frames", "2")
+    code, out, err = run(capsys, *words, "--ask", "what is it ?", "--ask", "what is it ?")
+    assert code == 0, err
+    assert "1. what is it ?:" in out and "2. what is it ?:" in out and "video: 2 pictures, 1.0 s" in out
 
 
 def test_evidence_is_written_to_a_folder_and_only_where_it_is_asked_for(capsys, tmp_path):

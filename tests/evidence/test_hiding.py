@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lynx.evidence import hiding
 from lynx.evidence.hiding import divide, hide_each
 
 QUESTION = "what is it ?"
@@ -48,6 +49,14 @@ def test_a_larger_part_is_hidden_together_and_shares_its_drop(chat):
     corner = later & (heat == torch.tensor([3, 0])).all(dim=1)
     hidden = evidence.hidden(0, "audio", (1.1, 2.5), (0.0, 0.75, 0.25, 1.0))
     assert corner.sum() == 2 and float(values[corner].sum()) == pytest.approx(hidden, abs=1e-5) and hidden
+
+
+def test_of_a_long_prompt_fewer_parts_are_hidden(chat, monkeypatch):
+    chat.ask(QUESTION, max_new_tokens=4)
+    told = []
+    monkeypatch.setattr(hiding, "WORK", 100)
+    chat.evidence.attribution(0, "hiding", lambda done, of: told.append(of))
+    assert told[-1] == 2 + 2 + 2 * 2 * 16, "of three moments each"
 
 
 def test_hiding_tells_how_far_it_is(chat):

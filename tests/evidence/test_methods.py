@@ -8,8 +8,10 @@ from checkpoints import clip
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from lynx import LynxError
+from lynx.errors import BackboneError
+from lynx.evidence import gradient_attention
 from lynx.evidence.attention import replayed_attention
-from lynx.evidence.methods import ATTENTION, METHODS, THIRDS, explain, find_method, layers_of
+from lynx.evidence.methods import ATTENTION, METHODS, THIRDS, explain, find_method, layers_of, parameters_of
 
 QUESTION = "what is it ?"
 
@@ -135,6 +137,21 @@ def test_a_method_or_layer_that_is_not_there_is_an_error(chat, method, message):
         chat.evidence.attribution(0, method)
 
 
+def test_every_method_says_what_it_is_computed_with():
+    assert parameters_of("attribution")["steps"] == 8 and parameters_of("hiding")["parts"] == 256
+    layers = {name: parameters_of(name)["layers"] for name in ("attention:late", "gradient_x_attention:3")}
+    assert layers == {"attention:late": "late", "gradient_x_attention:3": 3}
+    assert all(parameters_of(name) for name in METHODS)
+
+
+def test_gradients_that_do_not_fit_are_refused_before_the_process_is_ended(chat, monkeypatch):
+    chat.ask(QUESTION, max_new_tokens=2)
+    monkeypatch.setattr(gradient_attention, "free_bytes", lambda _: 1000)
+    with pytest.raises(BackboneError, match=r"another method, such as attention .* GB are free"):
+        chat.evidence.attribution(0, "gradient_x_attention")
+    assert chat.evidence.attribution(0, "attention:0").values["video"].any()
+
+
 def test_words_and_senses_that_are_not_there_are_errors(chat):
     chat.senses["audio"] = False
     chat.ask(QUESTION, max_new_tokens=2)
@@ -143,6 +160,10 @@ def test_words_and_senses_that_are_not_there_are_errors(chat):
             chat.evidence.attribution(word)
         with pytest.raises(LynxError, match=f"no word {word!r}; it has "):
             chat.evidence.hidden(word, "video")
+    found = chat.evidence.attribution(0, ATTENTION)
+    for read in (found.heatmap, found.curve, found.frame_maps):
+        with pytest.raises(LynxError, match="no 'audio': it used video"):
+            read("audio")
     with pytest.raises(LynxError, match="'audio' here: it used video"):
         chat.evidence.hidden(None, "audio")
     with pytest.raises(LynxError, match="not kept with its model"):

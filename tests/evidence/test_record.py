@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_probabilities_are_those_of_the_tokens_and_their_product(evidence):
     json.dumps(silent, allow_nan=False)
 
 
+def keys_of(record):
+    """Every key of a record and of what lies in it; names of senses are none."""
+    if isinstance(record, list):
+        return {key for each in record for key in keys_of(each)}
+    if not isinstance(record, dict):
+        return set()
+    named = {"senses", "totals", "values"}
+    inner = (each.values() if key in named else [each] for key, each in record.items())
+    return {*record} | {key for parts in inner for part in parts for key in keys_of(part)}
+
+
 def test_values_lie_at_their_moment_row_and_column(evidence):
     values = torch.zeros(13)
     values[6 + 3 + 2] = 1 / 3  # second moment, second row, third column
@@ -90,13 +102,20 @@ def test_an_attribution_is_found_by_its_word_and_method(evidence):
     found = [(None, attribution(evidence.streams, torch.zeros(13)))]
     record = evidence_record(evidence, {}, [*found, (1, evidence.attribution(1, "attention"))])
     assert find_attribution(record)["text"] is None
+    assert find_attribution(record, 1, "attention")["parameters"] == {"layers": "all"}
     assert find_attribution(record, 1, "attention")["text"] == "bells"
     assert find_attribution(record, 1) is None
 
 
 def test_a_record_names_files_and_no_folders(evidence):
-    views = {"a": "/home/me/secret/left.mp4", "b": View("/home/me/secret/right.mp4")}
-    given_as = (("/home/me/secret/clip.mp4", "clip.mp4"), (views, "left.mp4, right.mp4"), (sound(1.0), None))
+    view = View("/home/me/secret/right.mp4")
+    views = {"a": "/home/me/secret/left.mp4", "b": view}
+    given_as = (
+        ("/home/me/secret/clip.mp4", "clip.mp4"),
+        (views, "left.mp4, right.mp4"),
+        (view, "right.mp4"),
+        (sound(1.0), None),
+    )
     for given, name in given_as:
         record = evidence_record(evidence, {}, files={"video": given})
         assert record["senses"]["video"]["file"] == name and "secret" not in json.dumps(record)
@@ -110,6 +129,8 @@ def test_a_real_answer_says_what_answered(tmp_path):
     record = evidence_record(chat.evidence, {}, [(None, chat.evidence.attribution())])
     assert record["question"] == "what is it ?" and record["backbone"]["name"] == "checkpoint"
     assert str(tmp_path) not in json.dumps(record, allow_nan=False)
+    text = Path("docs/evidence.md").read_text(encoding="utf-8")
+    assert not [key for key in keys_of(record) if f"`{key}`" not in text]
     (adapter,) = record["adapters"]
     assert (adapter["name"], adapter["modality"]) == ("hearing", "audio")
     assert record["senses"]["hearing"]["spectrogram"]

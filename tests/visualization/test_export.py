@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import clip, llava_onevision
 from PIL import Image
 
+import lynx
 from lynx.errors import LynxError
 from lynx.evidence.attention import AttentionRows
 from lynx.evidence.attribution import Attribution
@@ -19,7 +21,7 @@ from lynx.types import Frames, Stream, sample_times
 from lynx.visualization.bars import draw_bars
 from lynx.visualization.drawing import CURVE_HEIGHT, Curve, Lane, TimeAxis, color, draw_curves, split_lanes
 from lynx.visualization.explained import curves_of, gained_sentence, lanes_of, said_sentence
-from lynx.visualization.export import COLUMNS, record_csv, write_evidence, write_record
+from lynx.visualization.export import COLUMNS, explain_words, record_csv, write_evidence, write_record
 from lynx.visualization.figure import PAPER, evidence_figure
 from lynx.visualization.heat import evidence_picture
 from lynx.visualization.timeline import GUTTER, timeline
@@ -107,7 +109,16 @@ def test_every_word_is_explained_and_the_answer_first(evidence, tmp_path):
     )
     found = json.loads(path.read_text())["attributions"]
     assert [(each["word"], each["text"]) for each in found] == [(None, None), (0, "two"), (1, "bells")]
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_progress_moves_within_a_word(tmp_path):
+    model = lynx.load(llava_onevision(tmp_path))
+    chat, told = model.chat(video=clip(), frames=2), []
+    chat.ask("what is it ?", max_new_tokens=6)
+    count = len(explain_words(chat.evidence, progress=lambda *each: told.append(each))["attributions"])
+    parts = [done / total for done, total in told]
+    assert parts == sorted(parts) and parts[-1] == 1 and len({*parts}) > 2 * count
     (path,) = write_evidence(evidence, tmp_path / "one.json", words=["BELLS"], methods=["attention"])
     assert [each["word"] for each in json.loads(path.read_text())["attributions"]] == [1]
     with pytest.raises(LynxError, match="; it has two, bells"):
