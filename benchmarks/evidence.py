@@ -9,7 +9,7 @@ tokens).
 
 Attribution: integrated gradients of an answer's first token, in forward passes of its prompt (no cache, the
 logits of one position), in processor time, both in turn in one process: for lynx-tiny with all senses, and
-for the true geometry of LLaVA-OneVision-0.5B with random weights and a few frames (`--frames 0` leaves it out:
+for the true geometry of LLaVA-OneVision-0.5B with random weights and few frames (`--frames 0` leaves it out:
 it takes 6 GB and minutes). Every point costs the same, so that a run of 3 points tells what 9 of 8 intervals
 cost; how many points an answer takes is counted on lynx-tiny's first answers about validation clips.
 
