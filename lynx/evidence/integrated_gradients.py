@@ -60,12 +60,14 @@ class Integral:
     blank, real: log-probability of the explained tokens with blank media and with the real ones, nats.
     missed: nats of the change that the gradients did not explain, before they were shared out: the sum over
     the intervals, in which misses of opposite signs do not cancel.
+    points: at which gradients were taken.
     """
 
     values: Tensor
     blank: float
     real: float
     missed: float
+    points: int
 
 
 def integrated_gradients(
@@ -81,7 +83,7 @@ def integrated_gradients(
     Raises: BackboneError where memory does not suffice, LynxError where the adapters have changed.
     """
     if not tokens:  # of an empty answer
-        return Integral(torch.zeros(replay.inputs.shape[1]), 0.0, 0.0, 0.0)
+        return Integral(torch.zeros(replay.inputs.shape[1]), 0.0, 0.0, 0.0, 0)
     gradients = _Gradients(replay, tokens)
     points: dict[float, tuple[Tensor, Tensor]] = {}  # part of the way -> slopes (S + n,), log-probability ()
     wanted = [0.0, 0.5, 1.0]
@@ -99,12 +101,12 @@ def integrated_gradients(
         count = min(max(1, len(ends) // 4), steps - len(ends))
         worst = doubt.topk(max(0, count)).indices.tolist()
         wanted = [sum(ends[i]) / 2 for i in sorted(worst)]
-    if progress is not None:
+    if progress is not None and len(points) <= steps:  # of a run that ends early, so that its bar is full
         progress(steps + 1, steps + 1)
     same = (values * missed.sign()[:, None]).clamp(min=0)  # (steps, S + n)
     values = values + same / same.sum(1, keepdim=True).clamp(min=1e-30) * missed[:, None]
     blank, real = (float(points[part][1]) for part in (0.0, 1.0))
-    return Integral(values.sum(0).cpu(), blank, real, float(missed.abs().sum()))
+    return Integral(values.sum(0).cpu(), blank, real, float(missed.abs().sum()), len(points))
 
 
 class _Gradients:

@@ -244,4 +244,12 @@ def test_words_that_rest_on_nothing_take_few_passes(answered, monkeypatch):
         replay.blank = replay.inputs.clone()  # media that show nothing
         found = integrated_gradients(replay, [0], progress=lambda *now: told.append(now))
     assert not found.values.any() and found.missed == 0
-    assert max(done for done, _ in told[:-1]) == 3 and told[-1] == (9, 9)
+    assert max(done for done, _ in told[:-1]) == 3 == found.points and told[-1] == (9, 9)
+
+
+@pytest.mark.parametrize("enough", [0.0, 1e9])
+def test_the_bar_reaches_its_end_once(answered, enough):
+    told = []
+    found = explain(answered, steps=4, enough=enough, progress=lambda *now: told.append(now))
+    assert found.points == (5 if enough == 0 else 3)
+    assert told.count((5, 5)) == 1 and told[-1] == (5, 5) and told == sorted(told)
