@@ -268,7 +268,8 @@ def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
     engine.models.get(replace(setup, adapters=()))
     assert not list(folder.iterdir()), "the model before went, and its sessions with it"
     assert not engine.sessions._sessions
-    assert engine.film(answers[0], (0, "attention")).path.is_file(), "made again from the clip and the answer's tokens"
+    again = engine.film(answers[0], (0, "attention"))
+    assert again.path.is_file(), "made again from the clip and the answer's tokens"
     for number in range(CONVERSATIONS_KEPT):
         engine.downloads.path(f"more {number}", "evidence.csv")
     assert len(list(folder.iterdir())) == CONVERSATIONS_KEPT and not list(folder.glob("*/answer.mp4"))
