@@ -33,8 +33,10 @@ DOWNLOAD = "() => setTimeout(() => document.querySelector('#download').click(), 
 
 ANOTHER_CLIP = """(...clip) => {
     const now = JSON.stringify(clip, (key, value) => value?.path ?? value);
-    if (now !== window.lynxClip) document.querySelector("#study")?.classList.add("leaving");
+    const study = document.querySelector("#study");
+    if (now !== window.lynxClip) study?.classList.add("leaving");
     window.lynxClip = now;
+    setTimeout(() => study?.classList.remove("leaving"), 5000); // nothing stays hidden for good
 }"""
 """Hides the evidence in the browser as soon as the clip is another; `EvidencePanel.on_clip` follows, then:"""
 SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving'); }"
