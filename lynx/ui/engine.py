@@ -144,12 +144,23 @@ class Engine:
         """What a word of an answer rests on, one of a record's "attributions". Raises LynxError.
 
         Between its passes others are answered. progress: called with how many are done, and of how many.
+        Of "hiding" the senses' totals alone: a map of it takes hundreds of passes, too long to wait for.
         """
+        from lynx.evidence.attribution import Attribution
+        from lynx.evidence.methods import HIDING, METHODS
         from lynx.evidence.record import attribution_record
 
         word, method = chosen
         evidence = self.answers.get(given) or self._again(given)[0]
-        return attribution_record(evidence, word, evidence.attribution(word, method, progress))
+        if method != HIDING:
+            return attribution_record(evidence, word, evidence.attribution(word, method, progress))
+        totals = {}
+        for sense in evidence.streams:
+            totals[sense] = evidence.hidden(word, sense)
+            if progress is not None:
+                progress(len(totals), len(evidence.streams))
+        found = Attribution(HIDING, METHODS[HIDING].unit, {}, evidence.streams, totals)
+        return attribution_record(evidence, word, found)
 
     def _again(self, given: GivenAnswer) -> "tuple[Evidence, Session]":
         """An answer's evidence from its clip and its tokens, and a session of its own that it is the last of.
@@ -199,12 +210,18 @@ class Engine:
         with explain_out_of_memory():
             return measure_interface(session)
 
-    def film(self, given: GivenAnswer, word: int | None) -> "Film":
-        """Write what a word of an answer rests on as an mp4; None: the whole. Raises LynxError."""
+    def film(self, given: GivenAnswer, chosen: Chosen) -> "Film":
+        """Write what a word of an answer rests on as an mp4; None: the whole. Raises LynxError.
+
+        By the chosen method where it has a map of each moment, else by attribution.
+        """
+        from lynx.evidence.methods import ATTRIBUTION, HIDING
         from lynx.visualization.film import write_film
 
         _, session = self._again(given)
-        return write_film(session, self.downloads.path(given.request.conversation, "answer.mp4"), word)
+        word, method = chosen
+        path = self.downloads.path(given.request.conversation, "answer.mp4")
+        return write_film(session, path, word, method=ATTRIBUTION if method == HIDING else method)
 
     def export(self, view: EvidenceView, chosen: Chosen, kind: str) -> Path:
         """Write all that is known of an answer as "json" or "csv", or what is shown as "png".

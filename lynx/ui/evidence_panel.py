@@ -52,12 +52,20 @@ class EvidencePanel:
         problem: Problem = None,
     ) -> Update:
         """Show the new answer's evidence, unless the clip was changed while it was given."""
-        turn = chat.find(shown)
-        changed = turn and turn is chat.turns[-1] and on_desk not in (None, (turn.setup, turn.clip))
-        return self.show(chat, shown if turn and not changed else None, problem=problem)
+        last, turn = chat.turns[-1] if chat.turns else None, chat.find(shown)
+        changed = last is not None and on_desk not in (None, (last.setup, last.clip))
+        gone = turn is None or (turn is last and changed)
+        update = self.show(chat, None if gone else shown, problem=problem)
+        if last is not None and last.evidence is None and turn is None and not changed:
+            said = views.nothing_of(last.answer, views.answer_choices(chat.turns))
+            update[self.ui.nothing] = said
+        return update
 
     def on_clip(self, *given: Any) -> Update:
-        """Take the evidence away as soon as the clip or the model is another, or show what is of that one."""
+        """Take the evidence away as soon as the clip or the model is another, or show what is of that one.
+
+        The page hides it at once, before this is called: see `Page`.
+        """
         *media, before = given
         ui, chat = self.ui, media[-1]
         try:
@@ -117,16 +125,16 @@ class EvidencePanel:
         return {ui.download: gr.update(value=str(path)), ui.film_notes: ""}
 
     def on_film(self, shown: EvidenceView | None, chosen: Chosen) -> Update:
-        """Write what the chosen word rests on as a film."""
+        """Write what the chosen word rests on, by the chosen method, as a film."""
         ui = self.ui
         try:
             if shown is None:
                 raise LynxError("There is no answer to film yet.")
-            film = self.film(shown.given, chosen[0])
+            film = self.film(shown.given, chosen)
         except LynxError as error:
             return ui.no_film() | {ui.film_notes: views.notice(error)}
         made = gr.update(value=str(film.path), visible=True)
-        return {ui.film: made, ui.film_notes: views.film_notes(film)}
+        return {ui.film: made, ui.film_notes: views.film_notes(film, chosen[1])}
 
     def on_map(self, *media: Any) -> Update:
         """Draw where the tokens of the clip's senses lie, and measure it."""

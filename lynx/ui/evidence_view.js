@@ -8,6 +8,7 @@ const TRIES = 3; // how often the server is asked for one word: what it computed
 const tries = new Map(); // by word
 let busy = null; // what the server was asked for last: a word and a method
 const EMPTY = "Ask about a clip: what each word of the answer rests on is shown here.";
+const NO_MAP = "Each sense is hidden as a whole: there is no map of it.";
 const PICK = "Pick a cell, or a moment on the curve, to see which words rest on it.";
 let answer = null; // what is shown
 let parts = null; // its elements, made once for an answer
@@ -278,7 +279,7 @@ function draw() {
   const now = moments(answer).indexOf(state.pick?.time);
   parts.curve.canvas.setAttribute("aria-valuenow", Math.max(0, now));
   parts.curve.canvas.setAttribute("aria-valuetext", now < 0 ? "none picked" : clock(state.pick.time, answer.end));
-  parts.legend.replaceChildren(...(mapped ? legend(peak, unit) : []));
+  parts.legend.replaceChildren(...(mapped ? legend(peak, unit) : pickable ? [] : [NO_MAP]));
   parts.legend.parentElement.classList.toggle("mapped", mapped);
   const value = state.pick ? answer.at(attribution, state.pick) : undefined;
   parts.reading.textContent = state.pick ? told(state.pick, value) : PICK;

@@ -31,6 +31,17 @@ DOWNLOAD = "() => setTimeout(() => document.querySelector('#download').click(), 
 """Saves the file that has just been written."""
 
 
+ANOTHER_CLIP = """(...clip) => {
+    const now = JSON.stringify(clip, (key, value) => value?.path ?? value);
+    const study = document.querySelector("#study");
+    if (now !== window.lynxClip) study?.classList.add("leaving");
+    window.lynxClip = now;
+    setTimeout(() => study?.classList.remove("leaving"), 5000); // nothing stays hidden for good
+}"""
+"""Hides the evidence in the browser as soon as the clip is another; `EvidencePanel.on_clip` follows, then:"""
+SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving'); }"
+
+
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> gr.Blocks:
     """The page with its events and its endpoint, ready to launch."""
     blocks_of = accept_fewer_inputs(gr.Blocks)  # clients from before `/ask` took so much are still answered
@@ -80,7 +91,15 @@ class Page:
         for field in (ui.start, ui.end, ui.fps, ui.max_frames):
             changes += [field.submit, field.blur]
         changes += [ui.heard.change, ui.unit.change, ui.up.change]
-        gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
+        emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
+        emptied.then(None, js=SAME_CLIP)
+        clip = [ui.video, ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.start, ui.end, ui.fps]
+        clip += [ui.max_frames, ui.track, ui.unit, ui.up]
+        seen = [ui.video.change, ui.sound.change, ui.audio.change, ui.depth.change, ui.views.change]
+        seen += [ui.unit.change, ui.up.change, ui.track.change, ui.offsets.submit, ui.offsets.blur]
+        for field in (ui.start, ui.end, ui.fps, ui.max_frames):
+            seen += [field.submit, field.blur]
+        gr.on(seen, None, clip, None, js=ANOTHER_CLIP, **LIGHT)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from lynx.errors import LynxError
-from lynx.evidence.methods import METHODS
+from lynx.evidence.methods import ATTENTION, ATTRIBUTION, HIDING, METHODS
 from lynx.types import VIDEO
 from lynx.ui import types
 from lynx.ui.evidence_view import evidence_html
@@ -42,13 +42,18 @@ FIELDS = {"--depth-unit": "'Depth unit'", "--depth-up": "'Up axis'"}
 SEEN = "What the model really sees and hears"
 SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>What sound do you hear?</i>"
-EVIDENCE_HEADER = """
-<h2>What the answer rests on</h2>
-<p>How much more likely, or less, each sense, each moment and each part of a picture makes the chosen word,
-compared with a clip in which there is nothing to see or hear.</p>
-"""
-SENTENCES = {name: method.shows for name, method in METHODS.items()}
-"""By method: what it shows, and how often it is right in the miniature world."""
+EVIDENCE_HEADER = "<h2>What the answer rests on</h2>"
+ASK_FIRST = (
+    "Ask about the clip. Here you then see which sense, which moments and which parts of the pictures each "
+    "word of the answer rests on."
+)
+RIGHT = {ATTRIBUTION: "", ATTENTION: "", HIDING: ""}
+"""By method, a sentence: how often it is right in the miniature world. The same figures are in the table of
+methods in `docs/evidence.md`, which a test compares."""
+SHOWN = {name: METHODS[name].shows for name in RIGHT}
+SHOWN |= {HIDING: "How much less likely the word becomes when this sense is hidden."}  # each as a whole
+SENTENCES = {name: f"{SHOWN[name]} {right}".strip() for name, right in RIGHT.items()}
+"""By method: what it shows, and how often it is right."""
 MAP = "Tokens of the clip's senses among words and tokens of other videos"
 INTERFACE_HEADER = """
 <h2>Where the senses lie in the model's space</h2>
@@ -213,7 +218,16 @@ def _short(text: str, letters: int = 48) -> str:
 
 def nothing_shown(choices: Sequence[tuple[str, int]]) -> str:
     """What to do where no evidence is shown."""
-    told = "Ask about this clip, and what the answer rests on stands here."
+    return _nothing(ASK_FIRST, choices)
+
+
+def nothing_of(answer: str, choices: Sequence[tuple[str, int]]) -> str:
+    """The same where an answer was given of which nothing was recorded."""
+    why = "it was given without any sense, or stopped" if answer.strip() else "it is empty"
+    return _nothing(f"There is nothing to show of the last answer: {why}.", choices)
+
+
+def _nothing(told: str, choices: Sequence[tuple[str, int]]) -> str:
     return f'<div class="note">{told}{" Earlier answers can be chosen:" if choices else ""}</div>'
 
 
@@ -280,6 +294,7 @@ def distances(measured: "InterfaceMap") -> str:
     )
 
 
-def film_notes(film: "Film") -> str:
-    """Notes on a film that was written."""
-    return _notes([f"{note}." for note in film.notes])
+def film_notes(film: "Film", method: str) -> str:
+    """Notes on a film that was written; method: the one that was looked at."""
+    other = "The film shows attribution: hiding a sense tells nothing of single moments"
+    return _notes([f"{note}." for note in (*film.notes, *[other] * (film.method != method))])

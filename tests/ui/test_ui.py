@@ -254,7 +254,7 @@ def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
         request = request_for(setup, desk, "short.mp4", ("video",), key=key)
         *_, reply = engine.answer(request)
         saved = engine.export(reply.evidence, (None, "attention"), "json")
-        assert saved.parent == (film := engine.film(reply.evidence.given, None).path).parent
+        assert saved.parent == (film := engine.film(reply.evidence.given, WHOLE).path).parent
         answers.append(reply.evidence.given)
         return film
 
@@ -268,7 +268,8 @@ def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
     engine.models.get(replace(setup, adapters=()))
     assert not list(folder.iterdir()), "the model before went, and its sessions with it"
     assert not engine.sessions._sessions
-    assert engine.film(answers[0], 0).path.is_file(), "made again from the clip and the answer's tokens"
+    again = engine.film(answers[0], (0, "attention"))
+    assert again.path.is_file(), "made again from the clip and the answer's tokens"
     for number in range(CONVERSATIONS_KEPT):
         engine.downloads.path(f"more {number}", "evidence.csv")
     assert len(list(folder.iterdir())) == CONVERSATIONS_KEPT and not list(folder.glob("*/answer.mp4"))
@@ -301,7 +302,7 @@ def test_what_a_word_rests_on_is_computed_on_request_and_once(engine, setup, des
     known = [(each["word"], each["method"]) for each in view.record["attributions"]]
     assert known.count((0, "attribution")) == 1 and view.known((0, "attribution"))
     engine.explain(view.given, (0, "attribution"), lambda *done: pytest.fail("it is known"))
-    assert set(engine.explain(view.given, HIDDEN)["totals"]) == {"video", "audio", "text"}
+    assert set(engine.explain(view.given, HIDDEN)["totals"]) == {"video", "audio"}
 
 
 def test_what_an_answer_rests_on_is_the_same_where_it_is_gone(engine, setup, desk):
@@ -1002,12 +1003,53 @@ def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup
     film = panel.on_film(told[ui.shown], WHOLE)
     with av.open(film[ui.film]["value"]) as opened:
         assert float(opened.duration / av.time_base) == pytest.approx(4, abs=0.3) and opened.streams.audio
+    assert "attribution" not in film[ui.film_notes]
+    view = told[ui.shown]
+    assert page.engine.film(view.given, (0, "attention")).method == "attention", "the chosen method's"
+    hidden = panel.on_film(view, (0, "hiding"))
+    assert "shows attribution" in hidden[ui.film_notes] and hidden[ui.film]["visible"]
     *_, more, _ = page.chat.on_ask("and now ?", *given)
     shown = panel.on_answered(more[ui.chat], more[ui.shown], None)
     assert shown[ui.film] == {"value": None, "visible": False, "__type__": "update"}
     assert not page.media.on_media(*given)[ui.map]["visible"]
     nothing = panel.on_map(*media(desk, "text.mp4", Chat("study", setup, SENSES)))
     assert not nothing[ui.map]["visible"] and "alert" in nothing[ui.distances]
+
+
+def test_hiding_each_sense_takes_a_pass_or_two_a_sense_and_can_be_saved(engine, setup, desk):
+    *_, reply = engine.answer(request_for(setup, desk, key="hide"))
+    view, passes = reply.evidence, []
+    found = engine.explain(view.given, HIDDEN, lambda *done: passes.append(done))
+    assert passes == [(1, 2), (2, 2)], "no map, which would be hundreds of passes"
+    evidence = engine.answers.get(view.given)
+    assert found["totals"] == {sense: evidence.hidden(None, sense) for sense in ("video", "audio")}
+    assert found["values"] == {} and found["unit"] == "nats"
+    view.join(found)
+    shown = json.loads(views.evidence(view))["attributions"][-1]
+    assert (shown["method"], shown["maps"]) == ("hiding", {})
+    for kind in ("png", "csv", "json"):
+        assert engine.export(view, HIDDEN, kind).stat().st_size > 100
+
+
+def test_how_often_each_method_is_right_is_said_as_in_the_docs():
+    table = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for method, right in views.RIGHT.items():
+        assert right in views.SENTENCES[method]
+        for figure in re.findall(r"\d[\d.,]*(?= %)", right):
+            assert f"{figure} %" in table, f"{method}: {figure} % is not in docs/evidence.md"
+
+
+def test_where_there_is_no_evidence_the_page_says_why(page, setup, desk):
+    ui, panel = page.ui, page.evidence
+    assert "Ask about the clip" in panel.show(Chat("none", setup, SENSES), None)[ui.nothing]
+    chat, shown = asked(page, desk, "what ?", Chat("none", setup, SENSES))
+    assert panel.on_answered(chat, shown, None)[ui.nothing] == ""
+    *_, last, done = page.chat.on_ask("and alone ?", *media(desk, "clip.mp4", chat, ()))
+    told = panel.on_answered(last[ui.chat], last[ui.shown], None, done[ui.problem])
+    assert told[ui.shown] is None and "without any sense" in told[ui.nothing]
+    assert "Earlier answers" in told[ui.nothing] and told[ui.which]["visible"]
+    elsewhere = (setup, Clip("other.mp4"))
+    assert "Ask about the clip" in panel.on_answered(last[ui.chat], None, elsewhere)[ui.nothing]
 
 
 class Choice:
