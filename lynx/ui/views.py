@@ -47,7 +47,8 @@ ASK_FIRST = (
     "Ask about the clip. Here you then see which sense, which moments and which parts of the pictures each "
     "word of the answer rests on."
 )
-RIGHT = {ATTRIBUTION: "", ATTENTION: "", HIDING: ""}
+_RIGHT = "In the miniature world its strongest place lay on what was asked about in {} % of 1,500 answers."
+RIGHT = {ATTRIBUTION: _RIGHT.format("94.3"), ATTENTION: _RIGHT.format("56.4"), HIDING: ""}
 """By method, a sentence: how often it is right in the miniature world. The same figures are in the table of
 methods in `docs/evidence.md`, which a test compares."""
 SHOWN = {name: METHODS[name].shows for name in RIGHT}
