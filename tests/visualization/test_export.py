@@ -110,6 +110,11 @@ def test_every_word_is_explained_and_the_answer_first(evidence, tmp_path):
     found = json.loads(path.read_text())["attributions"]
     assert [(each["word"], each["text"]) for each in found] == [(None, None), (0, "two"), (1, "bells")]
     assert told == [(1, 3), (2, 3), (3, 3)]
+    (path,) = write_evidence(evidence, tmp_path / "one.json", words=["BELLS"], methods=["attention"])
+    assert [each["word"] for each in json.loads(path.read_text())["attributions"]] == [1]
+    with pytest.raises(LynxError, match="; it has two, bells"):
+        write_evidence(evidence, tmp_path / "none.json", words=["sirens"], methods=["attention"])
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_the_progress_moves_within_a_word(tmp_path):
@@ -119,11 +124,6 @@ def test_the_progress_moves_within_a_word(tmp_path):
     count = len(explain_words(chat.evidence, progress=lambda *each: told.append(each))["attributions"])
     parts = [done / total for done, total in told]
     assert parts == sorted(parts) and parts[-1] == 1 and len({*parts}) > 2 * count
-    (path,) = write_evidence(evidence, tmp_path / "one.json", words=["BELLS"], methods=["attention"])
-    assert [each["word"] for each in json.loads(path.read_text())["attributions"]] == [1]
-    with pytest.raises(LynxError, match="; it has two, bells"):
-        write_evidence(evidence, tmp_path / "none.json", words=["sirens"], methods=["attention"])
-    assert not (tmp_path / "none.json").exists()
 
 
 def test_the_figure_is_light_and_shows_heat_and_bars(record, frames):
