@@ -14,7 +14,8 @@ app: $(READY)
 	$(BIN)/python app.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/ui/test_browser.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/ui/test_browser.py # alone: a browser takes a core of its own
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -91,7 +91,9 @@ class ChatPanel:
         return None
 
     def _answering(self, busy: bool) -> Update:
-        return {self.ui.send: gr.update(visible=not busy), self.ui.stop: gr.update(visible=busy)}
+        # by their classes: of quick changes of `visible` Gradio sometimes loses the last one
+        shown, away = gr.update(elem_classes=[]), gr.update(elem_classes=["away"])
+        return {self.ui.send: away if busy else shown, self.ui.stop: shown if busy else away}
 
     def on_retry(self, *media: Any) -> Iterator[Update]:
         """Ask the last question again, with the senses that are on now; when that fails its answer stays."""

@@ -154,7 +154,7 @@ class Layout:
             )
             size = {"scale": 1, "min_width": 84}
             self.send = gr.Button("Ask", variant="primary", elem_id="send", **size)
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop", **size)
+            self.stop = gr.Button("Stop", variant="stop", elem_classes=["away"], elem_id="stop", **size)
         self.suggestions = gr.Dataset(
             components=[gr.Textbox(visible=False, render=False)], samples=[], type="values", visible=False,
             label="Questions to try", elem_id="suggestions",

@@ -938,7 +938,7 @@ def test_an_error_leaves_the_conversation_and_the_question(page, setup, desk):
         *_, last = page.chat.on_ask(question, *media(desk, name, chat))
         assert "notice" in last[page.ui.notice] and last[page.ui.question] == question
         assert page.ui.chat not in last and len(last[page.ui.chatbot]) == 2
-        assert last[page.ui.send]["visible"] and not last[page.ui.stop]["visible"]
+        assert not last[page.ui.send]["elem_classes"] and last[page.ui.stop]["elem_classes"] == ["away"]
 
 
 def test_ask_retry_and_clear(page, setup, desk):
@@ -955,7 +955,7 @@ def test_ask_retry_and_clear(page, setup, desk):
     assert failed[ui.notice] and len(failed[ui.chatbot]) == 2
     cleared = page.chat.on_clear(again)
     assert cleared[ui.chatbot] == [] and cleared[ui.chat].turns == ()
-    assert cleared[ui.send]["visible"] and not cleared[ui.stop]["visible"]
+    assert not cleared[ui.send]["elem_classes"] and cleared[ui.stop]["elem_classes"] == ["away"]
     *_, nothing = page.chat.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
 
