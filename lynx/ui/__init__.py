@@ -61,6 +61,7 @@ def launch(
         logger.warning("%s", error)  # the page says it to each visitor
     if block:
         blocks.block_thread()
+        engine.close()
     return blocks
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import gradio as gr
 import spaces
 
 from lynx.errors import LynxError
@@ -42,10 +41,9 @@ class ChatPanel:
                 raise LynxError("Type a question first.")
             request = self.request(question, *media)
             request.clip.check()
-            turn = ChatTurn(request.question, "", chat.setup, request.clip)
+            turn = ChatTurn(request.question, "", chat.setup, request.clip, views.ANSWERING)
             begun = views.messages((*chat.turns, replace(turn, answer="…")))
-            empty = {ui.question: "", ui.notice: "", ui.comparison: ""}
-            yield {ui.chatbot: begun, **empty, **self._answering(True)}
+            yield {ui.chatbot: begun, ui.question: "", ui.notice: "", ui.comparison: ""}
             with self.engine.sessions.answering(chat.key) as stop:
                 pieces = self.generate(request) if self.in_process else self.generate_and_explain(request)
                 for piece in pieces:
@@ -61,7 +59,7 @@ class ChatPanel:
                         return
         except LynxError as error:
             before = {ui.chatbot: views.messages(chat.turns), ui.question: question}
-            yield {**before, ui.notice: views.notice(error), **self._answering(False)}
+            yield {**before, ui.notice: views.notice(error)}
 
     def _complete(self, chat: Chat, turn: ChatTurn, reply: Reply, stopped: bool) -> Update:
         """What changes when an answer is complete; `EvidencePanel.on_answered` shows its evidence."""
@@ -76,8 +74,7 @@ class ChatPanel:
         evidence = {ui.shown: reply.evidence} if self.in_process else self.evidence.show(
             chat, reply.evidence, COMPUTING
         )
-        said = {ui.chat: chat, ui.chatbot: views.messages(chat.turns)}
-        return {**said, **evidence, **self._answering(False)}
+        return {ui.chat: chat, ui.chatbot: views.messages(chat.turns), **evidence}
 
     @staticmethod
     def _explain(view: EvidenceView | None, pieces: Iterator[Any]) -> Problem:
@@ -89,11 +86,6 @@ class ChatPanel:
             except LynxError as error:  # the answer stays
                 return view, views.sentence(error)
         return None
-
-    def _answering(self, busy: bool) -> Update:
-        # by their classes: of quick changes of `visible` Gradio sometimes loses the last one
-        shown, away = gr.update(elem_classes=[]), gr.update(elem_classes=["away"])
-        return {self.ui.send: away if busy else shown, self.ui.stop: shown if busy else away}
 
     def on_retry(self, *media: Any) -> Iterator[Update]:
         """Ask the last question again, with the senses that are on now; when that fails its answer stays."""
@@ -114,8 +106,7 @@ class ChatPanel:
         """Forget the conversation, an answer that is being given included; the clip stays."""
         ui, chat = self.ui, replace(chat, turns=())
         empty = {ui.chatbot: [], ui.notice: "", ui.comparison: ""}
-        shown = self.evidence.show(chat, None)
-        return {ui.chat: chat, **empty, **shown, **self._answering(False)}
+        return {ui.chat: chat, **empty, **self.evidence.show(chat, None)}
 
     def on_compare(self, question: str, *media: Any) -> Update:
         """Answer the question in the box, or the last one, again without each added sense."""

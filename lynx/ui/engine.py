@@ -6,6 +6,7 @@ from turn to turn, and the last answers keep what explains them. An answer that 
 clip and its tokens.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 128
 THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
+CLOSING = 10.0
+"""Seconds that a pass of a model is waited for when the app ends."""
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = 0.1, 0.2, 10
 """Times of a large model, for the ZeroGPU scheduler."""
 VALUES_AT_ONCE = 100_000
@@ -56,6 +59,17 @@ class Engine:
         self.downloads, self.answers = Downloads(), KeptAnswers()
         self.models.on_evicted.append(self.answers.forget_model)
         self.sessions = SessionCache(self.models, self._forget)
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """End what is being computed and let no model begin again: the app is about to end.
+
+        A thread that is inside a pass of a model when Python ends would abort the process.
+        """
+        self._closing.set()
+        self.sessions.stop_all()
+        for model in self.models.kept():
+            model.lock.acquire(timeout=CLOSING)
 
     def _forget(self, conversation: str) -> None:
         self.downloads.forget(conversation)
@@ -150,15 +164,20 @@ class Engine:
         from lynx.evidence.methods import HIDING, METHODS
         from lynx.evidence.record import attribution_record
 
+        def report(done: int, of: int) -> None:
+            if self._closing.is_set():
+                raise LynxError("the app is about to end")
+            if progress is not None:
+                progress(done, of)
+
         word, method = chosen
         evidence = self.answers.get(given) or self._again(given)[0]
         if method != HIDING:
-            return attribution_record(evidence, word, evidence.attribution(word, method, progress))
+            return attribution_record(evidence, word, evidence.attribution(word, method, report))
         totals = {}
         for sense in evidence.streams:
             totals[sense] = evidence.hidden(word, sense)
-            if progress is not None:
-                progress(len(totals), len(evidence.streams))
+            report(len(totals), len(evidence.streams))
         found = Attribution(HIDING, METHODS[HIDING].unit, {}, evidence.streams, totals)
         return attribution_record(evidence, word, found)
 

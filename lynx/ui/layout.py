@@ -111,7 +111,8 @@ class Layout:
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self._advanced()
         self.depth_files, self.view_files = gr.State(()), gr.State(())
-        self.opened = gr.State("")  # another text each time that a clip has been opened
+        # another text each time: that an example was chosen, that a clip has been opened
+        self.example, self.opened = gr.State(""), gr.State("")
         choices = [("picture", VIDEO)]
         self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
         with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
@@ -154,7 +155,7 @@ class Layout:
             )
             size = {"scale": 1, "min_width": 84}
             self.send = gr.Button("Ask", variant="primary", elem_id="send", **size)
-            self.stop = gr.Button("Stop", variant="stop", elem_classes=["away"], elem_id="stop", **size)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", **size)
         self.suggestions = gr.Dataset(
             components=[gr.Textbox(visible=False, render=False)], samples=[], type="values", visible=False,
             label="Questions to try", elem_id="suggestions",

@@ -47,13 +47,21 @@ class MediaPanel:
             if sense.modality in example.media:
                 found.setdefault(sense.takes, []).append(example.media[sense.modality])
         sound, *_ = found.get(AUDIO, [example.clip])
+        depth = [self.uploads.as_one_file(found[DEPTH][0])] if DEPTH in found else []
+        around = list(dict.fromkeys(map(str, found.get(VIEW, ()))))
         questions = suggested_questions(example.questions, {sense.modality for sense in senses})
         return {
+            ui.example: uuid4().hex,
+            ui.video: str(example.clip),
             ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
             ui.audio: None if sound == example.clip else str(sound),
-            ui.depth: [self.uploads.as_one_file(found[DEPTH][0])] if DEPTH in found else None,
-            ui.views: list(dict.fromkeys(map(str, found[VIEW]))) if VIEW in found else None,
-            **{field: "" for field in (ui.offsets, ui.start, ui.end, ui.unit, ui.up)},
+            ui.depth: depth or None,
+            ui.depth_files: tuple(map(str, depth)),
+            ui.views: around or None,
+            ui.view_files: tuple(around),
+            ui.offsets: gr.update(visible=bool(around), value=""),
+            **{field: "" for field in (ui.start, ui.end, ui.unit, ui.up)},
+            ui.notice: "",
             ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
         }
 
@@ -63,11 +71,12 @@ class MediaPanel:
         return {self.ui.view_files: tuple(map(str, files or ())), self.ui.offsets: offsets}
 
     def on_sound(self, video: str | None, sound: str, audio: str | None) -> Update:
-        """Let the sound track be chosen where a file has several."""
+        """Let the sound track be chosen where a file has several; its default one is heard until then."""
         tracks = self._tracks(video, sound, audio)
         choices = [(label, index) for index, label in tracks.items()]
         default = next((index for index, label in tracks.items() if label.endswith(DEFAULT)), None)
-        return {self.ui.track: gr.update(choices=choices, value=default, visible=len(tracks) > 1)}
+        chooser = gr.update(choices=choices, value=default, visible=len(tracks) > 1)
+        return {self.ui.track: chooser, self.ui.heard: default}
 
     def _tracks(self, video: str | None, sound: str, audio: str | None) -> dict[int, str]:
         """The sound tracks of the file that is heard; none where it cannot be read, which others say."""

@@ -72,6 +72,11 @@ class ModelCache:
                 self._models[setup] = self._models.pop(setup)
             return self._models.get(setup)
 
+    def kept(self) -> "tuple[Lynx, ...]":
+        """All models that are kept."""
+        with self._lock:
+            return tuple(self._models.values())
+
     def loaded(self, backbone: str) -> "Lynx | None":
         """A model of that backbone, with any adapters; None where there is none."""
         with self._lock:

@@ -86,40 +86,38 @@ class Page:
         gr.on(choosing, model.on_choose, [ui.backbone, ui.adapters], options, **aside)
         gr.on([*choosing, ui.precision.change], model.on_plan, chosen, ui.forecast, **aside)
 
-        changes = [ui.video.change, ui.audio.change, ui.sound.change, ui.depth_files.change]
-        changes += [ui.view_files.change, ui.offsets.submit, ui.offsets.blur, ui.senses.input]
-        for field in (ui.start, ui.end, ui.fps, ui.max_frames):
-            changes += [field.submit, field.blur]
-        changes += [ui.heard.change, ui.unit.change, ui.up.change]
+        # Only what a person does, and what a handler says through a State: Gradio fires `change` of a file
+        # anew whenever the page is drawn again, so that two handlers of it would call one another for ever.
+        files = [ui.video.upload, ui.video.clear, ui.sound.input, ui.audio.upload, ui.audio.clear]
+        files += [ui.example.change]
+        fields = [ui.offsets, ui.start, ui.end, ui.fps, ui.max_frames]
+        typed = [event for field in fields for event in (field.submit, field.blur)]
+        typed += [ui.unit.input, ui.up.input]
+        changes = [*files, *typed, ui.senses.input]
+        changes += [state.change for state in (ui.depth_files, ui.view_files, ui.heard)]
         emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
         emptied.then(None, js=SAME_CLIP)
-        clip = [ui.video, ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.start, ui.end, ui.fps]
-        clip += [ui.max_frames, ui.track, ui.unit, ui.up]
-        seen = [ui.video.change, ui.sound.change, ui.audio.change, ui.depth.change, ui.views.change]
-        seen += [ui.unit.change, ui.up.change, ui.track.change, ui.offsets.submit, ui.offsets.blur]
-        for field in (ui.start, ui.end, ui.fps, ui.max_frames):
-            seen += [field.submit, field.blur]
-        gr.on(seen, None, clip, None, js=ANOTHER_CLIP, **LIGHT)
+        clip = [ui.video, ui.sound, ui.audio, ui.depth, ui.views, *fields, ui.track, ui.unit, ui.up]
+        deep, around = ([box.upload, box.clear, box.delete] for box in (ui.depth, ui.views))
+        gr.on([*files, *typed, *deep, *around, ui.track.input], None, clip, None, js=ANOTHER_CLIP, **LIGHT)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
-        heard, files = [ui.video, ui.sound, ui.audio], [ui.video.change, ui.sound.change, ui.audio.change]
-        gr.on(files, media.on_sound, heard, ui.track, **ASIDE)
-        ui.track.change(lambda index: index, ui.track, ui.heard, **ASIDE)
-        # only on changes: Gradio checks every file of such a component each time it is read
-        ui.depth.change(lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
-        ui.views.change(media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
+        gr.on(files, media.on_sound, [ui.video, ui.sound, ui.audio], [ui.track, ui.heard], **ASIDE)
+        ui.track.input(lambda index: index, ui.track, ui.heard, **ASIDE)
+        # Gradio checks every file of such a component each time it is read: other events read the States
+        gr.on(deep, lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
+        gr.on(around, media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
-            beside = [ui.sound, ui.audio, ui.depth, ui.views, ui.offsets, ui.suggestions, ui.notice]
-            beside += [ui.start, ui.end, ui.unit, ui.up]
-            ui.gallery.click(lambda index: str(ui.examples[index].clip), ui.gallery, ui.video, **LIGHT)
-            ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **LIGHT)
+            beside = [ui.example, ui.video, ui.sound, ui.audio, ui.depth, ui.depth_files, ui.views]
+            beside += [ui.view_files, ui.offsets, ui.suggestions, ui.notice, ui.start, ui.end, ui.unit, ui.up]
+            ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **ASIDE)
 
     def _wire_conversation(self) -> None:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs
         asking = [ui.question, *media]
-        answered = [ui.chat, ui.chatbot, ui.question, ui.send, ui.stop, ui.notice, ui.comparison]
+        answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison]
         answered += self.evidence_shown
         quiet = MODEL | {"show_progress": "hidden"}
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)

@@ -155,6 +155,11 @@ class SessionCache:
             if key[0] == conversation:
                 session.stop()
 
+    def stop_all(self) -> None:
+        """End every answer that is being given."""
+        for conversation in {*self._stops, *(key[0] for key in list(self._sessions))}:
+            self.stop(conversation)
+
     def stopped(self, conversation: str) -> bool:
         """Whether the answer that this conversation is being given was stopped."""
         return (stop := self._stops.get(conversation)) is not None and stop.is_set()

@@ -119,6 +119,10 @@ def _chip(text: str, sense: str | None = None) -> str:
     return f"<span class={look}>{escape(text)}</span>"
 
 
+ANSWERING = '<span class="answering"></span>'
+"""Of an answer that is being given, in place of its chips; see style.css."""
+
+
 def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     """The conversation for the chat window; a line says where another clip or another model begins."""
     said: list[tuple[str, str]] = []

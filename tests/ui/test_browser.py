@@ -129,11 +129,11 @@ def nonsense(tmp_path_factory, files):
         ("what flashes ?", ("high_fps",)),
     )
     examples = [ExampleClip({sense: files / name for sense, name in media.items()}, asked)]
-    blocks = launch(
-        port=None, setup=setup, examples=examples, engine=Engine(max_new_tokens=1000), block=False
-    )
+    engine = Engine(max_new_tokens=1000)
+    blocks = launch(port=None, setup=setup, examples=examples, engine=engine, block=False)
     yield blocks.local_url
     blocks.close()
+    engine.close()
 
 
 def upload(page, path):
@@ -198,6 +198,34 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     ask_and_stop(page, "what is it ?")  # the answer before has ended, and does not come back
     page.wait_for_selector("#chat .chips")
     assert page.locator("#chat .user.message").all_inner_texts() == ["what is it ?"]
+
+
+def requests_of(page):
+    """A list that grows by each event that the page sends."""
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if "/queue/join" in request.url else None)
+    return sent
+
+
+def test_the_page_comes_to_rest(nonsense, open_page, files):
+    """Events that call one another without end would starve the machine, and every other visitor."""
+    page = open_page(nonsense)
+    sent = requests_of(page)
+    steps = {
+        "an example": lambda: page.click("#examples .gallery-item"),
+        "another video": lambda: upload(page, files / "two.mkv"),
+        "two views": lambda: put(page, "#views", files / "own.mp4", files / "mute.mp4"),
+        "one view": page.locator("#views button[aria-label='Remove this file']").first.click,
+        "a sense off": lambda: page.uncheck("#senses input[name=audio]"),
+    }
+    for step, act in steps.items():
+        sent.clear()
+        act()
+        page.wait_for_timeout(4000)
+        assert 0 < len(sent) < 25, f"{step}: {len(sent)} events"
+        before = len(sent)
+        page.wait_for_timeout(1500)
+        assert len(sent) == before, f"{step}: the page goes on by itself"
 
 
 def put(page, place, *paths):
