@@ -98,7 +98,7 @@ def walk(container: InputContainer, picture: int | None = None) -> Walk:
             if packet.stream_index == picture and packet.size:
                 pts, dts = (NONE if x is None else x + shift for x in (timestamp(packet), packet.dts))
                 pos = -1 if packet.pos is None else packet.pos
-                row = (pts, dts, packet.duration or 0, packet.is_keyframe, pos, packet.size)
+                row = (pts, dts, packet_length(packet), packet.is_keyframe, pos, packet.size)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
                 if len(columns[0]) > LIMITS.max_pictures:
@@ -211,6 +211,16 @@ def _adts_seconds(header: bytes) -> Fraction | None:
     return Fraction(ADTS_SAMPLES * blocks, ADTS_RATES[rate]) if rate < len(ADTS_RATES) else None
 
 
+def packet_length(packet: av.Packet) -> int:
+    """How long a packet lasts in its time base; 0 where it does not say.
+
+    Below 0 for the last packet of an Ogg track that is all padding, and where the one before is so in part:
+    the track ends before it begins. FFmpeg adds 2^32 to such a length.
+    """
+    length = packet.duration or 0
+    return length - 2**32 if 2**31 <= length < 2**32 else length
+
+
 class _Clock:
     """Keeps the clock of each track running where files were joined and it begins anew."""
 
@@ -231,7 +241,7 @@ class _Clock:
         elif jump > RESET / packet.time_base:
             shift = max(0, shift - jump)  # a single wrong timestamp is over
         self.shifts[index] = shift
-        self.next[index] = packet.dts + shift + (packet.duration or 0)
+        self.next[index] = packet.dts + shift + packet_length(packet)
         return shift
 
 
@@ -251,14 +261,15 @@ class _Ends:
         if shown is None or packet.is_discard:
             return
         stream, base = packet.stream, packet.time_base
-        length = float((packet.duration or 0) * base)
+        length = float(packet_length(packet) * base)
         if not length and isinstance(stream, av.VideoStream):
             rate = stream.average_rate or stream.guessed_rate
             length = float(1 / rate) if rate and 1 <= rate <= 1000 else FRAME
         second = float((shown + shift) * base)
         reordered = isinstance(stream, av.VideoStream)
         previous = self.last.get(stream.index, (-math.inf, 0.0))
-        if second >= previous[0] if reordered else second + length >= sum(previous):
+        padding = length < 0 and second >= previous[0]
+        if padding or (second >= previous[0] if reordered else second + length >= sum(previous)):
             self.last[stream.index] = second, length
 
     def seconds(self) -> dict[int, float]:

@@ -495,3 +495,12 @@ def test_ordinary_clips_keep_the_exact_length_of_their_picture(tmp_path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")))
         container.mux(stream.encode())
     assert probe(path).duration == pytest.approx(31 * 1001 / 30000, abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.2, 0.298, 1.5])
+def test_an_ogg_file_whose_last_packet_is_all_padding_ends_where_its_sound_does(tmp_path, seconds, rate):
+    source = f"sine=frequency=440:duration={seconds}:sample_rate={rate}"
+    path = ffmpeg(tmp_path / "short.ogg", "-f", "lavfi", "-i", source, "-c:a", "libvorbis")
+    assert probe(path).duration == pytest.approx(seconds, abs=0.001)
+    assert read_audio(path, rate).duration == pytest.approx(seconds, abs=0.06)

@@ -133,6 +133,15 @@ def test_threads_are_answered_at_once_and_each_gets_its_own_result():
     slow.join(60)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_call_leaves_no_answer_behind():
     def interrupt():
         time.sleep(0.3)
