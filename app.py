@@ -3,6 +3,7 @@
 import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything that may touch CUDA
 
 # isort: split
+import logging
 import os
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled, and the compiler takes long to load
@@ -10,8 +11,10 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled, and th
 from lynx.ui import launch
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("lynx.ui").setLevel(logging.INFO)  # who may do what here, in a line
     launch(
         host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-        hosted=bool(os.environ.get("SPACE_ID")),  # set on every Space
+        variables=os.environ,
     )

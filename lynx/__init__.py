@@ -36,7 +36,8 @@ def load(
 ) -> "Lynx":
     """Load a backbone and its adapters: the start of everything.
 
-    source: "lynx-tiny" (embedded), a catalog name, a folder, or a Hub id. adapters: folders or Hub ids.
+    source: "lynx-tiny" (embedded), a catalog name, a folder, or a Hub id.
+    adapters: folders, Hub ids, or names of those that come with lynx, such as "audio".
     precision: auto | fp32 | bf16 | int8 | nf4. device: auto | cpu | cuda.
     Raises: BackboneError, AdapterError.
     """

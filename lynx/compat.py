@@ -7,7 +7,10 @@ here but in the file of its family, since a family is one file; their canary is 
 """
 
 import copy
+import logging
+import os
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -248,6 +251,16 @@ def keep_nf4_layout(model: "nn.Module") -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+class _NoKernel(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_NoKernel())
+"""On processors with AVX512-BF16, bitsandbytes warns at its import, which PEFT does for every model, that a
+kernel to download is not there. It has another, and nothing is fetched here: users have nothing to do."""
+
+
 # --- huggingface_hub: where its files lie --------------------------------------------------------
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -295,6 +308,12 @@ def encoder_process(encoder: Any) -> Any:
     return encoder.proc
 
 
+def waiting_requests(blocks: Any) -> list[Any]:
+    """The requests of the events that wait in a page's queue, those that are being worked on left out."""
+    queues = blocks._queue.event_queue_per_concurrency_id.values()
+    return [event.request for queue in queues for event in queue.queue]
+
+
 def accept_fewer_inputs(blocks: Any) -> Any:
     """A subclass of gradio's `Blocks` whose endpoints take None for inputs that a client left out at the end.
     So clients written for fewer inputs are still answered.
@@ -306,6 +325,33 @@ def accept_fewer_inputs(blocks: Any) -> Any:
             super().validate_inputs(block_fn, inputs)
 
     return Lenient
+
+
+def gradio_folder_of_owner() -> str | None:
+    """The folder that the owner wants Gradio's files in, made where it is missing; None: the system's."""
+    folder = os.environ.get("GRADIO_TEMP_DIR")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def keep_gradio_files_in(folder: Path) -> None:
+    """Let Gradio keep uploads, and copies of what it shows, in `folder`, from components made from now on."""
+    from gradio import routes
+
+    folder.mkdir()
+    os.environ["GRADIO_TEMP_DIR"] = routes.DEFAULT_TEMP_DIR = str(folder.resolve())  # read at its import
+
+
+def gradio_folder() -> str:
+    """Where Gradio keeps uploads, and copies of what it shows."""
+    return os.environ.get("GRADIO_TEMP_DIR") or str((Path(tempfile.gettempdir()) / "gradio").resolve())
+
+
+def leave_no_stray_file(component: Any) -> Any:
+    """A gradio `File`, whose preprocessing would leave an empty temporary file each time; returns it."""
+    component._process_single_file = lambda file: file.path
+    return component
 
 
 def on_zero_gpu() -> bool:

@@ -23,7 +23,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard
 from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 
 from lynx import compat
-from lynx.config import read_json_object
+from lynx.config import amount, read_json_object
 from lynx.errors import AdapterError, writing
 
 logger = logging.getLogger(__name__)
@@ -59,18 +59,26 @@ def parse_id(text: str) -> tuple[str, str | None] | None:
     return (repo, revision or None) if _ID.fullmatch(repo) and named else None
 
 
-def download(source: str, names: Sequence[str], revision: str | None = None) -> Snapshot:
+def download(
+    source: str, names: Sequence[str], revision: str | None = None, max_bytes: int | None = None
+) -> Snapshot:
     """Download the files called `names` of a repository, at the commit that its revision is now.
 
     source: "owner/name" or "owner/name@revision"; `revision` (a branch, tag or commit) wins over the latter.
-    Raises: AdapterError: no such repository or revision, private, unreachable and not in the cache.
+    max_bytes: of these files together, asked of the Hub before any is fetched; None for no limit.
+    Raises: AdapterError: no such repository or revision, private, too large, or neither reachable nor cached.
     """
     parsed = parse_id(source)
     if parsed is None:
         raise AdapterError(f"{source!r} is no Hub id: expected owner/name, or owner/name@revision")
     repo, revision = parsed[0], revision or parsed[1]
     with _explained(repo, revision, f"the Hub could not give {repo!r}"):
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(names)))
+        reachable = max_bytes is None or _measured(repo, revision, names, max_bytes)
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=list(names), local_files_only=not reachable
+            )
+        )
     commit = folder.name  # the cache's layout: see `compat.cached_snapshot`
     try:
         files = tuple(file.path for file in huggingface_hub.get_cached_repo_tree(repo, revision=commit))
@@ -78,6 +86,22 @@ def download(source: str, names: Sequence[str], revision: str | None = None) -> 
         files = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     logger.info("%s at commit %s: %s", repo, commit, folder)
     return Snapshot(repo, revision, commit, folder, files)
+
+
+def _measured(repo: str, revision: str | None, names: Sequence[str], max_bytes: int) -> bool:
+    """Whether the Hub can be asked how large these files are. Raises: AdapterError: more than the most."""
+    api = huggingface_hub.HfApi()
+    try:
+        files = list(api.list_repo_tree(repo, recursive=True, revision=revision))
+    except errors.HfHubHTTPError:  # an answer, and a refusal
+        raise
+    except (errors.HTTPError, ConnectionError):
+        return False
+    size = sum(getattr(file, "size", 0) for file in files if file.path in names)
+    if size > max_bytes:
+        found, most = amount(size, "bytes"), amount(max_bytes, "bytes")
+        raise AdapterError(f"{repo!r} has {found} on the Hub: at most {most} of an adapter are fetched here")
+    return True
 
 
 def place(snapshot: Snapshot, folder: Path, names: Sequence[str]) -> None:

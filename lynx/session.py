@@ -19,6 +19,7 @@ from lynx.backbones.attention import RowRecorder, recording
 from lynx.backbones.decoding import NextTokens, generate, stream_text
 from lynx.backbones.kv_cache import KvCache, prompt_labels
 from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
+from lynx.config import short_repr
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import behind_media
 from lynx.evidence.evidence import Evidence, answer_evidence
@@ -26,7 +27,7 @@ from lynx.evidence.replay import Answered, weights_of
 from lynx.modalities.inspection import notes_of
 from lynx.streams.budget import part_of, plan
 from lynx.streams.encoder import StreamEncoder
-from lynx.types import VIDEO, Moments, Stream
+from lynx.types import VIDEO, Moments, Stream, is_number
 
 Result = TypeVar("Result")
 History = list[dict[str, str]]
@@ -40,6 +41,15 @@ class Comparison:
     question: str
     answer: str
     without: Mapping[str, str]
+
+
+def _answer_options(max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """The options of `decoding.generate`. Raises: LynxError: they are no such numbers."""
+    if not (is_number(max_new_tokens) and max_new_tokens == int(max_new_tokens) >= 1):
+        raise LynxError(f"max_new_tokens is {short_repr(max_new_tokens)}: expected a whole number, 1 or more")
+    if not (is_number(temperature) and temperature >= 0):
+        raise LynxError(f"temperature is {short_repr(temperature)}: expected a number, 0 (greedy) or more")
+    return {"max_new_tokens": int(max_new_tokens), "temperature": temperature}
 
 
 class Session:
@@ -78,11 +88,15 @@ class Session:
         self._answered_history: History = []  # which ends in the answer that `evidence` is of
 
     def ask(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
-        """The answer, which joins the history. temperature: 0 is greedy. Raises: LynxError."""
-        options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        """The answer, which joins the history.
+
+        max_new_tokens: it ends there. temperature: 0 is greedy; above it tokens are drawn.
+        Raises: LynxError: no question, or nothing that it could be about: no media, or no sense that is on.
+        """
+        options = _answer_options(max_new_tokens, temperature)
 
         def answer() -> str:
-            messages, senses = self._messages_with(question), self._senses_on()
+            messages, senses = self._messages_with(question), self._senses_asked()
             text, join = self._generate(messages, senses, **options)
             join()
             return text
@@ -92,12 +106,12 @@ class Session:
 
     def stream(self, question: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer in pieces; it joins the history when the last one has been taken, or after `stop`."""
+        options = _answer_options(max_new_tokens, temperature)
         with self._answering():
-            messages, senses = self._messages_with(question), self._senses_on()
+            messages, senses = self._messages_with(question), self._senses_asked()
             joins: list[Callable[[], None]] = []
 
             def run(streamer: TextIteratorStreamer) -> None:
-                options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
                 joins.append(self._generate(messages, senses, streamer=streamer, **options)[1])
 
             def begin() -> tuple[str, Generator[str]]:
@@ -147,7 +161,7 @@ class Session:
         without: the sense, or the senses, that are left out one at a time; all but the video where not given.
         Raises: LynxError: such a sense is not on, no added sense is on, or there is no question.
         """
-        senses = self._senses_on()
+        options, senses = _answer_options(max_new_tokens, 0.0), self._senses_on()
         if without is None:
             without = [sense for sense in senses if sense != VIDEO]
         left_out = [without] if isinstance(without, str) else list(without)
@@ -163,7 +177,7 @@ class Session:
             texts = []
             for left in (None, *left_out):
                 chosen = tuple(sense for sense in senses if sense != left)
-                texts.append(self._generate(messages, chosen, max_new_tokens=max_new_tokens)[0])
+                texts.append(self._generate(messages, chosen, **options)[0])
                 with self.model.lock:  # the conversation continues with all senses: keep their cache longest
                     self.model.kv_caches.get(self, senses)
             return texts
@@ -260,14 +274,30 @@ class Session:
         return text, join
 
     def _messages_with(self, question: str) -> History:
+        if not isinstance(question, str):
+            raise LynxError(f"the question is {short_repr(question)}: expected a text")
         if not (question := question.strip()):
             raise LynxError("the question is empty")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise LynxError(f"the question holds {question[error.start]!r}, half a character") from error
         return [*self.history, {"role": "user", "content": question}]
 
     def _senses_on(self) -> tuple[str, ...]:
         if unknown := sorted(set(self.senses) - set(self.media)):
             raise MediaError(f"no media for {', '.join(unknown)}: this session has {', '.join(self.media)}")
         return tuple(sense for sense, on in self.senses.items() if on)
+
+    def _senses_asked(self) -> tuple[str, ...]:
+        """The senses that are on. Raises: MediaError where there is none: words alone would be guessed at."""
+        senses = self._senses_on()
+        if not self.media:
+            raise MediaError("there is nothing to ask about: give a video, a sound or other media")
+        if not senses:
+            off = ", ".join(self.senses)
+            raise MediaError(f"every sense is switched off ({off}): switch one on to ask about the clip")
+        return senses
 
     def _stream_keys(self, senses: Iterable[str]) -> dict[str, str]:
         return {name: self.model.stream_key(name, self.media[name], self.plan.times) for name in senses}

@@ -175,16 +175,16 @@ class Moments:
         for name in ("frames", "max_frames"):
             count = getattr(self, name)
             if count is not None and not (isinstance(count, int | np.integer) and count >= 1):
-                raise BackboneError(f"{name} is {count}: at least one moment has to be looked at")
-        if self.fps is not None and not (_is_number(self.fps) and self.fps > 0):
+                raise BackboneError(f"{name} is {count}: expected a whole number of moments, 1 or more")
+        if self.fps is not None and not (is_number(self.fps) and self.fps > 0):
             raise BackboneError(f"fps is {self.fps!r}: expected frames a second, above 0")
         if self.frames is not None and self.fps is not None:
             raise BackboneError(f"frames={self.frames} and fps={self.fps:g} both say how many: give one")
         if self.frames is not None and self.max_frames is not None:
             raise BackboneError("max_frames limits what fps gives: frames already says how many, give one")
-        if not (_is_number(self.start) and self.start >= 0):
+        if not (is_number(self.start) and self.start >= 0):
             raise MediaError(f"start is {self.start}: expected seconds of the recording, 0 or more")
-        if self.end is not None and not (_is_number(self.end) and self.end > self.start):
+        if self.end is not None and not (is_number(self.end) and self.end > self.start):
             raise MediaError(f"end is {self.end}: expected seconds after start, which is {self.start:g}")
 
     @property
@@ -213,7 +213,8 @@ class Moments:
         return sample_times(end - start, n) + start
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no bool."""
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return number and math.isfinite(value)
 

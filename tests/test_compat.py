@@ -3,7 +3,9 @@
 Other tests would fail as well, but far from the cause.
 """
 
+import importlib.util
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -282,6 +284,26 @@ def test_gradio_asks_validate_inputs_before_it_counts_them():
     assert isinstance(blocks, gr.Blocks)
 
 
+def test_a_queue_holds_the_requests_that_wait():
+    gr = pytest.importorskip("gradio")
+    with gr.Blocks() as blocks:
+        gr.Button().click(lambda: None)
+    blocks.queue()
+    assert compat.waiting_requests(blocks) == []  # tests/ui/test_waiting_limit.py has some that wait
+
+
+def test_bitsandbytes_is_quiet_about_a_kernel_that_is_not_there_and_about_nothing_else(caplog):
+    found = importlib.util.find_spec("bitsandbytes")
+    if found is not None:
+        source = Path(found.origin).parent / "backends" / "cpu" / "ops.py"
+        assert '"Failed to load CPU gemm_4bit_forward' in source.read_text()
+        assert "logging.getLogger(__name__)" in source.read_text(), "it warns by another logger now"
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no network")
+    logger.warning("Failed to load CPU %s", "anything else")
+    assert [record.getMessage() for record in caplog.records] == ["Failed to load CPU anything else"]
+
+
 def test_spaces_says_whether_this_is_zero_gpu(monkeypatch):
     pytest.importorskip("spaces")
     assert compat.on_zero_gpu() is False
@@ -289,3 +311,18 @@ def test_spaces_says_whether_this_is_zero_gpu(monkeypatch):
 
     monkeypatch.setattr(module, "Config", SimpleNamespace(zero_gpu=True))
     assert compat.on_zero_gpu() is True
+
+
+def test_gradio_keeps_files_in_the_folder_of_the_variable_and_a_file_leaves_no_other(tmp_path, monkeypatch):
+    gr = pytest.importorskip("gradio")
+    from gradio import routes
+    from gradio.data_classes import FileData
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(routes, "DEFAULT_TEMP_DIR", routes.DEFAULT_TEMP_DIR)
+    compat.keep_gradio_files_in(tmp_path / "kept")
+    assert compat.gradio_folder() == str(tmp_path / "kept") == routes.DEFAULT_TEMP_DIR
+    with gr.Blocks():
+        plain, ours = gr.File(), compat.leave_no_stray_file(gr.File())
+    sent = FileData(path=str(tmp_path / "a.mp4"))
+    assert str(plain.preprocess(sent)) == ours.preprocess(sent) == sent.path

@@ -28,7 +28,7 @@ OPTIONAL = (
 
 # A package that is not listed may be used anywhere. A path ends with / where it means a folder.
 CONFINED = {
-    "gradio": ("lynx/ui/",),
+    "gradio": ("lynx/ui/", "lynx/compat.py"),
     "spaces": ("lynx/ui/", "lynx/compat.py"),
     "av": ("lynx/media/",),
     "moviepy": ("lynx/compat.py",),
@@ -92,8 +92,9 @@ def test_every_place_of_a_package_is_there():
     assert not [place for place in places if not (ROOT / place).exists()]
 
 
-ENVIRONMENT = {"lynx/config.py", "lynx/media/worker.py"}
-"""What reads it besides the commands: the limits that a server's owner sets, and what starts processes."""
+ENVIRONMENT = {"lynx/compat.py", "lynx/config.py", "lynx/media/worker.py"}
+"""What reads it besides the commands: what tells Gradio where to
+keep files, the limits that a server's owner sets, and what starts processes."""
 
 
 def test_print_and_the_environment_stay_at_the_edge():

@@ -218,12 +218,49 @@ def test_a_sense_with_several_pictures_a_moment_is_budgeted_for(model):
     assert {sense: len(stream.tokens) for sense, stream in chat.encode().items()} == dict(chat.plan.tokens)
 
 
-def test_sound_alone_and_words_alone_are_conversations_too(model):
+def test_sound_alone_is_a_conversation_too(model):
     chat = model.chat(audio=sound(2.0), frames=4)
     assert chat.ask("what is it ?", max_new_tokens=4) is not None and chat.plan.duration == 2.0
-    words = model.chat()
-    assert words.ask("what is it ?", max_new_tokens=4) is not None and words.used == {}
-    assert words.evidence.share(0) == {"text": 1.0}
+
+
+def test_words_alone_are_refused_not_guessed_at_and_the_history_stays(model):
+    for ask in ("ask", "stream"):
+        with pytest.raises(MediaError, match="give a video"):
+            list(getattr(model.chat(), ask)("what is it ?"))
+    chat = model.chat(video=clip(), audio=sound(), frames=4)
+    chat.ask("what is it ?", max_new_tokens=4)
+    said, chat.senses = list(chat.history), {"video": False, "audio": False}
+    for call in (lambda: chat.ask("and now ?"), lambda: list(chat.stream("and now ?")), chat.retry):
+        with pytest.raises(MediaError, match=r"switched off \(video, audio\): switch one on"):
+            call()
+        assert chat.history == said and not chat.busy
+    chat.senses["video"] = True
+    assert chat.retry(max_new_tokens=4) and chat.compare(without="video", max_new_tokens=4).without["video"]
+
+
+@pytest.mark.parametrize("question", [None, 7, ["what is it ?"], b"what", "", " \n", "what is \ud800 ?"])
+def test_a_question_is_a_text(model, question):
+    chat = model.chat(video=clip(), frames=4)
+    with pytest.raises(LynxError, match="question"):
+        chat.ask(question)
+    with pytest.raises(LynxError, match="question"):
+        list(chat.stream(question))
+    assert chat.history == [] and not chat.busy
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"max_new_tokens": n} for n in (0, -1, 1.5, "8", True, None, float("nan"))),
+        *({"temperature": t} for t in (-0.1, float("inf"), float("nan"), "hot", True, None)),
+    ],
+)
+def test_length_and_temperature_of_an_answer_are_checked(model, wrong):
+    chat = model.chat(video=clip(), frames=4)
+    with pytest.raises(LynxError, match=f"^{next(iter(wrong))} is .* expected a"):
+        chat.ask("what is it ?", **wrong)
+    with pytest.raises(LynxError, match="expected a"):
+        list(chat.stream("what is it ?", **wrong))
 
 
 def test_a_sense_that_cannot_be_used_is_an_error(model, tmp_path):

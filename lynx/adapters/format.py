@@ -24,13 +24,13 @@ from torch import Tensor
 
 from lynx import compat, hub, modalities
 from lynx.adapters.lora_options import PEFT_CONFIG, check_targets, parse_settings
+from lynx.adapters.shipped import CONFIG, local_adapter, shipped
 from lynx.backbones import Backbone
 from lynx.config import LIMITS, LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
 from lynx.types import PLACEMENTS
 
 FORMAT = 3  # 2 brought type embeddings, 3 the number of frames
-CONFIG = "lynx_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_FRAMES = 100_000
 """Maximum moments of a clip that an adapter may say it was trained with."""
@@ -94,11 +94,19 @@ class AdapterFiles:
 
 
 def resolve_adapter(source: str | Path) -> Path:
-    """The folder of an adapter: a path that exists, else a Hub id ("owner/name", "owner/name@revision").
+    """The folder of an adapter: a path that exists, the name of one that comes with lynx, else a Hub id
+    ("owner/name", "owner/name@revision").
 
     Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
     """
-    return Path(source) if os.path.isdir(source) else fetch_adapter(str(source)).folder
+    if (folder := local_adapter(source)) is not None:
+        return folder
+    try:
+        return fetch_adapter(str(source)).folder
+    except AdapterError as error:
+        name = Path(source).name
+        also = f"; the one that comes with lynx is named {name!r}" if shipped(name) else ""
+        raise AdapterError(f"there is no folder {str(source)!r} here, and {error}{also}") from error
 
 
 def current_folder(folder: str | Path) -> Path:
@@ -107,14 +115,15 @@ def current_folder(folder: str | Path) -> Path:
     return new if os.path.isdir(new) else Path(folder)  # which is False where nobody may look
 
 
-def fetch_adapter(source: str, revision: str | None = None) -> hub.Snapshot:
+def fetch_adapter(source: str, revision: str | None = None, max_bytes: int | None = None) -> hub.Snapshot:
     """Download an adapter from the Hub to the local cache, pinned to a commit; weights are not read yet.
 
-    Raises: AdapterError: unavailable, or the repository holds a pickle or no adapter.
+    max_bytes: of all its files together. Raises: AdapterError: unavailable, larger than that, or the
+    repository holds a pickle or no adapter.
     """
     if hub.parse_id(source) is None:
         raise AdapterError(f"no adapter at {source!r}: expected a folder with {CONFIG}, or a Hub id")
-    snapshot = hub.download(source, FILES, revision)
+    snapshot = hub.download(source, FILES, revision, max_bytes)
     for name in snapshot.files:
         _refuse_pickle(f"{snapshot.repo}/{name}")
         if name.startswith("/") or ".." in name.split("/"):

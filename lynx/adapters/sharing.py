@@ -19,6 +19,7 @@ from lynx.adapters.model_card import model_card
 from lynx.adapters.saving import finish_saving
 from lynx.backbones import Backbone, parse_source
 from lynx.backbones.loading import get_family, read_config
+from lynx.config import LIMITS
 from lynx.errors import AdapterError, BackboneError
 
 
@@ -72,7 +73,7 @@ def describe(folder: Path) -> tuple[Adapter, str | None]:
 
 def describe_hub(source: str) -> tuple[Adapter, str]:
     """The same for an adapter on the Hub; only its description is downloaded."""
-    snapshot = hub.download(source, (CONFIG,))
+    snapshot = hub.download(source, (CONFIG,), max_bytes=LIMITS.max_json_bytes)
     return read_adapter_config(snapshot.folder), f"{snapshot.repo}@{snapshot.commit}"
 
 

@@ -337,7 +337,8 @@ class Backbone(ABC):
         ids, spans, positions = self.insert(self.prompt_ids(messages, with_media=bool(streams)), streams)
         if len(ids) >= self.context:
             limit = f"{self.source} takes fewer than {self.context}"
-            raise BackboneError(f"the prompt has {len(ids)} tokens, {limit}: use fewer frames")
+            advice = "use fewer frames, or a shorter question"
+            raise BackboneError(f"the prompt has {len(ids)} tokens, {limit}: {advice}")
         input_ids = torch.tensor([ids], device=self.device)
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         for stream in streams:

@@ -1,11 +1,20 @@
 """`lynx adapters`: list, check, pull, push and import adapters."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lynx.cli.registry import ADAPTERS, Options, Result, command, model_options, option, rendering_option
+from lynx.cli.registry import (
+    ADAPTERS,
+    Options,
+    Result,
+    command,
+    model_options,
+    option,
+    rendering_option,
+    table,
+)
 from lynx.config import Placement
 from lynx.errors import AdapterError, LynxError
 
@@ -13,18 +22,22 @@ from lynx.errors import AdapterError, LynxError
 @command(
     "adapters list",
     "lynx adapters list",
-    option("--dir", type=Path, default=ADAPTERS, help="where they are (default: adapters)"),
+    option("--dir", type=Path, help="where they are (default: adapters, and those that come with lynx)"),
 )
-def _list(options: Options) -> Result:
+def _list(options: Options) -> Result | str:
     """List the adapters of a folder: sense, backbone, revision and measured figures.
 
-    One that cannot be read is listed with the reason.
+    One that cannot be read is listed with the reason. What stands first is what --adapter takes.
     """
     from lynx.adapters.sharing import describe
+    from lynx.adapters.shipped import FOLDER
 
     found: Result = {}
-    for folder in _folders(options.dir):
-        name = str(folder) if str(folder).isprintable() else repr(str(folder))  # its escapes could hide lines
+    folders = {folder: str(folder) for folder in _folders(options.dir or ADAPTERS)}
+    if options.dir is None and not (ADAPTERS.is_dir() and ADAPTERS.samefile(FOLDER)):
+        folders |= {folder: folder.name for folder in _folders(FOLDER)}
+    for folder, given in folders.items():
+        name = given if given.isprintable() else repr(given)  # its escapes could hide lines
         try:
             adapter, revision = describe(folder)
         except LynxError as error:
@@ -37,7 +50,26 @@ def _list(options: Options) -> Result:
             "revision": revision,
             "metrics": dict(adapter.metrics),
         }
-    return found
+    return found if options.json else _listed(found)
+
+
+def _listed(found: Result) -> str:
+    """The adapters as a table, then why others cannot be used."""
+    rows = [
+        {"adapter": name, "sense": each["modality"], "backbone": each["backbone"]}
+        | {"revision": each["revision"], "measured": _measured(each["metrics"])}
+        for name, each in found.items()
+        if "unusable" not in each
+    ]
+    told = [table(rows)] if rows else []
+    told += [f"{name}: unusable: {each['unusable']}" for name, each in found.items() if "unusable" in each]
+    return "\n".join(told) or "no adapters here; `lynx adapters pull` downloads one"
+
+
+def _measured(metrics: Mapping[str, Any]) -> str:
+    """The shares among its figures, those of single parts left out."""
+    shares = {name: value for name, value in metrics.items() if isinstance(value, float) and 0 <= value <= 1}
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in list(shares.items())[:4]) or "-"
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -66,7 +98,7 @@ def _load_backbone(options: Options, source: Any) -> Any:
 @command(
     "adapters check",
     "lynx adapters check adapters/audio",
-    option("folder", metavar="DIR", help="folder or Hub id of the adapter"),
+    option("folder", metavar="DIR", help="folder, Hub id, or the name of one that comes with lynx"),
     model_options(named=True),
 )
 def _check(options: Options) -> Result:

@@ -1,5 +1,7 @@
 """`lynx chat` and `lynx map`: questions about a clip, and where its tokens lie, in the terminal."""
 
+import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -31,7 +33,13 @@ def _media_options(parser: Parser) -> None:
     media = parser.add_argument_group("media (each sense takes its own track of the file)")
     for name, modality in extensions.all().items():
         more = "; FILE#2 is its track 2" if modality.takes == "audio" else ""
-        media.add_argument(f"--{name}", metavar="FILE", help=f"take the {modality.label} of FILE{more}")
+        several: dict[str, Any] = {"action": "append"} if modality.takes == "view" else {}
+        more = "; repeatable" if several else more
+        text = f"take the {modality.label} of FILE{more}"
+        media.add_argument(f"--{name}", metavar="FILE", help=text, **several)
+    text = "second of the video at which a further view begins, below 0 if it began before; once for each of "
+    text += "them, in their order; default: with the video, or what offsets.json in a folder of clips says"
+    media.add_argument("--view-offset", type=float, action="append", default=[], metavar="S", help=text)
     recording_options(parser)
 
     group = parser.add_argument_group("moments that are looked at, evenly spread")
@@ -54,16 +62,55 @@ def _open_session(options: Options) -> Any:
 
     senses = extensions.all()
     media = {name: path for name in senses if (path := getattr(options, name))}
+    if not media:
+        raise LynxError("there is nothing to ask about: give --video FILE, --audio FILE or another medium")
+    around = [name for name in media if senses[name].takes == "view"]
+    if options.view_offset and not around:
+        raise LynxError("--view-offset says when a further view begins: give --multi_view FILE, too")
+    media |= {name: _views(media[name], options.view_offset) for name in around}
     deep = [name for name in media if senses[name].takes == "depth"]
     if (options.depth_unit or options.depth_up) and not deep:
         raise LynxError("--depth-unit and --depth-up say what the depth is: give --depth FILE, too")
-    folders = [name for name in media if Path(media[name]).is_dir() and senses[name].takes == "video"]
+    folders = [name for name in media if senses[name].takes == "video" and Path(media[name]).is_dir()]
     if options.folder_fps and not (deep or folders):
         raise LynxError("--folder-fps is the rate of a folder of pictures or depth maps: give one, too")
     media |= {name: recording(media[name], options) for name in dict.fromkeys((*deep, *folders))}
     model = load_model(options, *media)
     part = {"start": options.start, "end": options.end}
     return model.chat(frames=options.frames, fps=options.fps, max_frames=options.max_frames, **part, **media)
+
+
+def _views(files: list[str], offsets: list[float]) -> Any:
+    """The source of further views. Raises: LynxError: not one offset for each, or a folder with others."""
+    from lynx.modalities.multi_view import OFFSETS, View
+
+    if len(files) == 1 and not offsets:
+        return files[0]
+    if folders := [file for file in files if Path(file).is_dir()]:
+        raise LynxError(f"{folders[0]} is a folder: give it alone; {OFFSETS} in it says when its clips begin")
+    if offsets and (len(offsets) != len(files) or not all(map(math.isfinite, offsets))):
+        given = ", ".join(f"{offset:g}" for offset in offsets)
+        raise LynxError(f"--view-offset takes seconds, once for each of {len(files)} views, not {given}")
+    views: dict[str, View] = {}
+    for file, offset in zip(files, offsets or [0.0] * len(files), strict=True):
+        alike = sum(Path(other).stem == Path(file).stem for other in files[: len(views)])
+        views[f"{Path(file).stem} {alike + 1}" if alike else Path(file).stem] = View(file, offset)
+    return views
+
+
+def _answer_options(parser: Parser) -> None:
+    group = parser.add_argument_group("answers")
+    text = "of what is said: 0 always takes the likeliest word, 1 draws as the model finds likely; default: 0"
+    group.add_argument("--temperature", type=_temperature, default=0.0, metavar="X", help=text)
+    text = "an answer ends there, a word having one or more; default: 128"
+    group.add_argument("--max-new-tokens", type=count, default=128, metavar="N", help=text)
+
+
+def _temperature(text: str) -> float:
+    """The type of --temperature."""
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number, 0 or more")
+    return value
 
 
 def _film_options(parser: Parser) -> None:
@@ -110,6 +157,7 @@ def _evidence_options(parser: Parser) -> None:
     option(
         "--ask", action="append", default=[], metavar="QUESTION", help="repeatable; default: lines of stdin"
     ),
+    _answer_options,
     option("--without", metavar="SENSE", help="answer every question again without this sense"),
     _evidence_options,
     _film_options,
@@ -121,7 +169,8 @@ def _chat(options: Options) -> Result:
     turns: list[Result] = []
     for question in options.ask or filter(None, map(str.strip, sys.stdin)):
         pieces = []
-        for piece in session.stream(question):
+        drawn = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
+        for piece in session.stream(question, **drawn):
             pieces.append(piece)
             if not options.json:  # a person reads along
                 print(piece, end="", flush=True)
@@ -134,11 +183,19 @@ def _chat(options: Options) -> Result:
         if options.evidence:
             turn["evidence"] = _evidence(session, options, len(turns) + 1)
         if options.without:
-            turn["without"] = session.compare(without=options.without).without[options.without]
+            turn["without"] = _without(session, options)
         turns.append(turn)
+    if not turns:
+        raise LynxError("no question was asked: give --ask QUESTION, or a question a line on the input")
     if options.film:
         turns[-1]["film"] = _film(session, options)
     return {"turns": turns} if options.json else _for_people(turns)
+
+
+def _without(session: Any, options: Options) -> str:
+    """The last answer again without a sense."""
+    found = session.compare(without=options.without, max_new_tokens=options.max_new_tokens)
+    return str(found.without[options.without])
 
 
 def _for_people(turns: list[Result]) -> Result:

@@ -1,10 +1,13 @@
 """`lynx app` and `lynx env`: what runs here."""
 
+import errno
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import shutil
+import socket
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from lynx.cli.registry import Options, Result, adapter_option, command, count, m
 from lynx.config import LIMITS
 from lynx.errors import LynxError
 
+MAX_PORT = 65_535
 PARTS = {
     "library": ("torch", "transformers", "peft", "accelerate", "safetensors", "av"),
     "app": ("gradio", "spaces", "moviepy", "matplotlib"),
@@ -32,21 +36,47 @@ PARTS = {
     model_options(device=False),
 )
 def _app(options: Options) -> Result:
-    """Serve the app; without --adapter it begins with those of the checkout that fit the backbone."""
+    """Serve the app; without --adapter it begins with those that come with lynx and fit the backbone."""
+    from lynx.adapters.shipped import local_adapter
+
+    adapters = tuple(str(local_adapter(source) or source) for source in options.adapter)
+    _check_address(options.host, options.port)
     try:
         from lynx.ui import launch
         from lynx.ui.examples import find_adapters
         from lynx.ui.types import Setup
     except ModuleNotFoundError as error:
         raise LynxError(f"the app needs {error.name}: pip install 'lynx[app]'") from error
-    adapters = tuple(options.adapter) or find_adapters(options.backbone)
-    launch(options.host, options.port, Setup(options.backbone, options.precision, adapters))
+    logging.getLogger("lynx.ui").setLevel(logging.INFO)  # who may do what here, in a line
+    setup = None
+    if adapters or (options.backbone, options.precision) != (Setup.backbone, Setup.precision):
+        adapters = adapters or find_adapters(options.backbone)
+        setup = Setup(options.backbone, options.precision, adapters)
+    launch(options.host, options.port, setup, variables=os.environ)
     return {}
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises: LynxError: nothing can listen there; before the app is loaded."""
+    if port > MAX_PORT:
+        raise LynxError(f"port {port} is too high: give one up to {MAX_PORT} with --port")
+    try:
+        (family, kind, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            raise LynxError(f"port {port} is in use: give another one, such as --port {port + 1}") from error
+        if error.errno == errno.EACCES:
+            raise LynxError(f"port {port} cannot be used ({reason}): give another one with --port") from error
+        raise LynxError(f"{host!r} is no address of this machine ({reason}): give one with --host") from error
 
 
 @command("env", "lynx env --json")
 def _env(options: Options) -> Result:
-    """Show versions, device, caches, limits, and what is missing for the library and the app."""
+    """Show versions, device, caches, limits, who may do what in the app, and what is missing for it all."""
     import torch
 
     from lynx.hub import CACHE
@@ -77,6 +107,11 @@ def _env(options: Options) -> Result:
         import imageio_ffmpeg
 
         ffmpeg = str(imageio_ffmpeg.get_ffmpeg_exe())
+    app = None
+    if not missing["library"] and not missing["app"]:
+        from lynx.ui.host_policy import LOCAL_HOSTS, host_policy
+
+        app = str(host_policy(os.environ.get("GRADIO_SERVER_NAME", LOCAL_HOSTS[0]), os.environ))
     return {
         "lynx": lynx.__version__,
         "python": platform.python_version(),
@@ -86,6 +121,7 @@ def _env(options: Options) -> Result:
         "hub_cache": CACHE,
         "ffmpeg": ffmpeg,
         "limits": {LIMITS.variable(name): value for name, value in asdict(LIMITS).items()},
+        "app": app,
         "extensions": extensions,
         "missing": missing,
         "ready": not any(missing[part] for part in ("library", "app")),

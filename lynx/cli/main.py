@@ -15,6 +15,12 @@ from lynx.cli import adapters, chat, evaluation, machine, media, models, stages,
 from lynx.cli.registry import COMMANDS, Command, Result
 from lynx.errors import LynxError
 
+EXAMPLES = (
+    "lynx app",
+    'lynx chat --video clip.mp4 --audio clip.mp4 --ask "What sound do you hear?"',
+    "lynx inspect clip.mp4",
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
@@ -22,13 +28,18 @@ def main(argv: list[str] | None = None) -> int:
     name = next((name for name in (" ".join(words[:2]), " ".join(words[:1])) if name in COMMANDS), None)
     if name is None:
         return _overview(words)
+    if not sys.stderr.isatty():  # read when the library behind is imported, which some options need
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = COMMANDS[name]
     options = _parser(chosen).parse_args(words[len(name.split()) :])
     _set_logging(options.verbose)
     try:
         result = chosen.run(options)
         if result or options.json:
-            print(json.dumps(result, default=str) if options.json else _for_people(result))
+            if options.json:
+                print(json.dumps(result, default=str))
+            else:
+                print(result if isinstance(result, str) else _for_people(result))
         sys.stdout.flush()
     except LynxError as error:
         return _failed(str(error))
@@ -52,7 +63,6 @@ def _set_logging(verbose: bool) -> None:
     Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is.
     """
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         logging.getLogger("lynx.datasets.checking").setLevel(logging.INFO)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
@@ -84,6 +94,8 @@ def _overview(words: list[str]) -> int:
     print("usage: lynx COMMAND [options]\n", file=out)
     for each in listed or COMMANDS.values():
         print(f"  {each.name:<15} {each.summary}", file=out)
+    if len(listed) in (0, len(COMMANDS)):
+        print("", "examples:", *(f"  {each}" for each in EXAMPLES), sep="\n", file=out)
     print("\n`lynx COMMAND --help` lists a command's options, with an example.", file=out)
     return 0 if words and out is sys.stdout else 2
 

@@ -1,6 +1,6 @@
 """`lynx params`, `estimate`, `backbones`: what a model is made of, before it is loaded."""
 
-from lynx.cli.registry import Options, Result, command, count, model_options, option
+from lynx.cli.registry import Options, Result, command, count, model_options, option, table
 
 
 @command(
@@ -9,14 +9,18 @@ from lynx.cli.registry import Options, Result, command, count, model_options, op
     option("--backbone", required=True, help="catalog name, folder or Hub id"),
     option("--rank", type=count, default=64, help="rank of both LoRAs (default: 64)"),
 )
-def _params(options: Options) -> Result:
+def _params(options: Options) -> Result | str:
     """Count the parameters that one sense adds to a backbone, without loading its weights."""
     from lynx.adapters.lora import count_parameters
     from lynx.backbones import CATALOG
 
     counts: Result = dict(count_parameters(options.backbone, options.rank))
     row = CATALOG.get(options.backbone)
-    return counts | ({"paper": row.paper} if row is not None and row.paper else {})
+    paper = row.paper if row is not None else None
+    if options.json:
+        return counts | ({"paper": paper} if paper else {})
+    rows = [{"part": part, "parameters": n, "millions": n / 1e6} for part, n in counts.items()]
+    return table(rows) + (f"\n\nThe paper: {paper}" if paper else "")
 
 
 def _frame_size(text: str) -> tuple[int, int]:
@@ -57,7 +61,7 @@ def _estimate(options: Options) -> Result:
     "lynx backbones qwen2.5-vl-3b",
     option("name", nargs="?", help="a catalog name; default: all"),
 )
-def _backbones(options: Options) -> Result:
+def _backbones(options: Options) -> Result | str:
     """List the known backbones: Hub id, license, tokens a frame, memory in each precision, LoRA targets."""
     from lynx.backbones import CATALOG
     from lynx.backbones.estimate import describe
@@ -65,4 +69,14 @@ def _backbones(options: Options) -> Result:
 
     if options.name is not None and options.name not in CATALOG:
         raise BackboneError(f"{options.name!r} is not in the catalog: there are {', '.join(CATALOG)}")
-    return {name: describe(name) for name in CATALOG if options.name in (None, name)}
+    known = {name: describe(name) for name in CATALOG if options.name in (None, name)}
+    if options.json or options.name:
+        return known
+    columns = ("hub_id", "license", "tokens_a_frame")
+    rows = [
+        {"name": name}
+        | {column: row[column] for column in columns}
+        | {f"GB {precision}": size for precision, size in row["weights_gb"].items()}
+        for name, row in known.items()
+    ]
+    return f"{table(rows)}\n\n`lynx backbones NAME` shows all of one; `lynx estimate` says if it fits."

@@ -5,33 +5,39 @@ What a command needs is imported when it runs: `lynx --help` costs no torch.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lynx
-from lynx.errors import DataError, LynxError
+from lynx.config import read_json_object
+from lynx.errors import AdapterError, DataError, LynxError
 
 Parser = argparse.ArgumentParser
 Options = argparse.Namespace
 Result = dict[str, Any]
+Run = Callable[[Options], Result | str]
 Declare = Callable[[Parser], object]
 """Adds one option or several to the parser of a command."""
 
 ADAPTERS = Path("adapters")
 """Where trained adapters lie in a checkout, one folder a sense."""
+EMBEDDED = "lynx-tiny"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `run` does it, `declared` are its options; the function's docstring is its help."""
+    """A command: `run` does it, `declared` are its options; the function's docstring is its help.
+
+    `run` returns a dict, or a text for people, such as a `table`.
+    """
 
     name: str
     example: str
     declared: Sequence[Declare]
-    run: Callable[[Options], Result]
+    run: "Run"
 
     @property
     def summary(self) -> str:
@@ -42,10 +48,10 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(name: str, example: str, *declared: Declare) -> Callable[..., Callable[[Options], Result]]:
+def command(name: str, example: str, *declared: Declare) -> Callable[[Run], Run]:
     """Register a function as `lynx NAME`, with these options."""
 
-    def register(run: Callable[[Options], Result]) -> Callable[[Options], Result]:
+    def register(run: Run) -> Run:
         COMMANDS[name] = Command(name, example, declared, run)
         return run
 
@@ -74,7 +80,7 @@ def model_options(device: bool = True, named: bool = False) -> Declare:
 
 def adapter_option(parser: Parser) -> None:
     """The option that adds adapters."""
-    text = "folder or Hub id of an adapter; repeatable"
+    text = "an adapter: folder, Hub id, or the name of one that comes with lynx, such as audio; repeatable"
     parser.add_argument("--adapter", action="append", default=[], metavar="DIR", help=text)
 
 
@@ -200,10 +206,67 @@ def _tolerance(text: str) -> Any:
 
 
 def load_model(options: Options, *senses: str) -> Any:
-    """Load the model with the adapters asked for, by default those of the senses in `adapters/`, if any."""
-    own = [ADAPTERS / sense for sense in senses if (ADAPTERS / sense / "lynx_config.json").is_file()]
-    adapters = getattr(options, "adapter", []) or own
+    """Load the model with the adapters asked for, by default those of these senses in `adapters/`, or that
+    come with lynx, which were trained on the backbone.
+
+    Raises: AdapterError: there is none for a sense, or none where one was named; before anything is loaded.
+    """
+    from lynx.adapters.format import resolve_adapter
+
+    adapters = [resolve_adapter(source) for source in getattr(options, "adapter", [])]
+    for sense in senses if not adapters else ():
+        if (folder := _own_adapter(sense, options.backbone)) is not None:
+            adapters.append(folder)
+        elif sense != "video":
+            raise AdapterError(
+                f"{options.backbone} has no adapter for {sense!r}: give a folder or Hub id of one that was "
+                "trained on it with --adapter (`lynx adapters list` shows those here, `lynx adapters pull` "
+                f"downloads one, `lynx align --modality {sense}` and `lynx tune` train one)"
+            )
     return lynx.load(options.backbone, adapters=adapters, precision=options.precision, device=options.device)
+
+
+def _own_adapter(sense: str, backbone: str) -> Path | None:
+    """The adapter of that name in `adapters/`, or that comes with lynx; None where it is of another backbone.
+
+    One that cannot be read is returned: loading it says why.
+    """
+    from lynx.adapters.shipped import CONFIG, shipped
+
+    folder = ADAPTERS / sense if (ADAPTERS / sense / CONFIG).is_file() else shipped(sense)
+    if folder is None:
+        return None
+    try:
+        trained_on = read_json_object(folder / CONFIG).get("backbone")
+    except LynxError:
+        return folder
+    source = trained_on.get("source") if isinstance(trained_on, dict) else None
+    embedded = {source == EMBEDDED, backbone == EMBEDDED}  # of a path only loading can tell
+    return folder if len(embedded) == 1 else None
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for people: aligned columns under the names of the first row; numbers stand on the right."""
+    if not rows:
+        return ""
+    cells = [[str(name).replace("_", " ") for name in rows[0]]]
+    cells += [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    columns = zip(*(row.values() for row in rows), strict=True)
+    signs = [">" if all(isinstance(value, int | float) for value in column) else "<" for column in columns]
+    lines = [
+        "  ".join(f"{text:{sign}{width}}" for text, sign, width in zip(line, signs, widths, strict=True))
+        for line in cells
+    ]
+    return "\n".join(map(str.rstrip, lines))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @contextmanager

@@ -4,65 +4,94 @@ import spaces  # noqa: F401  first: a ZeroGPU Space needs it before anything tha
 
 # isort: split
 import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import MappingProxyType
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lynx.config import LIMITS
 from lynx.errors import LynxError
-from lynx.ui.adapter_policy import adapter_policy
 from lynx.ui.engine import Engine
-from lynx.ui.examples import ROOT, ExampleClip, find_adapters, find_examples
+from lynx.ui.examples import ExampleClip, find_examples
+from lynx.ui.host_policy import MENU, SPACE, first_setup, host_policy, is_hosted
 from lynx.ui.page import build
-from lynx.ui.types import EMBEDDED, Setup
+from lynx.ui.types import Setup
+from lynx.ui.visitors import Doorkeeper
+from lynx.ui.waiting_limit import WaitingLimit
 
 logger = logging.getLogger(__name__)
-
-BACKBONES = [
-    EMBEDDED,
-    *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
-    *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
-]
-"""Choices of the menu, which fit one GPU; any other name can be typed."""
 
 
 def launch(
     host: str = "127.0.0.1", port: int | None = 7860, setup: Setup | None = None,
     examples: list[ExampleClip] | None = None, engine: Engine | None = None,
-    block: bool = True, hosted: bool = False,
+    block: bool = True, variables: Mapping[str, str] = MappingProxyType({}),
 ) -> gr.Blocks:
     """Serve the page at host:port and return when the server ends, or as soon as it is ready if not `block`.
 
     setup: the model to begin with; the embedded one with the adapters of the checkout where not given.
-    hosted: strangers can reach it, whatever the host. Then, and on every host but this machine's own,
-    visitors may name no folder but those in `adapters/` and what `setup` has.
-    Raises: LynxError: an engine that reads any folder, for a page that strangers can reach.
+    variables: of the environment. With the host they say who comes, and what visitors may name: see
+    `lynx.ui.host_policy`.
+    Raises: LynxError: one of them is wrong, or an engine that takes anything, for a page for strangers.
     """
-    setup = setup or Setup(adapters=find_adapters(EMBEDDED))
-    policy = adapter_policy(host, ROOT / "adapters", setup.adapters, hosted)
-    engine = engine or Engine(policy=policy)
-    if policy.below and engine.models.policy.below is None:
+    policy = host_policy(host, variables, setup) if engine is None else engine.models.policy
+    if is_hosted(host, variables) and not policy.hosted:
         raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give a policy")
-    examples = find_examples() if examples is None else examples
-    blocks = build(engine, setup, BACKBONES, examples)
-    blocks.queue(default_concurrency_limit=8)
-    shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
-    blocks.launch(
-        server_name=host, server_port=port, theme=theme(), css_paths=Path(__file__).with_name("style.css"),
-        max_file_size=LIMITS.max_upload_bytes, allowed_paths=shown, prevent_thread_lock=True, ssr_mode=False,
-        footer_links=["api"], share=False,
-    )
-    setup, left_out = engine.models.without_broken(setup)
-    for reason in left_out:
-        logger.warning("%s", reason)
-    try:
-        engine.models.get(setup)  # after the page is up; questions asked meanwhile wait for it
-    except LynxError as error:
-        logger.warning("%s", error)  # the page says it to each visitor
-    if block:
-        blocks.block_thread()
-        engine.close()
+    logger.info("%s", policy)
+    setup = policy.named(setup) if setup else first_setup(policy)
+    backbones = list(policy.backbones if policy.hosted else MENU)
+    with ExitStack() as ending:
+        if block:
+            ending.enter_context(_sigterm_ends())
+        engine = engine or Engine(policy=policy)
+        examples = find_examples() if examples is None else examples
+        blocks = build(engine, setup, backbones, examples)
+        blocks.queue(default_concurrency_limit=8)
+        if block:
+            ending.callback(engine.close)
+            ending.callback(blocks.close, verbose=False)
+        shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
+        limit = Middleware(WaitingLimit, blocks, behind_proxy=SPACE in variables)
+        checks = [limit, Middleware(Doorkeeper, blocks.visitors)]
+        blocks.launch(
+            server_name=host, server_port=port, theme=theme(), ssr_mode=False, share=False,
+            css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            max_file_size=LIMITS.max_upload_bytes, allowed_paths=shown, prevent_thread_lock=True,
+            app_kwargs={"middleware": checks},
+        )
+        setup, left_out = engine.models.without_broken(setup)
+        for reason in left_out:
+            logger.warning("%s", reason)
+        try:
+            engine.models.get(setup)  # after the page is up; questions asked meanwhile wait for it
+        except LynxError as error:
+            logger.warning("%s", error)  # the page says it to each visitor
+        if block:
+            blocks.block_thread()
     return blocks
+
+
+@contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """Let SIGTERM end the program as if it had come to its end: Python deletes temporary files only then."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning
+        raise SystemExit(0)
+
+    if current_thread() is not main_thread():  # the only one that may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def theme() -> gr.themes.Base:
@@ -70,4 +99,12 @@ def theme() -> gr.themes.Base:
     sans = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     hues = {"primary_hue": gr.themes.colors.teal, "neutral_hue": gr.themes.colors.slate}
     mono = ("ui-monospace", "Menlo", "Consolas", "monospace")
-    return gr.themes.Base(**hues, radius_size=gr.themes.sizes.radius_lg, font=sans, font_mono=mono)
+    base = gr.themes.Base(**hues, radius_size=gr.themes.sizes.radius_lg, font=sans, font_mono=mono)
+    fill = "button_primary_background_fill"
+    # Gradio's own are too faint to be read by everyone: contrast of text is 4.5 or more (WCAG AA)
+    return base.set(
+        body_text_color_subdued="*neutral_500", input_placeholder_color="#5b6b82",
+        input_placeholder_color_dark="#a9b6c9",
+        **dict.fromkeys((fill, f"{fill}_dark"), "*primary_700"),
+        **dict.fromkeys((f"{fill}_hover", f"{fill}_hover_dark"), "*primary_800"),
+    )

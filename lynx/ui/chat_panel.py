@@ -12,7 +12,6 @@ from lynx.ui.engine import (
     Engine,
     seconds_needed,
     seconds_to_answer_and_explain,
-    seconds_to_compare,
 )
 from lynx.ui.evidence_panel import COMPUTING, EvidencePanel, Problem
 from lynx.ui.layout import Layout, Update
@@ -31,7 +30,7 @@ class ChatPanel:
         self.generate = spaces.GPU(duration=seconds_needed)(engine.answer)
         duration = seconds_to_answer_and_explain
         self.generate_and_explain = spaces.GPU(duration=duration)(engine.answer_and_explain)
-        self.compare = spaces.GPU(duration=seconds_to_compare)(engine.compare)
+        self.answer_without = spaces.GPU(duration=seconds_needed)(engine.answer_without)
 
     def on_ask(self, question: str, *media: Any) -> Iterator[Update]:
         """Stream an answer into the conversation; an error leaves all as it was, the question included."""
@@ -108,12 +107,20 @@ class ChatPanel:
         empty = {ui.chatbot: [], ui.notice: "", ui.comparison: ""}
         return {ui.chat: chat, **empty, **self.evidence.show(chat, None)}
 
-    def on_compare(self, question: str, *media: Any) -> Update:
-        """Answer the question in the box, or the last one, again without each added sense."""
+    def on_compare(self, question: str, *media: Any) -> Iterator[Update]:
+        """Answer the question in the box, or the last one, again without each added sense.
+
+        Each answer is asked for by itself and shown as it comes: on ZeroGPU all together would take longer
+        than what a visitor is granted, and elsewhere others are answered between two of them.
+        """
         ui, chat = self.ui, media[-1]
         try:
-            result = self.compare(self.request(question, *media))
+            request = self.request(question, *media)
+            senses = self.engine.to_leave_out(request)
+            asked = request.question or request.history[-1][0]
+            answers: dict[str | None, str | None] = dict.fromkeys((None, *senses))
+            for left in answers:
+                answers[left] = self.answer_without(request, left)
+                yield {ui.comparison: views.comparison(asked, answers, chat.labels), ui.notice: ""}
         except LynxError as error:
-            return {ui.comparison: "", ui.notice: views.notice(error)}
-        shown = views.comparison(result.question, result.answer, result.without, chat.labels)
-        return {ui.comparison: shown, ui.notice: ""}
+            yield {ui.comparison: "", ui.notice: views.notice(error)}

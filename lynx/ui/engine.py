@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lynx.config import short_repr
 from lynx.errors import LynxError, MediaError
 from lynx.streams.budget import same_file
 from lynx.types import VIDEO
-from lynx.ui.adapter_policy import ANY_FOLDER, AdapterPolicy
+from lynx.ui.host_policy import LOCAL, HostPolicy
 from lynx.ui.kept_answers import Downloads, KeptAnswers
 from lynx.ui.models import ModelCache
 from lynx.ui.sessions import SessionCache
@@ -36,7 +37,7 @@ from lynx.ui.types import (
 if TYPE_CHECKING:
     from lynx.evidence.evidence import Evidence
     from lynx.evidence.record import Record
-    from lynx.session import Comparison, Session
+    from lynx.session import Session
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
@@ -51,9 +52,9 @@ VALUES_AT_ONCE = 100_000
 
 
 class Engine:
-    """Answers requests with the models and sessions that it keeps. policy: which adapters may be named."""
+    """Answers requests with the models and sessions that it keeps. policy: what may be named."""
 
-    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: AdapterPolicy = ANY_FOLDER) -> None:
+    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: HostPolicy = LOCAL) -> None:
         self.max_new_tokens = max_new_tokens
         self.models = ModelCache(policy)
         self.downloads, self.answers = Downloads(), KeptAnswers()
@@ -70,6 +71,11 @@ class Engine:
         self.sessions.stop_all()
         for model in self.models.kept():
             model.lock.acquire(timeout=CLOSING)
+
+    def forget(self, conversation: str) -> None:
+        """Drop all that is kept of a conversation, its files included: its visitor has left."""
+        self.sessions.forget(conversation)
+        self._forget(conversation)
 
     def _forget(self, conversation: str) -> None:
         self.downloads.forget(conversation)
@@ -192,6 +198,8 @@ class Engine:
 
         request, model = given.request, self.models.get(given.request.setup)
         session = self.sessions.alone(request)
+        if gone := [sense for sense in request.senses if sense not in session.media]:
+            raise MediaError(f"there is nothing to read {', '.join(gone)} from any more: ask again")
         evidence = self.answers.get(given)
         if evidence is None:
             streams = session.encode() if request.senses else {}
@@ -213,18 +221,40 @@ class Engine:
         session.evidence, session.history = evidence, [*request.messages, said]
         return evidence, session
 
-    def compare(self, request: Request) -> "Comparison":
-        """Answer a question, or the history's last, again without each added sense. Raises LynxError."""
-        session, _ = self.sessions.open(request)
+    def to_leave_out(self, request: Request) -> tuple[str, ...]:
+        """The senses that a comparison leaves out, one at a time: those beside the video that the clip has.
+
+        Raises: LynxError where there is none, or no question.
+        """
+        if not request.question.strip() and not request.history:
+            raise LynxError("there is no question to compare yet")
+        session = self.sessions.alone(request)
+        found = tuple(sense for sense in self.sessions.frames(session, request, False)[0] if sense != VIDEO)
+        if not found:
+            raise LynxError("no sense beside the video is on: switch one on to see what its absence changes")
+        return found
+
+    def answer_without(self, request: Request, left: str | None = None) -> str:
+        """The answer to the question, or to the history's last, without a sense; None: with all.
+
+        The conversation's session is left alone, and the encoded clip is kept by the model. Raises LynxError.
+        """
+        if not request.question.strip():
+            *history, (question, _) = request.history
+            request = replace(request, question=question, history=tuple(history))
+        session = self.sessions.alone(request)
         self.sessions.frames(session, request)
-        return session.compare(request.question.strip() or None, max_new_tokens=self.max_new_tokens)
+        if left is not None:
+            session.senses[left] = False
+        session.history = request.messages[:-1]
+        return session.ask(request.question, max_new_tokens=self.max_new_tokens)
 
     def interface_map(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
         from lynx.backbones.memory import explain_out_of_memory
         from lynx.evaluation.interface import measure_interface
 
-        session, _ = self.sessions.open(request)
+        session = self.sessions.alone(request)
         self.sessions.frames(session, request)
         with explain_out_of_memory():
             return measure_interface(session)
@@ -263,13 +293,14 @@ class Engine:
         known = [sense.name for sense in senses]
         unknown = sorted(set(wanted or ()) - set(known))
         if unknown:
-            raise LynxError(f"There is no sense {', '.join(unknown)} here; loaded are {', '.join(known)}.")
+            named = ", ".join(name if name.isidentifier() else short_repr(name) for name in unknown[:3])
+            raise LynxError(f"There is no sense {named[:100]} here; loaded are {', '.join(known)}.")
         takes, clip = {sense.takes for sense in senses}, request.clip
         given = {AUDIO: clip.audio, DEPTH: clip.depth, VIEW: clip.views}
         unread = [kind for kind, files in given.items() if files and kind not in takes]
         if unread and wanted is None:
             raise LynxError(f"No sense here takes {unread[0]}; loaded are {', '.join(known)}.")
-        request = replace(request, senses=tuple(known if wanted is None else wanted))
+        request = replace(request, senses=tuple(known if wanted is None else dict.fromkeys(wanted)))
         media, notes = self.sessions.media(request)
         missing = [sense for sense in wanted or () if sense not in media]
         if missing:
@@ -282,15 +313,10 @@ def part_looked_at(session: "Session") -> tuple[float, float] | None:
     return None if session.plan.whole else (session.plan.start, session.plan.end)
 
 
-def seconds_needed(request: Request) -> int:
+def seconds_needed(request: Request, *_: object) -> int:
     """Maximum seconds of an answer on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
     return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
-
-
-def seconds_to_compare(request: Request) -> int:
-    """The same for an answer with all senses and one without each added one."""
-    return (1 + sum(sense != VIDEO for sense in request.senses)) * seconds_needed(request)
 
 
 def seconds_to_answer_and_explain(request: Request) -> int:

@@ -25,10 +25,12 @@ function signed(value, digits = 1) {
 // Without a plus: as in a sentence.
 const plain = (value, digits = 1) => signed(value, digits).replace("+", "");
 
+// No line ends inside of it.
 function percent(part) {
   const value = 100 * part;
-  if (value > 99.5 && value < 100) return "> 99 %";
-  return value >= 10 || value === 0 ? `${Math.round(value)} %` : value < 0.1 ? "< 0.1 %" : `${value.toFixed(1)} %`;
+  let text = value >= 10 || value === 0 ? String(Math.round(value)) : value < 0.1 ? "< 0.1" : value.toFixed(1);
+  if (value > 99.5 && value < 100) text = "> 99";
+  return `${text} %`.replaceAll(" ", "\u00a0");
 }
 
 // One digit, for small values two.

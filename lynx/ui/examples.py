@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from lynx.adapters.shipped import FOLDER
 from lynx.config import read_json_object
 from lynx.errors import AdapterError
 from lynx.types import VIDEO
@@ -20,7 +21,7 @@ from lynx.types import VIDEO
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
-"""The checkout; an installed package has none, and offers nothing."""
+"""The checkout; an installed package has none, and offers no examples."""
 QUESTIONS_SHOWN = 8
 Question = tuple[str, tuple[str, ...]]  # what is asked, and the modalities that an answer needs
 
@@ -74,19 +75,24 @@ def suggested_questions(questions: Sequence[Question], modalities: Collection[st
     return tuple(question for needs in order for question in by_need[needs] if question in chosen)
 
 
-def adapter_folders(root: Path = ROOT / "adapters") -> tuple[str, ...]:
+def adapter_folders(root: Path = FOLDER) -> tuple[str, ...]:
     """All adapter folders, broken ones included; relative to the working directory where it is above."""
     here, folders = Path.cwd(), sorted(path.parent for path in root.glob("*/lynx_config.json"))
     return tuple(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in folders)
 
 
-def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, ...]:
-    """Folders of the adapters that were trained on this backbone: of each modality the first that is whole.
+def find_adapters(backbone: str, root: Path = FOLDER) -> tuple[str, ...]:
+    """Folders of the checkout's adapters that `fitting` chooses."""
+    return fitting(backbone, adapter_folders(root))
+
+
+def fitting(backbone: str, folders: Sequence[str]) -> tuple[str, ...]:
+    """Those adapters that were trained on this backbone: of each modality the first that is whole.
 
     Two that hear the same recording were not trained to be on together; others can be chosen instead.
     """
     found: dict[str, list[str]] = {}
-    for folder in adapter_folders(root):
+    for folder in folders:
         path = Path(folder, "lynx_config.json")
         try:
             config = read_json_object(path)
@@ -98,7 +104,7 @@ def find_adapters(backbone: str, root: Path = ROOT / "adapters") -> tuple[str, .
             logger.warning("%s names no backbone and modality: it is not an adapter", path)
         elif trained_on.get("source") == backbone:
             found.setdefault(modality, []).append(folder)
-    return tuple(next(filter(_has_weights, folders), folders[0]) for folders in found.values())
+    return tuple(next(filter(_has_weights, each), each[0]) for each in found.values())
 
 
 def _has_weights(folder: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx.ui.types import GivenAnswer, Setup
+from lynx.ui.visitors import own_folder
 
 if TYPE_CHECKING:
     from lynx.evidence.evidence import Evidence
@@ -58,7 +59,7 @@ class Downloads:
     """A folder for each conversation that has files, deleted with it: the page has copied them by then."""
 
     def __init__(self) -> None:
-        self._root = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
+        self._root = own_folder("saved")
         self._folders: OrderedDict[str, tempfile.TemporaryDirectory] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -4,11 +4,13 @@ from typing import Any
 
 import gradio as gr
 
+from lynx.compat import leave_no_stray_file
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
 from lynx.ui.evidence_view import evidence_viewer
 from lynx.ui.examples import ExampleClip
+from lynx.ui.host_policy import LOCAL, HostPolicy
 from lynx.ui.types import AUDIO, DEPTH, VIEW, WHOLE, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
@@ -23,8 +25,10 @@ FULLSCREEN = ["fullscreen"]  # the button over a picture
 class Layout:
     """All components, as attributes. Built inside a `gr.Blocks`."""
 
-    def __init__(self, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> None:
-        self.setup, self.backbones, self.examples = setup, backbones, examples
+    def __init__(
+        self, setup: Setup, backbones: list[str], examples: list[ExampleClip], policy: HostPolicy = LOCAL
+    ) -> None:
+        self.setup, self.backbones, self.examples, self.policy = setup, backbones, examples, policy
         self.chat = gr.State(Chat("", setup))
         gr.HTML(views.HEADER, elem_id="header")
         self.hint = gr.HTML(views.hint(setup), elem_id="hint")
@@ -41,11 +45,14 @@ class Layout:
                         self._interface()
         # what `/ask` takes and gives: components, because they check that a file is an upload
         self.endpoint = gr.Button(visible=False)
+        several = [
+            gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")
+        ]
         self.given = [
-            *(gr.File(visible=False, label=name) for name in ("video", "audio")),
+            *map(leave_no_stray_file, (gr.File(visible=False, label=name) for name in ("video", "audio"))),
             gr.Textbox(visible=False, label="question"),
             gr.JSON(visible=False, label="senses"),
-            *(gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")),
+            *map(leave_no_stray_file, several),
             gr.Textbox(visible=False, label="offsets", value=None),
             *(gr.Textbox(visible=False, label=name, value=None) for name in ("start", "end")),
             *(gr.Number(visible=False, label=name, value=None) for name in ("fps", "max_frames", "track")),
@@ -54,12 +61,15 @@ class Layout:
         self.answer = gr.Textbox(visible=False, label="answer")
 
     def _model(self) -> None:
-        setup = self.setup
+        setup, policy = self.setup, self.policy
+        typed = "Hub ids of " + ", ".join(policy.owners) if policy.hosted else "Folders or Hub ids"
+        can_type = bool(policy.owners) or not policy.hosted
         with gr.Accordion(views.model_line(setup), open=False, elem_id="model") as self.model:
             with gr.Row():
                 self.backbone = gr.Dropdown(
-                    self.backbones, value=setup.backbone, label="Backbone", allow_custom_value=True,
-                    info="A name, a folder or a Hub id", scale=3, min_width=160, elem_id="backbone",
+                    self.backbones, value=setup.backbone, label="Backbone", scale=3, min_width=160,
+                    info=None if policy.hosted else "A name, a folder or a Hub id",
+                    allow_custom_value=not policy.hosted, elem_id="backbone",
                 )
                 self.precision = gr.Dropdown(
                     list(PRECISIONS), value=setup.precision, label="Precision", info="of its weights",
@@ -67,8 +77,8 @@ class Layout:
                 )
             self.adapters = gr.Dropdown(
                 list(setup.adapters), value=list(setup.adapters), label="Adapters", multiselect=True,
-                allow_custom_value=True, info="Folders or Hub ids; type one and press Enter",
-                elem_id="adapters",
+                info=f"{typed}; type one and press Enter" if can_type else None,
+                allow_custom_value=can_type, elem_id="adapters",
             )
             self.offers = gr.HTML(elem_id="offers")
             self.forecast = gr.HTML(elem_id="forecast")
@@ -101,9 +111,9 @@ class Layout:
             self.heard = gr.State(None)
         with gr.Row(elem_id="further"):
             with gr.Column(visible=False, min_width=200) as deep:
-                self.depth = gr.File(label=views.DEPTH, elem_id="depth", **upload)
+                self.depth = leave_no_stray_file(gr.File(label=views.DEPTH, elem_id="depth", **upload))
             with gr.Column(visible=False, min_width=200) as around:
-                self.views = gr.File(label=views.VIEWS, elem_id="views", **upload)
+                self.views = leave_no_stray_file(gr.File(label=views.VIEWS, elem_id="views", **upload))
                 self.offsets = gr.Textbox(
                     placeholder="They begin at (seconds): 0, 0.4", show_label=False, container=False,
                     max_lines=1, visible=False, elem_id="offsets",
@@ -146,6 +156,8 @@ class Layout:
         self.chatbot = gr.Chatbot(
             label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
+            # messages are HTML: a picture link, a formula or code that somebody typed is never made live
+            render_markdown=False, latex_delimiters=[],
         )
         self.notice = gr.HTML(elem_id="notice")
         with gr.Row(elem_id="asking", equal_height=True):

@@ -138,7 +138,7 @@ class MediaPanel:
                 return nothing  # files that no active sense reads are ignored
 
         own_sound = audio if sound == OTHER_FILE and AUDIO in chat.places else None
-        recording = given(DEPTH, lambda: self.uploads.depth(depth))
+        recording = given(DEPTH, lambda: self.uploads.depth(depth, chat.key))
         around = given(VIEW, lambda: further_views(further, offsets), ())
         moments = moments_of(start, end, fps, max_frames)
         tracks = self._tracks(video, sound, audio)

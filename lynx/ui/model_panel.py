@@ -17,12 +17,14 @@ class ModelPanel:
     """Its handlers."""
 
     def __init__(self, ui: Layout, engine: Engine) -> None:
-        self.ui, self.models, self.local = ui, engine.models, adapter_folders()
+        self.ui, self.models, policy = ui, engine.models, engine.models.policy
+        self.offered = tuple(policy.adapters) if policy.hosted else adapter_folders()
 
-    def on_load(self, chat: Chat) -> Update:
-        """A visitor arrives: give the conversation a key, and say what the model can sense."""
+    def on_load(self, chat: Chat, request: gr.Request | None = None) -> Update:
+        """A visitor arrives: give the conversation a key, the session's, and say what the model can sense."""
+        session = getattr(request, "session_hash", None)
         setup, left_out = self.models.without_broken(self.ui.setup)
-        update = self._set_up(replace(chat, key=chat.key or uuid4().hex), setup)
+        update = self._set_up(replace(chat, key=chat.key or session or uuid4().hex), setup)
         if left_out and not update[self.ui.notice]:
             update[self.ui.notice] = views.notice(" ".join(map(views.sentence, left_out)))
         return update
@@ -60,7 +62,10 @@ class ModelPanel:
     def on_choose(self, backbone: str | None, chosen: list[str] | None) -> Update:
         """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen."""
         ui, chosen = self.ui, chosen or []
-        options = self.models.options((backbone or "").strip(), (*chosen, *self.local))
+        try:
+            options = self.models.options((backbone or "").strip(), (*chosen, *self.offered))
+        except LynxError as error:  # no such backbone is offered
+            return {ui.adapters: gr.skip(), ui.offers: views.notice(error)}
         fitting = [option.source for option in options if not option.reason]
         adapters = gr.update(choices=fitting, value=[source for source in chosen if source in fitting])
         return {ui.adapters: adapters, ui.offers: views.adapter_options(options)}

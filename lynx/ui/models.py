@@ -10,7 +10,7 @@ import lynx
 from lynx import modalities
 from lynx.errors import LynxError
 from lynx.types import VIDEO
-from lynx.ui.adapter_policy import ANY_FOLDER, AdapterPolicy
+from lynx.ui.host_policy import LOCAL, HostPolicy, conceal
 from lynx.ui.types import EMBEDDED, AdapterOption, Sense, Setup
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ class ModelCache:
     """Loaded models by setup, the last few of them.
 
     A load takes up to minutes. Only what needs that model, or another load, waits for it.
-    policy: which adapters may be named. on_evicted: called with each setup whose model is dropped, so that
+    policy: what may be named. on_evicted: called with each setup whose model is dropped, so that
     others release it too.
     """
 
-    def __init__(self, policy: AdapterPolicy = ANY_FOLDER) -> None:
+    def __init__(self, policy: HostPolicy = LOCAL) -> None:
         self.policy = policy
         self.on_evicted: list[Callable[[Setup], None]] = []
         self._models: dict[Setup, Lynx] = {}  # the one used last at the end
@@ -42,26 +42,28 @@ class ModelCache:
         """The loaded model, which may replace older ones. Raises LynxError when it cannot be loaded."""
         if (model := self._kept(setup)) is not None:
             return model
-        with self._loading:
+        backbone = self.policy.backbone(setup.backbone)  # before anything is fetched, or makes room
+        folders = [(source, self.policy.folder(source)) for source in setup.adapters]
+        with self._loading, self.policy.concealed():
             if (model := self._kept(setup)) is not None:  # loaded for another visitor meanwhile
                 return model
             from lynx.adapters.format import fetch_adapter
 
-            folders = [(source, self.policy.folder(source)) for source in setup.adapters]  # before any fetch
             # folders, not names, are loaded: a Hub id must not be read as a folder of the same name
-            adapters = [folder or fetch_adapter(source).folder for source, folder in folders]
+            most = self.policy.max_adapter_bytes
+            adapters = [folder or fetch_adapter(source, max_bytes=most).folder for source, folder in folders]
             # room is made before the load, since two models may not fit into memory
             embedded = setup.backbone == EMBEDDED
-            most = EMBEDDED_MODELS_KEPT if embedded else 1
+            limit = EMBEDDED_MODELS_KEPT if embedded else 1
             with self._lock:
                 alike = [other for other in self._models if (other.backbone == EMBEDDED) == embedded]
-                gone = alike[: max(0, len(alike) + 1 - most)]
+                gone = alike[: max(0, len(alike) + 1 - limit)]
                 for other in gone:
                     del self._models[other]
             for other in gone:
                 for forget in self.on_evicted:
                     forget(other)
-            model = lynx.load(setup.backbone, adapters, setup.precision)
+            model = lynx.load(backbone, adapters, setup.precision)
             with self._lock:
                 self._models[setup] = model
             return model
@@ -106,23 +108,30 @@ class ModelCache:
         from lynx.adapters.sharing import describe, describe_hub
 
         folder = self.policy.folder(source)
-        return describe(folder) if folder else describe_hub(source)
+        with self.policy.concealed():
+            return describe(folder) if folder else describe_hub(source)
 
     def options(self, backbone: str, sources: Sequence[str]) -> tuple[AdapterOption, ...]:
-        """What each adapter is and whether it fits the backbone, loaded or not."""
+        """What each adapter is and whether it fits the backbone, loaded or not.
+
+        Raises: LynxError: the backbone is not offered.
+        """
         from lynx.adapters.sharing import mismatch
 
-        model = self.loaded(backbone)
+        model, given = self.loaded(backbone), self.policy.backbone(backbone)
         found = []
         for source in dict.fromkeys(sources):
             try:
                 adapter, revision = self._describe(source)
-                reason = mismatch(adapter, model.backbone if model is not None else backbone)
-                option = AdapterOption(source, adapter.modality, revision or "", reason)
+                reason = mismatch(adapter, model.backbone if model is not None else given)
+                option = AdapterOption(source, adapter.modality, revision or "", self._told(reason))
             except LynxError as error:
                 option = AdapterOption(source, reason=str(error))
             found.append(option)
         return tuple(found)
+
+    def _told(self, text: str) -> str:
+        return conceal(text) if self.policy.hosted else text
 
     def without_broken(self, setup: Setup) -> tuple[Setup, tuple[str, ...]]:
         """The setup without adapters whose folders are broken, and why each of those is left out.
@@ -144,12 +153,16 @@ class ModelCache:
     def forecast(self, setup: Setup) -> str:
         """The estimate of a conversation on this machine, as a sentence; nothing is loaded.
 
-        Raises LynxError when there is no such backbone, or it cannot be had in that precision here.
+        Raises LynxError for a backbone or an adapter that is not there, or not in that precision.
         """
         from lynx.backbones.estimate import estimate
 
+        backbone = self.policy.backbone(setup.backbone)
+        for source in setup.adapters:
+            self.policy.folder(source)
         names = [Path(source.partition("@")[0]).name for source in setup.adapters]
-        needed = estimate(setup.backbone, senses=names, precision=setup.precision).sentence
+        with self.policy.concealed():
+            needed = self._told(estimate(backbone, senses=names, precision=setup.precision).sentence)
         model = self.loaded(setup.backbone)
         commit = model.backbone.revision if model is not None else None
         return f"{needed}; loaded is its commit {commit[:COMMIT_SHOWN]}" if commit else needed

@@ -1,13 +1,12 @@
 """The page: which handler an event calls. Handlers are thin, the engine works, the views draw."""
 
-from dataclasses import replace
 from functools import partial
-from uuid import uuid4
+from typing import Any
 
 import gradio as gr
 
-from lynx.compat import accept_fewer_inputs, on_zero_gpu
-from lynx.errors import LynxError
+from lynx.compat import on_zero_gpu
+from lynx.ui.ask import Ask, check
 from lynx.ui.chat_panel import ChatPanel
 from lynx.ui.engine import Engine
 from lynx.ui.evidence_panel import EvidencePanel
@@ -15,9 +14,8 @@ from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
 from lynx.ui.media_panel import MediaPanel
 from lynx.ui.model_panel import ModelPanel
-from lynx.ui.types import Clip, Request, Setup, depth_settings, moments_of
-from lynx.ui.uploads import further_views
-from lynx.ui.views import sentence
+from lynx.ui.types import Setup
+from lynx.ui.visitors import App, Visitors, workspace
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 """Events that use a model, or load one: they wait for one another, and nothing else waits for them."""
@@ -36,7 +34,9 @@ ANOTHER_CLIP = """(...clip) => {
     const study = document.querySelector("#study");
     if (now !== window.lynxClip) study?.classList.add("leaving");
     window.lynxClip = now;
-    setTimeout(() => study?.classList.remove("leaving"), 5000); // nothing stays hidden for good
+    clearTimeout(window.lynxLeaving); // that of an earlier change
+    // nothing stays hidden for good
+    window.lynxLeaving = setTimeout(() => study?.classList.remove("leaving"), 5000);
 }"""
 """Hides the evidence in the browser as soon as the clip is another; `EvidencePanel.on_clip` follows, then:"""
 SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving'); }"
@@ -44,10 +44,16 @@ SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving
 
 def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[ExampleClip]) -> gr.Blocks:
     """The page with its events and its endpoint, ready to launch."""
-    blocks_of = accept_fewer_inputs(gr.Blocks)  # clients from before `/ask` took so much are still answered
-    with blocks_of(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        Page(Layout(setup, backbones, examples), engine, blocks)
+    workspace()  # before the components, which remember where their files go
+    with App(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        page = Page(Layout(setup, backbones, examples, engine.models.policy), engine, blocks)
+        blocks.attend(page.visitors, engine.models.policy, {"ask": check})
     return blocks
+
+
+def _one(name: str) -> dict[str, Any]:
+    """`EXPLAIN` for events that take long: one of its kind at a time."""
+    return EXPLAIN | {"concurrency_id": name, "concurrency_limit": 1}
 
 
 class Page:
@@ -62,6 +68,8 @@ class Page:
         self.evidence_shown = [ui.shown, ui.chosen, ui.on_desk, ui.evidence, ui.evidence_view, ui.which]
         self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
+        self.visitors = Visitors(self._forget)
+        self.endpoint = Ask(engine, ui.setup, self.media.uploads, self.chat.generate, self._forget)
         self._wire_media(blocks)
         self._wire_conversation()
         self._wire_evidence()
@@ -95,11 +103,12 @@ class Page:
         typed += [ui.unit.input, ui.up.input]
         changes = [*files, *typed, ui.senses.input]
         changes += [state.change for state in (ui.depth_files, ui.view_files, ui.heard)]
-        emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
-        emptied.then(None, js=SAME_CLIP)
         clip = [ui.video, ui.sound, ui.audio, ui.depth, ui.views, *fields, ui.track, ui.unit, ui.up]
         deep, around = ([box.upload, box.clear, box.delete] for box in (ui.depth, ui.views))
+        # before the others, since the page waits for the server to take one event before the next begins
         gr.on([*files, *typed, *deep, *around, ui.track.input], None, clip, None, js=ANOTHER_CLIP, **LIGHT)
+        emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
+        emptied.then(None, js=SAME_CLIP)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
@@ -119,7 +128,7 @@ class Page:
         asking = [ui.question, *media]
         answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison]
         answered += self.evidence_shown
-        quiet = MODEL | {"show_progress": "hidden"}
+        quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}  # the place in the queue
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
         tried = picked.then(chat.on_ask, asking, answered, **quiet)
@@ -131,12 +140,12 @@ class Page:
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
-        ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **MODEL)
+        ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **_one("compare"))
 
         drawing = [ui.interface.select, ui.draw_map.click]
-        gr.on(drawing, evidence.on_map, media, [ui.map, ui.distances, ui.notice], **MODEL)
+        gr.on(drawing, evidence.on_map, media, [ui.map, ui.distances, ui.notice], **_one("map"))
         public = MODEL | {"api_visibility": "public"}
-        ui.endpoint.click(self.ask, ui.given, ui.answer, api_name="ask", **public)
+        ui.endpoint.click(self.endpoint.ask, ui.given, ui.answer, api_name="ask", **public)
 
     def _wire_evidence(self) -> None:
         ui, evidence = self.ui, self.evidence
@@ -152,38 +161,9 @@ class Page:
             saved = button.click(write, [ui.shown, ui.chosen], [ui.download, ui.film_notes], **ASIDE)
             saved.success(None, js=DOWNLOAD)
         filmed = [ui.film, ui.film_notes]
-        film = EXPLAIN | {"concurrency_id": "film", "concurrency_limit": 1}  # drawing it takes long
-        ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **film)
+        ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **_one("film"))
 
-    def ask(
-        self, video: str | None, audio: str | None, question: str, senses: list[str] | None,
-        depth: list[str] | None = None, views: list[str] | None = None, offsets: str | None = None,
-        start: str | None = None, end: str | None = None, fps: float | None = None,
-        max_frames: float | None = None, track: float | None = None, unit: str | None = None,
-        up: str | None = None,
-    ) -> str:
-        """Answer one question about a video, a sound file, depth, further views, or several of them.
-
-        senses: names such as ["video", "audio"]; all that the clip has where none are given. A sense that is
-        named and cannot be used is an error.
-        depth: PNGs with their text files, a .zip of them, a .npy stack, a video, a mesh or a point cloud.
-        views: further clips. offsets: when each begins, in seconds of the video, such as "0, 0.4".
-        start, end: the part that is looked at, in seconds, or as "1:30"; all where they are not given.
-        fps: so many moments a second, at most max_frames. track: index of the sound track in its file.
-        unit: meters of one step of depth, or "tum", "d405", "l515". up: the axis of a mesh that points up.
-        """
-        key, setup = uuid4().hex, self.engine.models.without_broken(self.ui.setup)[0]
-        try:
-            recording = self.media.uploads.depth(depth or ())
-            moments = moments_of(start, end, fps, max_frames)
-            heard = None if track is None else int(track)
-            around, known = further_views(views or (), offsets), depth_settings(unit, up)
-            clip = Clip(video, audio, recording, around, moments, heard, *known)
-            request = Request(key, setup, clip, (), question=question.strip(), strict=bool(senses))
-            request = replace(request, senses=self.engine.usable(request, senses))
-            *_, reply = self.chat.generate(request)
-        except LynxError as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
-        finally:
-            self.engine.sessions.forget(key)
-        return reply.answer
+    def _forget(self, conversation: str) -> None:
+        """Delete what a conversation, or a request, has left."""
+        self.engine.forget(conversation)
+        self.media.uploads.forget(conversation)

@@ -51,15 +51,11 @@ class SessionCache:
         return session, notes
 
     def alone(self, request: Request) -> "Session":
-        """A session like the conversation's, which is left as it is and may be answering meanwhile.
-
-        Raises: LynxError where a sense that is on has no media any more.
-        """
+        """A session like the conversation's, which is left as it is and may be answering meanwhile."""
         media, _ = self.media(request)
-        if gone := [sense for sense in request.senses if sense not in media]:
-            raise MediaError(f"there is nothing to read {', '.join(gone)} from any more: ask again")
-        session = self._make(self.models.get(request.setup), media, request.senses, request)
-        session.senses = {sense: sense in request.senses for sense in session.media}
+        on = [sense for sense in request.senses if sense in media]
+        session = self._make(self.models.get(request.setup), media, on, request)
+        session.senses = {sense: sense in on for sense in session.media}
         return session
 
     @staticmethod

@@ -28,9 +28,11 @@ from lynx.media.maps import MAPS
 from lynx.media.mesh import MESHES
 from lynx.media.side_files import SETTINGS
 from lynx.modalities.depth import Depth
+from lynx.ui.visitors import own_folder
 
 KEPT_SECONDS = 3600.0  # since the last use; Gradio keeps the upload itself as long
 BUSY_SECONDS = 120.0  # since the last use: it may be read right now, and is not dropped for another upload
+COPIED_BYTES = 2**20  # at a time
 SINGLE_FILES = Depth.suffixes  # each a recording by itself
 KNOWN_SUFFIXES = (".txt", ".json", *SINGLE_FILES)
 SIDE_FILES = ("times.txt", "intrinsic_depth.txt", "intrinsics.txt", SETTINGS)  # of a folder
@@ -53,16 +55,18 @@ class Uploads:
     """A temporary folder of recordings put together from uploads; deleted when the process ends."""
 
     def __init__(self) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True)
+        self._temporary = own_folder("uploads")
         self._kept, self._drafts = Path(self._temporary.name, "kept"), Path(self._temporary.name, "drafts")
         self._kept.mkdir()
         self._drafts.mkdir()
         self._lock = Lock()  # guards only what is kept: drafts are filled without it
         self._sizes: dict[Path, int] = {}  # bytes of what is kept, and of drafts once they are known
+        self._owners: dict[Path, set[str]] = {}  # visitors who have it
 
-    def depth(self, files: Sequence[str]) -> str | None:
+    def depth(self, files: Sequence[str], visitor: str = "") -> str | None:
         """The file or folder that `lynx.media.depth` reads for these uploads; None where there are none.
 
+        visitor: whose they are; what is unpacked is deleted when all who have it are forgotten.
         Raises MediaError when they are not one recording of depth, damaged or too large, or the disk is full.
         """
         if not files:
@@ -81,9 +85,24 @@ class Uploads:
         if len(paths) == 1 and kinds <= {*SINGLE_FILES}:
             return str(paths[0])
         name = paths[0].name if len(paths) == 1 else f"{len(paths)} files"
-        return self._keep(paths, name, _unzip if kinds == {".zip"} else _gather)
+        return self._keep(paths, name, _unzip if kinds == {".zip"} else _gather, visitor)
 
-    def _keep(self, paths: Sequence[Path], name: str, fill: Fill) -> str:
+    def forget(self, visitor: str) -> None:
+        """Delete what no other visitor has."""
+        with self._lock:
+            for place, owners in list(self._owners.items()):
+                if visitor in owners:
+                    owners.discard(visitor)
+                    if not owners:
+                        self._delete(place)
+
+    def _delete(self, place: Path) -> int:
+        """Delete a recording; returns its bytes."""
+        shutil.rmtree(place, ignore_errors=True)
+        self._owners.pop(place, None)
+        return self._sizes.pop(place, 0)
+
+    def _keep(self, paths: Sequence[Path], name: str, fill: Fill, visitor: str) -> str:
         """The recording in a folder of that name, which is filled unless the same files were here before."""
         with _stored(name):
             digest = hashlib.blake2b(digest_size=12)
@@ -95,13 +114,15 @@ class Uploads:
                 self._drop(lambda age: age > KEPT_SECONDS)
                 if place.is_dir():
                     place.touch()
+                    self._owners.setdefault(place, set()).add(visitor)
                     return str(_recording(place / name))
             with self._draft() as draft:
-                fill(paths, draft / "whole" / name, partial(self._make_room, draft, name))
+                fill(paths, draft / "whole" / name, partial(self._make_room, draft, name, visitor))
                 with self._lock:
                     if not place.is_dir():  # else the same files were uploaded twice at the same time
                         (draft / "whole").rename(place)
                         self._sizes[place] = self._sizes.pop(draft)
+                    self._owners.setdefault(place, set()).add(visitor)
                     place.touch()
             return str(_recording(place / name))
 
@@ -114,14 +135,17 @@ class Uploads:
             finally:
                 with self._lock:
                     self._sizes.pop(Path(folder), None)
+                    self._owners.pop(Path(folder), None)
 
-    def _make_room(self, draft: Path, name: str, size: int) -> None:
+    def _make_room(self, draft: Path, name: str, visitor: str, size: int) -> None:
         """Drop the oldest unused recordings until a draft has room. Raises MediaError where it has none."""
         if size > LIMITS.max_unpacked_bytes:
             most = LIMITS.say("max_unpacked_bytes")
             raise MediaError(f"{name!r} holds {amount(size, 'bytes')}: at most {most} are read.")
         with self._lock:
-            self._sizes[draft] = size
+            self._sizes[draft], self._owners[draft] = size, {visitor}
+            if visitor:  # not an example of the app's own
+                self._make_room_of(visitor, name, size)
             over = sum(self._sizes.values()) - LIMITS.max_shelf_bytes
             if over > 0:
                 self._drop(lambda age: age > BUSY_SECONDS, over)
@@ -132,15 +156,33 @@ class Uploads:
                     f"visitors have {most}. Try again in a few minutes, or with less."
                 )
 
-    def _drop(self, old: Callable[[float], bool], bytes_: float = math.inf) -> None:
+    def _make_room_of(self, visitor: str, name: str, size: int) -> None:
+        """The same within what one visitor has."""
+
+        def mine() -> dict[Path, int]:
+            return {place: self._sizes.get(place, 0) for place, who in self._owners.items() if visitor in who}
+
+        if (over := sum(mine().values()) - LIMITS.max_visitor_bytes) > 0:
+            alone = [place for place in mine() if self._owners[place] == {visitor}]
+            self._drop(lambda age: age > BUSY_SECONDS, over, alone)
+        if sum(mine().values()) > LIMITS.max_visitor_bytes:
+            most = LIMITS.say("max_visitor_bytes")
+            raise MediaError(
+                f"There is no room for the {amount(size, 'bytes')} of {name!r} beside your other uploads "
+                f"now: a visitor has {most}. Try again in a few minutes, or with less."
+            )
+
+    def _drop(
+        self, old: Callable[[float], bool], bytes_: float = math.inf, among: Sequence[Path] | None = None
+    ) -> None:
         """Delete recordings whose seconds since their last use are `old`, oldest first, `bytes_` or more."""
         now = time.time()
-        ages = {place: now - place.stat().st_mtime for place in self._kept.iterdir()}
+        places = [place for place in self._kept.iterdir() if among is None or place in among]
+        ages = {place: now - place.stat().st_mtime for place in places}
         for place in sorted(ages, key=lambda place: -ages[place]):
             if bytes_ <= 0 or not old(ages[place]):
                 break
-            shutil.rmtree(place, ignore_errors=True)
-            bytes_ -= self._sizes.pop(place, 0)
+            bytes_ -= self._delete(place)
 
     def as_one_file(self, recording: Path) -> str:
         """A recording of depth as one file that could be uploaded: itself, or a .zip of its folder.
@@ -207,8 +249,9 @@ def _gather(files: Sequence[Path], folder: Path, make_room: Callable[[int], None
                 f"{', '.join(SIDE_FILES)} are read."
             )
         contents[name] = partial(path.open, "rb")
-    make_room(sum(path.stat().st_size for path in files))
-    _fill(contents, folder)
+    size = sum(path.stat().st_size for path in files)
+    make_room(size)
+    _fill(contents, folder, size)
 
 
 class _Archive(FileIO):
@@ -239,9 +282,10 @@ def _unzip(files: Sequence[Path], folder: Path, make_room: Callable[[int], None]
                     break
                 around += 1
             inside = [PurePosixPath(*path.parts[around:]) for path in members]
-            make_room(sum(member.file_size for member in members.values()))
+            size = sum(member.file_size for member in members.values())
+            make_room(size)
             opened_later = [partial(archive.open, member) for member in members.values()]
-            _fill(dict(zip(inside, opened_later, strict=True)), folder)
+            _fill(dict(zip(inside, opened_later, strict=True)), folder, size)
     except ZIP_ERRORS as error:
         if isinstance(error, OSError) and error.errno in NOT_STORED:
             raise
@@ -282,10 +326,10 @@ def _members(archive: ZipFile, name: str) -> dict[PurePosixPath, ZipInfo]:
     return dict(wanted)
 
 
-def _fill(contents: Contents, folder: Path) -> None:
+def _fill(contents: Contents, folder: Path, room: int) -> None:
     """Write files in ScanNet's form: maps that lie loose go to depth/, and what is called like one to pose/.
 
-    Raises MediaError where that makes no recording.
+    room: bytes that were announced for all of them. Raises MediaError where they are more, or no recording.
     """
     loose = {path.stem for path in contents if len(path.parts) == 1 and path.suffix.lower() in MAPS}
     folder.mkdir(parents=True)
@@ -296,7 +340,11 @@ def _fill(contents: Contents, folder: Path) -> None:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened() as source, target.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+            while piece := source.read(COPIED_BYTES):
+                room -= len(piece)
+                if room < 0:
+                    raise MediaError(f"{folder.name!r} is damaged: it holds more than it says.")
+                copy.write(piece)
     _recording(folder)
 
 

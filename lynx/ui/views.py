@@ -47,7 +47,9 @@ ASK_FIRST = (
     "Ask about the clip. Here you then see which sense, which moments and which parts of the pictures each "
     "word of the answer rests on."
 )
-_RIGHT = "In the miniature world its strongest place lay on what was asked about in {} % of 1,500 answers."
+_RIGHT = (
+    "In the miniature world its strongest place lay on what was asked about in {}\u00a0% of 1,500 answers."
+)
 RIGHT = {ATTRIBUTION: _RIGHT.format("94.3"), ATTENTION: _RIGHT.format("56.4"), HIDING: ""}
 """By method, a sentence: how often it is right in the miniature world. The same figures are in the table of
 methods in `docs/evidence.md`, which a test compares."""
@@ -124,15 +126,18 @@ ANSWERING = '<span class="answering"></span>'
 
 
 def messages(turns: Sequence[ChatTurn]) -> list[dict]:
-    """The conversation for the chat window; a line says where another clip or another model begins."""
+    """The conversation for the chat window, which takes it as HTML; what was asked and said stands as typed.
+
+    A line says where another clip or another model begins.
+    """
     said: list[tuple[str, str]] = []
     for before, turn in zip((None, *turns), turns, strict=False):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f"{escape(turn.clip.title)} · {escape(turn.setup.backbone)}"
             said.append(("assistant", f'<div class="divider">{line}</div>'))
-        answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
         said.append(("user", escape(turn.question, quote=False)))
-        said.append(("assistant", f"{answer}\n\n{turn.chips}" if turn.chips else answer))
+        answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
+        said.append(("assistant", f"<p>{answer}</p>{turn.chips}"))
     return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
 
 
@@ -170,16 +175,21 @@ def forecast(text: str) -> str:
     return f'<div class="budget"><div>{escape(_capital(text))}.</div></div>'
 
 
-def comparison(question: str, answer: str, without: Mapping[str, str], labels: Mapping[str, str]) -> str:
-    """The answer with all that is on, and beside it those without each sense; marked where they differ."""
-    words = [labels.get(sense, sense) for sense in without]
-    titles = [f"with {words[0] if len(words) == 1 else 'all'}", *(f"without {word}" for word in words)]
-    cards = ""
-    for title, (sense, said) in zip(titles, (("", answer), *without.items()), strict=True):
-        changed = f' changed" style="--sense:{_css(sense)}' if said != answer else ""
+def comparison(question: str, answers: Mapping[str | None, str | None], labels: Mapping[str, str]) -> str:
+    """The answer with all that is on, and beside it those without each sense; marked where they differ.
+
+    answers: by the sense that is left out, the one with all by None; None as long as it is not there yet.
+    """
+    left_out = [labels.get(sense, sense) for sense in answers if sense is not None]
+    cards, whole = "", answers[None]
+    for sense, said in answers.items():
+        title = f"without {labels.get(sense, sense)}" if sense is not None else "with all"
+        if sense is None and len(left_out) == 1:
+            title = f"with {left_out[0]}"
+        changed = f' changed" style="--sense:{_css(sense)}' if sense and said not in (None, whole) else ""
         chip, mark = "chip off" if sense else "chip", "<b>differs</b>" if changed else ""
         cards += f'<div class="card{changed}"><span class="{chip}">{escape(title)}</span> {mark}'
-        cards += f"<p>{escape(said) or '—'}</p></div>"
+        cards += f"<p>{'…' if said is None else escape(said) or '—'}</p></div>"
     return f'<div class="compare"><div class="asked">{escape(question)}</div>{cards}</div>'
 
 
@@ -228,7 +238,7 @@ def nothing_shown(choices: Sequence[tuple[str, int]]) -> str:
 
 def nothing_of(answer: str, choices: Sequence[tuple[str, int]]) -> str:
     """The same where an answer was given of which nothing was recorded."""
-    why = "it was given without any sense, or stopped" if answer.strip() else "it is empty"
+    why = "it was stopped" if answer.strip() else "it is empty"
     return _nothing(f"There is nothing to show of the last answer: {why}.", choices)
 
 

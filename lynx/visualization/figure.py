@@ -110,7 +110,7 @@ def evidence_figure(
     sheet.rule()
     for unit in dict.fromkeys(found["unit"] for found in wanted):
         _legend(sheet, unit)
-    sheet.write(_made_by(record), 17, QUIET, limit=3)
+    sheet.write(_made_by(record, wanted), 17, QUIET, limit=3)
     sheet.space(MARGIN)
     return sheet.image
 
@@ -156,15 +156,16 @@ def _legend(sheet: _Sheet, unit: str) -> None:
     sheet.space(GAP / 2)
 
 
-def _made_by(record: Record) -> str:
-    """Which model this is about, in a line."""
+def _made_by(record: Record, wanted: Sequence[Record]) -> str:
+    """Which model and which methods this is about, in a line."""
     parts = []
     if backbone := record["backbone"]:
         added = ", ".join(adapter["name"] for adapter in record["adapters"])
         parts.append(f"Model: {backbone['name']}" + (f" with {added}" if added else ""))
     methods = dict.fromkeys(
         each["method"] + "".join(f", {key} {value}" for key, value in each["parameters"].items())
-        for each in record["attributions"]
+        for each in wanted
     )
-    parts.append("Method: " + "; ".join(methods))
+    if methods:
+        parts.append("Method: " + "; ".join(methods))
     return ". ".join(parts) + "."

@@ -1,7 +1,9 @@
+import ast
 import dataclasses
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapt
 
 import lynx
 from lynx.adapters.saving import save_adapter
+from lynx.adapters.shipped import FOLDER, adapters_in
 from lynx.cli.main import main
 from lynx.cli.registry import COMMANDS
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
@@ -52,6 +55,8 @@ def test_the_overview_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert all(f"  {name} " in out for name in COMMANDS)
+    examples = re.findall(r"^  lynx (\w+)", out, re.M)
+    assert "examples:" in out and len(examples) >= 3 and set(examples) <= set(COMMANDS)
     assert run(capsys)[0] == 2, "no command at all is wrong usage"
 
 
@@ -85,6 +90,10 @@ def test_every_command_has_help_with_an_example_that_it_accepts(capsys, name):
         ("chat", "--start", "soon"),
         ("map", "--end", "1:75"),
         ("chat", "--depth-unit", "inch"),
+        ("chat", "--temperature", "-1"),
+        ("chat", "--temperature", "nan"),
+        ("chat", "--max-new-tokens", "0"),
+        ("chat", "--view-offset", "soon"),
         ("chat", "--depth-up", "north"),
         ("align", "--lr", "high"),
         ("adapters", "pull"),
@@ -435,6 +444,130 @@ def test_adapters_check_refuses_what_is_no_adapter(capsys, tiny, tmp_path):
     code, _, err = run(capsys, "adapters", "check", str(tmp_path), "--backbone", tiny)
     assert code == 1
     assert "lynx_config.json" in err and err.count("\n") == 1
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory, as of somebody who has installed the package."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path / "empty"
+
+
+def test_outside_the_checkout_adapters_are_found_by_name_or_by_the_medium(capsys, elsewhere):
+    bell = str(ROOT / "examples" / "bell" / "clip.mp4")
+    words = ("chat", "--audio", bell, "--ask", "What sound do you hear?", "--json")
+    for more in ((), ("--adapter", "audio"), ("--adapter", str(ROOT / "adapters" / "audio"))):
+        code, out, err = run(capsys, *words, *more)
+        assert (code, err) == (0, ""), err
+        assert json.loads(out)["turns"][0]["answer"] == "bell"
+    (elsewhere / "audio").mkdir()  # of recordings, say
+    code, out, err = run(capsys, *words, "--adapter", "audio")
+    assert code == 0 and json.loads(out)["turns"][0]["answer"] == "bell", err
+    code, out, _ = run(capsys, "adapters", "check", "sounds", "--json")
+    assert code == 0 and json.loads(out)["adapter"] == "sounds"
+    code, out, _ = run(capsys, "adapters", "list", "--json")
+    assert code == 0 and {"audio", "depth", "high_fps", "multi_view", "sounds"} <= set(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--ask", "hi"), "give --video FILE, --audio FILE"),
+        (("--audio", "clip.wav", "--backbone", "llava-onevision-0.5b"), "has no adapter for 'audio': give"),
+        (("--video", "clip.mp4", "--view-offset", "1"), "give --multi_view FILE, too"),
+        (("--multi_view", "a.mp4", "--view-offset", "1", "--view-offset", "-2"), "each of 1 views, not 1,"),
+        (("--multi_view", "a.mp4", "--multi_view", "b.mp4", "--view-offset", "nan"), "2 views, not nan"),
+        (("--multi_view", "a.mp4", "--multi_view", "."), ". is a folder: give it alone; offsets.json"),
+        (("--audio", "clip.wav", "--adapter", "audoi"), "no adapter at 'audoi'"),
+        (("--audio", "clip.wav", "--adapter", "adapters/audio"), "no folder 'adapters/audio' here"),
+    ],
+)
+def test_chat_says_what_to_give_before_a_model_is_loaded(capsys, elsewhere, monkeypatch, words, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, err = run(capsys, "chat", *words)
+    assert (code, out) == (1, "") and said in err and err.count("\n") == 1
+
+
+def test_a_mistyped_adapter_is_called_that_and_the_hub_is_not_asked(capsys, monkeypatch, elsewhere):
+    from lynx import hub
+
+    monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("the Hub was asked"))
+    (elsewhere / "adapters").symlink_to(ROOT / "adapters")
+    for command in (("adapters", "check"), ("app", "--adapter")):
+        for typed, said in (("adapters/audo", "no folder 'adapters/audo': adapters/ has audio, "),
+                            ("audoi", "comes with lynx: audio, depth, ")):  # fmt: skip
+            code, _, err = run(capsys, *command, typed)
+            assert code == 1 and said in err and "network" not in err and err.count("\n") == 1
+
+
+def test_a_port_in_use_names_the_option(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, _, err = run(capsys, "app", "--port", str(port))
+    assert code == 1 and err == f"lynx: port {port} is in use: give another one, such as --port {port + 1}\n"
+    code, _, err = run(capsys, "app", "--port", "99999")
+    assert code == 1 and "--port" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "app", "--host", "192.0.2.1")
+    assert code == 1 and "'192.0.2.1' is no address of this machine" in err and "--host" in err
+
+
+def test_people_get_tables(capsys):
+    code, out, _ = run(capsys, "adapters", "list")
+    head, *rows = out.splitlines()
+    assert code == 0 and head.split() == ["adapter", "sense", "backbone", "revision", "measured"]
+    (audio,) = (row for row in rows if row.startswith("adapters/audio "))
+    assert audio.split()[1:3] == ["audio", "lynx-tiny"] and "94.8 %" in audio
+    column = head.index("sense")
+    assert all(row[column - 1] == " " != row[column] for row in rows)
+    code, out, _ = run(capsys, "params", "--backbone", "llava-onevision-0.5b")
+    assert code == 0 and out.splitlines()[-1].split() == ["total", "68,685,824", "68.69"]
+    code, out, _ = run(capsys, "params", "--backbone", "internvl2.5-4b")
+    assert code == 0 and "144.9 M" in out.splitlines()[-1]
+    code, out, _ = run(capsys, "backbones")
+    assert code == 0 and "llava-hf/llava-onevision-qwen2-7b-ov-hf" in out and "GB nf4" in out.splitlines()[0]
+    assert max(map(len, out.splitlines()[:-2])) < 150
+    code, out, _ = run(capsys, "backbones", "qwen2.5-vl-3b")
+    assert code == 0 and "lora_targets:" in out
+
+
+def test_further_views_begin_when_they_are_said_to(capsys, tiny, clip, tmp_path):
+    model = lynx.load(tiny)
+    random_adapter(model, "multi_view", "multi_view")
+    save_adapter(model, "multi_view", tmp_path / "views")
+    words = ("chat", "--backbone", tiny, "--adapter", str(tmp_path / "views"), "--video", clip, "--json")
+    words += ("--frames", "4", "--ask", "what is it ?")
+    views = ("--multi_view", clip, "--multi_view", clip, "--view-offset", "0.5", "--view-offset", "-0.25")
+    code, out, err = run(capsys, *words, *views, "--evidence", "attention")
+    assert code == 0, err
+    (turn,) = json.loads(out)["turns"]
+    assert turn["used"]["multi_view"][0] == 8 and "does not record at 2 of 4" in " ".join(turn["notes"])
+    code, out, err = run(capsys, *words, "--multi_view", clip)
+    assert code == 0 and json.loads(out)["turns"][0]["notes"] == [], err
+
+
+def test_length_and_temperature_of_an_answer_are_options(capsys, tiny, clip):
+    words = ("chat", "--backbone", tiny, "--video", clip, "--frames", "2", "--ask", "what is it ?", "--json")
+
+    def answer(*more):
+        code, out, err = run(capsys, *words, *more)
+        assert code == 0, err
+        return json.loads(out)["turns"][0]["answer"]
+
+    whole, short = answer("--max-new-tokens", "12"), answer("--max-new-tokens", "2")
+    assert whole.startswith(short) and len(short) < len(whole)
+    torch.manual_seed(1)
+    assert answer("--max-new-tokens", "12", "--temperature", "5") != whole, "a random model draws anything"
+
+
+def test_the_adapters_that_travel_in_the_package_are_those_of_the_checkout():
+    kept = set(re.findall(r"^!/adapters/(\w+)/$", (ROOT / ".gitignore").read_text(), re.M))
+    (listed,) = re.findall(r"^ADAPTERS = (\(.*\))$", (ROOT / "setup.py").read_text(), re.M)
+    packed = {line.split("/")[1] for line in (ROOT / "MANIFEST.in").read_text().splitlines()}
+    assert kept == set(ast.literal_eval(listed)) == packed
+    assert kept <= set(adapters_in(FOLDER))
 
 
 def test_the_three_stages_make_an_adapter(capsys, tiny, tmp_path):

@@ -220,7 +220,7 @@ def test_little_memory_in_streams_and_comparisons(model, chat):
             list(third.stream(QUESTION))
         assert third.plan.frames == 3 and third.history == [] and not third.busy
         with pytest.raises(BackboneError, match="out of memory"):
-            model.chat().ask(QUESTION * 9)  # no frames to leave out
+            model.chat(video=clip(), frames=1).ask(QUESTION * 9)  # no frame to leave out
     assert third.ask(QUESTION, max_new_tokens=6) == expected
 
 

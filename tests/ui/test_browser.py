@@ -207,6 +207,31 @@ def requests_of(page):
     return sent
 
 
+TYPED = """what is ![this](http://192.0.2.1/picture.png) <img src="http://192.0.2.2/x.png" onerror="alert(1)">
+# a title
+* a *list* of **two**
+1. one
+    four spaces, `code`, $x^2$, $$y^2$$, \\(z\\) and [a link](http://192.0.2.3/) &amp; &lt;b>
+
+```mermaid
+graph TD
+```
+http://192.0.2.4/auto www.example.com someone@example.com <style>p { display: none }</style> | a | ~~b~~"""
+
+
+def test_what_is_asked_and_said_is_shown_as_typed(nonsense, open_page):
+    page = open_page(nonsense)  # which at its end counts the hosts that were asked
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    ask_and_stop(page, TYPED)
+    page.wait_for_selector("#chat .chips")
+    asked = page.locator("#chat .user.message").first
+    assert asked.inner_text().strip() == TYPED
+    for part in ("img", "a", "ul", "ol", "h1", "code", "pre", "table", "del", "em", "style", ".katex", "svg"):
+        assert asked.locator(f".message-content {part}").count() == 0, part
+    assert page.locator("#chat .bot.message p").count() == 1 and page.locator("#chat .chip").count() >= 3
+
+
 def test_the_page_comes_to_rest(nonsense, open_page, files):
     """Events that call one another without end would starve the machine, and every other visitor."""
     page = open_page(nonsense)
@@ -300,6 +325,39 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     budget.get_by_text("2.0–3.0 s").wait_for()
     ask_and_stop(page, "what is it ?")
     assert "picture · 2 frames · 2.0–3.0 s" in page.inner_text("#chat .chips")
+
+
+def test_evidence_leaves_at_once_with_its_clip_and_comes_back_with_it(nonsense, open_page):
+    page = open_page(nonsense)
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    ask_and_stop(page, "what do you hear ?")
+    word, budget = page.locator("#evidence-view .words button").first, page.locator("#budget")
+    word.wait_for()
+
+    held, events = [], "**/queue/join*"
+
+    def hold(route):
+        held.append(route)  # the server hears of nothing
+
+    page.route(events, hold)
+    fill(page, "#from", "2")
+    word.wait_for(state="hidden", timeout=4000)
+    for route in held:
+        route.continue_()
+    page.unroute(events)
+    budget.get_by_text("2.0–4.0 s").wait_for()
+    page.wait_for_selector("#no-evidence .note")
+
+    page.click("#examples .gallery-item")  # the same one, which has no such part
+    word.wait_for()
+    budget.get_by_text("2.0–4.0 s").wait_for(state="detached")
+    assert page.input_value("#from :is(input, textarea)") == ""
+    fill(page, "#from", "1")
+    budget.get_by_text("1.0–4.0 s").wait_for()
+    word.wait_for(state="hidden")
+    fill(page, "#from", "")
+    word.wait_for()
 
 
 def test_a_chosen_sound_track_is_heard_and_that_of_another_file_is_no_error(nonsense, open_page, files):

@@ -268,7 +268,7 @@ def click_cell(page, moment, row, column, lane=0):
 
 def figures(page):
     """What stands under each word."""
-    return page.locator("#view .word .figure").all_inner_texts()
+    return [text.replace("\u00a0", " ") for text in page.locator("#view .word .figure").all_inner_texts()]
 
 
 in_browser = pytest.mark.browser

@@ -3,10 +3,10 @@
 import json
 import pickle
 import re
-import runpy
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -32,8 +32,7 @@ from lynx.media.thumbnails import thumbnails
 from lynx.media.writer import write_video
 from lynx.types import Frames, Moments, Recording, Waveform
 from lynx.ui import launch, views
-from lynx.ui.adapter_policy import AdapterPolicy, adapter_policy
-from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed, seconds_to_compare
+from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed
 from lynx.ui.evidence_panel import COMPUTING
 from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
 from lynx.ui.kept_answers import ANSWERS_KEPT, CONVERSATIONS_KEPT
@@ -169,9 +168,10 @@ def test_a_sense_that_is_off_is_not_used(engine, setup, desk):
     assert set(reply.used) == {"video"} and set(reply.evidence.frames) == {"video"}
 
 
-def test_with_all_senses_off_words_alone_answer(engine, setup, desk):
-    *_, reply = engine.answer(request_for(setup, desk, senses=()))
-    assert reply.used == {} and reply.evidence is None and views.evidence(None) == ""
+def test_with_all_senses_off_words_alone_are_refused(engine, setup, desk):
+    with pytest.raises(MediaError, match="switch one on"):
+        list(engine.answer(request_for(setup, desk, senses=())))
+    assert views.evidence(None) == ""
 
 
 def test_a_video_without_sound_is_said_and_answered_from_the_picture(engine, setup, desk):
@@ -275,14 +275,21 @@ def test_a_film_goes_with_its_conversation(setup, desk, monkeypatch):
     assert len(list(folder.iterdir())) == CONVERSATIONS_KEPT and not list(folder.glob("*/answer.mp4"))
 
 
-def test_compare_gives_two_answers_and_leaves_the_history(engine, setup, desk):
+def test_comparing_leaves_the_conversation_as_it_is(engine, setup, desk):
     request = request_for(setup, desk, key="compare")
-    result = engine.compare(request)
     *_, reply = engine.answer(request)
+    session = next(kept for key, kept in engine.sessions._sessions.items() if key[0] == "compare")
+    before = dict(session.senses), list(session.history)
+    assert engine.to_leave_out(request) == ("audio",)
+    assert engine.answer_without(request) == reply.answer
+    silent = engine.answer_without(request, "audio")
+    assert (dict(session.senses), session.history) == before
     *_, without = engine.answer(replace(request, senses=("video",)))
-    assert (result.answer, result.without) == (reply.answer, {"audio": without.answer})
+    assert silent == without.answer
     last = replace(request, history=((request.question, reply.answer),), question="")
-    assert engine.compare(last).question == request.question
+    assert engine.answer_without(last, "audio") == silent, "the question of the history"
+    with pytest.raises(LynxError, match="no question"):
+        engine.to_leave_out(replace(request, question=" "))
 
 
 # --- what an answer rests on ---------------------------------------------------------------------
@@ -425,14 +432,12 @@ def test_all_senses_answer_together_and_are_shown(engine, full, desk):
 
 def test_each_added_sense_is_left_out_in_turn(engine, full, desk):
     request = everything(full, desk, "each")
-    result = engine.compare(request)
-    assert list(result.without) == list(ADDED)
+    assert engine.to_leave_out(request) == ADDED
     *_, reply = engine.answer(replace(request, senses=("video", "audio", "high_fps", "multi_view")))
-    assert result.without["depth"] == reply.answer
-    assert list(engine.compare(replace(request, senses=("depth", "video"))).without) == ["depth"]
+    assert engine.answer_without(request, "depth") == reply.answer
+    assert engine.to_leave_out(replace(request, senses=("depth", "video"))) == ("depth",)
     with pytest.raises(LynxError, match="switch one on"):
-        engine.compare(replace(request, senses=("video",)))
-    assert seconds_to_compare(request) == 5 * seconds_needed(request)
+        engine.to_leave_out(replace(request, senses=("video",)))
 
 
 def test_what_the_video_does_not_hold_is_a_note_and_a_bad_file_an_error(engine, full, desk):
@@ -648,111 +653,6 @@ def test_an_adapter_is_offered_where_it_fits_and_grayed_with_the_reason_where_no
     assert "projector" in engine.models.options(str(same_shape), [adapter])[0].reason
 
 
-@pytest.fixture
-def public(setup, desk, tmp_path, monkeypatch):
-    """An engine for strangers; where it runs there are adapters/audio and folders that are none of theirs."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(desk / "adapter", tmp_path / "adapters" / "audio")
-    for private in ("private", "owner/name"):
-        shutil.copytree(desk / "adapter", tmp_path / private)
-    (tmp_path / "adapters" / "link").symlink_to(tmp_path / "private")
-    (tmp_path / "adapters" / "up").symlink_to(tmp_path)
-    policy = adapter_policy("0.0.0.0", tmp_path / "adapters", setup.adapters)
-    return Engine(2, policy)
-
-
-NOT_OFFERED = (
-    *("/", "/root", "/root/nowhere", "{}/private", "private", "nowhere", "~", "~/.ssh", ".", "..", "", "\0"),
-    *("adapters", "adapters/", "adapters/..", "adapters/../private", "adapters/audio/../../private"),
-    *("{}/adapters", "{}/adapters/../private", "adapters/link", "{}/adapters/link", "adapters/up/private"),
-    *("adapters/up/nowhere/x", "//etc", "../{}", "owner/name/", "./owner/name"),
-    *("owner/name@../../../etc", "owner/name@/etc/hostname", "x" * 9000),
-)
-
-
-@pytest.mark.parametrize("typed", NOT_OFFERED)
-def test_strangers_can_name_no_folder_but_those_in_adapters(public, setup, tmp_path, typed):
-    source = typed.format(tmp_path)
-    (offer,) = public.models.options(setup.backbone, [source])
-    assert "cannot be given here: expected a folder in adapters/, or a Hub id" in offer.reason
-    assert repr(source)[:50] in offer.reason and len(sentence(LynxError(offer.reason))) < 300
-    told = offer.reason.replace(repr(source), "")
-    assert str(tmp_path) not in told and "lynx_config" not in told and not offer.modality
-    with pytest.raises(LynxError, match="cannot be given here") as error:
-        public.models.senses(replace(setup, adapters=(source,)))
-    assert str(error.value) == offer.reason and not public.models._models
-    with gr.Blocks() as blocks:
-        page = Page(Layout(setup, [], []), public, blocks)
-    update = page.model.on_setup(setup.backbone, "auto", [source], Chat("k", setup))
-    assert "annot be given here" in update[page.ui.notice] and update[page.ui.chat].setup == setup
-
-
-@pytest.mark.parametrize("name", ["private", "nowhere"])
-def test_a_refusal_is_the_same_whether_the_folder_is_there_or_not(public, setup, tmp_path, name):
-    path = str(tmp_path / name)
-    (offer,) = public.models.options(setup.backbone, [path])
-    assert offer.reason.replace(path, "X") == (
-        "'X' cannot be given here: "
-        "expected a folder in adapters/, or a Hub id (owner/name, owner/name@revision)"
-    )
-    shown = views.adapter_options([AdapterOption(each, reason="no") for each in ("owner/name", "owner/none")])
-    assert ">owner/name<" in shown and ">owner/none<" in shown, "only one of them is a folder here"
-
-
-def test_strangers_can_have_what_is_offered_and_what_the_owner_gave(public, setup, tmp_path):
-    offered = ["adapters/audio", str(tmp_path / "adapters" / "audio"), *setup.adapters]
-    assert [offer.reason for offer in public.models.options(setup.backbone, offered)] == ["", "", ""]
-    assert public.models.senses(replace(setup, adapters=("adapters/audio",))) == SENSES
-    assert public.models.senses(setup) == SENSES
-
-
-def test_a_hub_id_is_one_even_where_a_folder_has_its_name(public, setup):
-    """The tests run offline, so the Hub cannot give it; what counts is that it was asked."""
-    for source in ("owner/name", "owner/name@main"):
-        (offer,) = public.models.options(setup.backbone, [source])
-        assert "the Hub could not give 'owner/name'" in offer.reason
-        with pytest.raises(LynxError, match="the Hub could not give 'owner/name'"):
-            public.models.get(replace(setup, adapters=(source,)))
-    (local,) = Engine(2).models.options(setup.backbone, ["owner/name"])
-    assert local.reason == "" and local.modality == "audio"
-
-
-def test_a_refused_adapter_costs_nobody_their_model(public, setup):
-    model = public.models.get(setup)
-    with pytest.raises(LynxError, match="cannot be given"):
-        public.models.get(replace(setup, adapters=("/root",)))
-    assert public.models.get(setup) is model
-
-
-def test_the_host_decides_who_can_name_a_folder(tmp_path):
-    for host in ("127.0.0.1", "localhost", "::1"):
-        assert adapter_policy(host, tmp_path, ()) == AdapterPolicy()
-        assert adapter_policy(host, tmp_path, (), hosted=True).below == tmp_path
-    for host in ("0.0.0.0", "", "::", None, "192.168.0.2", "lynx.example", "127.0.0.1.example"):
-        assert adapter_policy(host, tmp_path, ("a",)) == AdapterPolicy(tmp_path, ("a",))
-
-
-def test_an_engine_for_this_machine_is_not_served_to_others(setup):
-    for more in ({"host": "0.0.0.0"}, {"hosted": True}):
-        with pytest.raises(LynxError, match="give a policy"):
-            launch(port=None, setup=setup, examples=[], engine=Engine(2), block=False, **more)
-
-
-@pytest.mark.parametrize("env", [{}, {"SPACE_ID": "a/b"}, {"GRADIO_SERVER_NAME": "0.0.0.0"}])
-def test_a_space_is_hosted(env, monkeypatch):
-    """app.py as a Space starts it; of the page's server only the address matters here."""
-    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    told = {}
-    monkeypatch.setattr("lynx.ui.launch", lambda **options: told.update(options))
-    runpy.run_path(str(Path(lynx.__file__).parents[1] / "app.py"), run_name="__main__")
-    policy = adapter_policy(told["host"], Path("adapters"), (), told["hosted"])
-    assert (policy.below is None) == (not env)
-
-
 @pytest.mark.parametrize("case", JSON_DAMAGES)
 def test_a_broken_folder_is_listed_with_the_reason_and_the_app_goes_on(setup, desk, tmp_path, case):
     engine, message = Engine(2), JSON_DAMAGES[case][2]
@@ -779,7 +679,7 @@ def test_a_visitor_is_told_which_adapter_was_left_out_and_is_answered(setup, des
     chat = update[page.ui.chat]
     assert chat.setup == setup and [sense.name for sense in chat.senses] == ["video", "audio"]
     assert "was left out" in update[page.ui.notice] and "r is inf" in update[page.ui.notice]
-    assert isinstance(page.ask(str(desk / "clip.mp4"), None, "what is it ?", ["audio"]), str)
+    assert isinstance(page.endpoint.ask(str(desk / "clip.mp4"), None, "what is it ?", ["audio"]), str)
 
 
 def test_offers_are_chips_and_notes():
@@ -800,9 +700,13 @@ def test_text_of_models_and_users_is_escaped(setup):
     evil = "<img src=x onerror=alert(1)>"
     turn = ChatTurn(evil, evil, setup, Clip("a.mp4"))
     shown = str(views.messages((turn, replace(turn, clip=Clip(f"{evil}.mp4")))))
-    pieces = [shown, views.notice(evil), views.comparison(evil, evil, {evil: "x"}, {evil: evil})]
+    pieces = [shown, views.notice(evil), views.comparison(evil, {None: evil, evil: "x"}, {evil: evil})]
     pieces.append(views.chips(Reply(evil, {evil: (1, 2.0)}, (evil,)), {"video": evil}, False))
     assert all("<img" not in piece for piece in pieces)
+    typed = "![x](http://a.b/c.png) $$x^2$$ *a* <b> & `c`"
+    shown = views.messages((replace(turn, question=typed),))
+    asked, said = (message["content"][0]["text"] for message in shown)
+    assert unescape(asked) == typed and "<" not in asked and said.startswith("<p>&lt;img")
 
 
 def test_chips_say_which_senses_were_used(setup):
@@ -987,10 +891,12 @@ def test_adapters_that_do_not_fit_cannot_be_chosen(page, setup, desk, tmp_path):
 
 def test_compare_needs_an_added_sense(page, setup, desk):
     chat = Chat("c", setup, SENSES)
-    off = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
+    (off,) = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat, ("video",)))
     assert "switch one on" in off[page.ui.notice]
-    on = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat))
-    assert "with sound" in on[page.ui.comparison] and "without sound" in on[page.ui.comparison]
+    updates = page.chat.on_compare("what ?", *media(desk, "clip.mp4", chat))
+    first, both = (update[page.ui.comparison] for update in updates)
+    assert "with sound" in both and "without sound" in both
+    assert "<p>…</p>" in first and "…" not in both, "each answer is shown as it comes"
 
 
 def test_the_map_and_the_film_are_of_the_clip_and_the_answer_at_hand(page, setup, desk):
@@ -1036,7 +942,9 @@ def test_how_often_each_method_is_right_is_said_as_in_the_docs():
     table = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
     for method, right in views.RIGHT.items():
         assert right in views.SENTENCES[method]
-        for figure in re.findall(r"\d[\d.,]*(?= %)", right):
+        figures = re.findall(r"\d[\d.,]*(?=\s%)", right)
+        assert bool(figures) == bool(right)
+        for figure in figures:
             assert f"{figure} %" in table, f"{method}: {figure} % is not in docs/evidence.md"
 
 
@@ -1045,12 +953,19 @@ def test_where_there_is_no_evidence_the_page_says_why(page, setup, desk):
     assert "Ask about the clip" in panel.show(Chat("none", setup, SENSES), None)[ui.nothing]
     chat, shown = asked(page, desk, "what ?", Chat("none", setup, SENSES))
     assert panel.on_answered(chat, shown, None)[ui.nothing] == ""
-    *_, last, done = page.chat.on_ask("and alone ?", *media(desk, "clip.mp4", chat, ()))
-    told = panel.on_answered(last[ui.chat], last[ui.shown], None, done[ui.problem])
-    assert told[ui.shown] is None and "without any sense" in told[ui.nothing]
+    last = replace(chat, turns=(*chat.turns, replace(chat.turns[-1], answer="stopped", evidence=None)))
+    told = panel.on_answered(last, None, None)
+    assert told[ui.shown] is None and "it was stopped" in told[ui.nothing]
     assert "Earlier answers" in told[ui.nothing] and told[ui.which]["visible"]
     elsewhere = (setup, Clip("other.mp4"))
-    assert "Ask about the clip" in panel.on_answered(last[ui.chat], None, elsewhere)[ui.nothing]
+    assert "Ask about the clip" in panel.on_answered(last, None, elsewhere)[ui.nothing]
+
+
+def test_with_all_senses_off_nothing_is_guessed_and_the_conversation_stays(page, setup, desk):
+    ui, chat = page.ui, Chat("off", setup, SENSES, (ChatTurn("q", "a", setup, Clip()),))
+    *_, last = page.chat.on_ask("and alone ?", *media(desk, "clip.mp4", chat, ()))
+    assert "Every sense is switched off" in last[ui.notice] and ui.chat not in last
+    assert last[ui.question] == "and alone ?" and len(last[ui.chatbot]) == 2
 
 
 class Choice:
@@ -1281,7 +1196,7 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
         ({"start": "3", "end": "2"}, "End is 2.0: expected seconds after start"),
         ({"fps": "many"}, "Frames a second: 'many' is no number"),
         ({"max_frames": "0"}, "Most frames: '0' is no number"),
-        ({"max_frames": "2.5"}, "at least one moment"),
+        ({"max_frames": "2.5"}, "expected a whole number"),
         ({"unit": "inch"}, "depth unit is 'inch'"),
     ],
 )

@@ -97,11 +97,11 @@ def test_an_upload_does_not_wait_for_another_that_is_unpacked(tmp_path, monkeypa
     first, second = (packed(tmp_path / f"{n}.zip", ["depth/0.png"], content=n.encode()) for n in "ab")
     shelf, started, go_on, fill = Uploads(), threading.Event(), threading.Event(), module._fill
 
-    def slow(contents, folder):
+    def slow(contents, folder, room):
         if folder.name == "a.zip":
             started.set()
             assert go_on.wait(20)
-        fill(contents, folder)
+        fill(contents, folder, room)
 
     monkeypatch.setattr(module, "_fill", slow)
     found = []

@@ -1,0 +1,143 @@
+"""What strangers may send to a hosted app: nothing is given away, each is refused with a sentence."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from served import file, hosted
+
+import lynx
+from lynx.ui.visitors import workspace
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+SECRET = "the owner's own words"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "secret.txt").write_text(SECRET)
+    with hosted(folder) as served:
+        gradio = Path(workspace().name, "gradio")
+        (gradio / "up").mkdir(parents=True)
+        (gradio / "up" / "link.mp4").symlink_to(folder / "secret.txt")
+        other = Path(workspace().name, "another")  # as what is unpacked for another visitor
+        other.mkdir()
+        (other / "0.npy").write_text(SECRET)
+        guess = hashlib.sha256(SECRET.encode()).hexdigest()
+        served.places = {
+            "secret": str(folder / "secret.txt"), "folder": str(folder), "gradio": str(gradio),
+            "workspace": workspace().name, "url": served.url, "guess": guess,
+            "checkout": str(Path(lynx.__file__).parents[1]),
+        }
+        before = served.engine.models.kept()
+        assert before
+        yield served
+        assert served.engine.models.kept() == before, "no request cost anybody the model"
+        assert (gradio / "up" / "link.mp4").is_symlink(), "what strangers name is not deleted"
+
+
+PATHS = (
+    *("{secret}", "/etc/passwd", "/root", "{folder}/backbone/config.json", "{checkout}/pyproject.toml"),
+    *("app.py", "{gradio}/../../secret.txt", "{gradio}/up/link.mp4", "{gradio}", "{workspace}/another/0.npy"),
+    *("{gradio}/{guess}/a.mp4", "~/.ssh/id_rsa", "//etc/passwd", "", "\0", "{gradio}/\0.mp4", "x" * 9000),
+    *("file:///etc/passwd", "file://{secret}", "http://127.0.0.1:1/x.mp4", "{url}/config", "HTTPS://x.test/a.mp4"),
+)
+ODD = (7, True, [], {}, "text", ["/etc/passwd"], {"path": 3}, {"path": ["/etc/passwd"]}, [[[[]]]], 1e308)
+FIELDS = (("ask", "video"), ("ask", "audio"), ("ask", "depth"), ("ask", "views"), ("on_read", "video"))
+
+
+def refused(app, said, *, given=""):
+    """Asserts that an answer is a sentence that gives nothing away."""
+    assert isinstance(said, str) and len(said) > 10, said
+    told = said.replace(given, "") if given else said
+    for place in ("folder", "workspace", "checkout"):
+        assert app.places[place] not in told, said
+    assert SECRET not in said and "root:" not in said and "Traceback" not in said and len(said) < 1000, said
+
+
+def sent(field, value):
+    return [value] if field in ("depth", "views") and isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_file_that_nobody_uploaded(app, name, field, path):
+    given = path.format(**app.places)
+    question = {"question": "what ?"} if name == "ask" else {}
+    said = app.call(name, {field: sent(field, file(given))} | question)
+    refused(app, said, given=given)
+    told = ("not uploaded here", "no longer here", "no longer kept here")
+    told += ("not what this field takes", "no file", "No sense here")
+    assert any(each in said for each in told), said
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_in_place_of_a_file(app, name, field, value):
+    said = app.call(name, {field: value})
+    if not isinstance(said, str):  # an empty list is no file, which is said on the page
+        assert value in ([], {}) and "Give a video" not in str(said).lower()
+    else:
+        refused(app, said)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_files_of_the_server_are_not_served(app, path):
+    given = path.format(**app.places)
+    for route in ("gradio_api/file=", "file=", "gradio_api/file/", "gradio_api/proxy="):
+        try:
+            reply = app.client.get(f"{app.url}/{route}{given}")
+        except Exception as error:  # this client refuses to ask for it
+            assert "nvalid" in type(error).__name__ or "URL" in str(error)
+            continue
+        assert reply.status_code >= 400 and SECRET not in reply.text and "root:" not in reply.text
+        for place in ("folder", "workspace", "checkout"):
+            assert app.places[place] not in reply.text.replace(given, "")
+
+
+NAMES = (
+    *("/root", "{folder}/backbone", "{folder}", "../backbone", "{checkout}/adapters/audio", "adapters/../x"),
+    *("Qwen/Qwen2.5-VL-72B-Instruct", "llava-onevision-72b", "owner/name@../../etc", "file:///etc"),
+    *("~", "\0", "x" * 9000, "http://127.0.0.1:1/a/b", "{url}/config"),
+)
+
+
+@pytest.mark.parametrize("typed", [*NAMES, 7, ["a"], {"a": 1}, True], ids=str)
+@pytest.mark.parametrize("name", ["on_setup", "on_plan", "on_choose"])
+@pytest.mark.parametrize("field", ["backbone", "adapters"])
+def test_a_model_that_is_not_offered(app, name, field, typed):
+    value = typed.format(**app.places) if isinstance(typed, str) else typed
+    values = {"backbone": "backbone", "precision": "auto", "adapters": []}
+    if name == "on_choose":
+        del values["precision"]
+    said = app.call(name, values | {field: [value] if field == "adapters" else value})
+    if not isinstance(said, str):
+        said = str(said)
+        assert "is not offered here" in said, said
+    refused(app, said[:999], given=value if isinstance(value, str) else "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("question", 7), ("question", ["what"]), ("question", {"path": "/etc/passwd"}), ("question", None),
+        ("senses", "/etc/passwd"), ("senses", {"path": "/etc/passwd"}), ("senses", [{"a": 1}]), ("senses", 7),
+        ("offsets", ["/etc/passwd"]), ("start", "/etc/passwd"), ("end", {}), ("fps", "/etc/passwd"),
+        ("track", "x"), ("unit", "/etc/passwd"), ("up", "../../etc/passwd"),
+    ],
+)  # fmt: skip
+def test_odd_values_of_a_question(app, field, value):
+    refused(app, app.call("ask", {"question": "what ?"} | {field: value}))
+
+
+@pytest.mark.parametrize("data", [None, 7, "x", {}, [None] * 999, [[]] * 14])
+def test_a_request_of_another_shape(app, data):
+    said = app.call("ask", data if isinstance(data, list) else [data])
+    refused(app, said)
