@@ -22,6 +22,7 @@ from lynx.backbones.memory import explain_out_of_memory, retry_with_more_room
 from lynx.config import short_repr
 from lynx.errors import LynxError, MediaError
 from lynx.evidence.attention import behind_media
+from lynx.evidence.doubts import doubts
 from lynx.evidence.evidence import Evidence, answer_evidence
 from lynx.evidence.replay import Answered, weights_of
 from lynx.modalities.inspection import notes_of
@@ -264,11 +265,10 @@ class Session:
                 for sense, shown in frames.items()
             }
             self.notes = [*self.plan.notes, *notes_of(frames.values())]
-            if unknown := backbone.unknown_words(messages[-1]["content"]):
-                self.notes.append(f"words this model was never taught: {', '.join(unknown)}")
             answered = Answered(model, messages, streams, ids, weights)
             attention = rows.rows()  # (n, S + n - 1)
             self.evidence = answer_evidence(prompt, answered, attention, baseline, said.of(ids))
+            self.notes += doubts(model, messages[-1]["content"], streams, self.evidence)
             self._answered_history = list(self.history)
 
         return text, join

@@ -281,9 +281,9 @@ def test_words_the_backbone_was_never_taught_are_said(folder, tmp_path):
     chat = lynx.load(tmp_path / "copy").chat(video=clip())
     assert chat.plan.frames == 4 and chat.model.backbone.unknown_words("What is it?") == []
     chat.ask("what is a giraffe, a Giraffe ?", max_new_tokens=2)
-    assert chat.notes == ["words this model was never taught: a, giraffe"]
+    assert chat.notes[0] == "words this model was never taught: a, giraffe"
     chat.ask("what is it ?", max_new_tokens=2)
-    assert chat.notes == []
+    assert not any("taught" in note for note in chat.notes)
 
 
 # --- nothing is paid for twice --------------------------------------------------------------------
@@ -483,4 +483,4 @@ def test_what_a_sense_has_to_say_is_a_note(chat):
     audio = chat.encode()["audio"]
     chat.streams["audio"] = replace(audio, frames=replace(audio.frames, notes=("it is quiet",)))
     chat.ask(QUESTION, max_new_tokens=2)
-    assert chat.notes == ["it is quiet"]
+    assert chat.notes[0] == "it is quiet"

@@ -4,6 +4,7 @@
     README.md                     the model card
     vision/  llm/                 two plain PEFT folders; one of them may be absent
     type_embedding.safetensors    where it was tuned with one
+    familiar_tokens.safetensors   what its clips in training looked like: `lynx.backbones.familiarity`
 
 Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
 exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
@@ -26,6 +27,7 @@ from lynx import compat, hub, modalities
 from lynx.adapters.lora_options import PEFT_CONFIG, check_targets, parse_settings
 from lynx.adapters.shipped import CONFIG, local_adapter, shipped
 from lynx.backbones import Backbone
+from lynx.backbones.familiarity import COUNT, DIRECTIONS, FAMILIAR_FILE, LIMIT, FamiliarTokens
 from lynx.config import LIMITS, LoraSettings, TokenPooling, read_json_object, short_repr
 from lynx.errors import AdapterError, DataError
 from lynx.types import PLACEMENTS
@@ -38,7 +40,7 @@ PARTS = ("vision", "llm")
 TYPE_EMBEDDING = "type_embedding"  # the name of its tensor (D,)
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
 _PEFT_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
-FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, *_PEFT_FILES)
+FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, FAMILIAR_FILE, *_PEFT_FILES)
 """Every file that an adapter may have."""
 NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
@@ -86,6 +88,7 @@ class AdapterFiles:
     adapter: Adapter
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
     type_embedding: Tensor | None = None  # (D,)
+    familiar: FamiliarTokens | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,8 +145,9 @@ def inspect_adapter(folder: Path) -> Adapter:
     for part, settings in _settings(folder).items():
         _check_ranks(folder / part / WEIGHTS, settings.rank)
         _check_targets(folder / part)
-    if os.path.lexists(folder / TYPE_EMBEDDING_FILE):
-        _read_shapes(folder / TYPE_EMBEDDING_FILE)
+    for file in (TYPE_EMBEDDING_FILE, FAMILIAR_FILE):
+        if os.path.lexists(folder / file):
+            _read_shapes(folder / file)
     return adapter
 
 
@@ -156,10 +160,18 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
         shapes = backbone.lora_shapes(part, settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
     embedding, path = None, folder / TYPE_EMBEDDING_FILE
+    width = backbone.model.config.get_text_config().hidden_size
     if os.path.lexists(path):
-        width = backbone.model.config.get_text_config().hidden_size
         embedding = _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING]
-    return AdapterFiles(adapter, parts, embedding)
+    return AdapterFiles(adapter, parts, embedding, _read_familiar(folder / FAMILIAR_FILE, width))
+
+
+def _read_familiar(path: Path, width: int) -> FamiliarTokens | None:
+    if not os.path.lexists(path):
+        return None
+    count = min(_read_shapes(path).get(DIRECTIONS, (COUNT,))[0], COUNT)
+    tensors = _read_tensors(path, {DIRECTIONS: (count, width), LIMIT: (1,)})
+    return FamiliarTokens(tensors[DIRECTIONS].float(), float(tensors[LIMIT]))
 
 
 def _settings(folder: Path) -> dict[str, LoraSettings]:

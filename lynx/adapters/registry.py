@@ -12,6 +12,7 @@ from lynx import modalities
 from lynx.adapters.format import Adapter, read_adapter, resolve_adapter
 from lynx.adapters.lora import LoraBank
 from lynx.backbones import Backbone
+from lynx.backbones.familiarity import FamiliarTokens
 from lynx.config import LoraSettings
 from lynx.errors import AdapterError
 from lynx.modalities import Modality
@@ -30,6 +31,7 @@ class AdaptedBackbone:
         self.lora = LoraBank(backbone.model)
         self.adapters: dict[str, Adapter] = {}
         self.type_embeddings: dict[str, Tensor] = {}
+        self.familiar_tokens: dict[str, FamiliarTokens] = {}  # by adapter
         self._loras: dict[tuple[str, str], str] = {}  # (adapter, part) -> name in `lora`; some share one
         self.lock = threading.RLock()
 
@@ -58,6 +60,8 @@ class AdaptedBackbone:
                     self.lora.fill(self.add_lora(adapter.name, part, settings), tensors)
             if files.type_embedding is not None:
                 self.type_embeddings[adapter.name] = files.type_embedding.to(self.backbone.device)
+            if files.familiar is not None:
+                self.familiar_tokens[adapter.name] = files.familiar
             undo.pop_all()
         return adapter
 
@@ -117,6 +121,7 @@ class AdaptedBackbone:
             for part in self.parts(name):
                 self.remove_lora(name, part)
             self.type_embeddings.pop(name, None)
+            self.familiar_tokens.pop(name, None)
             del self.adapters[name]
 
     def parts(self, name: str) -> tuple[str, ...]:
@@ -148,6 +153,12 @@ class AdaptedBackbone:
             return modalities.get(VIDEO)()
         adapter = self.adapter(sense)
         return modalities.get(adapter.modality).from_dict(dict(adapter.rendering))
+
+    def familiar(self, sense: str) -> FamiliarTokens | None:
+        """What the clips of a sense looked like in training; None where that is not known."""
+        if sense == VIDEO:
+            return self.backbone.familiar
+        return self.familiar_tokens.get(self.adapter(sense).name)
 
     @contextmanager
     def using(self, *senses: str) -> Iterator[None]:

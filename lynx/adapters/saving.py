@@ -33,6 +33,7 @@ from lynx.adapters.lora import lora_config
 from lynx.adapters.model_card import model_card
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones import Backbone
+from lynx.backbones.familiarity import FAMILIAR_FILE
 from lynx.errors import AdapterError
 
 PARTIAL = ".partial"
@@ -75,6 +76,8 @@ def save_adapter(
                 _write_tensors(model.lora.tensors(lora), partial / part / WEIGHTS)
             if (embedding := model.type_embedding(adapter.name)) is not None:
                 _write_tensors({TYPE_EMBEDDING: embedding}, partial / TYPE_EMBEDDING_FILE)
+            if (familiar := model.familiar(adapter.name)) is not None:
+                familiar.save(partial / FAMILIAR_FILE)
             card = model_card(Adapter(**values), f"adapters/{adapter.name}")
             (partial / "README.md").write_text(card, encoding="utf-8")
             text = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lynx.backbones.familiarity import FamiliarTokens
 from lynx.compat import PEFT_PREFIX
 from lynx.errors import BackboneError
 from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
@@ -58,6 +59,11 @@ class TextSizes:
     head_dim: int
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, each once, as a closed vocabulary counts them."""
+    return list(dict.fromkeys(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())))
+
+
 class Backbone(ABC):
     """A frozen Video LLM of one family."""
 
@@ -95,6 +101,7 @@ class Backbone(ABC):
         revision: str | None = None,
         default_frames: int = 16,
         words: frozenset[str] | None = None,
+        familiar: FamiliarTokens | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -103,6 +110,7 @@ class Backbone(ABC):
         self.revision = revision
         self.default_frames = default_frames
         self.words = words
+        self.familiar = familiar  # of the video
 
     @property
     def device(self) -> torch.device:
@@ -133,8 +141,7 @@ class Backbone(ABC):
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the backbone was never taught; none for a backbone with open vocabulary."""
         known = self.words
-        words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
-        return [word for word in dict.fromkeys(words) if known is not None and word not in known]
+        return [word for word in words_of(text) if known is not None and word not in known]
 
     def lora_shapes(self, part: str, rank: int) -> dict[str, tuple[int, int]]:
         """Name, as in PEFT's files, and shape of every tensor of a LoRA on the "vision" or "llm" part."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,6 +24,7 @@ from lynx import compat, hub
 from lynx.backbones.attention import ATTENTION
 from lynx.backbones.base import Backbone, Preprocessing
 from lynx.backbones.catalog import CATALOG, EMBEDDED, FAMILIES
+from lynx.backbones.familiarity import FAMILIAR_FILE, FamiliarTokens
 from lynx.backbones.memory import explain_out_of_memory, is_out_of_memory
 from lynx.backbones.quantization import (
     QUANTIZED,
@@ -44,7 +46,7 @@ extensions = Extensions(
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
-_CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
+_CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
 
 
 def get_family(kind: str, name: str = "", note: str = "") -> type[Backbone]:
@@ -238,7 +240,18 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
+        familiar=_read_familiar(where),
     )
+
+
+def _read_familiar(where: CheckpointSource) -> FamiliarTokens | None:
+    path = Path(where.location, FAMILIAR_FILE)
+    if not path.is_file():
+        return None
+    try:
+        return FamiliarTokens.load(path)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise BackboneError(f"cannot read {path}: {error}") from error
 
 
 def skeleton(name: str | Path) -> Backbone:

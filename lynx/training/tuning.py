@@ -25,6 +25,7 @@ from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
 from lynx.backbones import Backbone
+from lynx.backbones.familiarity import CLIPS, FamiliarTokens, familiar_tokens
 from lynx.backbones.memory import checkpointed
 from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
@@ -238,6 +239,8 @@ def tune(
         report |= {"modalities": list(senses), "run": run.id}
         for embedding in embeddings.values():
             embedding.requires_grad_(False)
+        for sense, name in senses.items():
+            model.familiar_tokens |= _familiar(sense, name, clips, streams, config.seed)
         for name, folder in named.items():
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
@@ -246,6 +249,20 @@ def tune(
         run.finish()
         undo.pop_all()
     return report
+
+
+def _familiar(
+    sense: str, name: str, clips: Sequence[TrainingClip], streams: StreamCache, seed: int
+) -> dict[str, FamiliarTokens]:
+    """What the clips of a sense look like, by the adapter's name; nothing where there are too few.
+
+    Of one half of them the tokens are drawn, the other half says how far others are at most.
+    """
+    keys = list(dict.fromkeys(clip.key for clip in clips if sense in clip.senses))
+    with seeded(seed):
+        drawn = [streams.stream(sense, key) for key in _shuffled(keys)[:CLIPS]]
+    half = len(drawn) // 2
+    return {name: familiar_tokens(drawn[:half], drawn[half:], seed)} if half else {}
 
 
 def _adapters_to_tune(model: Lynx, modality: str | Sequence[str], out_dir: Path) -> dict[str, Path]:
@@ -330,6 +347,7 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
     """
     adapters = {name: model.adapters[name] for name in names}
     embeddings = {name: model.type_embeddings[name] for name in names if name in model.type_embeddings}
+    familiar = {name: model.familiar_tokens[name] for name in names if name in model.familiar_tokens}
     users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
     for name in names:
         for lora in model.llm_loras(name):
@@ -342,8 +360,10 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
         for name in names:
             model.remove_lora(name, "llm")
             model.type_embeddings.pop(name, None)
+            model.familiar_tokens.pop(name, None)
         model.adapters |= adapters
         model.type_embeddings |= embeddings
+        model.familiar_tokens |= familiar
         for lora, (settings, tensors) in loras.items():
             keeper = next((name for name in others if lora in model.llm_loras(name)), None)
             if keeper is None:  # no other adapter used it, so it was removed

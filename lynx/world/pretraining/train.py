@@ -18,8 +18,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from lynx.backbones.familiarity import CLIPS, FAMILIAR_FILE, FamiliarTokens, familiar_tokens
 from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.datasets.sources import open_data
 from lynx.errors import DataError
+from lynx.model import Lynx, load
 from lynx.training.packing import Packer
 from lynx.training.tuning import answer_loss
 from lynx.types import VIDEO, Stream, sample_times
@@ -193,4 +196,14 @@ def export(config: TrainConfig, folder: Path) -> Path:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     origin = {"command": f"lynx world train {options}", "commit": commit.strip(), "joint_step": state["step"]}
     save_backbone(model, tokenizer, folder / "lynx-tiny", origin)
+    known_pictures(load(folder / "lynx-tiny")).save(folder / "lynx-tiny" / FAMILIAR_FILE)
     return folder / "lynx-tiny"
+
+
+def known_pictures(model: Lynx, seed: int = 0) -> FamiliarTokens:
+    """What the clips of the miniature world look like to a backbone that was trained on them."""
+    clips = open_data("world", seed=seed, n=CLIPS, senses=(VIDEO,))
+    times = sample_times(DURATION, FRAMES)
+    streams = [model.stream(VIDEO, clip.media[VIDEO], times) for clip in clips]
+    half = len(streams) // 2
+    return familiar_tokens(streams[:half], streams[half:], seed)
