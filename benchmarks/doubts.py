@@ -2,11 +2,11 @@
 
     python -m benchmarks.doubts --n 300 --seed N [--others DIR]
 
-For each sense `n` questions that need it about clips of the miniature world's test split, whose clips are like
+For each sense `n` questions that need it, about clips of the miniature world's test split, which are like
 those in training: `unlike` is the share of the clips that are said to be unlike them, which should be small.
 `unsure` is the share of the answers that are said to be unsure, and `right_unsure` how many of those are
-right all the same, beside `right_sure`. --others: a folder of recordings (video, sound), each as any sense that
-reads it: how many of them are said to be unlike the world, which should be all.
+right all the same, beside `right_sure`. --others: a folder of recordings (video, sound, depth), each as any
+sense that reads it: how many of them are said to be unlike the world, which should be all.
 """
 
 import argparse

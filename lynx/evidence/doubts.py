@@ -47,7 +47,7 @@ def unfamiliar(model: AdaptedBackbone, streams: Mapping[str, Stream]) -> list[st
             what = model.backbone.source if sense == VIDEO else f"the adapter {sense!r}"
             label = model.modality(sense).label
             notes.append(
-                f"the {label} is unlike what {what} was trained on (distance {distance:.2g}; of its own clips "
+                f"the {label} is unlike what {what} was trained on (distance {distance:.2g}; its own clips "
                 f"{known.limit:.2g}): the answer may be made up"
             )
     return notes
