@@ -35,7 +35,7 @@ bench: $(READY)
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[app,world,mesh,quant,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[app,mcp,world,mesh,quant,dev]"
 	touch $@
 
 clean:

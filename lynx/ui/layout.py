@@ -8,6 +8,7 @@ from lynx.compat import leave_no_stray_file
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
+from lynx.ui.endpoint_fields import endpoint_fields
 from lynx.ui.evidence_view import evidence_viewer
 from lynx.ui.examples import ExampleClip
 from lynx.ui.host_policy import LOCAL, HostPolicy
@@ -43,21 +44,9 @@ class Layout:
                         self._evidence()
                     with gr.Tab("Interface") as self.interface:
                         self._interface()
-        # what `/ask` takes and gives: components, because they check that a file is an upload
+        # what `/ask` takes and gives
         self.endpoint = gr.Button(visible=False)
-        several = [
-            gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")
-        ]
-        self.given = [
-            *map(leave_no_stray_file, (gr.File(visible=False, label=name) for name in ("video", "audio"))),
-            gr.Textbox(visible=False, label="question"),
-            gr.JSON(visible=False, label="senses"),
-            *map(leave_no_stray_file, several),
-            gr.Textbox(visible=False, label="offsets", value=None),
-            *(gr.Textbox(visible=False, label=name, value=None) for name in ("start", "end")),
-            *(gr.Number(visible=False, label=name, value=None) for name in ("fps", "max_frames", "track")),
-            *(gr.Textbox(visible=False, label=name, value=None) for name in ("unit", "up")),
-        ]
+        self.given = endpoint_fields()
         self.answer = gr.Textbox(visible=False, label="answer")
 
     def _model(self) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import gradio as gr
 
 from lynx.compat import on_zero_gpu
-from lynx.ui.ask import Ask, check
+from lynx.ui.ask import Ask
 from lynx.ui.chat_panel import ChatPanel
+from lynx.ui.endpoint_fields import check
 from lynx.ui.engine import Engine
 from lynx.ui.evidence_panel import EvidencePanel
 from lynx.ui.examples import ExampleClip
@@ -47,7 +48,7 @@ def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[Exa
     workspace()  # before the components, which remember where their files go
     with App(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         page = Page(Layout(setup, backbones, examples, engine.models.policy), engine, blocks)
-        blocks.attend(page.visitors, engine.models.policy, {"ask": check})
+        blocks.attend(page.visitors, engine.models.policy, dict.fromkeys(("ask", "stream"), check))
     return blocks
 
 
@@ -69,7 +70,8 @@ class Page:
         self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self.visitors = Visitors(self._forget)
-        self.endpoint = Ask(engine, ui.setup, self.media.uploads, self.chat.generate, self._forget)
+        answer, explain = self.chat.generate, self.chat.generate_and_explain
+        self.endpoint = Ask(engine, ui.setup, self.media.uploads, answer, explain, self._forget)
         self._wire_media(blocks)
         self._wire_conversation()
         self._wire_evidence()
@@ -146,6 +148,7 @@ class Page:
         gr.on(drawing, evidence.on_map, media, [ui.map, ui.distances, ui.notice], **_one("map"))
         public = MODEL | {"api_visibility": "public"}
         ui.endpoint.click(self.endpoint.ask, ui.given, ui.answer, api_name="ask", **public)
+        ui.endpoint.click(self.endpoint.stream, ui.given, ui.answer, api_name="stream", **public)
 
     def _wire_evidence(self) -> None:
         ui, evidence = self.ui, self.evidence

@@ -195,6 +195,8 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()  # (question, answer)
     question: str = ""
     strict: bool = False  # whether it is an error, and no note, that a sense finds nothing in the video
+    max_new_tokens: int = 128
+    temperature: float = 0.0  # 0 is greedy
 
     @property
     def messages(self) -> "list[Message]":
@@ -296,7 +298,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """A question and its answer as shown, with the model and the clip they were about."""
+    """A question and its answer as shown, with the model and the clip they were about.
+
+    used, part: see `Reply`. labels: of the model's senses, for people. stopped: whether the visitor ended it.
+    """
 
     question: str
     answer: str
@@ -305,7 +310,10 @@ class ChatTurn:
     chips: str = ""
     notes: tuple[str, ...] = ()
     evidence: EvidenceView | None = None
-    senses: tuple[Sense, ...] = ()  # of the model
+    used: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    part: tuple[float, float] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

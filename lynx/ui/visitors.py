@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from threading import RLock, Timer
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.exceptions import InvalidPathError
@@ -31,6 +32,9 @@ NOT_TAKEN = "What was sent is not what this field takes: see 'Use via API' for w
 NOT_UPLOADED = "A file was named that was not uploaded here: upload the file itself."
 NOT_KEPT = "A file was not uploaded here, or is no longer kept: upload it again."
 FAILED = "The app failed at this; its log says why. Try something else, or tell the owner."
+MCP_BYTES = 2**20
+"""Of a call to the MCP server, which may hold a file as text: large ones are uploaded."""
+TOO_LONG = "A call may have {}: upload files, and name them by the addresses that the upload gives."
 LONGEST = 400
 """Letters of a message to a visitor, who may have sent a long text."""
 Check = Callable[[list[Any]], None]
@@ -125,6 +129,22 @@ class Visitors:
                     os.rmdir(os.path.dirname(path))  # Gradio gives each file a folder
 
 
+def uploaded(path: str) -> str:
+    """The path of an upload that is named by this server's address of it; any other path as it is."""
+    address = re.fullmatch(r"https?://[^/\s]+/(?:[^?#]*/)?gradio_api/file=(.+)", path, re.IGNORECASE)
+    return unquote(address[1]) if address else path
+
+
+def with_paths(value: Any) -> Any:
+    """What Gradio is sent, with the paths of uploads in place of their addresses: nothing is fetched."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and (plain := uploaded(path)) != path:
+            return {**value, "path": plain, "url": None}
+        return {key: with_paths(each) for key, each in value.items()}
+    return [with_paths(each) for each in value] if isinstance(value, list) else value
+
+
 def files_of(value: Any) -> Iterator[str]:
     """The paths of all files in what Gradio sends or is sent."""
     left = [value]
@@ -164,6 +184,8 @@ class App(compat.accept_fewer_inputs(gr.Blocks)):  # type: ignore[misc]
         session_hash: str | None = None, **more: Any,
     ) -> dict[str, Any]:
         """As Gradio's; files are noted, and those sent to `/ask` deleted when it has answered."""
+        if not iterator:
+            inputs = with_paths(inputs)
         visitor, sent = session_hash or "", [] if iterator else list(files_of(inputs))
         known = {"state": state, "request": request, "iterator": iterator, "session_hash": session_hash}
         for path in sent:
@@ -224,9 +246,14 @@ class Doorkeeper:
             if re.search(r"/(file|proxy)=\s*https?:|/process_recording", path, re.IGNORECASE):
                 await PlainTextResponse("That is not offered here.", 403)(scope, receive, send)
                 return
-            if scope["method"] == "POST" and path.rstrip("/").endswith("/upload"):
-                sent = dict(scope["headers"]).get(b"content-length", b"0")
-                coming = int(sent) if sent.isdigit() else 0
+            mcp, posted = "/gradio_api/mcp" in path, scope["method"] == "POST"
+            sent = dict(scope["headers"]).get(b"content-length", b"")
+            coming = int(sent) if sent.isdigit() else 0
+            if mcp and posted and not 0 < coming <= MCP_BYTES:
+                said = TOO_LONG.format(f"{amount(MCP_BYTES, 'bytes')} and says how many it has")
+                await PlainTextResponse(said, 413)(scope, receive, send)
+                return
+            if posted and (mcp or path.rstrip("/").endswith("/upload")):
                 used = await asyncio.to_thread(occupied)
                 if used + coming > LIMITS.max_shelf_bytes:
                     said = (
