@@ -8,6 +8,7 @@ from lynx.compat import leave_no_stray_file
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
+from lynx.ui.edit_bar import edit_bar
 from lynx.ui.endpoint_fields import endpoint_fields
 from lynx.ui.evidence_view import evidence_viewer
 from lynx.ui.examples import ExampleClip
@@ -143,12 +144,14 @@ class Layout:
 
     def _conversation(self) -> None:
         self.chatbot = gr.Chatbot(
-            label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
+            label="Conversation", height=600, elem_id="chat", buttons=[], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
             # messages are HTML: a picture link, a formula or code that somebody typed is never made live
             render_markdown=False, latex_delimiters=[],
         )
         self.notice = gr.HTML(elem_id="notice")
+        self.editing = gr.State(None)  # the number of the question that is edited
+        self.edit_bar = edit_bar(elem_id="editing")
         with gr.Row(elem_id="asking", equal_height=True):
             self.question = gr.Textbox(
                 placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,

@@ -128,16 +128,20 @@ class Page:
     def _wire_conversation(self) -> None:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs
         asking = [ui.question, *media]
-        answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison]
+        answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison, ui.editing, ui.edit_bar]
         answered += self.evidence_shown
         quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}  # the place in the queue
-        asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)
+        sending = [ui.editing, *asking]
+        asked = gr.on([ui.send.click, ui.question.submit], chat.on_send, sending, answered, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
-        tried = picked.then(chat.on_ask, asking, answered, **quiet)
+        tried = picked.then(chat.on_send, sending, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         found = [ui.chat, ui.shown, ui.on_desk, ui.problem]
         for event in (asked, tried, again):
             event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
+        edited = [ui.editing, ui.edit_bar, ui.question]
+        ui.edit_bar.edit(chat.on_edit, [ui.chat, ui.on_desk], edited, **LIGHT)
+        ui.edit_bar.leave(chat.on_leave, None, edited, **LIGHT)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)

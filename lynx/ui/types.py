@@ -340,12 +340,14 @@ class Chat:
 
     def about(self, clip: Clip) -> tuple[tuple[str, str], ...]:
         """The latest questions and answers that were about this clip, with this model."""
-        kept: list[tuple[str, str]] = []
-        for turn in reversed(self.turns):
-            if (turn.setup, turn.clip) != (self.setup, clip):
-                break
-            kept.append((turn.question, turn.answer))
-        return tuple(reversed(kept))
+        return tuple((turn.question, turn.answer) for turn in self.turns[self.begin(self.setup, clip) :])
+
+    def begin(self, setup: Setup, clip: Clip) -> int:
+        """Where the latest turns begin that were about this clip, with this model."""
+        at = len(self.turns)
+        while at and (self.turns[at - 1].setup, self.turns[at - 1].clip) == (setup, clip):
+            at -= 1
+        return at
 
     def find(self, evidence: EvidenceView | None) -> ChatTurn | None:
         """The turn that this evidence is of, if the conversation still has it."""

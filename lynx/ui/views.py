@@ -11,6 +11,7 @@ from lynx.errors import LynxError
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION, HIDING, METHODS
 from lynx.types import VIDEO
 from lynx.ui import types
+from lynx.ui.edit_bar import editing, pen
 from lynx.ui.evidence_view import evidence_html
 from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup
 from lynx.visualization import drawing
@@ -128,17 +129,29 @@ ANSWERING = '<span class="answering"></span>'
 def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     """The conversation for the chat window, which takes it as HTML; what was asked and said stands as typed.
 
-    A line says where another clip or another model begins.
+    A line says where another clip or another model begins. Questions that have been answered have a pen.
     """
     said: list[tuple[str, str]] = []
-    for before, turn in zip((None, *turns), turns, strict=False):
+    for number, (before, turn) in enumerate(zip((None, *turns), turns, strict=False)):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f"{escape(turn.clip.title)} · {escape(turn.setup.backbone)}"
             said.append(("assistant", f'<div class="divider">{line}</div>'))
-        said.append(("user", escape(turn.question, quote=False)))
+        tool = "" if turn.chips == ANSWERING else pen(number)
+        said.append(("user", escape(turn.question, quote=False) + tool))
         answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
         said.append(("assistant", f"<p>{answer}</p>{turn.chips}"))
     return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+
+
+def editing_told(number: int, of: int, here: bool) -> str:
+    """What the bar says while a question is edited. here: whether it was about the clip and model at hand."""
+    if not here:
+        said = f"Question {number} was about another clip or model: it is asked anew and nothing is replaced."
+    elif number < of:
+        said = f"You edit question {number}: when you ask, it and what follows are replaced."
+    else:
+        said = f"You edit question {number}: when you ask, it is replaced."
+    return editing(said)
 
 
 def leave_out(senses: Sequence[Sense]) -> str:

@@ -232,6 +232,29 @@ def test_what_is_asked_and_said_is_shown_as_typed(nonsense, open_page):
     assert page.locator("#chat .bot.message p").count() == 1 and page.locator("#chat .chip").count() >= 3
 
 
+def test_a_question_is_edited_as_it_was_typed(nonsense, open_page):
+    page = open_page(nonsense)
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    box, typed = page.locator("#question textarea"), 'what is <b>this</b> &amp; "that" ?'
+    for number, question in enumerate((typed, "and then ?"), start=1):
+        ask_and_stop(page, question)
+        page.wait_for_function(f"document.querySelectorAll('#chat .chips').length == {number}")
+    page.locator("#chat").get_by_role("button", name="Edit question 1").click()
+    page.get_by_text("it and what follows are replaced").wait_for()
+    assert box.input_value() == typed and box.evaluate("box => box === document.activeElement")
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("#editing .editing", state="detached")
+    assert box.input_value() == "" and page.locator("#chat .user.message").count() == 2
+
+    page.locator("#chat .edit").first.press("Enter")  # without a mouse
+    page.wait_for_selector("#editing .editing")
+    ask_and_stop(page, "what is <i>it</i> ?")
+    page.wait_for_selector("#editing .editing", state="detached")
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what is <i>it</i> ?"]
+
+
 def test_the_page_comes_to_rest(nonsense, open_page, files):
     """Events that call one another without end would starve the machine, and every other visitor."""
     page = open_page(nonsense)

@@ -161,9 +161,11 @@ def test_an_answer_has_no_more_words_than_a_hosted_app_gives(app, clip):
     assert isinstance(app.call("ask", asked), list), "the coldest answer is the likeliest"
 
 
-ADDRESSES = ("{url}/gradio_api/file={secret}", "http://x.test/gradio_api/file=/etc/passwd")
-ADDRESSES += ("{url}/gradio_api/file=", "{url}/gradio_api/file=..%2F..%2Fsecret.txt", "{url}/gradio_api/file={workspace}/another/0.npy")
-ADDRESSES += ("http://x.test/gradio_api/file=http://127.0.0.1:1/a.mp4", "{url}/gradio_api/file=%00.mp4")
+ADDRESSES = (
+    *("{url}/gradio_api/file={secret}", "{url}/gradio_api/file=", "{url}/gradio_api/file=%00.mp4"),
+    *("{url}/gradio_api/file={workspace}/another/0.npy", "{url}/gradio_api/file=..%2F..%2Fsecret.txt"),
+    *("http://x.test/gradio_api/file=/etc/passwd", "http://x.test/gradio_api/file=http://127.0.0.1:1/a.mp4"),
+)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

@@ -10,6 +10,7 @@ from html import unescape
 from pathlib import Path
 from threading import Event
 from time import sleep
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import av
@@ -32,6 +33,7 @@ from lynx.media.thumbnails import thumbnails
 from lynx.media.writer import write_video
 from lynx.types import Frames, Moments, Recording, Waveform
 from lynx.ui import launch, views
+from lynx.ui.edit_bar import pen
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed
 from lynx.ui.evidence_panel import COMPUTING
 from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
@@ -706,6 +708,7 @@ def test_text_of_models_and_users_is_escaped(setup):
     typed = "![x](http://a.b/c.png) $$x^2$$ *a* <b> & `c`"
     shown = views.messages((replace(turn, question=typed),))
     asked, said = (message["content"][0]["text"] for message in shown)
+    asked = asked.removesuffix(pen(0))
     assert unescape(asked) == typed and "<" not in asked and said.startswith("<p>&lt;img")
 
 
@@ -863,6 +866,42 @@ def test_ask_retry_and_clear(page, setup, desk):
     assert cleared[ui.chatbot] == [] and cleared[ui.chat].turns == ()
     *_, nothing = page.chat.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
+
+
+def sent(page, editing, question, *given):
+    """The conversation after a question was sent; None where that failed, with the last update."""
+    update = {}
+    for update in page.chat.on_send(editing, question, *given):
+        if page.ui.chat in update:
+            return update[page.ui.chat], update
+    return None, update
+
+
+def test_an_edited_question_replaces_it_and_what_follows_about_its_clip(page, setup, desk):
+    ui, chat, name = page.ui, Chat("e", setup, SENSES), "clip.mp4"
+    for question in ("what ?", "what <b>&amp; ?", "and then ?"):
+        chat, _ = sent(page, None, question, *media(desk, name, chat))
+    on_desk = (setup, Clip(str(desk / name)))
+    begun = page.chat.on_edit(chat, on_desk, SimpleNamespace(turn=1))
+    assert begun[ui.question] == "what <b>&amp; ?" and begun[ui.editing] == 1, "as it was typed"
+    assert "it and what follows are replaced" in begun[ui.edit_bar]
+
+    for question, file in ((" ", name), ("now ?", "text.mp4")):
+        failed, update = sent(page, 1, question, *media(desk, file, chat))
+        assert failed is None and update[ui.notice] and update[ui.question] == question
+        assert update[ui.chatbot] == views.messages(chat.turns) and ui.editing not in update, "all stays"
+    edited, update = sent(page, 1, "how many ?", *media(desk, name, chat, ("video",)))
+    assert [turn.question for turn in edited.turns] == ["what ?", "how many ?"]
+    assert edited.turns[0] is chat.turns[0] and edited.turns[1].used.keys() == {"video"}
+    assert update[ui.editing] is None and update[ui.edit_bar] == ""
+
+    moved, _ = sent(page, None, "and here ?", *media(desk, "mute.mp4", edited, ("video",)))
+    elsewhere = page.chat.on_edit(moved, (setup, moved.turns[-1].clip), SimpleNamespace(turn=0))
+    assert elsewhere[ui.editing] is None and "nothing is replaced" in elsewhere[ui.edit_bar]
+    kept, _ = sent(page, 0, "what ?", *media(desk, "mute.mp4", moved, ("video",)))
+    assert len(kept.turns) == 4, "a question about another clip is not replaced"
+    for turn in (None, -1, 4, "0", 1.5, {}):
+        assert page.chat.on_edit(kept, None, SimpleNamespace(turn=turn))[ui.editing] is None
 
 
 def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(page, setup, desk):
