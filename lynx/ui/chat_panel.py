@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import spaces
 
-from lynx.errors import LynxError
+from lynx.errors import LynxError, writing
 from lynx.ui import views
 from lynx.ui.engine import (
     Engine,
@@ -17,6 +17,8 @@ from lynx.ui.engine import (
 )
 from lynx.ui.evidence_panel import COMPUTING, EvidencePanel, Problem
 from lynx.ui.layout import Layout, Update
+from lynx.ui.transcript import transcript_json
+from lynx.ui.transcript_page import transcript_page
 from lynx.ui.types import Chat, ChatTurn, Clip, EvidenceView, Reply, Setup
 
 
@@ -140,6 +142,20 @@ class ChatPanel:
         ui, chat = self.ui, replace(chat, turns=())
         empty = {ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.editing: None, ui.edit_bar: ""}
         return {ui.chat: chat, **empty, **self.evidence.show(chat, None)}
+
+    def on_save(self, kind: str, chat: Chat) -> Update:
+        """Write the conversation as "html" or "json", to be downloaded."""
+        ui = self.ui
+        try:
+            if not chat.turns:
+                raise LynxError("There is no conversation to save yet.")
+            path = self.engine.downloads.path(chat.key, f"conversation.{kind}")
+            text = transcript_page(chat.turns) if kind == "html" else transcript_json(chat.turns)
+            with writing(path, LynxError):
+                path.write_text(text, encoding="utf-8")
+        except LynxError as error:
+            return {ui.saved: gr.skip(), ui.notice: views.notice(error)}
+        return {ui.saved: gr.update(value=str(path)), ui.notice: ""}
 
     def on_compare(self, question: str, *media: Any) -> Iterator[Update]:
         """Answer the question in the box, or the last one, again without each added sense.

@@ -167,6 +167,11 @@ class Layout:
         with gr.Row(elem_id="actions"):
             self.retry = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
             self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
+            self.saves = {
+                kind: gr.Button(f"Save as {label}", size="sm", min_width=96, elem_id=f"save-as-{kind}")
+                for kind, label in {"html": "page", "json": "JSON"}.items()
+            }
+            self.saved = gr.DownloadButton(elem_id="saved")  # which the style sheet hides
             self.compare = gr.Button(views.leave_out(()), size="sm", min_width=170, elem_id="compare")
         self.comparison = gr.HTML(elem_id="comparison")
 

@@ -146,6 +146,9 @@ class Page:
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
         left.then(chat.on_clear, ui.chat, answered, **LIGHT)
+        for kind, button in ui.saves.items():
+            saved = button.click(partial(chat.on_save, kind), ui.chat, [ui.saved, ui.notice], **ASIDE)
+            saved.success(None, js=DOWNLOAD.replace("#download", "#saved"))
         ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **_one("compare"))
 
         drawing = [ui.interface.select, ui.draw_map.click]

@@ -3,6 +3,7 @@
 `docs/app.md` describes every key. A change of their meaning raises VERSION.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ KEPT = ("method", "unit", "gained", "missed", "totals")
 def transcript(turns: Sequence[ChatTurn]) -> Record:
     """The record of a conversation."""
     return {"format": FORMAT, "version": VERSION, "turns": [turn_record(turn) for turn in turns]}
+
+
+def transcript_json(turns: Sequence[ChatTurn]) -> str:
+    """The same as text, with a line end."""
+    return json.dumps(transcript(turns), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
 def turn_record(turn: ChatTurn) -> Record:

@@ -4,9 +4,12 @@ import json
 import pickle
 import re
 import shutil
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -629,7 +632,7 @@ def test_what_needs_no_model_is_not_queued_behind_those_that_do(page):
     light |= {"on_answered", "on_wanted", "on_explain", "on_explained", "on_film"}
     queues = {block.name: block.concurrency_id for block in page.blocks.fns.values()}
     assert light <= set(queues) and all(queues[name] != "model" for name in light)
-    assert queues["on_ask"] == queues["on_setup"] == queues["on_media"] == "model"
+    assert queues["on_send"] == queues["on_setup"] == queues["on_media"] == "model"
 
 
 def test_the_gpu_is_asked_for_a_short_time(setup, desk):
@@ -1088,6 +1091,54 @@ def test_why_something_cannot_be_computed_stands_in_its_place(page, setup, desk)
     assert explain(page, view, view.first)["notice"] == ""
 
 
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_conversation_is_saved_as_data_and_as_one_page(page, setup, desk):
+    ui = page.ui
+    evil = '"><img src="http://x.test/a.png" onerror="alert(1)"></p></section><script>x</script> & ?'
+    chat, view = asked(page, desk, evil, Chat("kept", setup, SENSES))
+    explain(page, view, view.first)
+    chat, _ = sent(page, None, "and then ?", *media(desk, "mute.mp4", chat))  # explained by nobody
+    told, shown = (Path(page.chat.on_save(kind, chat)[ui.saved]["value"]) for kind in ("json", "html"))
+    record = json.loads(told.read_text())
+    assert (record["format"], record["version"]) == ("lynx-conversation", 1)
+    assert (told.name, shown.name) == ("conversation.json", "conversation.html")
+    first, second = record["turns"]
+    assert first["question"] == evil.strip() and first["answer"] == chat.turns[0].answer
+    assert first["clip"]["files"] == ["clip.mp4"] and str(desk) not in told.read_text() + shown.read_text()
+    assert first["model"] == {"backbone": "backbone", "precision": "auto", "adapters": ["adapter"]}
+    whole = next(each for each in view.record["attributions"] if (each["word"], each["method"]) == view.first)
+    assert first["evidence"]["totals"] == whole["totals"] and first["evidence"]["unit"] == "nats"
+    assert second["evidence"] is None and any("no audio track" in note for note in second["notes"])
+    assert second["senses"].keys() == {"video"}
+
+    read = Tags(shown.read_text())
+    for each in (evil.strip(), chat.turns[0].answer, "and then ?", "mute.mp4", "no audio track"):
+        assert each in read.text
+    assert {"script", "iframe", "link", "a"}.isdisjoint(tag for tag, _ in read.tags)
+    pictures = [known for tag, known in read.tags if tag == "img"]
+    assert len(pictures) == 3 and "sound" in pictures[0]["alt"]
+    for known in pictures:
+        kind, _, data = known["src"].partition(",")
+        assert kind == "data:image/jpeg;base64" and known.keys() == {"alt", "src"}
+        assert np.asarray(Image.open(BytesIO(b64decode(data)))).std() > 1
+    nothing = page.chat.on_save("html", Chat("kept", setup, SENSES))
+    assert "no conversation" in nothing[ui.notice]
+
+
 @pytest.mark.parametrize("kind", ["png", "csv", "json"])
 def test_what_is_shown_can_be_saved(page, setup, desk, kind):
     ui, panel = page.ui, page.evidence
@@ -1378,7 +1429,7 @@ def test_the_endpoint_says_what_is_wrong_in_one_sentence(client, desk):
 
 
 def test_only_the_endpoint_is_public(client):
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask"]
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask", "/stream"]
 
 
 def test_gradio_is_the_version_the_page_was_made_for():
