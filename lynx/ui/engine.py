@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
-MAX_NEW_TOKENS = 128
 THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
 CLOSING = 10.0
 """Seconds that a pass of a model is waited for when the app ends."""
@@ -52,9 +51,12 @@ VALUES_AT_ONCE = 100_000
 
 
 class Engine:
-    """Answers requests with the models and sessions that it keeps. policy: what may be named."""
+    """Answers requests with the models and sessions that it keeps. policy: what may be named.
 
-    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: HostPolicy = LOCAL) -> None:
+    max_new_tokens: of every answer; None: as its request says.
+    """
+
+    def __init__(self, max_new_tokens: int | None = None, policy: HostPolicy = LOCAL) -> None:
         self.max_new_tokens = max_new_tokens
         self.models = ModelCache(policy)
         self.downloads, self.answers = Downloads(), KeptAnswers()
@@ -113,16 +115,20 @@ class Engine:
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
+        from lynx.modalities.inspection import notes_of
+
         session, notes = self.sessions.open(request)
-        notes += self.sessions.frames(session, request)[1]
-        for piece in session.stream(request.question, max_new_tokens=self.max_new_tokens):
+        frames, missing = self.sessions.frames(session, request)
+        for piece in session.stream(request.question, **self._options(request)):
             yield piece
             if self.sessions.stopped(request.conversation):  # before the session had begun to answer
                 session.stop()
         said = session.history[-1]["content"]
         part = part_looked_at(session)
         view = self._evidence(session, request)
-        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part)
+        notes = (*notes, *missing)
+        of_clip = (*notes, *session.plan.notes, *notes_of(frames.values()))
+        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part, of_clip)
 
     def answer_and_explain(self, request: Request) -> "Iterator[str | Reply | Record]":
         """The same, then what the whole answer rests on: all in one process, as ZeroGPU wants it."""
@@ -132,6 +138,11 @@ class Engine:
             yield piece
         if isinstance(reply, Reply) and (view := reply.evidence) is not None:
             yield self.explain(view.given, view.first)
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        """How an answer is generated."""
+        most = self.max_new_tokens or request.max_new_tokens
+        return {"max_new_tokens": most, "temperature": request.temperature}
 
     def _evidence(self, session: "Session", request: Request) -> EvidenceView | None:
         """What the session's last answer rests on, as far as it was recorded with it."""
@@ -247,7 +258,7 @@ class Engine:
         if left is not None:
             session.senses[left] = False
         session.history = request.messages[:-1]
-        return session.ask(request.question, max_new_tokens=self.max_new_tokens)
+        return session.ask(request.question, **self._options(request))
 
     def interface_map(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
@@ -316,7 +327,7 @@ def part_looked_at(session: "Session") -> tuple[float, float] | None:
 def seconds_needed(request: Request, *_: object) -> int:
     """Maximum seconds of an answer on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
-    return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
+    return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + request.max_new_tokens * SECONDS_A_TOKEN)
 
 
 def seconds_to_answer_and_explain(request: Request) -> int:
