@@ -1,6 +1,6 @@
 """The examples: handlers that fill the page with one, and load the model that it needs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,8 +12,19 @@ from lynx.ui.model_panel import ModelPanel
 from lynx.ui.types import AUDIO, DEPTH, EMBEDDED, VIEW, Chat, Setup
 from lynx.ui.uploads import Uploads
 
-Wanted = tuple[Setup, str] | None
-"""A model that an example needs, and a text that tells two such wishes apart."""
+
+@dataclass(frozen=True)
+class Picked:
+    """The example that was chosen last. waits: its clip is read when another model is loaded.
+
+    depth, views: files of it. key: tells two choices of one example apart.
+    """
+
+    index: int
+    waits: bool
+    depth: tuple[str, ...]
+    views: tuple[str, ...]
+    key: str = field(default_factory=lambda: uuid4().hex)
 
 
 class ExamplePanel:
@@ -49,16 +60,14 @@ class ExamplePanel:
         named = [sense.name for sense in senses]
         choices = [(sense.label, sense.name) for sense in senses]
         return {
-            ui.example: gr.skip() if change else uuid4().hex,
-            ui.wanted: (setup, uuid4().hex) if change else gr.skip(),
+            ui.picked: Picked(index, change, tuple(map(str, depth)), tuple(around)),
+            **({} if change else self._read(tuple(map(str, depth)), tuple(around))),
             ui.senses: gr.update(choices=choices, value=named) if change else gr.skip(),
             ui.video: str(example.clip) if own else None,
             ui.sound: OWN_TRACK if beside is None else OTHER_FILE,
             ui.audio: gr.update(value=beside and str(beside), visible=beside is not None),
             ui.depth: depth or None,
-            ui.depth_files: tuple(map(str, depth)),
             ui.views: around or None,
-            ui.view_files: tuple(around),
             ui.offsets: gr.update(visible=bool(around), value=""),
             **{field: "" for field in (ui.start, ui.end, ui.unit, ui.up)},
             ui.notice: "",
@@ -77,11 +86,17 @@ class ExamplePanel:
             chat.setup, adapters=self.model.models.one_a_sense((*chat.setup.adapters, offered[0]))
         )
 
-    def on_wanted(self, wanted: Wanted, chat: Chat) -> Update:
-        """Load the model that an example needs, then let its clip be read."""
-        if wanted is None:
+    def on_picked(self, picked: Picked | None, chat: Chat) -> Update:
+        """Load the model that the example needs which was chosen last, and let its clip be read."""
+        if picked is None:
             return {self.ui.example: gr.skip()}
-        setup, _ = wanted
-        back = setup == chat.before
-        before = None if back else chat.before or chat.setup
-        return self.model.set_up(chat, setup, before) | {self.ui.example: uuid4().hex}
+        setup = self.setup_for(self.ui.examples[picked.index], chat)
+        if setup == chat.setup:
+            return self._read(picked.depth, picked.views) if picked.waits else {self.ui.example: gr.skip()}
+        before = None if setup == chat.before else chat.before or chat.setup
+        return self.model.set_up(chat, setup, before) | self._read(picked.depth, picked.views)
+
+    def _read(self, depth: tuple[str, ...], views: tuple[str, ...]) -> Update:
+        """Let the page read the clip: what these change calls the handlers of a clip."""
+        ui = self.ui
+        return {ui.example: uuid4().hex, ui.depth_files: depth, ui.view_files: views}

@@ -110,8 +110,12 @@ class Layout:
                 elem_id="audio", editable=False, buttons=[],
             )
         self.clip_notes = gr.HTML(elem_id="clip-notes")
-        # another value each time: that an example was chosen, the model it needs, that a clip was opened
-        self.example, self.wanted, self.opened = gr.State(""), gr.State(None), gr.State("")
+        # another value each time: the example that was chosen, that it is to be read, that a clip was opened
+        self.picked, self.example, self.opened = gr.State(None), gr.State(""), gr.State("")
+        # States of what is folded stand here, since Gradio takes one inside for changed when it first looks
+        self.depth_files, self.view_files = gr.State(()), gr.State(())
+        # the sound track that is read: a list's value is an error while its choices are another file's
+        self.heard = gr.State(None)
 
     def _more(self) -> None:
         """Which part of the clip, what is recorded beside the video, and what few clips need."""
@@ -125,8 +129,6 @@ class Layout:
             tracks = [OWN_TRACK, OTHER_FILE]
             self.sound = gr.Radio(tracks, value=OWN_TRACK, label="Sound comes from", elem_id="sound")
             self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
-            # what is read: a list's value is an error while the list is that of another file already
-            self.heard = gr.State(None)
         with gr.Row(elem_id="further"):
             with gr.Column(visible=False, min_width=200) as deep:
                 self.depth = leave_no_stray_file(gr.File(label=views.DEPTH, elem_id="depth", **upload))
@@ -137,7 +139,6 @@ class Layout:
                     max_lines=1, visible=False, elem_id="offsets",
                 )
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
-        self.depth_files, self.view_files = gr.State(()), gr.State(())
         self._advanced()
 
     def _seen(self) -> None:

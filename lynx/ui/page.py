@@ -125,13 +125,15 @@ class Page:
         gr.on(deep, lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         gr.on(around, media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
-            beside = [ui.example, ui.wanted, ui.senses, ui.video, ui.sound, ui.audio, ui.depth]
+            beside = [ui.example, ui.picked, ui.senses, ui.video, ui.sound, ui.audio, ui.depth]
             beside += [ui.depth_files, ui.views, ui.view_files, ui.offsets, ui.suggestions, ui.notice]
             beside += [ui.start, ui.end, ui.unit, ui.up]
             # Gradio's other modes would drop a second choice, or take the first one's for it
             each = ASIDE | {"trigger_mode": "multiple"}
             ui.gallery.choose(self.examples.on_choose, ui.chat, beside, **each)
-            ui.wanted.change(self.examples.on_wanted, [ui.wanted, ui.chat], [*loaded, ui.example], **MODEL)
+            read = [ui.example, ui.depth_files, ui.view_files]
+            quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}
+            ui.picked.change(self.examples.on_picked, [ui.picked, ui.chat], [*loaded, *read], **quiet)
             gr.on(own, None, js=NO_EXAMPLE, **LIGHT)
 
     def _wire_conversation(self) -> None:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 HEADER = """
-<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip, its sound and whatever else
-was recorded, and see what each word of the answer rests on.</p></div>
+<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses.<span class="more"> Ask about a clip, its
+sound and whatever else was recorded, and see what each word of the answer rests on.</span></p></div>
 """
 WORLD = "the miniature world"
 """What the adapters say they were trained on that sense the world of the embedded backbone."""
 HINT = """
-<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes{}. For other recordings
-load a real backbone under <i>Model and adapters</i>.</div>
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}. For other
+recordings load a real backbone under <i>Model and adapters</i>.</div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
@@ -85,9 +85,7 @@ def hint(setup: Setup, trained_on: Sequence[str] = ()) -> str:
     if setup.backbone != types.EMBEDDED:
         return ""
     more = [f"<b>{escape(data)}</b>" for data in trained_on if data != WORLD]
-    if WORLD in trained_on and not more:
-        more = ["a few sounds"]
-    return HINT.format("".join(f" and {each}" for each in more))
+    return HINT.format(", ".join(more) or "a few sounds")
 
 
 def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
