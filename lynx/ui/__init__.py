@@ -60,7 +60,7 @@ def launch(
         if block:
             ending.callback(engine.close)
             ending.callback(blocks.close, verbose=False)
-        shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
+        shown = [str(example.folder) for example in examples]  # wherever the app is started from
         limit = Middleware(WaitingLimit, blocks, behind_proxy=SPACE in variables)
         checks = [limit, Middleware(Doorkeeper, blocks.visitors)]
         blocks.launch(

@@ -116,8 +116,10 @@ class Engine:
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
+        from lynx.modalities.inspection import notes_of
+
         session, notes = self.sessions.open(request)
-        notes += self.sessions.frames(session, request)[1]
+        frames, missing = self.sessions.frames(session, request)
         for piece in session.stream(request.question, **self._options(request)):
             yield piece
             if self.sessions.stopped(request.conversation):  # before the session had begun to answer
@@ -125,7 +127,9 @@ class Engine:
         said = session.history[-1]["content"]
         part = part_looked_at(session)
         view = self._evidence(session, request)
-        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part)
+        notes = (*notes, *missing)
+        of_clip = (*notes, *session.plan.notes, *notes_of(frames.values()))
+        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part, of_clip)
 
     def answer_and_explain(self, request: Request) -> "Iterator[str | Reply | Record]":
         """The same, then what the whole answer rests on: all in one process, as ZeroGPU wants it."""

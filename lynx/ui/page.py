@@ -11,6 +11,7 @@ from lynx.ui.chat_panel import ChatPanel
 from lynx.ui.endpoint_fields import check
 from lynx.ui.engine import Engine
 from lynx.ui.evidence_panel import EvidencePanel
+from lynx.ui.example_panel import ExamplePanel
 from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
 from lynx.ui.media_panel import MediaPanel
@@ -40,6 +41,8 @@ ANOTHER_CLIP = """(...clip) => {
     window.lynxLeaving = setTimeout(() => study?.classList.remove("leaving"), 5000);
 }"""
 """Hides the evidence in the browser as soon as the clip is another; `EvidencePanel.on_clip` follows, then:"""
+NO_EXAMPLE = "() => window.lynxNoExample?.()"
+"""Takes the mark from the example that was chosen: a file of the visitor's own takes its place."""
 SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving'); }"
 
 
@@ -65,6 +68,7 @@ class Page:
         in_process = not on_zero_gpu()
         self.model = ModelPanel(ui, engine)
         self.media = MediaPanel(ui, engine, encode=in_process)
+        self.examples = ExamplePanel(ui, self.model, self.media.uploads)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
         self.evidence_shown = [ui.shown, ui.chosen, ui.on_desk, ui.evidence, ui.evidence_view, ui.which]
         self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
@@ -80,28 +84,30 @@ class Page:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
-        loaded += [ui.suggestions, *ui.places.values(), ui.depth_settings]
-        previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
+        loaded += [*ui.places.values(), ui.sound_place, ui.depth_settings]
+        previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
         # a quick visitor may have given a clip by now
         opened.then(media.on_media, media.inputs, previewed, **MODEL)
         chosen = [ui.backbone, ui.precision, ui.adapters]
-        changed = ui.load.click(model.on_setup, [*chosen, ui.chat], loaded, **MODEL)
+        changed = ui.load.click(model.on_setup, [*chosen, ui.chat], [*loaded, ui.suggestions], **MODEL)
         changed.success(media.on_media, media.inputs, previewed, **MODEL)
         desk = [*media.inputs, ui.on_desk]
         changed.success(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         # while a model is being loaded another one can be chosen
         aside = ASIDE | {"trigger_mode": "always_last"}
-        choosing = [ui.backbone.change, ui.adapters.input]
-        gr.on(choosing, model.on_choose, [ui.backbone, ui.adapters], options, **aside)
+        choosing = [ui.backbone.change, ui.adapters.input, ui.several.input]
+        gr.on(choosing, model.on_choose, [ui.backbone, ui.adapters, ui.several], options, **aside)
         gr.on([*choosing, ui.precision.change], model.on_plan, chosen, ui.forecast, **aside)
 
         # Only what a person does, and what a handler says through a State: Gradio fires `change` of a file
         # anew whenever the page is drawn again, so that two handlers of it would call one another for ever.
         files = [ui.video.upload, ui.video.clear, ui.sound.input, ui.audio.upload, ui.audio.clear]
+        own = [*files]
         files += [ui.example.change]
         fields = [ui.offsets, ui.start, ui.end, ui.fps, ui.max_frames]
-        typed = [event for field in fields for event in (field.submit, field.blur)]
+        drawn = [ui.max_new_tokens, ui.temperature]
+        typed = [event for field in (*fields, *drawn) for event in (field.submit, field.blur)]
         typed += [ui.unit.input, ui.up.input]
         changes = [*files, *typed, ui.senses.input]
         changes += [state.change for state in (ui.depth_files, ui.view_files, ui.heard)]
@@ -121,9 +127,16 @@ class Page:
         gr.on(deep, lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         gr.on(around, media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
-            beside = [ui.example, ui.video, ui.sound, ui.audio, ui.depth, ui.depth_files, ui.views]
-            beside += [ui.view_files, ui.offsets, ui.suggestions, ui.notice, ui.start, ui.end, ui.unit, ui.up]
-            ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **ASIDE)
+            beside = [ui.example, ui.picked, ui.senses, ui.video, ui.sound, ui.audio, ui.depth]
+            beside += [ui.depth_files, ui.views, ui.view_files, ui.offsets, ui.suggestions, ui.notice]
+            beside += [ui.start, ui.end, ui.unit, ui.up]
+            # Gradio's other modes would drop a second choice, or take the first one's for it
+            each = ASIDE | {"trigger_mode": "multiple"}
+            ui.gallery.choose(self.examples.on_choose, ui.chat, beside, **each)
+            read = [ui.example, ui.depth_files, ui.view_files]
+            quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}
+            ui.picked.change(self.examples.on_picked, [ui.picked, ui.chat], [*loaded, *read], **quiet)
+            gr.on(own, None, js=NO_EXAMPLE, **LIGHT)
 
     def _wire_conversation(self) -> None:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lynx.types import Frames, Message
 
 EMBEDDED = "lynx-tiny"
+MAX_NEW_TOKENS = 128
+"""Maximum tokens of an answer where nothing else is asked for."""
 DEFAULT = " (default)"
 """How the label of a file's default sound track ends."""
 AUDIO, DEPTH, VIEW = "audio", "depth", "view"  # what a `Modality` can take beside a video
@@ -48,12 +50,16 @@ PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)  # which every model has
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """An adapter that could be added; `reason` says why it cannot, and is empty where it fits."""
+    """An adapter that could be added; `reason` says why it cannot, and is empty where it fits.
+
+    about: what it was trained on and how good it is, in a line.
+    """
 
     source: str
     modality: str = ""
     revision: str = ""
     reason: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,24 @@ def moments_of(
     return Moments(None, rate, whole, begin or 0.0, until)
 
 
+def answer_settings(max_new_tokens: str | None, temperature: str | None) -> tuple[int, float]:
+    """The length of an answer and its temperature, from the fields of a page; empty ones are as usual.
+
+    Raises: LynxError: one of them is no such number.
+    """
+    most = _number(max_new_tokens, "Most tokens of an answer") or MAX_NEW_TOKENS
+    if most != int(most):
+        raise LynxError(f"Most tokens of an answer: {max_new_tokens!r} is no whole number.")
+    text = (temperature or "").strip()
+    try:
+        heat = float(text or 0)
+    except ValueError:
+        heat = -1.0
+    if not 0 <= heat < math.inf:
+        raise LynxError(f"Temperature: {text!r} is no number from 0 on; leave it empty for 0.")
+    return int(most), heat
+
+
 def _number(given: str | float | None, name: str) -> float | None:
     if given is None or not (text := str(given).strip()):
         return None
@@ -195,7 +219,7 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()  # (question, answer)
     question: str = ""
     strict: bool = False  # whether it is an error, and no note, that a sense finds nothing in the video
-    max_new_tokens: int = 128
+    max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0  # 0 is greedy
 
     @property
@@ -286,7 +310,8 @@ class EvidenceView:
 class Reply:
     """An answer: the senses used with their frames and seconds, notes, and what it rests on.
 
-    part: seconds of the recording, where not all of it was looked at.
+    part: seconds of the recording, where not all of it was looked at. of_clip: those of the notes that are
+    about the clip, which its preview says too.
     """
 
     answer: str
@@ -294,6 +319,7 @@ class Reply:
     notes: tuple[str, ...] = ()
     evidence: EvidenceView | None = None
     part: tuple[float, float] | None = None
+    of_clip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -320,13 +346,15 @@ class ChatTurn:
 class Chat:
     """One conversation: what a visitor's page remembers between clicks.
 
-    key: its name in the engine, empty until the page has loaded.
+    key: its name in the engine, empty until the page has loaded. before: the setup whose place an example
+    that needs another adapter has taken.
     """
 
     key: str
     setup: Setup
     senses: tuple[Sense, ...] = (PICTURE,)
     turns: tuple[ChatTurn, ...] = ()
+    before: Setup | None = None
 
     @property
     def labels(self) -> dict[str, str]:

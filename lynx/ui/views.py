@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 COMMIT_SHOWN = 7  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 HEADER = """
-<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip, its sound and whatever else
-was recorded, and see what each word of the answer rests on.</p></div>
+<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses.<span class="more"> Ask about a clip, its
+sound and whatever else was recorded, and see what each word of the answer rests on.</span></p></div>
 """
+WORLD = "the miniature world"
+"""What the adapters say they were trained on that sense the world of the embedded backbone."""
 HINT = """
-<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and a few sounds. For
-real recordings load a real backbone below.</div>
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}. For other
+recordings load a real backbone under <i>Model and adapters</i>.</div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
@@ -41,7 +43,7 @@ DEPTH_UNITS = [
 FIELDS = {"--depth-unit": "'Depth unit'", "--depth-up": "'Up axis'"}
 """What options of the command line, which notes name, are called on the page."""
 SEEN = "What the model really sees and hears"
-SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
+MORE = "More of the recording: part, sound, depth, further views"
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>What sound do you hear?</i>"
 EVIDENCE_HEADER = "<h2>What the answer rests on</h2>"
 ASK_FIRST = (
@@ -76,9 +78,15 @@ DISTANCES = (
 """Columns of the table of distances: the figure, its title, its format."""
 
 
-def hint(setup: Setup) -> str:
-    """What the embedded backbone cannot do; nothing for a real one."""
-    return HINT if setup.backbone == types.EMBEDDED else ""
+def hint(setup: Setup, trained_on: Sequence[str] = ()) -> str:
+    """What the embedded backbone cannot do; nothing for a real one.
+
+    trained_on: what the adapters say they were trained on.
+    """
+    if setup.backbone != types.EMBEDDED:
+        return ""
+    more = [f"<b>{escape(data)}</b>" for data in trained_on if data != WORLD]
+    return HINT.format(", ".join(more) or "a few sounds")
 
 
 def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
@@ -101,19 +109,30 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
         else:
             commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
             parts.append(_chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality))
+            notes += [f'<div class="note">{escape(f"{name}: {option.about}")}</div>'] * bool(option.about)
     return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
 
 
+def replaced(sources: Sequence[str]) -> str:
+    """Which adapters another one of their sense has taken the place of, and how to have both."""
+    names = ", ".join(Path(source).name for source in sources)
+    text = f"{names} was taken out: one adapter for each sense, unless two are allowed above."
+    return f'<div class="note said">{escape(text)}</div>'
+
+
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
-    """Which senses an answer used, with how many frames and seconds; then its notes."""
+    """Which senses an answer used, with how many frames and seconds; then its notes.
+
+    What stands below the clip already is not said again.
+    """
     part = _part(reply.part)
     parts = [
         _chip(" · ".join((labels.get(sense, sense), f"{frames} frames", part or _seconds(seconds))), sense)
         for sense, (frames, seconds) in reply.used.items()
     ]
-    parts += [_chip(f"no {label}") for sense, label in labels.items() if sense not in reply.used]
     parts += [_chip("stopped")] * stopped
-    return f'<div class="chips">{"".join(parts)}</div>{_notes(reply.notes)}'
+    new = [note for note in reply.notes if note not in reply.of_clip]
+    return f'<div class="chips">{"".join(parts)}</div>{_notes(new)}'
 
 
 def _chip(text: str, sense: str | None = None) -> str:
@@ -162,9 +181,8 @@ def leave_out(senses: Sequence[Sense]) -> str:
 
 def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     """How much of the model's context the clip takes, as a bar and in words."""
-    notes = _notes(preview.notes)
     if not preview.frames:
-        return f'<div class="budget">{notes}</div>' if notes else ""
+        return ""
     used = sum(preview.tokens.values())
     bars = parts = ""
     for sense, count in preview.tokens.items():
@@ -175,8 +193,13 @@ def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     length = _part(preview.part) or _seconds(next(iter(preview.frames.values())).duration)
     return (
         f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
-        f"<div>{length} · {used:,} of {preview.context:,} tokens</div>{notes}</div>"
+        f"<div>{length} · {used:,} of {preview.context:,} tokens</div></div>"
     )
+
+
+def clip_notes(preview: Preview) -> str:
+    """What should be known about the clip."""
+    return _notes(preview.notes)
 
 
 def _notes(notes: Sequence[str]) -> str:
