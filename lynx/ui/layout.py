@@ -14,6 +14,7 @@ from lynx.ui.evidence_view import evidence_viewer
 from lynx.ui.example_gallery import example_gallery
 from lynx.ui.examples import ExampleClip
 from lynx.ui.host_policy import LOCAL, HostPolicy
+from lynx.ui.tab_memory import tab_memory
 from lynx.ui.types import AUDIO, DEPTH, MAX_NEW_TOKENS, VIEW, WHOLE, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
@@ -55,6 +56,8 @@ class Layout:
                     self._more()
                 self._model()
                 self._seen()
+        self.memory = tab_memory(elem_id="memory")
+        self.record = gr.Textbox(visible=False, label="record")  # what the tab remembered
         # what `/ask` takes and gives
         self.endpoint = gr.Button(visible=False)
         self.given = endpoint_fields()

@@ -23,12 +23,16 @@ class ModelPanel:
 
     def on_load(self, chat: Chat, request: gr.Request | None = None) -> Update:
         """A visitor arrives: give the conversation a key, the session's, and say what the model can sense."""
-        session = getattr(request, "session_hash", None)
         setup, left_out = self.models.without_broken(self.ui.setup)
-        update = self.set_up(replace(chat, key=chat.key or session or uuid4().hex), setup)
+        update = self.set_up(self.named(chat, request), setup)
         if left_out and not update[self.ui.notice]:
             update[self.ui.notice] = views.notice(" ".join(map(views.sentence, left_out)))
         return update
+
+    @staticmethod
+    def named(chat: Chat, request: gr.Request | None) -> Chat:
+        """With a key where it has none: the session's."""
+        return replace(chat, key=chat.key or getattr(request, "session_hash", None) or uuid4().hex)
 
     def on_setup(
         self, backbone: str | None, precision: str, adapters: list[str] | None, chat: Chat

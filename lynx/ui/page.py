@@ -16,6 +16,8 @@ from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
 from lynx.ui.media_panel import MediaPanel
 from lynx.ui.model_panel import ModelPanel
+from lynx.ui.reload_panel import ReloadPanel
+from lynx.ui.tab_memory import RECALL
 from lynx.ui.types import Setup
 from lynx.ui.visitors import App, Visitors, workspace
 
@@ -74,6 +76,7 @@ class Page:
         self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self.visitors = Visitors(self._forget)
+        self.reload = ReloadPanel(ui, self.model, self.media, self.visitors)
         answer, explain = self.chat.generate, self.chat.generate_and_explain
         self.endpoint = Ask(engine, ui.setup, self.media.uploads, answer, explain, self._forget)
         self._wire_media(blocks)
@@ -86,13 +89,19 @@ class Page:
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
         loaded += [*ui.places.values(), ui.sound_place, ui.depth_settings]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
-        opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
+        desk = [*media.inputs, ui.on_desk]
+        opened = blocks.load(self.reload.on_load, [ui.chat, ui.record], loaded, js=RECALL, **MODEL)
+        kept = [box for box in media.inputs if box is not ui.chat]
+        kept += [ui.chatbot, ui.backbone, ui.precision, ui.depth, ui.views, ui.track, ui.notice]
+        restored = opened.then(self.reload.on_restore, ui.chat, kept, **ASIDE)
         # a quick visitor may have given a clip by now
-        opened.then(media.on_media, media.inputs, previewed, **MODEL)
+        restored.then(media.on_media, media.inputs, previewed, **MODEL)
+        restored.then(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
+        self._remember_after(restored)
         chosen = [ui.backbone, ui.precision, ui.adapters]
         changed = ui.load.click(model.on_setup, [*chosen, ui.chat], [*loaded, ui.suggestions], **MODEL)
         changed.success(media.on_media, media.inputs, previewed, **MODEL)
-        desk = [*media.inputs, ui.on_desk]
+        self._remember_after(changed)
         changed.success(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         # while a model is being loaded another one can be chosen
         aside = ASIDE | {"trigger_mode": "always_last"}
@@ -117,6 +126,7 @@ class Page:
         gr.on([*files, *typed, *deep, *around, ui.track.input], None, clip, None, js=ANOTHER_CLIP, **LIGHT)
         emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
         emptied.then(None, js=SAME_CLIP)
+        self._remember_after(emptied)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
@@ -151,14 +161,16 @@ class Page:
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         found = [ui.chat, ui.shown, ui.on_desk, ui.problem]
         for event in (asked, tried, again):
-            event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
+            shown = event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
+            self._remember_after(shown)
         edited = [ui.editing, ui.edit_bar, ui.question]
         ui.edit_bar.edit(chat.on_edit, [ui.chat, ui.on_desk], edited, **LIGHT)
         ui.edit_bar.leave(chat.on_leave, None, edited, **LIGHT)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
-        left.then(chat.on_clear, ui.chat, answered, **LIGHT)
+        cleared = left.then(chat.on_clear, ui.chat, answered, **LIGHT)
+        self._remember_after(cleared)
         for kind, button in ui.saves.items():
             saved = button.click(partial(chat.on_save, kind), ui.chat, [ui.saved, ui.notice], **ASIDE)
             saved.success(None, js=DOWNLOAD.replace("#download", "#saved"))
@@ -186,7 +198,11 @@ class Page:
         filmed = [ui.film, ui.film_notes]
         ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **_one("film"))
 
+    def _remember_after(self, event: Any) -> None:
+        event.then(self.reload.on_remember, self.media.inputs, self.ui.memory, **LIGHT)
+
     def _forget(self, conversation: str) -> None:
         """Delete what a conversation, or a request, has left."""
         self.engine.forget(conversation)
         self.media.uploads.forget(conversation)
+        self.reload.kept.forget(conversation)

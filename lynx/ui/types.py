@@ -347,7 +347,7 @@ class Chat:
     """One conversation: what a visitor's page remembers between clicks.
 
     key: its name in the engine, empty until the page has loaded. before: the setup whose place an example
-    that needs another adapter has taken.
+    that needs another adapter has taken. secret: by which its visitor comes back to it after a reload.
     """
 
     key: str
@@ -355,6 +355,7 @@ class Chat:
     senses: tuple[Sense, ...] = (PICTURE,)
     turns: tuple[ChatTurn, ...] = ()
     before: Setup | None = None
+    secret: str = ""
 
     @property
     def labels(self) -> dict[str, str]:

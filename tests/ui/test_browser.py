@@ -255,6 +255,43 @@ def test_a_question_is_edited_as_it_was_typed(nonsense, open_page):
     assert page.locator("#chat .user.message").all_inner_texts() == ["what is <i>it</i> ?"]
 
 
+def test_a_reload_keeps_the_conversation_the_clip_and_the_settings_of_its_tab(nonsense, open_page, files):
+    page = open_page(nonsense)
+    upload(page, files / "own.mp4")
+    budget = page.locator("#budget")
+    budget.get_by_text("of 2,048 tokens").wait_for(state="attached")
+    page.uncheck("#senses input[name=depth]")
+    ask_and_stop(page, "what <b>is</b> it ?")
+    page.wait_for_selector("#chat .chips")
+    said = page.inner_text("#chat .bot.message p")
+    word = page.locator("#evidence-view .words button").first
+    word.wait_for()
+    page.wait_for_function("sessionStorage.getItem('lynx')?.includes('is</b> it ?')")
+
+    page.reload()
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what <b>is</b> it ?"]
+    assert page.inner_text("#chat .bot.message p") == said
+    page.wait_for_selector("#video video")
+    word.wait_for()
+    budget.get_by_text("of 2,048 tokens").wait_for(state="attached")
+    assert not page.is_checked("#senses input[name=depth]") and page.is_checked("#senses input[name=audio]")
+    sent = requests_of(page)
+    page.wait_for_timeout(3000)
+    before = len(sent)
+    page.wait_for_timeout(1500)
+    assert len(sent) == before, "the page goes on by itself"
+    ask_and_stop(page, "and now ?")
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")
+    assert page.locator("#chat .divider").count() == 0, "it is about the same clip"
+
+    other = page.context.new_page()
+    other.goto(nonsense)
+    other.wait_for_selector("#senses input >> nth=1")
+    other.wait_for_timeout(1500)
+    assert other.locator("#chat .message").count() == 0 and other.locator("#video video").count() == 0
+
+
 def test_the_page_comes_to_rest(nonsense, open_page, files):
     """Events that call one another without end would starve the machine, and every other visitor."""
     page = open_page(nonsense)

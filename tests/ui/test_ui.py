@@ -835,6 +835,7 @@ def page(engine, setup):
 
 
 SETTINGS = {"start": "", "end": "", "fps": "", "max_frames": "", "track": None, "unit": "", "up": ""}
+SETTINGS |= {"max_new_tokens": "", "temperature": ""}
 
 
 def media(desk, name, chat, senses=("video", "audio"), **settings):
