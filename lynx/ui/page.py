@@ -132,7 +132,7 @@ class Page:
             each = ASIDE | {"trigger_mode": "multiple"}
             ui.gallery.choose(self.examples.on_choose, ui.chat, beside, **each)
             read = [ui.example, ui.depth_files, ui.view_files]
-            quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}
+            quiet = MODEL | {"show_progress": "hidden"}
             ui.picked.change(self.examples.on_picked, [ui.picked, ui.chat], [*loaded, *read], **quiet)
             gr.on(own, None, js=NO_EXAMPLE, **LIGHT)
 
