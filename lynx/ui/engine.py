@@ -120,6 +120,8 @@ class Engine:
 
         session, notes = self.sessions.open(request)
         frames, missing = self.sessions.frames(session, request)
+        notes = (*notes, *missing)
+        of_clip = (*notes, *session.plan.notes, *notes_of(frames.values()))
         for piece in session.stream(request.question, **self._options(request)):
             yield piece
             if self.sessions.stopped(request.conversation):  # before the session had begun to answer
@@ -127,8 +129,6 @@ class Engine:
         said = session.history[-1]["content"]
         part = part_looked_at(session)
         view = self._evidence(session, request)
-        notes = (*notes, *missing)
-        of_clip = (*notes, *session.plan.notes, *notes_of(frames.values()))
         yield Reply(said, dict(session.used), (*notes, *session.notes), view, part, of_clip)
 
     def answer_and_explain(self, request: Request) -> "Iterator[str | Reply | Record]":

@@ -111,7 +111,8 @@ class Page:
 
         # Only what a person does, and what a handler says through a State: Gradio fires `change` of a file
         # anew whenever the page is drawn again, so that two handlers of it would call one another for ever.
-        files = [ui.video.upload, ui.video.clear, ui.sound.input, ui.audio.upload, ui.audio.clear]
+        files = [ui.video.upload, ui.video.clear, ui.video.stop_recording, ui.sound.input]
+        files += [ui.audio.upload, ui.audio.clear, ui.audio.stop_recording]
         own = [*files]
         files += [ui.example.change]
         fields = [ui.offsets, ui.start, ui.end, ui.fps, ui.max_frames]
@@ -144,7 +145,7 @@ class Page:
             each = ASIDE | {"trigger_mode": "multiple"}
             ui.gallery.choose(self.examples.on_choose, ui.chat, beside, **each)
             read = [ui.example, ui.depth_files, ui.view_files]
-            quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}
+            quiet = MODEL | {"show_progress": "hidden"}
             ui.picked.change(self.examples.on_picked, [ui.picked, ui.chat], [*loaded, *read], **quiet)
             gr.on(own, None, js=NO_EXAMPLE, **LIGHT)
 

@@ -30,8 +30,8 @@ sound and whatever else was recorded, and see what each word of the answer rests
 WORLD = "the miniature world"
 """What the adapters say they were trained on that sense the world of the embedded backbone."""
 HINT = """
-<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}. For other
-recordings load a real backbone under <i>Model and adapters</i>.</div>
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}.<span class="more">
+Other recordings need a real backbone, loaded below.</span></div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"

@@ -614,8 +614,8 @@ def test_what_needs_no_other_model_does_not_wait_for_its_load(slow_load, setup, 
     page.ui.examples = [ExampleClip({"video": desk / "clip.mp4", "depth": desk / "depth"})]
     new, unloaded = Chat("k", setup, SENSES), Chat("", full)
     calls = {
-        "an example, for who has a model": lambda: page.media.on_example(0, new)[page.ui.depth] is None,
-        "an example, for who has just come": lambda: bool(page.media.on_example(0, unloaded)[page.ui.depth]),
+        "an example, for who has a model": lambda: page.examples.on_example(0, new)[page.ui.depth] is None,
+        "an example, for who has just come": lambda: bool(page.examples.on_example(0, unloaded)[page.ui.depth]),
         "which adapters fit": lambda: bool(page.model.on_choose(setup.backbone, list(setup.adapters))),
         "what a model needs": lambda: isinstance(page.model.on_plan(setup.backbone, "auto", []), str),
         "a model that is there": lambda: engine.models.senses(setup) == SENSES,
@@ -717,7 +717,7 @@ def test_text_of_models_and_users_is_escaped(setup):
 
 def test_chips_say_which_senses_were_used(setup):
     chips = views.chips(Reply("x", {"video": (8, 4.0)}, ("a note",)), LABELS, stopped=True)
-    assert "picture · 8 frames · 4.0 s" in chips and "no sound" in chips
+    assert "picture · 8 frames · 4.0 s" in chips and "sound" not in chips, "nothing is said of unused senses"
     assert "stopped" in chips and "A note" in chips
 
 
@@ -808,9 +808,9 @@ def test_questions_offered_are_of_every_sense_that_is_there():
         *("audio0", "audio1", "audio+video0", "audio+video1", "video0", "video1"),
     )
     every = suggested_questions(questions, ("video", "audio", "depth", "high_fps", "multi_view"))
-    assert len(every) == 8 and every[0] == "audio0" and every[-1] == "video0"
+    assert len(every) == len(NEEDS) and every[0] == "audio0" and every[-1] == "video0"
     assert all(any(question.startswith("+".join(need)) for question in every) for need in NEEDS)
-    assert suggested_questions(questions, ("video",)) == ("video0", "video1")
+    assert suggested_questions(questions, ("video",)) == ("video0", "video1", "video2")
     assert suggested_questions(questions, ()) == ()
 
 
@@ -863,7 +863,7 @@ def test_ask_retry_and_clear(page, setup, desk):
     assert shown[ui.evidence]["visible"] and json.loads(shown[ui.evidence_view])["answer"]
     *_, last, _ = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
     again = last[ui.chat]
-    assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
+    assert len(again.turns) == 1 and "sound ·" not in again.turns[0].chips
     *_, failed = page.chat.on_retry(*media(desk, "text.mp4", again))
     assert failed[ui.notice] and len(failed[ui.chatbot]) == 2
     cleared = page.chat.on_clear(again)
@@ -1175,16 +1175,17 @@ def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, f
     ui, questions = page.ui, tuple((f"{'+'.join(need)} ?", need) for need in NEEDS)
     names = {"video": "fast.mp4", "audio": "fast.mp4", "depth": "depth", "multi_view": "other.mp4"}
     ui.examples = [ExampleClip({sense: desk / name for sense, name in names.items()}, questions)]
-    filled = page.media.on_example(0, Chat("x", full, page.engine.models.senses(full)))
+    filled = page.examples.on_example(0, Chat("x", full, page.engine.models.senses(full)))
     assert filled[ui.views] == [str(desk / "other.mp4")] and filled[ui.sound] == "the video"
     assert open_depth(page.media.uploads.depth(filled[ui.depth])).count == 4
     assert [sample[0] for sample in filled[ui.suggestions]["samples"]] == [
         *("audio ?", "depth ?", "high_fps ?", "multi_view ?", "audio+video ?", "video ?"),
     ]
-    loading = page.media.on_example(0, Chat("", full))
+    loading = page.examples.on_example(0, Chat("", full))
     assert loading.pop(ui.example) != filled.pop(ui.example), "each choice of an example is read"
+    assert loading.pop(ui.picked).key != filled.pop(ui.picked).key
     assert loading == filled, "the model may still be loading"
-    fewer = page.media.on_example(0, Chat("x", setup, SENSES))
+    fewer = page.examples.on_example(0, Chat("x", setup, SENSES))
     assert fewer[ui.depth] is None and fewer[ui.views] is None
     assert [sample[0] for sample in fewer[ui.suggestions]["samples"]] == [
         "audio ?",
@@ -1312,12 +1313,13 @@ def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, de
     clips = [page.media.request("", *each).clip for each in given]
     assert [clip.track for clip in clips] == [None, 1, None], "the default one, and one of another file"
     assert clips[1].source("audio") == Recording(two_tracks, track=1)
-    shown = page.media.on_media(*given[1])[ui.budget]
+    seen = page.media.on_media(*given[1])
+    shown = seen[ui.budget] + seen[ui.clip_notes]
     assert "sound 16 frames" in shown and "2 sound tracks; #1 is heard" in shown
     assert "is heard" not in shown.replace("#1 is heard", ""), "the video's own track is not"
     other = list(given[0])
     other[1:3] = ["a separate file", str(desk / "clip.mp4")]
-    assert "is heard" not in page.media.on_media(*other)[ui.budget], "no track of the video is"
+    assert "is heard" not in page.media.on_media(*other)[ui.clip_notes], "no track of the video is"
 
 
 def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, desk, monkeypatch):
@@ -1333,12 +1335,14 @@ def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, de
 
 def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
     chat, ui = Chat("once", setup, SENSES), page.ui
-    for number in range(3):
-        *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
-        chat = answered[ui.chat]
-        assert ("no audio track" in chat.turns[-1].chips) == (number == 0)
-    *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
-    assert "no audio track" in answered[ui.chat].turns[-1].chips, "it is about another part"
+    seen = page.media.on_media(*media(desk, "mute.mp4", chat))
+    assert "no audio track" in seen[ui.clip_notes] and "no audio track" not in seen[ui.budget]
+    *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
+    turn = answered[ui.chat].turns[-1]
+    assert "no audio track" not in turn.chips, "it stands below the clip"
+    assert any("no audio track" in note for note in turn.notes)
+    later = views.chips(Reply("", {}, ("of the clip", "of the words"), of_clip=("of the clip",)), {}, False)
+    assert "Of the words" in later and "Of the clip" not in later
     chips = views.chips(Reply("", {}, ("Z is up: give --depth-up y if it lies",)), {}, stopped=False)
     assert "give &#x27;Up axis&#x27; y" in chips
 
