@@ -14,6 +14,7 @@ import lynx
 from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
+from lynx.errors import LynxError
 from lynx.media.writer import write_video
 from lynx.types import Waveform
 from lynx.ui import launch
@@ -277,6 +278,12 @@ def test_a_client_of_gradio_calls_by_name_and_leaves_out_what_it_does_not_know(a
     assert client.predict(clip, question="what is it ?", api_name="/ask") == old == answer(app)
     job = client.submit(clip, None, "what is it ?", api_name="/stream")
     assert list(job)[-1] == old
+
+
+def test_without_its_package_the_mcp_server_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(lynx.ui, "find_spec", lambda name: None)
+    with pytest.raises(LynxError, match=r"pip install 'lynx\[mcp\]'"):
+        launch(mcp_server=True)
 
 
 def test_the_api_page_has_sample_values_and_says_what_each_is(app):
