@@ -1213,8 +1213,8 @@ def test_of_two_adapters_of_one_sense_the_last_is_kept_unless_both_are_wanted(pa
 
 def test_adapters_say_what_they_were_trained_on_and_how_good_they_are(page, world):
     shown = page.model.on_choose("lynx-tiny", list(world.setup.adapters))[page.ui.offers]
-    assert "sounds: ten real sounds and spoken digits: esc10 73.8 %, digits 80.5 %, chance 10.0 %" in shown
-    assert "audio: the miniature world: with 94.8 %, without 35.1 %" in shown
+    assert "trained on ten real sounds and spoken digits; esc10 73.8 %, digits 80.5 %, chance 10.0 %" in shown
+    assert "trained on the miniature world; with 94.8 %, without 35.1 %" in shown
 
 
 def test_the_banner_speaks_of_the_adapters_that_are_loaded():
