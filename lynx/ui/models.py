@@ -125,7 +125,8 @@ class ModelCache:
             try:
                 adapter, revision = self._describe(source)
                 reason = mismatch(adapter, model.backbone if model is not None else given)
-                about = ": ".join(filter(None, (trained_on(adapter), shares(adapter.metrics))))
+                data, measured = trained_on(adapter), shares(adapter.metrics)
+                about = "; ".join(filter(None, (data and f"trained on {data}", measured)))
                 option = AdapterOption(source, adapter.modality, revision or "", self._told(reason), about)
             except LynxError as error:
                 option = AdapterOption(source, reason=str(error))

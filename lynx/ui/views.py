@@ -96,8 +96,11 @@ def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
 
 
 def adapter_options(options: Sequence[types.AdapterOption]) -> str:
-    """Adapters that could be added, with what they add and their revision; grayed with the reason if not."""
-    parts, notes = [], []
+    """Adapters that could be added, with what they add, what they were trained on and how good they are.
+
+    Those that cannot are grayed, with the reason.
+    """
+    parts, about, notes = [], "", []
     for option in options:
         # Of a folder the last part, a Hub id as it is; by its letters alone: the page asks no disk.
         path = Path(option.source)
@@ -108,9 +111,13 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
             notes.append(f'<div class="note">{escape(f"{name}: {option.reason}")}</div>')
         else:
             commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
-            parts.append(_chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality))
-            notes += [f'<div class="note">{escape(f"{name}: {option.about}")}</div>'] * bool(option.about)
-    return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
+            chip = _chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality)
+            if option.about:
+                about += f'<div class="offer">{chip}<span class="note">{escape(option.about)}</span></div>'
+            else:
+                parts.append(chip)
+    chips = f'<div class="chips">{"".join(parts)}</div>' if parts else ""
+    return about + chips + "".join(notes)
 
 
 def replaced(sources: Sequence[str]) -> str:

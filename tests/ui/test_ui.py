@@ -39,6 +39,7 @@ from lynx.ui import launch, views
 from lynx.ui.edit_bar import pen
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed
 from lynx.ui.evidence_panel import COMPUTING
+from lynx.ui.example_gallery import example_gallery
 from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
 from lynx.ui.kept_answers import ANSWERS_KEPT, CONVERSATIONS_KEPT
 from lynx.ui.layout import Layout
@@ -615,7 +616,9 @@ def test_what_needs_no_other_model_does_not_wait_for_its_load(slow_load, setup, 
     new, unloaded = Chat("k", setup, SENSES), Chat("", full)
     calls = {
         "an example, for who has a model": lambda: page.examples.on_example(0, new)[page.ui.depth] is None,
-        "an example, for who has just come": lambda: bool(page.examples.on_example(0, unloaded)[page.ui.depth]),
+        "an example, for who has just come": lambda: bool(
+            page.examples.on_example(0, unloaded)[page.ui.depth]
+        ),
         "which adapters fit": lambda: bool(page.model.on_choose(setup.backbone, list(setup.adapters))),
         "what a model needs": lambda: isinstance(page.model.on_plan(setup.backbone, "auto", []), str),
         "a model that is there": lambda: engine.models.senses(setup) == SENSES,
@@ -812,6 +815,37 @@ def test_questions_offered_are_of_every_sense_that_is_there():
     assert all(any(question.startswith("+".join(need)) for question in every) for need in NEEDS)
     assert suggested_questions(questions, ("video",)) == ("video0", "video1", "video2")
     assert suggested_questions(questions, ()) == ()
+
+
+def test_one_description_may_hold_several_examples_and_gone_files_are_left_out(tmp_path, desk):
+    clips = [{"media": {"audio": "here.mp4"}, "caption": "a tone"}, {"media": {"audio": "gone.ogg"}}]
+    told = {"title": "Tones", "adapter": "ears", "questions": [], "clips": clips}
+    (tmp_path / "tones").mkdir()
+    (tmp_path / "tones" / "qa.json").write_text(json.dumps(told))
+    shutil.copy(desk / "clip.mp4", tmp_path / "tones" / "here.mp4")
+    (example,) = find_examples(tmp_path)
+    assert (example.title, example.caption, example.adapter, example.clip) == (
+        "Tones",
+        "a tone",
+        "ears",
+        None,
+    )
+
+
+def test_every_example_has_a_picture_and_a_name(desk, tmp_path):
+    evil = '"><img src=x onerror=alert(1)>'
+    (tmp_path / "torn.mp4").write_text("no film")
+    examples = [
+        ExampleClip({"video": desk / "clip.mp4"}, caption="what moves"),
+        ExampleClip({"audio": desk / "clip.mp4"}, caption=evil, title=evil, credit=evil),
+        ExampleClip({"video": tmp_path / "torn.mp4"}, title="torn"),
+    ]
+    with gr.Blocks():
+        drawn = example_gallery(examples).html_template
+    assert drawn.count("<button") == 3 and drawn.count('role="toolbar"') == 3
+    assert "data:image/jpeg;base64," in drawn and "<rect" in drawn and "What moves" in drawn
+    assert f">{tmp_path.name.capitalize()}<" in drawn, "without a caption the folder names it"
+    assert "<img src=x" not in drawn
 
 
 # --- the page and its endpoint -------------------------------------------------------------------
@@ -1194,6 +1228,107 @@ def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, f
     ]
 
 
+@pytest.fixture
+def world(page, monkeypatch):
+    """The page with the checkout's examples, and a conversation with the adapters of the miniature world."""
+    root = Path(__file__).parents[2]
+    for needed in ("lynx/assets/lynx-tiny/model.safetensors", "adapters/sounds/lynx_config.json"):
+        if not (root / needed).is_file():
+            pytest.skip(f"needs {needed}")
+    setup = Setup(adapters=find_adapters("lynx-tiny"))
+    monkeypatch.setattr(page.ui, "examples", find_examples())
+    return Chat("world", setup, page.engine.models.senses(setup))
+
+
+def choose(page, title, chat):
+    """The conversation after the first example of a row was chosen, and what the page was told."""
+    index = next(i for i, example in enumerate(page.ui.examples) if example.title == title)
+    filled = page.examples.on_example(index, chat)
+    loaded = page.examples.on_picked(filled[page.ui.picked], chat)
+    return loaded.get(page.ui.chat, chat), filled, loaded
+
+
+def test_a_real_sound_takes_its_adapter_in_place_of_the_worlds_and_gives_it_back(page, world):
+    ui = page.ui
+    heard, filled, loaded = choose(page, "Real sounds", world)
+    assert {Path(source).name for source in heard.setup.adapters} == {
+        *({Path(source).name for source in world.setup.adapters} - {"audio"}),
+        "sounds",
+    }
+    assert filled[ui.video] is None and filled[ui.sound] == "a separate file"
+    assert "sounds" in filled[ui.senses]["value"] and "audio" not in filled[ui.senses]["value"]
+    assert filled[ui.suggestions]["samples"][0] == ["What sound do you hear?"]
+    assert ui.example not in filled and loaded[ui.example], "the clip is read when the model is there"
+    assert "ten real sounds" in loaded[ui.hint]
+    again, filled, loaded = choose(page, "Real sounds", heard)
+    assert again is heard and filled[ui.example] and ui.chat not in loaded
+    back, _, loaded = choose(page, "Miniature world", heard)
+    assert back.setup == world.setup and back.before is None and "real sounds" not in loaded[ui.hint]
+
+
+def test_an_example_leaves_a_model_that_was_chosen_as_it_is(page, world, setup):
+    mine = replace(world, setup=replace(world.setup, adapters=world.setup.adapters[:1]))
+    assert choose(page, "Miniature world", mine)[0] == mine
+    other = Chat("other", setup, SENSES)
+    chat, filled, _ = choose(page, "Real sounds", other)
+    assert chat == other and filled[page.ui.example], "a real backbone hears it with its own adapters"
+
+
+def test_the_example_chosen_last_decides_which_model_is_loaded(page, world):
+    """Two quick clicks: the first one's model is still being loaded when the second is taken."""
+    first, last = (
+        next(i for i, each in enumerate(page.ui.examples) if each.title == title)
+        for title in ("Real sounds", "Miniature world")
+    )
+    picked = page.ui.picked
+    page.examples.on_example(first, world)
+    newest = page.examples.on_example(last, world)[picked]
+    heard = page.examples.on_picked(page.examples.on_example(first, world)[picked], world)[page.ui.chat]
+    assert page.examples.on_picked(newest, heard)[page.ui.chat].setup == world.setup
+
+
+def test_of_two_adapters_of_one_sense_the_last_is_kept_unless_both_are_wanted(page, world):
+    ui, choose = page.ui, page.model.on_choose
+    given = list(world.setup.adapters)
+    audio, sounds = (next(each for each in page.model.offered if Path(each).name == name)
+                     for name in ("audio", "sounds"))  # fmt: skip
+    one = choose("lynx-tiny", [*given, sounds])
+    assert sounds in one[ui.adapters]["value"] and audio not in one[ui.adapters]["value"]
+    assert len(one[ui.adapters]["value"]) == len(given) and "audio was taken out" in one[ui.offers]
+    both = choose("lynx-tiny", [*given, sounds], True)
+    assert {audio, sounds} <= set(both[ui.adapters]["value"]) and "taken out" not in both[ui.offers]
+    loaded = page.model.on_setup("lynx-tiny", "auto", [audio, sounds], world)
+    assert loaded[ui.adapters]["value"] == [audio, sounds], "who asks for both has both"
+
+
+def test_adapters_say_what_they_were_trained_on_and_how_good_they_are(page, world):
+    shown = page.model.on_choose("lynx-tiny", list(world.setup.adapters))[page.ui.offers]
+    assert "trained on ten real sounds and spoken digits; esc10 73.8 %, digits 80.5 %, chance 10.0 %" in shown
+    assert "trained on the miniature world; with 94.8 %, without 35.1 %" in shown
+
+
+def test_the_banner_speaks_of_the_adapters_that_are_loaded():
+    tiny = Setup()
+    assert "a few sounds" in views.hint(tiny, ("the miniature world",))
+    both = views.hint(tiny, ("the miniature world", "<i>whale</i> songs"))
+    assert "&lt;i&gt;whale&lt;/i&gt; songs" in both and "a few sounds" not in both
+    assert views.hint(Setup("qwen2.5-vl-3b"), ("the miniature world",)) == ""
+
+
+def test_an_answer_has_the_length_and_the_temperature_that_were_asked_for(page, setup, desk):
+    given = media(desk, "clip.mp4", Chat("t", setup, SENSES), max_new_tokens="3", temperature="0.7")
+    asked = page.media.request("what ?", *given)
+    assert (asked.max_new_tokens, asked.temperature) == (3, 0.7)
+    usual = page.media.request("what ?", *media(desk, "clip.mp4", Chat("t", setup, SENSES)))
+    assert (usual.max_new_tokens, usual.temperature) == (128, 0.0)
+    free = Engine()
+    torch.manual_seed(0)
+    drawn = {list(free.answer(replace(asked, conversation=str(i))))[-1].answer for i in range(4)}
+    assert len(drawn) > 1, "at a temperature above 0 answers differ"
+    *_, reply = free.answer(replace(asked, temperature=0.0))
+    assert len(reply.evidence.given.ids) <= 3
+
+
 def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engine, full, desk):
     ui = page.ui
     update = page.model.on_setup(full.backbone, "auto", list(full.adapters), Chat("p", full))
@@ -1290,6 +1425,10 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
         ({"max_frames": "0"}, "Most frames: '0' is no number"),
         ({"max_frames": "2.5"}, "expected a whole number"),
         ({"unit": "inch"}, "depth unit is 'inch'"),
+        ({"max_new_tokens": "2.5"}, "Most tokens of an answer: '2.5' is no whole number"),
+        ({"max_new_tokens": "-1"}, "Most tokens of an answer: '-1' is no number above 0"),
+        ({"temperature": "hot"}, "Temperature: 'hot' is no number from 0 on"),
+        ({"temperature": "nan"}, "Temperature: 'nan' is no number from 0 on"),
     ],
 )
 def test_wrong_values_are_one_sentence_and_nothing_is_lost(page, engine, full, desk, given, said):
