@@ -159,8 +159,6 @@ def _answered(session: "Session") -> tuple[Evidence, str]:
     answer = history[-1]["content"]
     if not (answer.startswith(said) if cut else answer == said):
         raise LynxError("the answer was taken back: ask again before it is filmed")
-    if not evidence.streams:
-        raise LynxError("the answer rests on no media: there is nothing to film")
     return evidence, history[-2]["content"]
 
 

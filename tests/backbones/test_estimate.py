@@ -18,8 +18,8 @@ from lynx.backbones import CATALOG, FAMILIES
 from lynx.backbones.estimate import describe, estimate
 from lynx.cli.main import main
 from lynx.config import LoraSettings
-from lynx.ui import BACKBONES
 from lynx.ui.engine import Engine
+from lynx.ui.host_policy import MENU
 from lynx.ui.layout import Layout
 from lynx.ui.page import Page
 from lynx.ui.types import EMBEDDED, Setup
@@ -173,4 +173,4 @@ def test_the_app_says_it_before_anything_is_loaded():
     assert about[1:] in shown and "video, audio" in shown
     assert "No backbone" in page.model.on_plan("no such thing", "auto", [])
     assert not engine.models._models
-    assert set(BACKBONES) <= {EMBEDDED, *CATALOG}
+    assert set(MENU) <= {EMBEDDED, *CATALOG}

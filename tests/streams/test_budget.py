@@ -63,7 +63,7 @@ def test_a_part_is_looked_at_at_the_middles_of_its_equal_parts():
         ({"fps": 0}, BackboneError, "fps is 0: expected frames a second, above 0"),
         ({"fps": 2, "frames": 3}, BackboneError, "frames=3 and fps=2 both say how many"),
         ({"frames": 3, "max_frames": 2}, BackboneError, "max_frames limits what fps gives"),
-        ({"max_frames": 0}, BackboneError, "max_frames is 0: at least one"),
+        ({"max_frames": 0}, BackboneError, "max_frames is 0: expected a whole number of moments"),
         ({"frames": 2.5}, BackboneError, "frames is 2.5"),
     ],
 )

@@ -18,9 +18,9 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 import lynx
-from lynx.adapters.format import FILES, Adapter
+from lynx.adapters.format import FILES
 from lynx.adapters.saving import save_adapter
-from lynx.config import LIMITS, Limits, LoraSettings
+from lynx.config import LIMITS, Limits
 from lynx.errors import LynxError
 from lynx.ui import launch, views
 from lynx.ui.engine import Engine
@@ -40,9 +40,7 @@ def desk(tmp_path_factory):
     """A small backbone with an adapter for sound."""
     folder = tmp_path_factory.mktemp("desk")
     model = lynx.load(checkpoints.llava_onevision(folder / "backbone"))
-    model.add_adapter(Adapter("audio", "audio"))
-    for part in ("vision", "llm"):
-        model.add_lora("audio", part, LoraSettings(4, 8.0, 0.0))
+    checkpoints.random_adapter(model, "audio")
     save_adapter(model, "audio", folder / "adapter")
     return folder
 

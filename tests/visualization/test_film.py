@@ -269,13 +269,6 @@ def test_a_letter_of_several_tokens_is_no_answer_taken_back(session, monkeypatch
     assert film._answered(session)[1] == "what is it ?"
 
 
-def test_words_alone_are_no_film(model, tmp_path):
-    chat = model.chat()
-    chat.ask("what is it ?", max_new_tokens=3)
-    with pytest.raises(LynxError, match="rests on no media"):
-        write_film(chat, tmp_path / "film.mp4")
-
-
 @pytest.mark.parametrize(
     "word, text, letters", [(0, "a", "a"), ("LOUD", "loud", "loud"), (2, "siren", "siren"), (3, ".", ".")]
 )
