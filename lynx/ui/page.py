@@ -82,7 +82,7 @@ class Page:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
-        loaded += [*ui.places.values(), ui.sound_place, ui.depth_settings]
+        loaded += [ui.several, *ui.places.values(), ui.sound_place, ui.depth_settings]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
         opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
         # a quick visitor may have given a clip by now
