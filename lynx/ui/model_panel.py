@@ -61,6 +61,8 @@ class ModelPanel:
             ui.hint: views.hint(setup, self.models.trained_on(setup)),
             ui.model: gr.update(label=views.model_line(setup, senses)),
             **{place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()},
+            # who loads two of one sense, here or when the app is started, keeps them
+            ui.several: True if self.models.one_a_sense(setup.adapters) != setup.adapters else gr.skip(),
             ui.sound_place: gr.update(visible=AUDIO in chat.places),
             ui.depth_settings: gr.update(visible=DEPTH in chat.places),
             **self._choose(setup.backbone, setup.adapters),

@@ -87,7 +87,7 @@ class Page:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
-        loaded += [*ui.places.values(), ui.sound_place, ui.depth_settings]
+        loaded += [ui.several, *ui.places.values(), ui.sound_place, ui.depth_settings]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
         desk = [*media.inputs, ui.on_desk]
         opened = blocks.load(self.reload.on_load, [ui.chat, ui.record], loaded, js=RECALL, **MODEL)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
-COMMIT_SHOWN = 7  # letters
+COMMIT_SHOWN, ABOUT_SHOWN = 7, 240  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 HEADER = """
 <div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses.<span class="more"> Ask about a clip, its
@@ -113,7 +113,8 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
             commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
             chip = _chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality)
             if option.about:
-                about += f'<div class="offer">{chip}<span class="note">{escape(option.about)}</span></div>'
+                told = escape(option.about[:ABOUT_SHOWN])
+                about += f'<div class="offer">{chip}<span class="note">{told}</span></div>'
             else:
                 parts.append(chip)
     chips = f'<div class="chips">{"".join(parts)}</div>' if parts else ""

@@ -1299,6 +1299,8 @@ def test_of_two_adapters_of_one_sense_the_last_is_kept_unless_both_are_wanted(pa
     assert {audio, sounds} <= set(both[ui.adapters]["value"]) and "taken out" not in both[ui.offers]
     loaded = page.model.on_setup("lynx-tiny", "auto", [audio, sounds], world)
     assert loaded[ui.adapters]["value"] == [audio, sounds], "who asks for both has both"
+    assert loaded[ui.several] is True
+    assert page.model.on_setup("lynx-tiny", "auto", given, world)[ui.several] == gr.skip()
 
 
 def test_adapters_say_what_they_were_trained_on_and_how_good_they_are(page, world):
