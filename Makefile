@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 # Two threads a process on a machine that is shared by test workers cost more than they bring.
 WORKERS ?= 2
 
+BROWSER := tests/ui/test_browser.py tests/ui/test_accessibility.py
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -14,8 +15,8 @@ app: $(READY)
 	$(BIN)/python app.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/ui/test_browser.py $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/ui/test_browser.py # alone: a browser takes a core of its own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(BROWSER:%=--ignore %) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 $(BROWSER) # alone: a browser takes a core of its own
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -35,7 +36,7 @@ bench: $(READY)
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[app,world,mesh,quant,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[app,mcp,world,mesh,quant,dev]"
 	touch $@
 
 clean:

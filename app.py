@@ -17,4 +17,5 @@ if __name__ == "__main__":
         host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
         variables=os.environ,
+        mcp_server=os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true",
     )

@@ -337,10 +337,11 @@ def gradio_folder_of_owner() -> str | None:
 
 def keep_gradio_files_in(folder: Path) -> None:
     """Let Gradio keep uploads, and copies of what it shows, in `folder`, from components made from now on."""
-    from gradio import routes
+    from gradio import mcp, routes
 
     folder.mkdir()
-    os.environ["GRADIO_TEMP_DIR"] = routes.DEFAULT_TEMP_DIR = str(folder.resolve())  # read at its import
+    os.environ["GRADIO_TEMP_DIR"] = kept = str(folder.resolve())
+    routes.DEFAULT_TEMP_DIR = mcp.DEFAULT_TEMP_DIR = kept  # read at their import
 
 
 def gradio_folder() -> str:
@@ -352,6 +353,26 @@ def leave_no_stray_file(component: Any) -> Any:
     """A gradio `File`, whose preprocessing would leave an empty temporary file each time; returns it."""
     component._process_single_file = lambda file: file.path
     return component
+
+
+def as_endpoint_field(component: Any, example: Any, told: str, schema: Mapping[str, Any]) -> Any:
+    """A gradio component with its sample value and its text on the page *Use via API*; returns it.
+
+    schema: what of its JSON schema is more exact than gradio's.
+    """
+    info = {**component.api_info(), "additional_description": told, **schema}
+    component.example_payload, component.api_info = lambda: example, lambda: info
+    return component
+
+
+def offer_as_tool(blocks: Any, endpoint: str, optional: Sequence[str]) -> None:
+    """Let the MCP server of a launched page offer this endpoint alone, and these parameters be left out."""
+    server = blocks.mcp_server_obj
+    tools = {tool: known for tool, known in server.tool_to_endpoint.items() if known == endpoint}
+    server.tool_to_endpoint = tools
+    for parameter in server.api_info["named_endpoints"][endpoint]["parameters"]:
+        if parameter["parameter_name"] in optional:
+            parameter |= {"parameter_has_default": True, "parameter_default": None}
 
 
 def on_zero_gpu() -> bool:

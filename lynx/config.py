@@ -212,6 +212,7 @@ class Limits:
     max_times_bytes: int = limit(4 * 2**20, "bytes", "times.txt beside depth maps: 200,000 maps or more")
     max_upload_bytes: int = limit(600 * 2**20, "bytes", "one uploaded file")
     max_waiting: int = limit(16, "requests", "what one visitor of the app may have waiting")
+    max_answer_tokens: int = limit(512, "tokens", "an answer of a hosted app")
     max_files: int = limit(20_000, "files", "an adapter's folder, a .zip, or an upload of several files")
     max_folders: int = limit(32, "folders", "around a file in a .zip")
     max_name: int = limit(1024, "characters", "a name in a .zip, its folders included")

@@ -71,7 +71,7 @@ def file(path: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def hosted(folder: Path, senses=("audio", "depth")):
+def hosted(folder: Path, senses=("audio", "depth"), **options):
     """A small model with an adapter for each sense, served to strangers."""
     model = lynx.load(checkpoints.llava_onevision(folder / "backbone"))
     for sense in senses:
@@ -82,7 +82,7 @@ def hosted(folder: Path, senses=("audio", "depth")):
     variables = {"LYNX_HOSTED": "1", "LYNX_BACKBONES": "lynx-tiny"}
     engine = Engine(2, host_policy("127.0.0.1", variables, given, folder / "adapters"))
     blocks = launch(
-        port=None, setup=given, examples=[], engine=engine, block=False, variables=variables
+        port=None, setup=given, examples=[], engine=engine, block=False, variables=variables, **options
     )
     try:
         yield Served(blocks, engine, blocks.local_url.rstrip("/"))

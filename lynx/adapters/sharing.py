@@ -1,7 +1,9 @@
 """Adapters between people: from the Hub into a folder, and from a folder to the Hub."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lynx import hub
 from lynx.adapters.format import (
@@ -21,6 +23,9 @@ from lynx.backbones import Backbone, parse_source
 from lynx.backbones.loading import get_family, read_config
 from lynx.config import LIMITS
 from lynx.errors import AdapterError, BackboneError
+
+SHARES_SHOWN = 4
+MAX_DATA = 120  # letters
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,18 @@ def describe(folder: Path) -> tuple[Adapter, str | None]:
     Raises: AdapterError: there is none, or its folder is not sound.
     """
     return inspect_adapter(folder), hub.origin(current_folder(folder), CONFIG)
+
+
+def shares(metrics: Mapping[str, Any]) -> str:
+    """The first shares among an adapter's figures: "with 94.8 %, without 35.1 %"; "" where it has none."""
+    found = {name: value for name, value in metrics.items() if isinstance(value, float) and 0 <= value <= 1}
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in list(found.items())[:SHARES_SHOWN])
+
+
+def trained_on(adapter: Adapter) -> str:
+    """What an adapter was trained on, in a few words, where its description says so."""
+    data = adapter.training.get("data")
+    return " ".join(data.split())[:MAX_DATA] if isinstance(data, str) else ""
 
 
 def describe_hub(source: str) -> tuple[Adapter, str]:

@@ -1,7 +1,7 @@
 """`lynx adapters`: list, check, pull, push and import adapters."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,21 +55,17 @@ def _list(options: Options) -> Result | str:
 
 def _listed(found: Result) -> str:
     """The adapters as a table, then why others cannot be used."""
+    from lynx.adapters.sharing import shares
+
     rows = [
         {"adapter": name, "sense": each["modality"], "backbone": each["backbone"]}
-        | {"revision": each["revision"], "measured": _measured(each["metrics"])}
+        | {"revision": each["revision"], "measured": shares(each["metrics"]) or "-"}
         for name, each in found.items()
         if "unusable" not in each
     ]
     told = [table(rows)] if rows else []
     told += [f"{name}: unusable: {each['unusable']}" for name, each in found.items() if "unusable" in each]
     return "\n".join(told) or "no adapters here; `lynx adapters pull` downloads one"
-
-
-def _measured(metrics: Mapping[str, Any]) -> str:
-    """The shares among its figures, those of single parts left out."""
-    shares = {name: value for name, value in metrics.items() if isinstance(value, float) and 0 <= value <= 1}
-    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in list(shares.items())[:4]) or "-"
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -33,6 +33,7 @@ PARTS = {
     option("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"),
     option("--port", type=count, default=7860, help="port to listen on (default: 7860)"),
     adapter_option,
+    option("--mcp", action="store_true", help="let assistants call /ask as a tool of MCP"),
     model_options(device=False),
 )
 def _app(options: Options) -> Result:
@@ -52,7 +53,7 @@ def _app(options: Options) -> Result:
     if adapters or (options.backbone, options.precision) != (Setup.backbone, Setup.precision):
         adapters = adapters or find_adapters(options.backbone)
         setup = Setup(options.backbone, options.precision, adapters)
-    launch(options.host, options.port, setup, variables=os.environ)
+    launch(options.host, options.port, setup, variables=os.environ, mcp_server=options.mcp)
     return {}
 
 

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from types import MappingProxyType
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lynx.compat import offer_as_tool
 from lynx.config import LIMITS
 from lynx.errors import LynxError
 from lynx.ui.engine import Engine
@@ -30,15 +32,18 @@ logger = logging.getLogger(__name__)
 def launch(
     host: str = "127.0.0.1", port: int | None = 7860, setup: Setup | None = None,
     examples: list[ExampleClip] | None = None, engine: Engine | None = None,
-    block: bool = True, variables: Mapping[str, str] = MappingProxyType({}),
+    block: bool = True, variables: Mapping[str, str] = MappingProxyType({}), mcp_server: bool = False,
 ) -> gr.Blocks:
     """Serve the page at host:port and return when the server ends, or as soon as it is ready if not `block`.
 
     setup: the model to begin with; the embedded one with the adapters of the checkout where not given.
     variables: of the environment. With the host they say who comes, and what visitors may name: see
-    `lynx.ui.host_policy`.
-    Raises: LynxError: one of them is wrong, or an engine that takes anything, for a page for strangers.
+    `lynx.ui.host_policy`. mcp_server: whether assistants may call `/ask` as a tool of MCP.
+    Raises: LynxError: one of them is wrong, an engine that takes anything, for a page for strangers, or what
+    the MCP server needs is missing.
     """
+    if mcp_server and find_spec("mcp") is None:
+        raise LynxError("the MCP server needs mcp: pip install 'lynx[mcp]'")
     policy = host_policy(host, variables, setup) if engine is None else engine.models.policy
     if is_hosted(host, variables) and not policy.hosted:
         raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give a policy")
@@ -55,15 +60,17 @@ def launch(
         if block:
             ending.callback(engine.close)
             ending.callback(blocks.close, verbose=False)
-        shown = [str(example.clip.parent) for example in examples]  # wherever the app is started from
+        shown = [str(example.folder) for example in examples]  # wherever the app is started from
         limit = Middleware(WaitingLimit, blocks, behind_proxy=SPACE in variables)
         checks = [limit, Middleware(Doorkeeper, blocks.visitors)]
         blocks.launch(
             server_name=host, server_port=port, theme=theme(), ssr_mode=False, share=False,
             css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
             max_file_size=LIMITS.max_upload_bytes, allowed_paths=shown, prevent_thread_lock=True,
-            app_kwargs={"middleware": checks},
+            app_kwargs={"middleware": checks}, mcp_server=mcp_server,
         )
+        if mcp_server:
+            offer_as_tool(blocks, "/ask", optional=("video",))  # as where there is only a sound
         setup, left_out = engine.models.without_broken(setup)
         for reason in left_out:
             logger.warning("%s", reason)

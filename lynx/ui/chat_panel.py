@@ -1,12 +1,14 @@
 """The conversation: handlers that ask, retry, stop, clear, and compare without each sense."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import gradio as gr
 import spaces
 
-from lynx.errors import LynxError
+from lynx.errors import LynxError, writing
 from lynx.ui import views
 from lynx.ui.engine import (
     Engine,
@@ -15,7 +17,9 @@ from lynx.ui.engine import (
 )
 from lynx.ui.evidence_panel import COMPUTING, EvidencePanel, Problem
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import Chat, ChatTurn, EvidenceView, Reply
+from lynx.ui.transcript import transcript_json
+from lynx.ui.transcript_page import transcript_page
+from lynx.ui.types import Chat, ChatTurn, Clip, EvidenceView, Reply, Setup
 
 
 class ChatPanel:
@@ -67,7 +71,8 @@ class ChatPanel:
         told = last.notes if last and (last.setup, last.clip) == (turn.setup, turn.clip) else ()
         new = replace(reply, notes=tuple(note for note in reply.notes if note not in told))
         chips = views.chips(new, chat.labels, stopped)
-        turn = replace(turn, answer=reply.answer, chips=chips, notes=reply.notes, evidence=reply.evidence)
+        found = {"notes": reply.notes, "evidence": reply.evidence, "used": reply.used, "part": reply.part}
+        turn = replace(turn, answer=reply.answer, chips=chips, labels=chat.labels, stopped=stopped, **found)
         chat = replace(chat, turns=(*chat.turns, turn))
         # in one call with the answer, as on ZeroGPU, follows what it rests on
         evidence = {ui.shown: reply.evidence} if self.in_process else self.evidence.show(
@@ -85,6 +90,37 @@ class ChatPanel:
             except LynxError as error:  # the answer stays
                 return view, views.sentence(error)
         return None
+
+    def on_edit(self, chat: Chat, on_desk: tuple[Setup, Clip] | None, event: gr.EventData) -> Update:
+        """Put an earlier question into the box; what follows it goes when it is asked."""
+        ui, turn = self.ui, event.turn
+        if not isinstance(turn, int) or not 0 <= turn < len(chat.turns):
+            return {ui.editing: None, ui.edit_bar: ""}
+        about = on_desk or (chat.setup, chat.turns[-1].clip)
+        here = turn >= chat.begin(*about)
+        told = views.editing_told(turn + 1, len(chat.turns), here)
+        return {ui.editing: turn if here else None, ui.edit_bar: told, ui.question: chat.turns[turn].question}
+
+    def on_leave(self) -> Update:
+        """Edit nothing; the conversation stays as it is."""
+        return {self.ui.editing: None, self.ui.edit_bar: "", self.ui.question: ""}
+
+    def on_send(self, editing: int | None, question: str, *media: Any) -> Iterator[Update]:
+        """Ask what is in the box, in place of the question that is edited and all that follows it.
+
+        Of a conversation about another clip nothing is replaced. When it fails all stays.
+        """
+        ui, chat = self.ui, media[-1]
+        with suppress(LynxError):  # which `on_ask` says
+            if editing is not None and not chat.begin(chat.setup, self.request("", *media).clip) <= editing:
+                editing = None
+        before = chat if editing is None else replace(chat, turns=chat.turns[:editing])
+        for update in self.on_ask(question, *media[:-1], before):
+            if update.get(ui.notice):
+                update |= {ui.chatbot: views.messages(chat.turns)}
+            elif ui.chat in update:
+                update |= {ui.editing: None, ui.edit_bar: ""}
+            yield update
 
     def on_retry(self, *media: Any) -> Iterator[Update]:
         """Ask the last question again, with the senses that are on now; when that fails its answer stays."""
@@ -104,8 +140,22 @@ class ChatPanel:
     def on_clear(self, chat: Chat) -> Update:
         """Forget the conversation, an answer that is being given included; the clip stays."""
         ui, chat = self.ui, replace(chat, turns=())
-        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: ""}
+        empty = {ui.chatbot: [], ui.notice: "", ui.comparison: "", ui.editing: None, ui.edit_bar: ""}
         return {ui.chat: chat, **empty, **self.evidence.show(chat, None)}
+
+    def on_save(self, kind: str, chat: Chat) -> Update:
+        """Write the conversation as "html" or "json", to be downloaded."""
+        ui = self.ui
+        try:
+            if not chat.turns:
+                raise LynxError("There is no conversation to save yet.")
+            path = self.engine.downloads.path(chat.key, f"conversation.{kind}")
+            text = transcript_page(chat.turns) if kind == "html" else transcript_json(chat.turns)
+            with writing(path, LynxError):
+                path.write_text(text, encoding="utf-8")
+        except LynxError as error:
+            return {ui.saved: gr.skip(), ui.notice: views.notice(error)}
+        return {ui.saved: gr.update(value=str(path)), ui.notice: ""}
 
     def on_compare(self, question: str, *media: Any) -> Iterator[Update]:
         """Answer the question in the box, or the last one, again without each added sense.

@@ -7,14 +7,14 @@ clip and its tokens.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lynx.config import short_repr
+from lynx.config import LIMITS, short_repr
 from lynx.errors import LynxError, MediaError
 from lynx.streams.budget import same_file
 from lynx.types import VIDEO
@@ -41,20 +41,23 @@ if TYPE_CHECKING:
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
-MAX_NEW_TOKENS = 128
 THUMBNAIL_PIXELS = 320 * 180  # of a picture in the page
 CLOSING = 10.0
 """Seconds that a pass of a model is waited for when the app ends."""
 SECONDS_A_TOKEN, SECONDS_A_FRAME, SECONDS_TO_START = 0.1, 0.2, 10
 """Times of a large model, for the ZeroGPU scheduler."""
+LEAST_TEMPERATURE = 1e-3
 VALUES_AT_ONCE = 100_000
 """Maximum values of attention that come with an answer; those of more words come when one is chosen."""
 
 
 class Engine:
-    """Answers requests with the models and sessions that it keeps. policy: what may be named."""
+    """Answers requests with the models and sessions that it keeps. policy: what may be named.
 
-    def __init__(self, max_new_tokens: int = MAX_NEW_TOKENS, policy: HostPolicy = LOCAL) -> None:
+    max_new_tokens: of every answer; None: as its request says.
+    """
+
+    def __init__(self, max_new_tokens: int | None = None, policy: HostPolicy = LOCAL) -> None:
         self.max_new_tokens = max_new_tokens
         self.models = ModelCache(policy)
         self.downloads, self.answers = Downloads(), KeptAnswers()
@@ -113,16 +116,20 @@ class Engine:
 
     def answer(self, request: Request) -> Iterator[str | Reply]:
         """The answer's pieces, then the whole Reply. Raises LynxError; the session stays as it was."""
+        from lynx.modalities.inspection import notes_of
+
         session, notes = self.sessions.open(request)
-        notes += self.sessions.frames(session, request)[1]
-        for piece in session.stream(request.question, max_new_tokens=self.max_new_tokens):
+        frames, missing = self.sessions.frames(session, request)
+        notes = (*notes, *missing)
+        of_clip = (*notes, *session.plan.notes, *notes_of(frames.values()))
+        for piece in session.stream(request.question, **self._options(request)):
             yield piece
             if self.sessions.stopped(request.conversation):  # before the session had begun to answer
                 session.stop()
         said = session.history[-1]["content"]
         part = part_looked_at(session)
         view = self._evidence(session, request)
-        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part)
+        yield Reply(said, dict(session.used), (*notes, *session.notes), view, part, of_clip)
 
     def answer_and_explain(self, request: Request) -> "Iterator[str | Reply | Record]":
         """The same, then what the whole answer rests on: all in one process, as ZeroGPU wants it."""
@@ -132,6 +139,16 @@ class Engine:
             yield piece
         if isinstance(reply, Reply) and (view := reply.evidence) is not None:
             yield self.explain(view.given, view.first)
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        """How an answer is generated. Raises: LynxError: longer than a hosted app's may be."""
+        most, asked = LIMITS.max_answer_tokens, request.max_new_tokens
+        if self.models.policy.hosted and asked > most:
+            said = LIMITS.say("max_answer_tokens")
+            raise LynxError(f"{asked:,} tokens are too many for an answer: at most {said} are given here")
+        # below this all but the most probable token have no probability left, and float32 overflows
+        temperature = request.temperature if request.temperature > LEAST_TEMPERATURE else 0.0
+        return {"max_new_tokens": self.max_new_tokens or asked, "temperature": float(temperature)}
 
     def _evidence(self, session: "Session", request: Request) -> EvidenceView | None:
         """What the session's last answer rests on, as far as it was recorded with it."""
@@ -247,7 +264,7 @@ class Engine:
         if left is not None:
             session.senses[left] = False
         session.history = request.messages[:-1]
-        return session.ask(request.question, max_new_tokens=self.max_new_tokens)
+        return session.ask(request.question, **self._options(request))
 
     def interface_map(self, request: Request) -> "InterfaceMap":
         """Where the tokens of the clip's senses lie among words and other videos. Raises LynxError."""
@@ -287,14 +304,24 @@ class Engine:
         write_record(view.record, path, view.frames, **shown)
         return path
 
-    def usable(self, request: Request, wanted: list[str] | None) -> tuple[str, ...]:
-        """The senses asked for, or all that the clip has. Raises LynxError for one that it has not."""
+    def usable(
+        self, request: Request, wanted: list[str] | None, adapters: list[str] | None = None
+    ) -> tuple[str, ...]:
+        """The senses asked for, or all that the clip has. Raises LynxError for one that it has not.
+
+        adapters: those that may be on, by their names; None: all that are loaded.
+        """
         senses = self.models.senses(request.setup)
+        if adapters is not None:
+            loaded = [sense.name for sense in senses if sense.name != VIDEO]
+            if unknown := sorted(set(adapters) - set(loaded)):
+                there = ", ".join(loaded) or "none"
+                raise LynxError(f"There is no adapter {_named(unknown)} here; loaded are {there}.")
+            senses = tuple(sense for sense in senses if sense.name in (VIDEO, *adapters))
         known = [sense.name for sense in senses]
-        unknown = sorted(set(wanted or ()) - set(known))
-        if unknown:
-            named = ", ".join(name if name.isidentifier() else short_repr(name) for name in unknown[:3])
-            raise LynxError(f"There is no sense {named[:100]} here; loaded are {', '.join(known)}.")
+        if unknown := sorted(set(wanted or ()) - set(known)):
+            which = "loaded" if adapters is None else "chosen"
+            raise LynxError(f"There is no sense {_named(unknown)} here; {which} are {', '.join(known)}.")
         takes, clip = {sense.takes for sense in senses}, request.clip
         given = {AUDIO: clip.audio, DEPTH: clip.depth, VIEW: clip.views}
         unread = [kind for kind, files in given.items() if files and kind not in takes]
@@ -308,6 +335,11 @@ class Engine:
         return tuple(sense for sense in request.senses if sense in media)
 
 
+def _named(names: Sequence[str]) -> str:
+    """The first few names that a stranger sent, for a message."""
+    return ", ".join(name if name.isidentifier() else short_repr(name) for name in names[:3])[:100]
+
+
 def part_looked_at(session: "Session") -> tuple[float, float] | None:
     """The seconds of the recording that are looked at; None where that is all of it."""
     return None if session.plan.whole else (session.plan.start, session.plan.end)
@@ -316,7 +348,7 @@ def part_looked_at(session: "Session") -> tuple[float, float] | None:
 def seconds_needed(request: Request, *_: object) -> int:
     """Maximum seconds of an answer on a GPU, for ZeroGPU's scheduler."""
     frames = 16 * len(request.senses)
-    return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + MAX_NEW_TOKENS * SECONDS_A_TOKEN)
+    return round(SECONDS_TO_START + frames * SECONDS_A_FRAME + request.max_new_tokens * SECONDS_A_TOKEN)
 
 
 def seconds_to_answer_and_explain(request: Request) -> int:

@@ -181,5 +181,5 @@ function probabilities(title, rows) {
       make("span", { class: "value" }, percent(row.probability)),
     ),
   );
-  return make("div", { class: "chart candidates" }, make("h4", {}, title), make("ul", {}, ...items));
+  return make("div", { class: "chart candidates" }, make("h3", {}, title), make("ul", {}, ...items));
 }

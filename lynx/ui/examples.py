@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -22,39 +23,64 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
 """The checkout; an installed package has none, and offers no examples."""
-QUESTIONS_SHOWN = 8
+QUESTIONS_SHOWN = 6
+WORLD_TITLE = "Miniature world"
 Question = tuple[str, tuple[str, ...]]  # what is asked, and the modalities that an answer needs
 
 
 @dataclass(frozen=True)
 class ExampleClip:
-    """A clip of the miniature world: a file or folder for each modality, and questions that they answer."""
+    """A recording to try: a file or folder for each modality, and questions that they answer.
+
+    caption: what it shows, in a few words. title: of the row that it stands in. adapter: the one that comes
+    with lynx and was trained on such recordings; None: those that the app begins with. credit: who made it.
+    """
 
     media: Mapping[str, Path]
     questions: tuple[Question, ...] = ()
+    caption: str = ""
+    title: str = WORLD_TITLE
+    adapter: str | None = None
+    credit: str = ""
 
     @property
-    def clip(self) -> Path:
-        """The video."""
-        return self.media[VIDEO]
+    def clip(self) -> Path | None:
+        """The video, where there is one."""
+        return self.media.get(VIDEO)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return next(iter(self.media.values())).parent
 
 
 def find_examples(root: Path = ROOT / "examples") -> list[ExampleClip]:
-    """Every folder with the qa.json of `lynx world render`; those that cannot be read are logged."""
+    """What every folder with a qa.json holds; those that cannot be read are logged.
+
+    `lynx world render` writes the qa.json of one clip. That of several has "clips", with what is said of all
+    of them beside it. What was recorded comes last.
+    """
     found = []
-    for path in sorted(root.glob("*/qa.json")):
+    for path in root.glob("*/qa.json"):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            media = {modality: path.parent / name for modality, name in told["media"].items()}
-            questions = [(as_written(turn["question"]), tuple(turn["senses"])) for turn in told["questions"]]
-            clip = media[VIDEO]
+            examples = [_example(path.parent, told | clip) for clip in told.get("clips", [{}])]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s is not an example: %s", path, error)
             continue
-        if clip.is_file():
-            there = {modality: medium for modality, medium in media.items() if medium.exists()}
-            found.append(ExampleClip(there, tuple(questions)))
-    return found
+        found += [example for example in examples if example is not None]
+    return sorted(found, key=lambda example: (example.title != WORLD_TITLE, example.title, example.folder))
+
+
+def _example(folder: Path, told: Mapping[str, Any]) -> ExampleClip | None:
+    """An example from its description; None where the files it begins with are gone."""
+    media = {modality: folder / name for modality, name in told["media"].items()}
+    there = {modality: medium for modality, medium in media.items() if medium.exists()}
+    if not media or next(iter(media)) not in there:
+        return None
+    questions = tuple((as_written(turn["question"]), tuple(turn["senses"])) for turn in told["questions"])
+    texts = {name: str(told[name]) for name in ("caption", "title", "adapter", "credit") if name in told}
+    return ExampleClip(there, questions, **texts)
 
 
 def as_written(question: str) -> str:
@@ -70,7 +96,7 @@ def suggested_questions(questions: Sequence[Question], modalities: Collection[st
         if set(needs) <= set(modalities) and question not in chain(*by_need.values()):
             by_need.setdefault(tuple(sorted(needs)), []).append(question)
     order = sorted(by_need, key=lambda needs: (needs == (VIDEO,), len(needs)))
-    rounds = chain(*zip_longest(*(by_need[needs][:2] for needs in order)))
+    rounds = chain(*zip_longest(*(by_need[needs] for needs in order)))
     chosen = list(filter(None, rounds))[:QUESTIONS_SHOWN]
     return tuple(question for needs in order for question in by_need[needs] if question in chosen)
 

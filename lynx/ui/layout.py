@@ -8,10 +8,14 @@ from lynx.compat import leave_no_stray_file
 from lynx.media.side_files import AXES
 from lynx.types import VIDEO
 from lynx.ui import views
+from lynx.ui.edit_bar import edit_bar
+from lynx.ui.endpoint_fields import endpoint_fields
 from lynx.ui.evidence_view import evidence_viewer
+from lynx.ui.example_gallery import example_gallery
 from lynx.ui.examples import ExampleClip
 from lynx.ui.host_policy import LOCAL, HostPolicy
-from lynx.ui.types import AUDIO, DEPTH, VIEW, WHOLE, Chat, Setup
+from lynx.ui.tab_memory import tab_memory
+from lynx.ui.types import AUDIO, DEPTH, MAX_NEW_TOKENS, VIEW, WHOLE, Chat, Setup
 
 OWN_TRACK, OTHER_FILE = "the video", "a separate file"
 Update = dict[Any, Any]
@@ -32,32 +36,31 @@ class Layout:
         self.chat = gr.State(Chat("", setup))
         gr.HTML(views.HEADER, elem_id="header")
         self.hint = gr.HTML(views.hint(setup), elem_id="hint")
+        # three places of a grid, see style.css: on a phone they follow one another
         with gr.Row(elem_id="desk", equal_height=False):
-            with gr.Column(scale=5, min_width=320, elem_id="left"):
-                self._model()
-                self._media()
-            with gr.Column(scale=6, min_width=320, elem_id="right"):
+            with gr.Column(min_width=0, elem_id="clip"):
+                self._clip()
+            with gr.Column(min_width=0, elem_id="right"):
                 self._conversation()
                 with gr.Tabs(elem_id="study"):
                     with gr.Tab("Evidence"):
                         self._evidence()
                     with gr.Tab("Interface") as self.interface:
                         self._interface()
-        # what `/ask` takes and gives: components, because they check that a file is an upload
+            with gr.Column(min_width=0, elem_id="settings"):
+                choices = [("picture", VIDEO)]
+                self.senses = gr.CheckboxGroup(
+                    choices, value=[VIDEO], label="Senses that are on", elem_id="senses"
+                )
+                with gr.Accordion(views.MORE, open=False, elem_id="more"):
+                    self._more()
+                self._model()
+                self._seen()
+        self.memory = tab_memory(elem_id="memory")
+        self.record = gr.Textbox(visible=False, label="record")  # what the tab remembered
+        # what `/ask` takes and gives
         self.endpoint = gr.Button(visible=False)
-        several = [
-            gr.File(visible=False, label=name, file_count="multiple") for name in ("depth", "views")
-        ]
-        self.given = [
-            *map(leave_no_stray_file, (gr.File(visible=False, label=name) for name in ("video", "audio"))),
-            gr.Textbox(visible=False, label="question"),
-            gr.JSON(visible=False, label="senses"),
-            *map(leave_no_stray_file, several),
-            gr.Textbox(visible=False, label="offsets", value=None),
-            *(gr.Textbox(visible=False, label=name, value=None) for name in ("start", "end")),
-            *(gr.Number(visible=False, label=name, value=None) for name in ("fps", "max_frames", "track")),
-            *(gr.Textbox(visible=False, label=name, value=None) for name in ("unit", "up")),
-        ]
+        self.given = endpoint_fields()
         self.answer = gr.Textbox(visible=False, label="answer")
 
     def _model(self) -> None:
@@ -80,19 +83,35 @@ class Layout:
                 info=f"{typed}; type one and press Enter" if can_type else None,
                 allow_custom_value=can_type, elem_id="adapters",
             )
+            self.several = gr.Checkbox(
+                False, label="Two adapters of one sense may be on", container=False, elem_id="several"
+            )
             self.offers = gr.HTML(elem_id="offers")
             self.forecast = gr.HTML(elem_id="forecast")
             self.load = gr.Button("Load this model", size="sm", elem_id="load")
 
-    def _media(self) -> None:
+    def _clip(self) -> None:
+        """What is asked about: the examples, the video, and a sound file where one is heard instead."""
         if self.examples:
-            self.gallery = gr.Dataset(
-                components=[gr.Video(visible=False, render=False)],
-                samples=[[str(example.clip)] for example in self.examples],
-                type="index", label="Examples from the miniature world", samples_per_page=6,
-                elem_id="examples",
+            self.gallery = example_gallery(self.examples, elem_id="examples")
+        self.video = gr.Video(
+            label="Video", sources=["upload", "webcam"], height=190, elem_id="video", buttons=[]
+        )
+        with gr.Column(visible=False, elem_id="sound-file") as self.sound_place:
+            self.audio = gr.Audio(
+                label="Sound file", sources=["upload", "microphone"], type="filepath", visible=False,
+                elem_id="audio", editable=False, buttons=[],
             )
-        self.video = gr.Video(label="Video", sources=["upload"], height=190, elem_id="video", buttons=[])
+        self.clip_notes = gr.HTML(elem_id="clip-notes")
+        # another value each time: the example that was chosen, that it is to be read, that a clip was opened
+        self.picked, self.example, self.opened = gr.State(None), gr.State(""), gr.State("")
+        # States of what is folded stand here, since Gradio takes one inside for changed when it first looks
+        self.depth_files, self.view_files = gr.State(()), gr.State(())
+        # the sound track that is read: a list's value is an error while its choices are another file's
+        self.heard = gr.State(None)
+
+    def _more(self) -> None:
+        """Which part of the clip, what is recorded beside the video, and what few clips need."""
         with gr.Row(elem_id="part"):
             brief = {"max_lines": 1, "min_width": 110}
             self.start = gr.Textbox(label="From", placeholder="12.5 or 1:30", elem_id="from", **brief)
@@ -102,13 +121,7 @@ class Layout:
         with gr.Column(visible=False, elem_id="hearing") as hearing:
             tracks = [OWN_TRACK, OTHER_FILE]
             self.sound = gr.Radio(tracks, value=OWN_TRACK, label="Sound comes from", elem_id="sound")
-            self.audio = gr.Audio(
-                label="Sound file", sources=["upload"], type="filepath", visible=False, elem_id="audio",
-                editable=False,
-            )
             self.track = gr.Dropdown([], label="Sound track", visible=False, elem_id="track")
-            # what is read: a list's value is an error while the list is that of another file already
-            self.heard = gr.State(None)
         with gr.Row(elem_id="further"):
             with gr.Column(visible=False, min_width=200) as deep:
                 self.depth = leave_no_stray_file(gr.File(label=views.DEPTH, elem_id="depth", **upload))
@@ -120,27 +133,32 @@ class Layout:
                 )
         self.places = {AUDIO: hearing, DEPTH: deep, VIEW: around}
         self._advanced()
-        self.depth_files, self.view_files = gr.State(()), gr.State(())
-        # another text each time: that an example was chosen, that a clip has been opened
-        self.example, self.opened = gr.State(""), gr.State("")
-        choices = [("picture", VIDEO)]
-        self.senses = gr.CheckboxGroup(choices, value=[VIDEO], label="Senses that are on", elem_id="senses")
-        with gr.Column(visible=False, elem_id="seen", min_width=320) as self.seen_box:
-            gr.HTML(views.SEEN_HEADER)
+
+    def _seen(self) -> None:
+        with gr.Accordion(views.SEEN, visible=False, elem_id="seen") as self.seen_box:
             self.seen = gr.Image(elem_id="seen-picture", alt_text=views.SEEN, buttons=FULLSCREEN, **PICTURE)
             self.budget = gr.HTML(elem_id="budget")
 
     def _advanced(self) -> None:
-        """What few clips need: how densely they are looked at, and what their files do not say."""
+        """How densely a clip is looked at, what its files do not say, and how an answer is drawn."""
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            # text, since Gradio's numbers become 0 when a folded group is opened
+            field = {"max_lines": 1, "min_width": 110}
             with gr.Row():
-                # text, since Gradio's numbers become 0 when a folded group is opened
-                field = {"max_lines": 1, "min_width": 110}
                 self.fps = gr.Textbox(
                     label="Frames a second", placeholder="auto, or 2", elem_id="fps", **field
                 )
                 self.max_frames = gr.Textbox(
                     label="Most frames", placeholder="auto, or 64", elem_id="max-frames", **field
+                )
+            with gr.Row():
+                self.max_new_tokens = gr.Textbox(
+                    label="Most tokens of an answer", placeholder=str(MAX_NEW_TOKENS), elem_id="max-tokens",
+                    **field,
+                )
+                self.temperature = gr.Textbox(
+                    label="Temperature", placeholder="0: always the same answer", elem_id="temperature",
+                    **field,
                 )
             with gr.Row(visible=False) as self.depth_settings:
                 self.unit = gr.Dropdown(
@@ -154,12 +172,14 @@ class Layout:
 
     def _conversation(self) -> None:
         self.chatbot = gr.Chatbot(
-            label="Conversation", height=600, elem_id="chat", buttons=["copy_all"], feedback_options=None,
+            label="Conversation", height=600, elem_id="chat", buttons=[], feedback_options=None,
             placeholder=views.PLACEHOLDER, group_consecutive_messages=False,
             # messages are HTML: a picture link, a formula or code that somebody typed is never made live
             render_markdown=False, latex_delimiters=[],
         )
         self.notice = gr.HTML(elem_id="notice")
+        self.editing = gr.State(None)  # the number of the question that is edited
+        self.edit_bar = edit_bar(elem_id="editing")
         with gr.Row(elem_id="asking", equal_height=True):
             self.question = gr.Textbox(
                 placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,
@@ -175,6 +195,11 @@ class Layout:
         with gr.Row(elem_id="actions"):
             self.retry = gr.Button("Retry", size="sm", min_width=72, elem_id="retry")
             self.clear = gr.Button("Clear", size="sm", min_width=72, elem_id="clear")
+            self.saves = {
+                kind: gr.Button(f"Save as {label}", size="sm", min_width=96, elem_id=f"save-as-{kind}")
+                for kind, label in {"html": "page", "json": "JSON"}.items()
+            }
+            self.saved = gr.DownloadButton(elem_id="saved")  # which the style sheet hides
             self.compare = gr.Button(views.leave_out(()), size="sm", min_width=170, elem_id="compare")
         self.comparison = gr.HTML(elem_id="comparison")
 

@@ -1,7 +1,6 @@
-"""The clip and what belongs to it: handlers of uploads, examples and the preview of what the model sees."""
+"""The clip and what belongs to it: handlers of uploads and the preview of what the model sees."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,8 +9,7 @@ import gradio as gr
 from lynx.errors import LynxError, MediaError
 from lynx.ui import views
 from lynx.ui.engine import Engine
-from lynx.ui.examples import suggested_questions
-from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout, Update
+from lynx.ui.layout import OTHER_FILE, Layout, Update
 from lynx.ui.types import (
     AUDIO,
     DEFAULT,
@@ -20,6 +18,7 @@ from lynx.ui.types import (
     Chat,
     Clip,
     Request,
+    answer_settings,
     depth_settings,
     moments_of,
     sound_tracks,
@@ -35,35 +34,8 @@ class MediaPanel:
         self.uploads = Uploads()
         self.inputs = [ui.video, ui.sound, ui.audio, ui.depth_files, ui.view_files, ui.offsets]
         self.inputs += [ui.start, ui.end, ui.fps, ui.max_frames, ui.heard, ui.unit, ui.up]
+        self.inputs += [ui.max_new_tokens, ui.temperature]
         self.inputs += [ui.senses, ui.chat]  # in the order of the arguments of `request`
-
-    def on_example(self, index: int, chat: Chat) -> Update:
-        """Fill the places that the model has senses for with an example's files."""
-        ui, example = self.ui, self.ui.examples[index]
-        # Nothing here waits for a model: as long as none is there, its adapters say what it will sense.
-        senses = chat.senses if chat.key else self.engine.models.expected_senses(chat.setup)
-        found: dict[str, list[Path]] = {}
-        for sense in senses:
-            if sense.modality in example.media:
-                found.setdefault(sense.takes, []).append(example.media[sense.modality])
-        sound, *_ = found.get(AUDIO, [example.clip])
-        depth = [self.uploads.as_one_file(found[DEPTH][0])] if DEPTH in found else []
-        around = list(dict.fromkeys(map(str, found.get(VIEW, ()))))
-        questions = suggested_questions(example.questions, {sense.modality for sense in senses})
-        return {
-            ui.example: uuid4().hex,
-            ui.video: str(example.clip),
-            ui.sound: OWN_TRACK if sound == example.clip else OTHER_FILE,
-            ui.audio: None if sound == example.clip else str(sound),
-            ui.depth: depth or None,
-            ui.depth_files: tuple(map(str, depth)),
-            ui.views: around or None,
-            ui.view_files: tuple(around),
-            ui.offsets: gr.update(visible=bool(around), value=""),
-            **{field: "" for field in (ui.start, ui.end, ui.unit, ui.up)},
-            ui.notice: "",
-            ui.suggestions: gr.update(samples=[[each] for each in questions], visible=bool(questions)),
-        }
 
     def on_views(self, files: list[str] | None) -> Update:
         """Ask when further views begin, as soon as there are any."""
@@ -98,7 +70,8 @@ class MediaPanel:
 
     def _nothing_seen(self) -> Update:
         ui = self.ui
-        return {ui.seen_box: gr.update(visible=False), ui.seen: None, ui.budget: "", **ui.no_map()}
+        nothing = {ui.seen: None, ui.budget: "", ui.clip_notes: ""}
+        return {ui.seen_box: gr.update(visible=False), **nothing, **ui.no_map()}
 
     def on_media(self, *media: Any) -> Update:
         """Show what the model will see of the clip.
@@ -114,17 +87,18 @@ class MediaPanel:
         except LynxError as error:
             return {**self._nothing_seen(), ui.notice: views.notice(error)}
         return {
-            ui.seen_box: gr.update(visible=bool(preview.frames or preview.notes)),
+            ui.seen_box: gr.update(visible=bool(preview.frames)),
             ui.seen: views.seen(preview, chat.senses),
             ui.budget: views.budget(preview, chat.labels),
+            ui.clip_notes: views.clip_notes(preview),
             **ui.no_map(),
         }
 
     def request(
         self, question: str, video: str | None, sound: str, audio: str | None, depth: tuple[str, ...],
         further: tuple[str, ...], offsets: str, start: str, end: str, fps: str,
-        max_frames: str, track: int | None, unit: str | None, up: str | None, senses: list[str],
-        chat: Chat,
+        max_frames: str, track: int | None, unit: str | None, up: str | None, max_new_tokens: str,
+        temperature: str, senses: list[str], chat: Chat,
     ) -> Request:
         """A request: the question and the values of all visible inputs. Raises LynxError for bad ones."""
         on = {sense.takes for sense in chat.senses if sense.name in senses}
@@ -146,4 +120,7 @@ class MediaPanel:
             track = None
         known = given(DEPTH, lambda: depth_settings(unit, up), (None, None))
         clip = Clip(video, own_sound, recording, around, moments, track, *known)
-        return Request(chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip())
+        drawn = answer_settings(max_new_tokens, temperature)
+        return Request(
+            chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip(), False, *drawn
+        )

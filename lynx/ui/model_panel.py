@@ -1,5 +1,6 @@
 """Which model: handlers of the panel that chooses a backbone and its adapters, and loads them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ from lynx.ui import views
 from lynx.ui.engine import Engine
 from lynx.ui.examples import adapter_folders
 from lynx.ui.layout import Layout, Update
-from lynx.ui.types import DEPTH, Chat, Setup
+from lynx.ui.types import AUDIO, DEPTH, Chat, Setup
 
 
 class ModelPanel:
@@ -22,46 +23,65 @@ class ModelPanel:
 
     def on_load(self, chat: Chat, request: gr.Request | None = None) -> Update:
         """A visitor arrives: give the conversation a key, the session's, and say what the model can sense."""
-        session = getattr(request, "session_hash", None)
         setup, left_out = self.models.without_broken(self.ui.setup)
-        update = self._set_up(replace(chat, key=chat.key or session or uuid4().hex), setup)
+        update = self.set_up(self.named(chat, request), setup)
         if left_out and not update[self.ui.notice]:
             update[self.ui.notice] = views.notice(" ".join(map(views.sentence, left_out)))
         return update
+
+    @staticmethod
+    def named(chat: Chat, request: gr.Request | None) -> Chat:
+        """With a key where it has none: the session's."""
+        return replace(chat, key=chat.key or getattr(request, "session_hash", None) or uuid4().hex)
 
     def on_setup(
         self, backbone: str | None, precision: str, adapters: list[str] | None, chat: Chat
     ) -> Update:
         """Load another model; when that fails the one before stays."""
-        update = self._set_up(chat, chosen_setup(backbone, precision, adapters))
+        update = self.set_up(chat, chosen_setup(backbone, precision, adapters))
         if update[self.ui.chat] != chat:
             update[self.ui.suggestions] = gr.update(visible=False)  # they were about the senses before
         return update
 
-    def _set_up(self, chat: Chat, setup: Setup) -> Update:
+    def set_up(self, chat: Chat, setup: Setup, before: Setup | None = None) -> Update:
+        """Load a model into a conversation; when that fails the one before stays. before: see `Chat`."""
         ui = self.ui
         try:
             senses = self.models.senses(setup)
         except LynxError as error:
-            offered = self.on_choose(setup.backbone, list(setup.adapters))
+            offered = self._choose(setup.backbone, setup.adapters)
             return {ui.chat: chat, ui.notice: views.notice(error), **offered}
-        chat = replace(chat, setup=setup, senses=senses)
+        chat = replace(chat, setup=setup, senses=senses, before=before)
         choices = [(sense.label, sense.name) for sense in senses]
         return {
             ui.chat: chat,
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
             ui.compare: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
             ui.notice: "",
-            ui.hint: views.hint(setup),
+            ui.hint: views.hint(setup, self.models.trained_on(setup)),
             ui.model: gr.update(label=views.model_line(setup, senses)),
             **{place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()},
+            # who loads two of one sense, here or when the app is started, keeps them
+            ui.several: True if self.models.one_a_sense(setup.adapters) != setup.adapters else gr.skip(),
+            ui.sound_place: gr.update(visible=AUDIO in chat.places),
             ui.depth_settings: gr.update(visible=DEPTH in chat.places),
-            **self.on_choose(setup.backbone, list(setup.adapters)),
+            **self._choose(setup.backbone, setup.adapters),
         }
 
-    def on_choose(self, backbone: str | None, chosen: list[str] | None) -> Update:
-        """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen."""
-        ui, chosen = self.ui, chosen or []
+    def on_choose(self, backbone: str | None, chosen: list[str] | None, several: bool = False) -> Update:
+        """Say which adapters fit a backbone before it is loaded; those that do not cannot be chosen.
+
+        Of two of one sense the one that was chosen last is kept, unless several may be on.
+        """
+        chosen = chosen or []
+        kept = list(chosen) if several else list(self.models.one_a_sense(chosen))
+        update = self._choose(backbone, kept)
+        if gone := [source for source in chosen if source not in kept]:
+            update[self.ui.offers] = views.replaced(gone) + update[self.ui.offers]
+        return update
+
+    def _choose(self, backbone: str | None, chosen: Sequence[str]) -> Update:
+        ui = self.ui
         try:
             options = self.models.options((backbone or "").strip(), (*chosen, *self.offered))
         except LynxError as error:  # no such backbone is offered

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ class ModelCache:
 
         Raises: LynxError: the backbone is not offered.
         """
-        from lynx.adapters.sharing import mismatch
+        from lynx.adapters.sharing import mismatch, shares, trained_on
 
         model, given = self.loaded(backbone), self.policy.backbone(backbone)
         found = []
@@ -124,11 +125,34 @@ class ModelCache:
             try:
                 adapter, revision = self._describe(source)
                 reason = mismatch(adapter, model.backbone if model is not None else given)
-                option = AdapterOption(source, adapter.modality, revision or "", self._told(reason))
+                data, measured = trained_on(adapter), shares(adapter.metrics)
+                about = "; ".join(filter(None, (data and f"trained on {data}", measured)))
+                option = AdapterOption(source, adapter.modality, revision or "", self._told(reason), about)
             except LynxError as error:
                 option = AdapterOption(source, reason=str(error))
             found.append(option)
         return tuple(found)
+
+    def trained_on(self, setup: Setup) -> tuple[str, ...]:
+        """What a setup's adapters were trained on, each once; nothing is loaded."""
+        from lynx.adapters.sharing import trained_on
+
+        found = []
+        for source in setup.adapters:
+            with suppress(LynxError):  # loading it says why
+                found.append(trained_on(self._describe(source)[0]))
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    def one_a_sense(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """Of the adapters of one modality the last, in the place of the first: two were not trained to be
+        on together. Those that cannot be described stay, since loading them says why."""
+        chosen: dict[str, str] = {}
+        for source in sources:
+            modality = source
+            with suppress(LynxError):
+                modality = self._describe(source)[0].modality
+            chosen[modality] = source
+        return tuple(chosen.values())
 
     def _told(self, text: str) -> str:
         return conceal(text) if self.policy.hosted else text

@@ -6,14 +6,18 @@ from typing import Any
 import gradio as gr
 
 from lynx.compat import on_zero_gpu
-from lynx.ui.ask import Ask, check
+from lynx.ui.ask import Ask
 from lynx.ui.chat_panel import ChatPanel
+from lynx.ui.endpoint_fields import check
 from lynx.ui.engine import Engine
 from lynx.ui.evidence_panel import EvidencePanel
+from lynx.ui.example_panel import ExamplePanel
 from lynx.ui.examples import ExampleClip
 from lynx.ui.layout import OTHER_FILE, Layout
 from lynx.ui.media_panel import MediaPanel
 from lynx.ui.model_panel import ModelPanel
+from lynx.ui.reload_panel import ReloadPanel
+from lynx.ui.tab_memory import RECALL
 from lynx.ui.types import Setup
 from lynx.ui.visitors import App, Visitors, workspace
 
@@ -39,6 +43,8 @@ ANOTHER_CLIP = """(...clip) => {
     window.lynxLeaving = setTimeout(() => study?.classList.remove("leaving"), 5000);
 }"""
 """Hides the evidence in the browser as soon as the clip is another; `EvidencePanel.on_clip` follows, then:"""
+NO_EXAMPLE = "() => window.lynxNoExample?.()"
+"""Takes the mark from the example that was chosen: a file of the visitor's own takes its place."""
 SAME_CLIP = "() => { document.querySelector('#study')?.classList.remove('leaving'); }"
 
 
@@ -47,7 +53,7 @@ def build(engine: Engine, setup: Setup, backbones: list[str], examples: list[Exa
     workspace()  # before the components, which remember where their files go
     with App(title="lynx", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         page = Page(Layout(setup, backbones, examples, engine.models.policy), engine, blocks)
-        blocks.attend(page.visitors, engine.models.policy, {"ask": check})
+        blocks.attend(page.visitors, engine.models.policy, dict.fromkeys(("ask", "stream"), check))
     return blocks
 
 
@@ -64,12 +70,15 @@ class Page:
         in_process = not on_zero_gpu()
         self.model = ModelPanel(ui, engine)
         self.media = MediaPanel(ui, engine, encode=in_process)
+        self.examples = ExamplePanel(ui, self.model, self.media.uploads)
         self.evidence = EvidencePanel(ui, engine, self.media.request)
         self.evidence_shown = [ui.shown, ui.chosen, ui.on_desk, ui.evidence, ui.evidence_view, ui.which]
         self.evidence_shown += [ui.nothing, ui.problem, ui.film, ui.film_notes]
         self.chat = ChatPanel(ui, engine, self.evidence, in_process)
         self.visitors = Visitors(self._forget)
-        self.endpoint = Ask(engine, ui.setup, self.media.uploads, self.chat.generate, self._forget)
+        self.reload = ReloadPanel(ui, self.model, self.media, self.visitors)
+        answer, explain = self.chat.generate, self.chat.generate_and_explain
+        self.endpoint = Ask(engine, ui.setup, self.media.uploads, answer, explain, self._forget)
         self._wire_media(blocks)
         self._wire_conversation()
         self._wire_evidence()
@@ -78,28 +87,37 @@ class Page:
         ui, model, media = self.ui, self.model, self.media
         options = [ui.adapters, ui.offers]
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
-        loaded += [ui.suggestions, *ui.places.values(), ui.depth_settings]
-        previewed = [ui.seen_box, ui.seen, ui.budget, ui.notice, ui.map, ui.distances]
-        opened = blocks.load(model.on_load, ui.chat, loaded, **MODEL)
-        # a quick visitor may have given a clip by now
-        opened.then(media.on_media, media.inputs, previewed, **MODEL)
-        chosen = [ui.backbone, ui.precision, ui.adapters]
-        changed = ui.load.click(model.on_setup, [*chosen, ui.chat], loaded, **MODEL)
-        changed.success(media.on_media, media.inputs, previewed, **MODEL)
+        loaded += [ui.several, *ui.places.values(), ui.sound_place, ui.depth_settings]
+        previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
         desk = [*media.inputs, ui.on_desk]
+        opened = blocks.load(self.reload.on_load, [ui.chat, ui.record], loaded, js=RECALL, **MODEL)
+        kept = [box for box in media.inputs if box is not ui.chat]
+        kept += [ui.chatbot, ui.backbone, ui.precision, ui.depth, ui.views, ui.track, ui.notice]
+        restored = opened.then(self.reload.on_restore, ui.chat, kept, **ASIDE)
+        # a quick visitor may have given a clip by now
+        restored.then(media.on_media, media.inputs, previewed, **MODEL)
+        restored.then(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
+        self._remember_after(restored)
+        chosen = [ui.backbone, ui.precision, ui.adapters]
+        changed = ui.load.click(model.on_setup, [*chosen, ui.chat], [*loaded, ui.suggestions], **MODEL)
+        changed.success(media.on_media, media.inputs, previewed, **MODEL)
+        self._remember_after(changed)
         changed.success(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         # while a model is being loaded another one can be chosen
         aside = ASIDE | {"trigger_mode": "always_last"}
-        choosing = [ui.backbone.change, ui.adapters.input]
-        gr.on(choosing, model.on_choose, [ui.backbone, ui.adapters], options, **aside)
+        choosing = [ui.backbone.change, ui.adapters.input, ui.several.input]
+        gr.on(choosing, model.on_choose, [ui.backbone, ui.adapters, ui.several], options, **aside)
         gr.on([*choosing, ui.precision.change], model.on_plan, chosen, ui.forecast, **aside)
 
         # Only what a person does, and what a handler says through a State: Gradio fires `change` of a file
         # anew whenever the page is drawn again, so that two handlers of it would call one another for ever.
-        files = [ui.video.upload, ui.video.clear, ui.sound.input, ui.audio.upload, ui.audio.clear]
+        files = [ui.video.upload, ui.video.clear, ui.video.stop_recording, ui.sound.input]
+        files += [ui.audio.upload, ui.audio.clear, ui.audio.stop_recording]
+        own = [*files]
         files += [ui.example.change]
         fields = [ui.offsets, ui.start, ui.end, ui.fps, ui.max_frames]
-        typed = [event for field in fields for event in (field.submit, field.blur)]
+        drawn = [ui.max_new_tokens, ui.temperature]
+        typed = [event for field in (*fields, *drawn) for event in (field.submit, field.blur)]
         typed += [ui.unit.input, ui.up.input]
         changes = [*files, *typed, ui.senses.input]
         changes += [state.change for state in (ui.depth_files, ui.view_files, ui.heard)]
@@ -109,6 +127,7 @@ class Page:
         gr.on([*files, *typed, *deep, *around, ui.track.input], None, clip, None, js=ANOTHER_CLIP, **LIGHT)
         emptied = gr.on(changes, self.evidence.on_clip, desk, self.evidence_shown, **aside)
         emptied.then(None, js=SAME_CLIP)
+        self._remember_after(emptied)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
         ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
@@ -119,33 +138,50 @@ class Page:
         gr.on(deep, lambda files: tuple(map(str, files or ())), ui.depth, ui.depth_files, **ASIDE)
         gr.on(around, media.on_views, ui.views, [ui.view_files, ui.offsets], **ASIDE)
         if ui.examples:
-            beside = [ui.example, ui.video, ui.sound, ui.audio, ui.depth, ui.depth_files, ui.views]
-            beside += [ui.view_files, ui.offsets, ui.suggestions, ui.notice, ui.start, ui.end, ui.unit, ui.up]
-            ui.gallery.click(media.on_example, [ui.gallery, ui.chat], beside, **ASIDE)
+            beside = [ui.example, ui.picked, ui.senses, ui.video, ui.sound, ui.audio, ui.depth]
+            beside += [ui.depth_files, ui.views, ui.view_files, ui.offsets, ui.suggestions, ui.notice]
+            beside += [ui.start, ui.end, ui.unit, ui.up]
+            # Gradio's other modes would drop a second choice, or take the first one's for it
+            each = ASIDE | {"trigger_mode": "multiple"}
+            ui.gallery.choose(self.examples.on_choose, ui.chat, beside, **each)
+            read = [ui.example, ui.depth_files, ui.view_files]
+            quiet = MODEL | {"show_progress": "hidden"}
+            ui.picked.change(self.examples.on_picked, [ui.picked, ui.chat], [*loaded, *read], **quiet)
+            gr.on(own, None, js=NO_EXAMPLE, **LIGHT)
 
     def _wire_conversation(self) -> None:
         ui, chat, evidence, media = self.ui, self.chat, self.evidence, self.media.inputs
         asking = [ui.question, *media]
-        answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison]
+        answered = [ui.chat, ui.chatbot, ui.question, ui.notice, ui.comparison, ui.editing, ui.edit_bar]
         answered += self.evidence_shown
         quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}  # the place in the queue
-        asked = gr.on([ui.send.click, ui.question.submit], chat.on_ask, asking, answered, **quiet)
+        sending = [ui.editing, *asking]
+        asked = gr.on([ui.send.click, ui.question.submit], chat.on_send, sending, answered, **quiet)
         picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
-        tried = picked.then(chat.on_ask, asking, answered, **quiet)
+        tried = picked.then(chat.on_send, sending, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         found = [ui.chat, ui.shown, ui.on_desk, ui.problem]
         for event in (asked, tried, again):
-            event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
+            shown = event.then(evidence.on_answered, found, self.evidence_shown, **LIGHT)
+            self._remember_after(shown)
+        edited = [ui.editing, ui.edit_bar, ui.question]
+        ui.edit_bar.edit(chat.on_edit, [ui.chat, ui.on_desk], edited, **LIGHT)
+        ui.edit_bar.leave(chat.on_leave, None, edited, **LIGHT)
         ui.stop.click(chat.on_stop, ui.chat, None, **LIGHT)
         # the answer is canceled first: else a piece on its way would fill the cleared page again
         left = gr.on([ui.clear.click, ui.chatbot.clear], lambda: None, cancels=[asked, tried, again], **LIGHT)
-        left.then(chat.on_clear, ui.chat, answered, **LIGHT)
+        cleared = left.then(chat.on_clear, ui.chat, answered, **LIGHT)
+        self._remember_after(cleared)
+        for kind, button in ui.saves.items():
+            saved = button.click(partial(chat.on_save, kind), ui.chat, [ui.saved, ui.notice], **ASIDE)
+            saved.success(None, js=DOWNLOAD.replace("#download", "#saved"))
         ui.compare.click(chat.on_compare, asking, [ui.comparison, ui.notice], **_one("compare"))
 
         drawing = [ui.interface.select, ui.draw_map.click]
         gr.on(drawing, evidence.on_map, media, [ui.map, ui.distances, ui.notice], **_one("map"))
         public = MODEL | {"api_visibility": "public"}
         ui.endpoint.click(self.endpoint.ask, ui.given, ui.answer, api_name="ask", **public)
+        ui.endpoint.click(self.endpoint.stream, ui.given, ui.answer, api_name="stream", **public)
 
     def _wire_evidence(self) -> None:
         ui, evidence = self.ui, self.evidence
@@ -163,7 +199,11 @@ class Page:
         filmed = [ui.film, ui.film_notes]
         ui.make_film.click(evidence.on_film, [ui.shown, ui.chosen], filmed, **_one("film"))
 
+    def _remember_after(self, event: Any) -> None:
+        event.then(self.reload.on_remember, self.media.inputs, self.ui.memory, **LIGHT)
+
     def _forget(self, conversation: str) -> None:
         """Delete what a conversation, or a request, has left."""
         self.engine.forget(conversation)
         self.media.uploads.forget(conversation)
+        self.reload.kept.forget(conversation)

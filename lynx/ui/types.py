@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lynx.types import Frames, Message
 
 EMBEDDED = "lynx-tiny"
+MAX_NEW_TOKENS = 128
+"""Maximum tokens of an answer where nothing else is asked for."""
 DEFAULT = " (default)"
 """How the label of a file's default sound track ends."""
 AUDIO, DEPTH, VIEW = "audio", "depth", "view"  # what a `Modality` can take beside a video
@@ -48,12 +50,16 @@ PICTURE = Sense(VIDEO, Video.label, VIDEO, Video.takes)  # which every model has
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """An adapter that could be added; `reason` says why it cannot, and is empty where it fits."""
+    """An adapter that could be added; `reason` says why it cannot, and is empty where it fits.
+
+    about: what it was trained on and how good it is, in a line.
+    """
 
     source: str
     modality: str = ""
     revision: str = ""
     reason: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,24 @@ def moments_of(
     return Moments(None, rate, whole, begin or 0.0, until)
 
 
+def answer_settings(max_new_tokens: str | None, temperature: str | None) -> tuple[int, float]:
+    """The length of an answer and its temperature, from the fields of a page; empty ones are as usual.
+
+    Raises: LynxError: one of them is no such number.
+    """
+    most = _number(max_new_tokens, "Most tokens of an answer") or MAX_NEW_TOKENS
+    if most != int(most):
+        raise LynxError(f"Most tokens of an answer: {max_new_tokens!r} is no whole number.")
+    text = (temperature or "").strip()
+    try:
+        heat = float(text or 0)
+    except ValueError:
+        heat = -1.0
+    if not 0 <= heat < math.inf:
+        raise LynxError(f"Temperature: {text!r} is no number from 0 on; leave it empty for 0.")
+    return int(most), heat
+
+
 def _number(given: str | float | None, name: str) -> float | None:
     if given is None or not (text := str(given).strip()):
         return None
@@ -195,6 +219,8 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()  # (question, answer)
     question: str = ""
     strict: bool = False  # whether it is an error, and no note, that a sense finds nothing in the video
+    max_new_tokens: int = MAX_NEW_TOKENS
+    temperature: float = 0.0  # 0 is greedy
 
     @property
     def messages(self) -> "list[Message]":
@@ -284,7 +310,8 @@ class EvidenceView:
 class Reply:
     """An answer: the senses used with their frames and seconds, notes, and what it rests on.
 
-    part: seconds of the recording, where not all of it was looked at.
+    part: seconds of the recording, where not all of it was looked at. of_clip: those of the notes that are
+    about the clip, which its preview says too.
     """
 
     answer: str
@@ -292,11 +319,15 @@ class Reply:
     notes: tuple[str, ...] = ()
     evidence: EvidenceView | None = None
     part: tuple[float, float] | None = None
+    of_clip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """A question and its answer as shown, with the model and the clip they were about."""
+    """A question and its answer as shown, with the model and the clip they were about.
+
+    used, part: see `Reply`. labels: of the model's senses, for people. stopped: whether the visitor ended it.
+    """
 
     question: str
     answer: str
@@ -305,20 +336,26 @@ class ChatTurn:
     chips: str = ""
     notes: tuple[str, ...] = ()
     evidence: EvidenceView | None = None
-    senses: tuple[Sense, ...] = ()  # of the model
+    used: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    part: tuple[float, float] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
 class Chat:
     """One conversation: what a visitor's page remembers between clicks.
 
-    key: its name in the engine, empty until the page has loaded.
+    key: its name in the engine, empty until the page has loaded. before: the setup whose place an example
+    that needs another adapter has taken. secret: by which its visitor comes back to it after a reload.
     """
 
     key: str
     setup: Setup
     senses: tuple[Sense, ...] = (PICTURE,)
     turns: tuple[ChatTurn, ...] = ()
+    before: Setup | None = None
+    secret: str = ""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -332,12 +369,14 @@ class Chat:
 
     def about(self, clip: Clip) -> tuple[tuple[str, str], ...]:
         """The latest questions and answers that were about this clip, with this model."""
-        kept: list[tuple[str, str]] = []
-        for turn in reversed(self.turns):
-            if (turn.setup, turn.clip) != (self.setup, clip):
-                break
-            kept.append((turn.question, turn.answer))
-        return tuple(reversed(kept))
+        return tuple((turn.question, turn.answer) for turn in self.turns[self.begin(self.setup, clip) :])
+
+    def begin(self, setup: Setup, clip: Clip) -> int:
+        """Where the latest turns begin that were about this clip, with this model."""
+        at = len(self.turns)
+        while at and (self.turns[at - 1].setup, self.turns[at - 1].clip) == (setup, clip):
+            at -= 1
+        return at
 
     def find(self, evidence: EvidenceView | None) -> ChatTurn | None:
         """The turn that this evidence is of, if the conversation still has it."""

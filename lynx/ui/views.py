@@ -11,6 +11,7 @@ from lynx.errors import LynxError
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION, HIDING, METHODS
 from lynx.types import VIDEO
 from lynx.ui import types
+from lynx.ui.edit_bar import editing, pen
 from lynx.ui.evidence_view import evidence_html
 from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup
 from lynx.visualization import drawing
@@ -20,15 +21,17 @@ if TYPE_CHECKING:
     from lynx.visualization.film import Film
     from lynx.visualization.interface_map import InterfaceMap
 
-COMMIT_SHOWN = 7  # letters
+COMMIT_SHOWN, ABOUT_SHOWN = 7, 240  # letters
 SEEN_WIDTH = 840  # pixels; half a page, so its letters stay legible
 HEADER = """
-<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses. Ask about a clip, its sound and whatever else
-was recorded, and see what each word of the answer rests on.</p></div>
+<div class="brand"><h1>lynx</h1><p>Gives a Video LLM new senses.<span class="more"> Ask about a clip, its
+sound and whatever else was recorded, and see what each word of the answer rests on.</span></p></div>
 """
+WORLD = "the miniature world"
+"""What the adapters say they were trained on that sense the world of the embedded backbone."""
 HINT = """
-<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and a few sounds. For
-real recordings load a real backbone below.</div>
+<div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}.<span class="more">
+Other recordings need a real backbone, loaded below.</span></div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
@@ -40,7 +43,7 @@ DEPTH_UNITS = [
 FIELDS = {"--depth-unit": "'Depth unit'", "--depth-up": "'Up axis'"}
 """What options of the command line, which notes name, are called on the page."""
 SEEN = "What the model really sees and hears"
-SEEN_HEADER = f'<div class="caption">{SEEN}</div>'
+MORE = "More of the recording: part, sound, depth, further views"
 PLACEHOLDER = "Pick an example or upload a clip, then ask<br><i>What sound do you hear?</i>"
 EVIDENCE_HEADER = "<h2>What the answer rests on</h2>"
 ASK_FIRST = (
@@ -75,9 +78,15 @@ DISTANCES = (
 """Columns of the table of distances: the figure, its title, its format."""
 
 
-def hint(setup: Setup) -> str:
-    """What the embedded backbone cannot do; nothing for a real one."""
-    return HINT if setup.backbone == types.EMBEDDED else ""
+def hint(setup: Setup, trained_on: Sequence[str] = ()) -> str:
+    """What the embedded backbone cannot do; nothing for a real one.
+
+    trained_on: what the adapters say they were trained on.
+    """
+    if setup.backbone != types.EMBEDDED:
+        return ""
+    more = [f"<b>{escape(data)}</b>" for data in trained_on if data != WORLD]
+    return HINT.format(", ".join(more) or "a few sounds")
 
 
 def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
@@ -87,8 +96,11 @@ def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:
 
 
 def adapter_options(options: Sequence[types.AdapterOption]) -> str:
-    """Adapters that could be added, with what they add and their revision; grayed with the reason if not."""
-    parts, notes = [], []
+    """Adapters that could be added, with what they add, what they were trained on and how good they are.
+
+    Those that cannot are grayed, with the reason.
+    """
+    parts, about, notes = [], "", []
     for option in options:
         # Of a folder the last part, a Hub id as it is; by its letters alone: the page asks no disk.
         path = Path(option.source)
@@ -99,20 +111,36 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
             notes.append(f'<div class="note">{escape(f"{name}: {option.reason}")}</div>')
         else:
             commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
-            parts.append(_chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality))
-    return f'<div class="chips">{"".join(parts)}</div>{"".join(notes)}' if parts else ""
+            chip = _chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality)
+            if option.about:
+                told = escape(option.about[:ABOUT_SHOWN])
+                about += f'<div class="offer">{chip}<span class="note">{told}</span></div>'
+            else:
+                parts.append(chip)
+    chips = f'<div class="chips">{"".join(parts)}</div>' if parts else ""
+    return about + chips + "".join(notes)
+
+
+def replaced(sources: Sequence[str]) -> str:
+    """Which adapters another one of their sense has taken the place of, and how to have both."""
+    names = ", ".join(Path(source).name for source in sources)
+    text = f"{names} was taken out: one adapter for each sense, unless two are allowed above."
+    return f'<div class="note said">{escape(text)}</div>'
 
 
 def chips(reply: Reply, labels: Mapping[str, str], stopped: bool) -> str:
-    """Which senses an answer used, with how many frames and seconds; then its notes."""
+    """Which senses an answer used, with how many frames and seconds; then its notes.
+
+    What stands below the clip already is not said again.
+    """
     part = _part(reply.part)
     parts = [
         _chip(" · ".join((labels.get(sense, sense), f"{frames} frames", part or _seconds(seconds))), sense)
         for sense, (frames, seconds) in reply.used.items()
     ]
-    parts += [_chip(f"no {label}") for sense, label in labels.items() if sense not in reply.used]
     parts += [_chip("stopped")] * stopped
-    return f'<div class="chips">{"".join(parts)}</div>{_notes(reply.notes)}'
+    new = [note for note in reply.notes if note not in reply.of_clip]
+    return f'<div class="chips">{"".join(parts)}</div>{_notes(new)}'
 
 
 def _chip(text: str, sense: str | None = None) -> str:
@@ -128,17 +156,29 @@ ANSWERING = '<span class="answering"></span>'
 def messages(turns: Sequence[ChatTurn]) -> list[dict]:
     """The conversation for the chat window, which takes it as HTML; what was asked and said stands as typed.
 
-    A line says where another clip or another model begins.
+    A line says where another clip or another model begins. Questions that have been answered have a pen.
     """
     said: list[tuple[str, str]] = []
-    for before, turn in zip((None, *turns), turns, strict=False):
+    for number, (before, turn) in enumerate(zip((None, *turns), turns, strict=False)):
         if before and (turn.setup, turn.clip) != (before.setup, before.clip):
             line = f"{escape(turn.clip.title)} · {escape(turn.setup.backbone)}"
             said.append(("assistant", f'<div class="divider">{line}</div>'))
-        said.append(("user", escape(turn.question, quote=False)))
+        tool = "" if turn.chips == ANSWERING else pen(number)
+        said.append(("user", escape(turn.question, quote=False) + tool))
         answer = escape(turn.answer, quote=False) or "<i>no answer</i>"
         said.append(("assistant", f"<p>{answer}</p>{turn.chips}"))
     return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+
+
+def editing_told(number: int, of: int, here: bool) -> str:
+    """What the bar says while a question is edited. here: whether it was about the clip and model at hand."""
+    if not here:
+        said = f"Question {number} was about another clip or model: it is asked anew and nothing is replaced."
+    elif number < of:
+        said = f"You edit question {number}: when you ask, it and what follows are replaced."
+    else:
+        said = f"You edit question {number}: when you ask, it is replaced."
+    return editing(said)
 
 
 def leave_out(senses: Sequence[Sense]) -> str:
@@ -149,9 +189,8 @@ def leave_out(senses: Sequence[Sense]) -> str:
 
 def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     """How much of the model's context the clip takes, as a bar and in words."""
-    notes = _notes(preview.notes)
     if not preview.frames:
-        return f'<div class="budget">{notes}</div>' if notes else ""
+        return ""
     used = sum(preview.tokens.values())
     bars = parts = ""
     for sense, count in preview.tokens.items():
@@ -162,8 +201,13 @@ def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     length = _part(preview.part) or _seconds(next(iter(preview.frames.values())).duration)
     return (
         f'<div class="budget"><div class="bar">{bars}</div><div class="parts">{parts}</div>'
-        f"<div>{length} · {used:,} of {preview.context:,} tokens</div>{notes}</div>"
+        f"<div>{length} · {used:,} of {preview.context:,} tokens</div></div>"
     )
+
+
+def clip_notes(preview: Preview) -> str:
+    """What should be known about the clip."""
+    return _notes(preview.notes)
 
 
 def _notes(notes: Sequence[str]) -> str:

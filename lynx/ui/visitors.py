@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import RLock, Timer
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.exceptions import InvalidPathError
@@ -31,6 +33,9 @@ NOT_TAKEN = "What was sent is not what this field takes: see 'Use via API' for w
 NOT_UPLOADED = "A file was named that was not uploaded here: upload the file itself."
 NOT_KEPT = "A file was not uploaded here, or is no longer kept: upload it again."
 FAILED = "The app failed at this; its log says why. Try something else, or tell the owner."
+MCP_BYTES = 2**20
+"""Of a call to the MCP server, which may hold a file as text: large ones are uploaded."""
+TOO_LONG = "A call may have {}: upload files, and name them by the addresses that the upload gives."
 LONGEST = 400
 """Letters of a message to a visitor, who may have sent a long text."""
 Check = Callable[[list[Any]], None]
@@ -62,44 +67,77 @@ def occupied() -> int:
 
 
 class Visitors:
-    """The files of each visitor's session in Gradio's folder, and the timers of those who left.
+    """The files of each visitor in Gradio's folder, and the timers of those who left.
 
-    forget: called with a session that is over. protected: files that stay, as the page's own. Several threads
-    use it.
+    A visitor is named by the first session of Gradio's: each load of the page is another one. forget: called
+    with a visitor who is gone. protected: files that stay, as the page's own. Several threads use it.
     """
 
     def __init__(self, forget: Callable[[str], None], protected: Callable[[], set[str]] = set) -> None:
         self.forget, self.protected = forget, protected
         self._files: dict[str, dict[str, int]] = {}  # bytes by path, the one used last at the end
         self._leaving: dict[str, Timer] = {}
+        self._open: Counter[str] = Counter()  # pages of each visitor
+        self._names: dict[str, str] = {}  # of the visitor, by later sessions
         self._lock = RLock()
 
-    def came(self, visitor: str) -> None:
+    def came(self, session: str) -> None:
         """A page is open, again or for the first time."""
         with self._lock:
-            if timer := self._leaving.pop(visitor, None):
-                timer.cancel()
+            visitor = self._names.get(session, session)
+            self._open[visitor] += 1
+            self._stay(visitor)
 
-    def left(self, visitor: str) -> None:
-        """The page was closed, or lost its connection: it may come back."""
-        self.came(visitor)
+    def _stay(self, visitor: str) -> None:
+        if timer := self._leaving.pop(visitor, None):
+            timer.cancel()
+
+    def returned(self, session: str, visitor: str) -> None:
+        """A new session is a visitor who has proved to be one of before, as after a reload."""
+        with self._lock:
+            if session == visitor or session in self._names:
+                return
+            self._names[session] = visitor
+            self._open[visitor] += self._open.pop(session, 0)
+            self._stay(session)
+            self._stay(visitor)
+            if files := self._files.pop(session, None):
+                self._files.setdefault(visitor, {}).update(files)
+            if not self._open[visitor]:  # its connection is on its way, or never comes
+                self._begin_to_leave(visitor)
+
+    def left(self, session: str) -> None:
+        """A page was closed, or lost its connection: the visitor may come back."""
+        with self._lock:
+            visitor = self._names.get(session, session)
+            self._open[visitor] -= 1
+            if self._open[visitor] <= 0:
+                del self._open[visitor]
+                self._begin_to_leave(visitor)
+
+    def _begin_to_leave(self, visitor: str) -> None:
+        self._stay(visitor)
         timer = Timer(LIMITS.max_away_seconds, self._over, (visitor,))
         timer.daemon = True
-        with self._lock:
-            self._leaving[visitor] = timer
+        self._leaving[visitor] = timer
         timer.start()
 
     def _over(self, visitor: str) -> None:
         with self._lock:
+            if self._open.get(visitor):  # came back at the last moment
+                return
             self._leaving.pop(visitor, None)
             self.drop(visitor, list(self._files.get(visitor, ())))
             self._files.pop(visitor, None)
+            for session in [each for each, name in self._names.items() if name == visitor]:
+                del self._names[session]
         self.forget(visitor)
 
-    def note(self, visitor: str, paths: Iterable[str]) -> None:
+    def note(self, session: str, paths: Iterable[str]) -> None:
         """A visitor has these files; the oldest others go where all together are too many bytes."""
         root, paths = compat.gradio_folder(), list(paths)
         with self._lock:
+            visitor = self._names.get(session, session)
             mine = self._files.setdefault(visitor, {})
             for path in paths:
                 if Path(root) in Path(path).parents:
@@ -114,15 +152,31 @@ class Visitors:
             if not mine:
                 del self._files[visitor]
 
-    def drop(self, visitor: str, paths: Iterable[str]) -> None:
+    def drop(self, session: str, paths: Iterable[str]) -> None:
         """Delete files of a visitor that no other has."""
         with self._lock:
-            mine = self._files.get(visitor, {})
+            mine = self._files.get(self._names.get(session, session), {})
             gone = {path for path in paths if mine.pop(path, None) is not None}
             for path in gone.difference(self.protected(), *self._files.values()):
                 with suppress(OSError):
                     os.remove(path)
                     os.rmdir(os.path.dirname(path))  # Gradio gives each file a folder
+
+
+def uploaded(path: str) -> str:
+    """The path of an upload that is named by this server's address of it; any other path as it is."""
+    address = re.fullmatch(r"https?://[^/\s]+/(?:[^?#]*/)?gradio_api/file=(.+)", path, re.IGNORECASE)
+    return unquote(address[1]) if address else path
+
+
+def with_paths(value: Any) -> Any:
+    """What Gradio is sent, with the paths of uploads in place of their addresses: nothing is fetched."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and (plain := uploaded(path)) != path:
+            return {**value, "path": plain, "url": None}
+        return {key: with_paths(each) for key, each in value.items()}
+    return [with_paths(each) for each in value] if isinstance(value, list) else value
 
 
 def files_of(value: Any) -> Iterator[str]:
@@ -164,6 +218,8 @@ class App(compat.accept_fewer_inputs(gr.Blocks)):  # type: ignore[misc]
         session_hash: str | None = None, **more: Any,
     ) -> dict[str, Any]:
         """As Gradio's; files are noted, and those sent to `/ask` deleted when it has answered."""
+        if not iterator:
+            inputs = with_paths(inputs)
         visitor, sent = session_hash or "", [] if iterator else list(files_of(inputs))
         known = {"state": state, "request": request, "iterator": iterator, "session_hash": session_hash}
         for path in sent:
@@ -224,9 +280,14 @@ class Doorkeeper:
             if re.search(r"/(file|proxy)=\s*https?:|/process_recording", path, re.IGNORECASE):
                 await PlainTextResponse("That is not offered here.", 403)(scope, receive, send)
                 return
-            if scope["method"] == "POST" and path.rstrip("/").endswith("/upload"):
-                sent = dict(scope["headers"]).get(b"content-length", b"0")
-                coming = int(sent) if sent.isdigit() else 0
+            mcp, posted = "/gradio_api/mcp" in path, scope["method"] == "POST"
+            sent = dict(scope["headers"]).get(b"content-length", b"")
+            coming = int(sent) if sent.isdigit() else 0
+            if mcp and posted and not 0 < coming <= MCP_BYTES:
+                said = TOO_LONG.format(f"{amount(MCP_BYTES, 'bytes')} and says how many it has")
+                await PlainTextResponse(said, 413)(scope, receive, send)
+                return
+            if posted and (mcp or path.rstrip("/").endswith("/upload")):
                 used = await asyncio.to_thread(occupied)
                 if used + coming > LIMITS.max_shelf_bytes:
                     said = (

@@ -6,7 +6,7 @@ depth/0000.png ...     uint16 millimeters, 0 = nothing measured; named after the
 pose/0000.txt ...      4 x 4 camera to world, meters
 times.txt              when each map was measured, seconds
 intrinsic_depth.txt    4 x 4, pixels
-qa.json                questions, answers, their types, the senses they need, and the scene's key
+qa.json                a caption; questions, answers, their types, the senses they need; the scene's key
 """
 
 import json
@@ -52,11 +52,17 @@ def render(
     turns = ask(scene, scene_rng(scene.key, QUESTIONS), per_type=per_type)
     media = {s: (EXTRA_FILES[s].name or s) if s in EXTRA_FILES else CLIP for s in RENDERERS}
     description = {
-        "seed": seed, "split": split, "index": index, "duration": DURATION, "media": media,
-        "depth_rate": DEPTH_RATE, "questions": [asdict(turn) for turn in turns],
+        "seed": seed, "split": split, "index": index, "caption": caption(scene), "duration": DURATION,
+        "media": media, "depth_rate": DEPTH_RATE, "questions": [asdict(turn) for turn in turns],
     }
     (folder / "qa.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def caption(scene: Scene) -> str:
+    """What a viewer should listen for: "hear it: a hum, then a drum"."""
+    heard = ", then ".join(f"a {burst[0].kind}" for burst in scene.bursts)
+    return f"hear it: {heard}" if heard else "hear it: silence"
 
 
 def write_clip(scene: Scene, path: Path, size: int) -> None:

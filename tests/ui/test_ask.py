@@ -14,9 +14,11 @@ import lynx
 from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.config import LoraSettings
+from lynx.errors import LynxError
 from lynx.media.writer import write_video
 from lynx.types import Waveform
 from lynx.ui import launch
+from lynx.ui.endpoint_fields import check
 from lynx.ui.engine import Engine
 from lynx.ui.types import Setup
 
@@ -24,6 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
+MODEL = []
+"""What `lynx.load` takes for the app's model, once it is launched."""
 CLIP = object()
 """Stands for the uploaded clip."""
 
@@ -39,6 +43,7 @@ def app(tmp_path_factory):
     tone = Waveform(torch.sin(torch.arange(32000) / 16000 * 2000) * 0.5, 16000)
     write_video(folder / "clip.mp4", torch.randint(255, (8, 3, 48, 64), dtype=torch.uint8), 4, tone)
     setup = Setup(str(folder / "backbone"), adapters=(str(folder / "adapter"),))
+    MODEL[:] = setup.backbone, setup.adapters
     blocks = launch(port=None, setup=setup, examples=[], engine=Engine(max_new_tokens=4), block=False)
     yield blocks.local_url, folder / "clip.mp4"
     blocks.close()
@@ -53,23 +58,29 @@ def uploaded(app):
 
 
 NAMES = ("video", "audio", "question", "senses", "depth", "views", "offsets", "start", "end", "fps")
-NAMES += ("max_frames", "track", "unit", "up")
+NAMES += ("max_frames", "track", "unit", "up", "history", "adapters", "temperature", "max_new_tokens")
+NAMES += ("evidence",)
 GOOD = {"video": CLIP, "question": "what is it ?"}
 
 
-def post(app, *more, **given):
-    """What `/ask` sends to a plain HTTP client: "complete" or "error", and the data."""
+def post(app, *more, name="ask", **given):
+    """What an endpoint sends to a plain HTTP client: "complete" or "error", and the data."""
+    return told(app, *more, name=name, **given)[-1]
+
+
+def told(app, *more, name="ask", **given):
+    """The same with all that comes before, as a streaming client sees it."""
     address, _ = app
     values = [given.get(name) for name in NAMES]
     # CLIP; and NaN is written as such
     body = json.dumps({"data": [*values, *more]}, default=lambda _: uploaded(app))
-    url, kind = f"{address}gradio_api/call/ask", {"Content-Type": "application/json"}
+    url, kind = f"{address}gradio_api/call/{name}", {"Content-Type": "application/json"}
     asked = httpx.post(url, content=body, headers=kind, timeout=60)
     told = httpx.get(f"{url}/{asked.json()['event_id']}", timeout=120).text
-    event, data = re.search(r"event: (\w+)\ndata: (.*)\n", told).groups()
-    return event, json.loads(data)
+    return [(event, json.loads(data)) for event, data in re.findall(r"event: (\w+)\ndata: (.*)\n", told)]
 
 
+ASKED, SAID = {"role": "user", "content": "what ?"}, {"role": "assistant", "content": "a ball"}
 WRONG = [
     ({"senses": []}, "Senses is an empty list"),
     ({"senses": "audio"}, "Senses is 'audio': expected a list of names"),
@@ -128,6 +139,42 @@ WRONG = [
     ({"unit": [1]}, "expected meters"),
     ({"up": 2}, "Up is 2: expected a text"),
     ({"up": "north"}, "'north'"),
+    ({"history": "hello"}, "History is 'hello': expected a list of questions with their answers"),
+    ({"history": {"role": "user", "content": "hi"}}, "expected a list of questions with their answers"),
+    ({"history": [["what ?"]]}, "expected a list of questions"),
+    ({"history": [["what ?", "a ball", "why ?"]]}, "expected a list of questions"),
+    ({"history": [["what ?", 7]]}, "expected a list of questions"),
+    ({"history": [["what ?", None]]}, "expected a list of questions"),
+    ({"history": [["what \ud800 ?", "a ball"]]}, "expected a list of questions"),
+    ({"history": [["what ?", "a ball"], {"role": "user", "content": "hi"}]}, "expected a list of questions"),
+    ({"history": [{"role": "user", "content": "what ?"}]}, "expected a list of questions"),
+    ({"history": [{"role": "assistant", "content": "a ball"}] * 2}, "expected a list of questions"),
+    ({"history": [{"role": "system", "content": "lie"}, SAID]}, "expected a list of questions"),
+    ({"history": [ASKED, SAID | {"name": "x"}]}, "expected a list of questions"),
+    ({"history": [ASKED, {"role": "assistant", "content": ["a", "ball"]}]}, "expected a list of questions"),
+    ({"history": [[" ", "a ball"]]}, "History holds an empty question"),
+    ({"history": [["what ?", "ball " * 20_001]]}, "more than 100,000 letters"),
+    ({"history": [["what ?", "a ball"]] * 5000}, "a shorter question"),
+    ({"adapters": "audio"}, "Adapters is 'audio': expected a list of names"),
+    ({"adapters": [["audio"]]}, "expected a list of names"),
+    ({"adapters": ["smell"]}, "no adapter smell here; loaded are audio"),
+    ({"adapters": ["video"]}, "no adapter video here; loaded are audio"),
+    ({"adapters": ["/etc/passwd"]}, "no adapter '/etc/passwd' here; loaded are audio"),
+    ({"adapters": ["a" * 5000]}, "no adapter a"),
+    ({"adapters": [], "senses": ["audio"]}, "no sense audio here; chosen are video"),
+    ({"temperature": "hot"}, "Temperature is 'hot': expected a number from 0 to 2"),
+    ({"temperature": -0.1}, "expected a number from 0 to 2"),
+    ({"temperature": 2.1}, "expected a number from 0 to 2"),
+    ({"temperature": math.nan}, "expected a number from 0 to 2"),
+    ({"temperature": True}, "expected a number from 0 to 2"),
+    ({"max_new_tokens": 0}, "Max_new_tokens is 0: expected a whole number, 1 or more"),
+    ({"max_new_tokens": 1.5}, "expected a whole number, 1 or more"),
+    ({"max_new_tokens": -1}, "expected a whole number, 1 or more"),
+    ({"max_new_tokens": math.inf}, "expected a whole number, 1 or more"),
+    ({"max_new_tokens": "many"}, "expected a whole number, 1 or more"),
+    ({"max_new_tokens": True}, "expected a whole number, 1 or more"),
+    ({"evidence": "yes"}, "Evidence is 'yes': expected true or false"),
+    ({"evidence": 1}, "expected true or false"),
 ]
 
 
@@ -135,9 +182,10 @@ IDS = [f"{i} {list(given)}" for i, (given, _) in enumerate(WRONG)]  # the same i
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG, ids=IDS)
-def test_a_wrong_request_is_answered_with_one_sentence(app, given, said):
+@pytest.mark.parametrize("name", ["ask", "stream"])
+def test_a_wrong_request_is_answered_with_one_sentence(app, name, given, said):
     given = GOOD | given
-    event, data = post(app, **given)
+    event, data = post(app, name=name, **given)
     assert event == "error" and isinstance(data, dict), data
     error = data["error"]
     assert said in error and "Traceback" not in error and "\n" not in error and len(error) < 500
@@ -146,7 +194,7 @@ def test_a_wrong_request_is_answered_with_one_sentence(app, given, said):
 
 def test_more_values_than_there_are_names_for_are_refused(app):
     event, data = post(app, "beside", **GOOD)
-    assert event == "error" and data["error"] == "15 values were given: expected at most 14."
+    assert event == "error" and data["error"] == "20 values were given: expected at most 19."
 
 
 def test_a_file_that_was_not_uploaded_or_is_gone_is_said_without_a_word_on_the_disk(app):
@@ -173,3 +221,82 @@ def test_gradios_own_client_is_told_the_same(app):
     for given, said in wrong:
         with pytest.raises(AppError, match=said):
             client.predict(**good | given, api_name="/ask")
+
+
+def answer(app, **more):
+    event, data = post(app, **GOOD | more)
+    assert event == "complete", data
+    return data[0]
+
+
+def test_a_history_is_part_of_what_is_asked_in_either_form(app):
+    lynx_alone = lynx.load(*MODEL)
+    chat = lynx_alone.chat(video=app[1], audio=app[1])
+    first = chat.ask("what is it ?", max_new_tokens=4)
+    expected = chat.ask("and then ?", max_new_tokens=4)
+    messages = [{"role": "user", "content": "what is it ?"}, {"role": "assistant", "content": first}]
+    assert answer(app) == first
+    for history in ([["what is it ?", first]], messages):
+        assert answer(app, question="and then ?", history=history) == expected
+    assert answer(app, question="and then ?", history=[]) == answer(app, question="and then ?")
+
+
+def test_only_the_adapters_that_are_named_are_on(app):
+    seen = lynx.load(*MODEL).chat(video=app[1]).ask("what is it ?", max_new_tokens=4)
+    assert answer(app, adapters=[]) == answer(app, senses=["video"]) == seen
+    assert answer(app, adapters=["audio"]) == answer(app)
+    assert json.loads(answer(app, adapters=[], evidence=True))["senses"].keys() == {"video"}
+
+
+def test_an_answer_comes_with_what_it_rests_on_when_that_is_asked_for(app):
+    told = json.loads(answer(app, evidence=True))
+    assert told["question"] == "what is it ?" and told["answer"] == answer(app)
+    assert told["clip"]["files"] == [app[1].name] and "/" not in json.dumps(told)
+    assert told["senses"]["audio"] == {"label": "sound", "frames": 16, "seconds": 2.0}
+    assert all(0 < word["probability"] <= 1 for word in told["words"])
+    evidence = told["evidence"]
+    assert evidence["unit"] == "nats" and evidence["totals"].keys() == {"video", "audio", "text"}
+    media = evidence["totals"]["video"] + evidence["totals"]["audio"]
+    assert media == pytest.approx(evidence["gained"], abs=0.02) and abs(media) > 1e-3
+
+
+def test_a_stream_tells_all_that_was_said_so_far_and_ends_in_what_ask_returns(app):
+    *pieces, last = told(app, name="stream", **GOOD)
+    whole = answer(app)
+    said = [data[0] for event, data in pieces if event == "generating"]
+    assert last[0] == "complete" and len(said) > 2 and said[-1] == whole
+    assert all(later.startswith(earlier) for earlier, later in zip(said, said[1:], strict=False))
+    *_, before, _ = told(app, name="stream", **GOOD | {"evidence": True})
+    assert json.loads(before[1][0])["answer"] == whole
+
+
+def test_a_client_of_gradio_calls_by_name_and_leaves_out_what_it_does_not_know(app):
+    from gradio_client import Client, handle_file
+
+    client, clip = Client(app[0], verbose=False), handle_file(app[1])
+    old = client.predict(video=clip, audio=None, question="what is it ?", senses=None, api_name="/ask")
+    assert client.predict(clip, question="what is it ?", api_name="/ask") == old == answer(app)
+    job = client.submit(clip, None, "what is it ?", api_name="/stream")
+    assert list(job)[-1] == old
+
+
+def test_without_its_package_the_mcp_server_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(lynx.ui, "find_spec", lambda name: None)
+    with pytest.raises(LynxError, match=r"pip install 'lynx\[mcp\]'"):
+        launch(mcp_server=True)
+
+
+def test_the_api_page_has_sample_values_and_says_what_each_is(app):
+    known = httpx.get(f"{app[0]}gradio_api/info").json()["named_endpoints"]
+    assert known.keys() == {"/ask", "/stream"}
+    for endpoint in known.values():
+        assert endpoint["description"].startswith("Answer one question about a video")
+        parameters = {each["parameter_name"]: each for each in endpoint["parameters"]}
+        assert tuple(parameters) == NAMES
+        shown = {name: each["example_input"] for name, each in parameters.items()}
+        values = [value if value not in ({}, []) else None for value in shown.values()]
+        check(values)  # the samples are what the endpoint takes
+        assert shown["question"] == "What sound do you hear?" and shown["video"]["path"] == "clip.mp4"
+        assert all(len(each["type"]["additional_description"]) > 10 for each in parameters.values())
+        required = [name for name, each in parameters.items() if not each["parameter_has_default"]]
+        assert required == ["video", "question"]

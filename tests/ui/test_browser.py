@@ -41,17 +41,23 @@ def browser(chromium):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        running = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", *(f"--use-fake-{what}-for-media-stream" for what in ("ui", "device"))],
+        )
         yield running
         running.close()
 
 
 @pytest.fixture
 def open_page(browser):
-    """A function that opens an address in a fresh tab; at the end: no page error, no request elsewhere."""
+    """A function that opens an address in a fresh tab; at the end: no page error, no request elsewhere.
+
+    unfold: whether what is recorded beside the video is unfolded at once.
+    """
     opened = []
 
-    def visit(url, **options):
+    def visit(url, unfold=False, **options):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
@@ -61,6 +67,8 @@ def open_page(browser):
         opened.append((context, trouble, hosts))
         page.goto(url)
         page.wait_for_selector("#senses input >> nth=1")  # the model has been loaded, with its added sense
+        if unfold:
+            page.click("#more .label-wrap")
         return page
 
     yield visit
@@ -167,8 +175,8 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
 
     upload(page, files / "mute.mp4")
     page.wait_for_selector("#evidence", state="hidden")  # it was of another clip
-    page.wait_for_selector("#budget .note")
-    assert "'mute.mp4' has no audio track" in page.inner_text("#budget")
+    page.wait_for_selector("#clip-notes .note")
+    assert "'mute.mp4' has no audio track" in page.inner_text("#clip-notes")
     upload(page, files / "text.mp4")
     page.wait_for_selector("#notice .notice")
     assert "is a text" in page.inner_text("#notice")
@@ -184,7 +192,7 @@ def test_a_visit_with_a_model_that_has_to_be_stopped(nonsense, open_page, files)
     page.uncheck("#senses input[name=audio]")
     ask_and_stop(page, "and this ?")
     page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")
-    assert "no sound" in page.locator("#chat .chips").last.inner_text()
+    assert "sound" not in page.locator("#chat .chips").last.inner_text()
     page.click("#clear")
     page.wait_for_selector("#chat .chips", state="detached")
     assert page.locator("#evidence").is_hidden()
@@ -232,9 +240,69 @@ def test_what_is_asked_and_said_is_shown_as_typed(nonsense, open_page):
     assert page.locator("#chat .bot.message p").count() == 1 and page.locator("#chat .chip").count() >= 3
 
 
+def test_a_question_is_edited_as_it_was_typed(nonsense, open_page):
+    page = open_page(nonsense)
+    page.click("#examples .gallery-item")
+    page.wait_for_selector("#seen-picture img")
+    box, typed = page.locator("#question textarea"), 'what is <b>this</b> &amp; "that" ?'
+    for number, question in enumerate((typed, "and then ?"), start=1):
+        ask_and_stop(page, question)
+        page.wait_for_function(f"document.querySelectorAll('#chat .chips').length == {number}")
+    page.locator("#chat").get_by_role("button", name="Edit question 1").click()
+    page.get_by_text("it and what follows are replaced").wait_for()
+    assert box.input_value() == typed and box.evaluate("box => box === document.activeElement")
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("#editing .editing", state="detached")
+    assert box.input_value() == "" and page.locator("#chat .user.message").count() == 2
+
+    page.locator("#chat .edit").first.press("Enter")  # without a mouse
+    page.wait_for_selector("#editing .editing")
+    ask_and_stop(page, "what is <i>it</i> ?")
+    page.wait_for_selector("#editing .editing", state="detached")
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what is <i>it</i> ?"]
+
+
+def test_a_reload_keeps_the_conversation_the_clip_and_the_settings_of_its_tab(nonsense, open_page, files):
+    page = open_page(nonsense)
+    upload(page, files / "own.mp4")
+    budget = page.locator("#budget")
+    budget.get_by_text("of 2,048 tokens").wait_for(state="attached")
+    page.uncheck("#senses input[name=depth]")
+    ask_and_stop(page, "what <b>is</b> it ?")
+    page.wait_for_selector("#chat .chips")
+    said = page.inner_text("#chat .bot.message p")
+    word = page.locator("#evidence-view .words button").first
+    word.wait_for()
+    page.wait_for_function("sessionStorage.getItem('lynx')?.includes('is</b> it ?')")
+
+    page.reload()
+    page.wait_for_selector("#chat .chips")
+    assert page.locator("#chat .user.message").all_inner_texts() == ["what <b>is</b> it ?"]
+    assert page.inner_text("#chat .bot.message p") == said
+    page.wait_for_selector("#video video")
+    word.wait_for()
+    budget.get_by_text("of 2,048 tokens").wait_for(state="attached")
+    assert not page.is_checked("#senses input[name=depth]") and page.is_checked("#senses input[name=audio]")
+    sent = requests_of(page)
+    page.wait_for_timeout(3000)
+    before = len(sent)
+    page.wait_for_timeout(1500)
+    assert len(sent) == before, "the page goes on by itself"
+    ask_and_stop(page, "and now ?")
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")
+    assert page.locator("#chat .divider").count() == 0, "it is about the same clip"
+
+    other = page.context.new_page()
+    other.goto(nonsense)
+    other.wait_for_selector("#senses input >> nth=1")
+    other.wait_for_timeout(1500)
+    assert other.locator("#chat .message").count() == 0 and other.locator("#video video").count() == 0
+
+
 def test_the_page_comes_to_rest(nonsense, open_page, files):
     """Events that call one another without end would starve the machine, and every other visitor."""
-    page = open_page(nonsense)
+    page = open_page(nonsense, unfold=True)
     sent = requests_of(page)
     steps = {
         "an example": lambda: page.click("#examples .gallery-item"),
@@ -262,8 +330,8 @@ def put(page, place, *paths):
 
 
 def test_depth_and_further_views_have_their_places(nonsense, open_page, files):
-    page = open_page(nonsense)
-    budget = page.locator("#budget")
+    page = open_page(nonsense, unfold=True)
+    budget, notes = page.locator("#budget"), page.locator("#clip-notes")
     page.click("#examples .gallery-item")
     budget.get_by_text("second view 16 frames").wait_for()
     assert "depth 16 frames" in budget.inner_text()
@@ -279,7 +347,7 @@ def test_depth_and_further_views_have_their_places(nonsense, open_page, files):
     page.get_by_text("one number of seconds for each of the 2").wait_for()
     page.fill("#offsets :is(input, textarea)", "0, 1.5")
     page.press("#offsets :is(input, textarea)", "Enter")
-    budget.get_by_text("mute does not record at 6 of 16 moments").wait_for()
+    notes.get_by_text("mute does not record at 6 of 16 moments").wait_for()
 
     put(page, "#depth", files / "torn.zip")
     page.get_by_text("'torn.zip' cannot be unpacked").wait_for()
@@ -287,9 +355,9 @@ def test_depth_and_further_views_have_their_places(nonsense, open_page, files):
     page.wait_for_selector("#notice .notice", state="detached")
     ask_and_stop(page, "what is behind ?")
     chips = page.inner_text("#chat .chips")
-    assert "second view · 32 frames" in chips and "no depth" in chips
+    assert "second view · 32 frames" in chips and "depth" not in chips
     put(page, "#depth", *sorted((files / "depth").glob("*.png")), files / "times.txt")
-    budget.get_by_text("Depth is switched off, though a file was given for it").wait_for()
+    notes.get_by_text("Depth is switched off, though a file was given for it").wait_for()
     page.check("#senses input[name=depth]")
     budget.get_by_text("depth 16 frames").wait_for()
 
@@ -302,7 +370,7 @@ def fill(page, place, text):
 
 
 def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
-    page = open_page(nonsense)
+    page = open_page(nonsense, unfold=True)
     page.click("#examples .gallery-item")
     budget, notice = page.locator("#budget"), page.locator("#notice")
     budget.get_by_text("picture 16 frames").wait_for()
@@ -314,7 +382,11 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     fill(page, "#fps", "2")
     budget.get_by_text("picture 4 frames").wait_for()
     fill(page, "#max-frames", "3")
-    budget.get_by_text("2 frames a second would be 4; 3 are used").wait_for()
+    page.locator("#clip-notes").get_by_text("2 frames a second would be 4; 3 are used").wait_for()
+    fill(page, "#temperature", "hot")
+    notice.get_by_text("'hot' is no number from 0 on").wait_for()
+    fill(page, "#temperature", "0")
+    page.wait_for_selector("#notice .notice", state="detached")
     fill(page, "#unit", "inch")
     notice.get_by_text("depth unit is 'inch'").wait_for()
     fill(page, "#unit", "0.002")
@@ -328,7 +400,7 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
 
 
 def test_evidence_leaves_at_once_with_its_clip_and_comes_back_with_it(nonsense, open_page):
-    page = open_page(nonsense)
+    page = open_page(nonsense, unfold=True)
     page.click("#examples .gallery-item")
     page.wait_for_selector("#seen-picture img")
     ask_and_stop(page, "what do you hear ?")
@@ -361,34 +433,108 @@ def test_evidence_leaves_at_once_with_its_clip_and_comes_back_with_it(nonsense, 
 
 
 def test_a_chosen_sound_track_is_heard_and_that_of_another_file_is_no_error(nonsense, open_page, files):
-    page = open_page(nonsense)
-    budget = page.locator("#budget")
+    page = open_page(nonsense, unfold=True)
+    budget, notes = page.locator("#budget"), page.locator("#clip-notes")
     upload(page, files / "two.mkv")
-    budget.get_by_text("2 sound tracks; #2 (default) is heard").wait_for()
+    notes.get_by_text("2 sound tracks; #2 (default) is heard").wait_for()
     page.click("#track input")
     page.get_by_role("option").first.click()
-    budget.get_by_text("2 sound tracks; #1 is heard").wait_for()
+    notes.get_by_text("2 sound tracks; #1 is heard").wait_for()
     upload(page, files / "own.mp4")
     page.wait_for_selector("#track", state="hidden")
     budget.get_by_text("sound 16 frames").wait_for()
     assert page.locator(".toast-body").count() == 0
 
 
-def test_the_question_is_in_sight_and_on_a_phone_what_is_wrong_with_a_field(nonsense, open_page):
-    page = open_page(nonsense)
-    page.set_viewport_size({"width": 1280, "height": 720})
-    assert page.evaluate("document.querySelector('#send').getBoundingClientRect().bottom <= innerHeight")
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.click("#examples .gallery-item")
-    page.wait_for_selector("#seen-picture img")
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_the_question_and_its_answer_are_in_sight(app, open_page, width, height):
+    page = open_page(app)
+    page.set_viewport_size({"width": width, "height": height})
+
+    def bottom():
+        return page.evaluate("scrollY + document.querySelector('#send').getBoundingClientRect().bottom")
+
+    for chosen in ("Hear it: a bell", "A dog barks"):
+        page.get_by_role("button", name=chosen).click()
+        page.locator("#suggestions button").first.wait_for()
+        page.wait_for_selector("#seen-picture img")
+        assert bottom() <= height, chosen
+    page.locator("#suggestions button").first.click()
+    page.wait_for_selector("#chat .chips")
+    assert bottom() <= height and page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_bark_is_heard_after_three_clicks(app, open_page):
+    """From the first look to a right answer: the example, a question; a third asks whether it is one."""
+    page = open_page(app)
+    assert "real sounds" not in page.inner_text("#hint")
+    page.get_by_role("button", name="A dog barks").click()
+    page.get_by_role("button", name="What sound do you hear?").click()
+    page.wait_for_selector("#chat .chips")
+    assert page.inner_text("#chat .bot.message p").strip() == "dog"
+    assert "ten real sounds" in page.inner_text("#hint") and "felix.blume" in page.inner_text("#examples")
+    page.get_by_role("button", name="Is it a dog?").click()
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 2")
+    assert page.locator("#chat .bot.message p").last.inner_text().strip() == "yes"
+
+    page.get_by_role("button", name="Hear it: a bell").click()  # which the model before knows
+    page.wait_for_selector("#video video")
+    page.get_by_role("button", name="What sound do you hear?").click()
+    page.wait_for_function("document.querySelectorAll('#chat .chips').length == 3")
+    assert page.locator("#chat .bot.message p").last.inner_text().strip() == "bell"
+    assert page.locator(".toast-body").count() == 0 and "real sounds" not in page.inner_text("#hint")
+
+
+@pytest.mark.parametrize("chosen", [None, "Hear it: a bell", "A dog barks"])
+def test_few_tabs_lead_from_the_first_example_to_the_question(app, open_page, chosen):
+    page = open_page(app)
+    if chosen:
+        page.get_by_role("button", name=chosen).click()
+        page.locator("#suggestions button").first.click()
+        page.wait_for_selector("#chat .chips")
+    first = page.locator("#examples button").first
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "chirp" in page.evaluate("document.activeElement.innerText")
+    page.keyboard.press("Home")
+    assert first.evaluate("each => each === document.activeElement")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.matches(':focus-visible')")
+        if page.evaluate("!!document.activeElement.closest('#question')"):
+            break
+    else:
+        pytest.fail("not reached in 12 presses")
+
+
+def test_what_is_recorded_here_and_now_is_read(nonsense, open_page):
+    """A webcam and a microphone, as Chromium plays them."""
+    page = open_page(nonsense, unfold=True, permissions=["camera", "microphone"])
+    page.click("#video button[aria-label='Capture from camera']")
+    page.get_by_text("Click to Access Webcam").click()
+    page.click("#video button[aria-label='start recording']")
+    page.wait_for_timeout(2000)
+    page.click("#video button[aria-label='start recording']")  # now it says Stop
+    page.locator("#budget").get_by_text("picture 16 frames").wait_for()
+    page.locator("#sound label").nth(1).click()
+    page.click("#audio button[aria-label='Record audio']")
+    page.click("#audio .record-button")
+    page.wait_for_timeout(2000)
+    page.click("#audio .stop-button")
+    page.locator("#budget").get_by_text("sound 16 frames").wait_for()
+
+
+def test_on_a_phone_what_is_wrong_with_a_field_is_in_sight(nonsense, open_page):
+    page = open_page(nonsense, unfold=True)
     fill(page, "#from", "soon")
     page.wait_for_selector("#notice .notice")
+    page.set_viewport_size({"width": 390, "height": 844})
     place = page.evaluate("document.querySelector('#notice').getBoundingClientRect().toJSON()")
     assert 0 < place["top"] and place["bottom"] <= 844
 
 
 def test_on_a_phone_nothing_sticks_out(nonsense, open_page):
-    page = open_page(nonsense, is_mobile=True)
+    page = open_page(nonsense, unfold=True, is_mobile=True)
     page.set_viewport_size({"width": 390, "height": 844})
     page.click("#examples .gallery-item")
     page.wait_for_selector("#seen-picture img")
@@ -424,7 +570,7 @@ def test_the_main_job(app, open_page, files):
     """An example, its sound, the same without it, what the answer rests on, and a clip of one's own."""
     page = open_page(app)
     assert "knows only its miniature world" in page.inner_text("#hint")
-    page.locator("#examples .gallery-item").first.click()  # examples/bell
+    page.get_by_role("button", name="Hear it: a bell").click()
     page.wait_for_selector("#seen-picture img")
     page.fill("#question textarea", "what sound do you hear ?")
     page.press("#question textarea", "Enter")
@@ -450,7 +596,7 @@ def test_the_main_job(app, open_page, files):
     assert "bell" not in mute.locator("p").inner_text() and "differs" in mute.inner_text()
     page.uncheck("#senses input[name=audio]")
     page.click("#retry")
-    page.wait_for_selector("#chat .chip.off")
+    page.wait_for_function("document.querySelector('#chat .chips')?.innerText.includes('sound') === false")
     assert "bell" not in page.inner_text("#chat .bot.message p").lower()
 
     upload(page, files / "own.mp4")

@@ -7,9 +7,12 @@ import pytest
 
 pytest.importorskip("gradio")
 
+import torch
 from served import file, hosted
 
 import lynx
+from lynx.config import LIMITS
+from lynx.media.writer import write_video
 from lynx.ui.visitors import workspace
 
 pytestmark = [
@@ -41,6 +44,13 @@ def app(tmp_path_factory):
         yield served
         assert served.engine.models.kept() == before, "no request cost anybody the model"
         assert (gradio / "up" / "link.mp4").is_symlink(), "what strangers name is not deleted"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, torch.randint(255, (8, 3, 48, 64), dtype=torch.uint8), 4)
+    return path
 
 
 PATHS = (
@@ -131,10 +141,45 @@ def test_a_model_that_is_not_offered(app, name, field, typed):
         ("senses", "/etc/passwd"), ("senses", {"path": "/etc/passwd"}), ("senses", [{"a": 1}]), ("senses", 7),
         ("offsets", ["/etc/passwd"]), ("start", "/etc/passwd"), ("end", {}), ("fps", "/etc/passwd"),
         ("track", "x"), ("unit", "/etc/passwd"), ("up", "../../etc/passwd"),
+        ("history", "/etc/passwd"), ("history", {"path": "/etc/passwd"}), ("history", [["what ?"] * 9]),
+        ("history", [["x" * 99_999, "y"]] * 99), ("history", [[]] * 99_999), ("history", [{"role": "me"}]),
+        ("adapters", ["/etc/passwd"]), ("adapters", ["../../etc"]), ("adapters", ["Qwen/Qwen2.5-VL-7B"]),
+        ("adapters", {"path": "/etc/passwd"}), ("temperature", "/etc/passwd"), ("temperature", 1e-320),
+        ("max_new_tokens", 1e308), ("max_new_tokens", "/etc/passwd"), ("evidence", "/etc/passwd"),
     ],
 )  # fmt: skip
-def test_odd_values_of_a_question(app, field, value):
-    refused(app, app.call("ask", {"question": "what ?"} | {field: value}))
+@pytest.mark.parametrize("name", ["ask", "stream"])
+def test_odd_values_of_a_question(app, name, field, value):
+    refused(app, app.call(name, {"question": "what ?"} | {field: value}))
+
+
+def test_an_answer_has_no_more_words_than_a_hosted_app_gives(app, clip):
+    asked = {"video": app.upload(clip), "question": "what ?", "max_new_tokens": LIMITS.max_answer_tokens + 1}
+    said = app.call("ask", asked)
+    assert said.startswith("513 tokens are too many for an answer: at most 512 tokens")
+    asked = {"video": app.upload(clip), "question": "what ?", "max_new_tokens": 512, "temperature": 1e-320}
+    assert isinstance(app.call("ask", asked), list), "the coldest answer is the likeliest"
+
+
+ADDRESSES = (
+    *("{url}/gradio_api/file={secret}", "{url}/gradio_api/file=", "{url}/gradio_api/file=%00.mp4"),
+    *("{url}/gradio_api/file={workspace}/another/0.npy", "{url}/gradio_api/file=..%2F..%2Fsecret.txt"),
+    *("http://x.test/gradio_api/file=/etc/passwd", "http://x.test/gradio_api/file=http://127.0.0.1:1/a.mp4"),
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_of_this_server_is_no_way_to_other_files(app, address):
+    given = address.format(**app.places)
+    refused(app, app.call("ask", {"video": file(given), "question": "what ?"}), given=given)
+
+
+def test_an_upload_may_be_named_by_its_address(app, clip):
+    uploaded = app.upload(clip)["path"]
+    for host in (app.url, "https://behind.a.proxy/app"):
+        asked = {"video": file(f"{host}/gradio_api/file={uploaded}"), "question": "what ?"}
+        assert isinstance(app.call("ask", asked), list)
+        uploaded = app.upload(clip)["path"]  # the answered one is deleted
 
 
 @pytest.mark.parametrize("data", [None, 7, "x", {}, [None] * 999, [[]] * 14])

@@ -4,12 +4,16 @@ import json
 import pickle
 import re
 import shutil
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from time import sleep
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import av
@@ -32,8 +36,10 @@ from lynx.media.thumbnails import thumbnails
 from lynx.media.writer import write_video
 from lynx.types import Frames, Moments, Recording, Waveform
 from lynx.ui import launch, views
+from lynx.ui.edit_bar import pen
 from lynx.ui.engine import THUMBNAIL_PIXELS, Engine, seconds_needed
 from lynx.ui.evidence_panel import COMPUTING
+from lynx.ui.example_gallery import example_gallery
 from lynx.ui.examples import ExampleClip, as_written, find_adapters, find_examples, suggested_questions
 from lynx.ui.kept_answers import ANSWERS_KEPT, CONVERSATIONS_KEPT
 from lynx.ui.layout import Layout
@@ -609,8 +615,10 @@ def test_what_needs_no_other_model_does_not_wait_for_its_load(slow_load, setup, 
     page.ui.examples = [ExampleClip({"video": desk / "clip.mp4", "depth": desk / "depth"})]
     new, unloaded = Chat("k", setup, SENSES), Chat("", full)
     calls = {
-        "an example, for who has a model": lambda: page.media.on_example(0, new)[page.ui.depth] is None,
-        "an example, for who has just come": lambda: bool(page.media.on_example(0, unloaded)[page.ui.depth]),
+        "an example, for who has a model": lambda: page.examples.on_example(0, new)[page.ui.depth] is None,
+        "an example, for who has just come": lambda: bool(
+            page.examples.on_example(0, unloaded)[page.ui.depth]
+        ),
         "which adapters fit": lambda: bool(page.model.on_choose(setup.backbone, list(setup.adapters))),
         "what a model needs": lambda: isinstance(page.model.on_plan(setup.backbone, "auto", []), str),
         "a model that is there": lambda: engine.models.senses(setup) == SENSES,
@@ -627,7 +635,7 @@ def test_what_needs_no_model_is_not_queued_behind_those_that_do(page):
     light |= {"on_answered", "on_wanted", "on_explain", "on_explained", "on_film"}
     queues = {block.name: block.concurrency_id for block in page.blocks.fns.values()}
     assert light <= set(queues) and all(queues[name] != "model" for name in light)
-    assert queues["on_ask"] == queues["on_setup"] == queues["on_media"] == "model"
+    assert queues["on_send"] == queues["on_setup"] == queues["on_media"] == "model"
 
 
 def test_the_gpu_is_asked_for_a_short_time(setup, desk):
@@ -706,12 +714,13 @@ def test_text_of_models_and_users_is_escaped(setup):
     typed = "![x](http://a.b/c.png) $$x^2$$ *a* <b> & `c`"
     shown = views.messages((replace(turn, question=typed),))
     asked, said = (message["content"][0]["text"] for message in shown)
+    asked = asked.removesuffix(pen(0))
     assert unescape(asked) == typed and "<" not in asked and said.startswith("<p>&lt;img")
 
 
 def test_chips_say_which_senses_were_used(setup):
     chips = views.chips(Reply("x", {"video": (8, 4.0)}, ("a note",)), LABELS, stopped=True)
-    assert "picture · 8 frames · 4.0 s" in chips and "no sound" in chips
+    assert "picture · 8 frames · 4.0 s" in chips and "sound" not in chips, "nothing is said of unused senses"
     assert "stopped" in chips and "A note" in chips
 
 
@@ -802,10 +811,41 @@ def test_questions_offered_are_of_every_sense_that_is_there():
         *("audio0", "audio1", "audio+video0", "audio+video1", "video0", "video1"),
     )
     every = suggested_questions(questions, ("video", "audio", "depth", "high_fps", "multi_view"))
-    assert len(every) == 8 and every[0] == "audio0" and every[-1] == "video0"
+    assert len(every) == len(NEEDS) and every[0] == "audio0" and every[-1] == "video0"
     assert all(any(question.startswith("+".join(need)) for question in every) for need in NEEDS)
-    assert suggested_questions(questions, ("video",)) == ("video0", "video1")
+    assert suggested_questions(questions, ("video",)) == ("video0", "video1", "video2")
     assert suggested_questions(questions, ()) == ()
+
+
+def test_one_description_may_hold_several_examples_and_gone_files_are_left_out(tmp_path, desk):
+    clips = [{"media": {"audio": "here.mp4"}, "caption": "a tone"}, {"media": {"audio": "gone.ogg"}}]
+    told = {"title": "Tones", "adapter": "ears", "questions": [], "clips": clips}
+    (tmp_path / "tones").mkdir()
+    (tmp_path / "tones" / "qa.json").write_text(json.dumps(told))
+    shutil.copy(desk / "clip.mp4", tmp_path / "tones" / "here.mp4")
+    (example,) = find_examples(tmp_path)
+    assert (example.title, example.caption, example.adapter, example.clip) == (
+        "Tones",
+        "a tone",
+        "ears",
+        None,
+    )
+
+
+def test_every_example_has_a_picture_and_a_name(desk, tmp_path):
+    evil = '"><img src=x onerror=alert(1)>'
+    (tmp_path / "torn.mp4").write_text("no film")
+    examples = [
+        ExampleClip({"video": desk / "clip.mp4"}, caption="what moves"),
+        ExampleClip({"audio": desk / "clip.mp4"}, caption=evil, title=evil, credit=evil),
+        ExampleClip({"video": tmp_path / "torn.mp4"}, title="torn"),
+    ]
+    with gr.Blocks():
+        drawn = example_gallery(examples).html_template
+    assert drawn.count("<button") == 3 and drawn.count('role="toolbar"') == 3
+    assert "data:image/jpeg;base64," in drawn and "<rect" in drawn and "What moves" in drawn
+    assert f">{tmp_path.name.capitalize()}<" in drawn, "without a caption the folder names it"
+    assert "<img src=x" not in drawn
 
 
 # --- the page and its endpoint -------------------------------------------------------------------
@@ -829,6 +869,7 @@ def page(engine, setup):
 
 
 SETTINGS = {"start": "", "end": "", "fps": "", "max_frames": "", "track": None, "unit": "", "up": ""}
+SETTINGS |= {"max_new_tokens": "", "temperature": ""}
 
 
 def media(desk, name, chat, senses=("video", "audio"), **settings):
@@ -856,13 +897,49 @@ def test_ask_retry_and_clear(page, setup, desk):
     assert shown[ui.evidence]["visible"] and json.loads(shown[ui.evidence_view])["answer"]
     *_, last, _ = page.chat.on_retry(*media(desk, "clip.mp4", told, ("video",)))
     again = last[ui.chat]
-    assert len(again.turns) == 1 and "no sound" in again.turns[0].chips
+    assert len(again.turns) == 1 and "sound ·" not in again.turns[0].chips
     *_, failed = page.chat.on_retry(*media(desk, "text.mp4", again))
     assert failed[ui.notice] and len(failed[ui.chatbot]) == 2
     cleared = page.chat.on_clear(again)
     assert cleared[ui.chatbot] == [] and cleared[ui.chat].turns == ()
     *_, nothing = page.chat.on_retry(*media(desk, "clip.mp4", cleared[ui.chat]))
     assert "no question" in nothing[ui.notice]
+
+
+def sent(page, editing, question, *given):
+    """The conversation after a question was sent; None where that failed, with the last update."""
+    update = {}
+    for update in page.chat.on_send(editing, question, *given):
+        if page.ui.chat in update:
+            return update[page.ui.chat], update
+    return None, update
+
+
+def test_an_edited_question_replaces_it_and_what_follows_about_its_clip(page, setup, desk):
+    ui, chat, name = page.ui, Chat("e", setup, SENSES), "clip.mp4"
+    for question in ("what ?", "what <b>&amp; ?", "and then ?"):
+        chat, _ = sent(page, None, question, *media(desk, name, chat))
+    on_desk = (setup, Clip(str(desk / name)))
+    begun = page.chat.on_edit(chat, on_desk, SimpleNamespace(turn=1))
+    assert begun[ui.question] == "what <b>&amp; ?" and begun[ui.editing] == 1, "as it was typed"
+    assert "it and what follows are replaced" in begun[ui.edit_bar]
+
+    for question, file in ((" ", name), ("now ?", "text.mp4")):
+        failed, update = sent(page, 1, question, *media(desk, file, chat))
+        assert failed is None and update[ui.notice] and update[ui.question] == question
+        assert update[ui.chatbot] == views.messages(chat.turns) and ui.editing not in update, "all stays"
+    edited, update = sent(page, 1, "how many ?", *media(desk, name, chat, ("video",)))
+    assert [turn.question for turn in edited.turns] == ["what ?", "how many ?"]
+    assert edited.turns[0] is chat.turns[0] and edited.turns[1].used.keys() == {"video"}
+    assert update[ui.editing] is None and update[ui.edit_bar] == ""
+
+    moved, _ = sent(page, None, "and here ?", *media(desk, "mute.mp4", edited, ("video",)))
+    elsewhere = page.chat.on_edit(moved, (setup, moved.turns[-1].clip), SimpleNamespace(turn=0))
+    assert elsewhere[ui.editing] is None and "nothing is replaced" in elsewhere[ui.edit_bar]
+    kept, _ = sent(page, 0, "what ?", *media(desk, "mute.mp4", moved, ("video",)))
+    assert len(kept.turns) == 4, "a question about another clip is not replaced"
+    for turn in (None, -1, 4, "0", 1.5, {}):
+        assert page.chat.on_edit(kept, None, SimpleNamespace(turn=turn))[ui.editing] is None
 
 
 def test_another_model_that_cannot_be_loaded_leaves_the_one_before_and_says_why(page, setup, desk):
@@ -1049,6 +1126,54 @@ def test_why_something_cannot_be_computed_stands_in_its_place(page, setup, desk)
     assert explain(page, view, view.first)["notice"] == ""
 
 
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_conversation_is_saved_as_data_and_as_one_page(page, setup, desk):
+    ui = page.ui
+    evil = '"><img src="http://x.test/a.png" onerror="alert(1)"></p></section><script>x</script> & ?'
+    chat, view = asked(page, desk, evil, Chat("kept", setup, SENSES))
+    explain(page, view, view.first)
+    chat, _ = sent(page, None, "and then ?", *media(desk, "mute.mp4", chat))  # explained by nobody
+    told, shown = (Path(page.chat.on_save(kind, chat)[ui.saved]["value"]) for kind in ("json", "html"))
+    record = json.loads(told.read_text())
+    assert (record["format"], record["version"]) == ("lynx-conversation", 1)
+    assert (told.name, shown.name) == ("conversation.json", "conversation.html")
+    first, second = record["turns"]
+    assert first["question"] == evil.strip() and first["answer"] == chat.turns[0].answer
+    assert first["clip"]["files"] == ["clip.mp4"] and str(desk) not in told.read_text() + shown.read_text()
+    assert first["model"] == {"backbone": "backbone", "precision": "auto", "adapters": ["adapter"]}
+    whole = next(each for each in view.record["attributions"] if (each["word"], each["method"]) == view.first)
+    assert first["evidence"]["totals"] == whole["totals"] and first["evidence"]["unit"] == "nats"
+    assert second["evidence"] is None and any("no audio track" in note for note in second["notes"])
+    assert second["senses"].keys() == {"video"}
+
+    read = Tags(shown.read_text())
+    for each in (evil.strip(), chat.turns[0].answer, "and then ?", "mute.mp4", "no audio track"):
+        assert each in read.text
+    assert {"script", "iframe", "link", "a"}.isdisjoint(tag for tag, _ in read.tags)
+    pictures = [known for tag, known in read.tags if tag == "img"]
+    assert len(pictures) == 3 and "sound" in pictures[0]["alt"]
+    for known in pictures:
+        kind, _, data = known["src"].partition(",")
+        assert kind == "data:image/jpeg;base64" and known.keys() == {"alt", "src"}
+        assert np.asarray(Image.open(BytesIO(b64decode(data)))).std() > 1
+    nothing = page.chat.on_save("html", Chat("kept", setup, SENSES))
+    assert "no conversation" in nothing[ui.notice]
+
+
 @pytest.mark.parametrize("kind", ["png", "csv", "json"])
 def test_what_is_shown_can_be_saved(page, setup, desk, kind):
     ui, panel = page.ui, page.evidence
@@ -1084,22 +1209,126 @@ def test_an_example_fills_the_places_of_the_senses_that_are_there(page, setup, f
     ui, questions = page.ui, tuple((f"{'+'.join(need)} ?", need) for need in NEEDS)
     names = {"video": "fast.mp4", "audio": "fast.mp4", "depth": "depth", "multi_view": "other.mp4"}
     ui.examples = [ExampleClip({sense: desk / name for sense, name in names.items()}, questions)]
-    filled = page.media.on_example(0, Chat("x", full, page.engine.models.senses(full)))
+    filled = page.examples.on_example(0, Chat("x", full, page.engine.models.senses(full)))
     assert filled[ui.views] == [str(desk / "other.mp4")] and filled[ui.sound] == "the video"
     assert open_depth(page.media.uploads.depth(filled[ui.depth])).count == 4
     assert [sample[0] for sample in filled[ui.suggestions]["samples"]] == [
         *("audio ?", "depth ?", "high_fps ?", "multi_view ?", "audio+video ?", "video ?"),
     ]
-    loading = page.media.on_example(0, Chat("", full))
+    loading = page.examples.on_example(0, Chat("", full))
     assert loading.pop(ui.example) != filled.pop(ui.example), "each choice of an example is read"
+    assert loading.pop(ui.picked).key != filled.pop(ui.picked).key
     assert loading == filled, "the model may still be loading"
-    fewer = page.media.on_example(0, Chat("x", setup, SENSES))
+    fewer = page.examples.on_example(0, Chat("x", setup, SENSES))
     assert fewer[ui.depth] is None and fewer[ui.views] is None
     assert [sample[0] for sample in fewer[ui.suggestions]["samples"]] == [
         "audio ?",
         "audio+video ?",
         "video ?",
     ]
+
+
+@pytest.fixture
+def world(page, monkeypatch):
+    """The page with the checkout's examples, and a conversation with the adapters of the miniature world."""
+    root = Path(__file__).parents[2]
+    for needed in ("lynx/assets/lynx-tiny/model.safetensors", "adapters/sounds/lynx_config.json"):
+        if not (root / needed).is_file():
+            pytest.skip(f"needs {needed}")
+    setup = Setup(adapters=find_adapters("lynx-tiny"))
+    monkeypatch.setattr(page.ui, "examples", find_examples())
+    return Chat("world", setup, page.engine.models.senses(setup))
+
+
+def choose(page, title, chat):
+    """The conversation after the first example of a row was chosen, and what the page was told."""
+    index = next(i for i, example in enumerate(page.ui.examples) if example.title == title)
+    filled = page.examples.on_example(index, chat)
+    loaded = page.examples.on_picked(filled[page.ui.picked], chat)
+    return loaded.get(page.ui.chat, chat), filled, loaded
+
+
+def test_a_real_sound_takes_its_adapter_in_place_of_the_worlds_and_gives_it_back(page, world):
+    ui = page.ui
+    heard, filled, loaded = choose(page, "Real sounds", world)
+    assert {Path(source).name for source in heard.setup.adapters} == {
+        *({Path(source).name for source in world.setup.adapters} - {"audio"}),
+        "sounds",
+    }
+    assert filled[ui.video] is None and filled[ui.sound] == "a separate file"
+    assert "sounds" in filled[ui.senses]["value"] and "audio" not in filled[ui.senses]["value"]
+    assert filled[ui.suggestions]["samples"][0] == ["What sound do you hear?"]
+    assert ui.example not in filled and loaded[ui.example], "the clip is read when the model is there"
+    assert "ten real sounds" in loaded[ui.hint]
+    again, filled, loaded = choose(page, "Real sounds", heard)
+    assert again is heard and filled[ui.example] and ui.chat not in loaded
+    back, _, loaded = choose(page, "Miniature world", heard)
+    assert back.setup == world.setup and back.before is None and "real sounds" not in loaded[ui.hint]
+
+
+def test_an_example_leaves_a_model_that_was_chosen_as_it_is(page, world, setup):
+    mine = replace(world, setup=replace(world.setup, adapters=world.setup.adapters[:1]))
+    assert choose(page, "Miniature world", mine)[0] == mine
+    other = Chat("other", setup, SENSES)
+    chat, filled, _ = choose(page, "Real sounds", other)
+    assert chat == other and filled[page.ui.example], "a real backbone hears it with its own adapters"
+
+
+def test_the_example_chosen_last_decides_which_model_is_loaded(page, world):
+    """Two quick clicks: the first one's model is still being loaded when the second is taken."""
+    first, last = (
+        next(i for i, each in enumerate(page.ui.examples) if each.title == title)
+        for title in ("Real sounds", "Miniature world")
+    )
+    picked = page.ui.picked
+    page.examples.on_example(first, world)
+    newest = page.examples.on_example(last, world)[picked]
+    heard = page.examples.on_picked(page.examples.on_example(first, world)[picked], world)[page.ui.chat]
+    assert page.examples.on_picked(newest, heard)[page.ui.chat].setup == world.setup
+
+
+def test_of_two_adapters_of_one_sense_the_last_is_kept_unless_both_are_wanted(page, world):
+    ui, choose = page.ui, page.model.on_choose
+    given = list(world.setup.adapters)
+    audio, sounds = (next(each for each in page.model.offered if Path(each).name == name)
+                     for name in ("audio", "sounds"))  # fmt: skip
+    one = choose("lynx-tiny", [*given, sounds])
+    assert sounds in one[ui.adapters]["value"] and audio not in one[ui.adapters]["value"]
+    assert len(one[ui.adapters]["value"]) == len(given) and "audio was taken out" in one[ui.offers]
+    both = choose("lynx-tiny", [*given, sounds], True)
+    assert {audio, sounds} <= set(both[ui.adapters]["value"]) and "taken out" not in both[ui.offers]
+    loaded = page.model.on_setup("lynx-tiny", "auto", [audio, sounds], world)
+    assert loaded[ui.adapters]["value"] == [audio, sounds], "who asks for both has both"
+    assert loaded[ui.several] is True
+    assert page.model.on_setup("lynx-tiny", "auto", given, world)[ui.several] == gr.skip()
+
+
+def test_adapters_say_what_they_were_trained_on_and_how_good_they_are(page, world):
+    shown = page.model.on_choose("lynx-tiny", list(world.setup.adapters))[page.ui.offers]
+    assert "trained on ten real sounds and spoken digits; esc10 73.8 %, digits 80.5 %, chance 10.0 %" in shown
+    assert "trained on the miniature world; with 94.8 %, without 35.1 %" in shown
+
+
+def test_the_banner_speaks_of_the_adapters_that_are_loaded():
+    tiny = Setup()
+    assert "a few sounds" in views.hint(tiny, ("the miniature world",))
+    both = views.hint(tiny, ("the miniature world", "<i>whale</i> songs"))
+    assert "&lt;i&gt;whale&lt;/i&gt; songs" in both and "a few sounds" not in both
+    assert views.hint(Setup("qwen2.5-vl-3b"), ("the miniature world",)) == ""
+
+
+def test_an_answer_has_the_length_and_the_temperature_that_were_asked_for(page, setup, desk):
+    given = media(desk, "clip.mp4", Chat("t", setup, SENSES), max_new_tokens="3", temperature="0.7")
+    asked = page.media.request("what ?", *given)
+    assert (asked.max_new_tokens, asked.temperature) == (3, 0.7)
+    usual = page.media.request("what ?", *media(desk, "clip.mp4", Chat("t", setup, SENSES)))
+    assert (usual.max_new_tokens, usual.temperature) == (128, 0.0)
+    free = Engine()
+    torch.manual_seed(0)
+    drawn = {list(free.answer(replace(asked, conversation=str(i))))[-1].answer for i in range(4)}
+    assert len(drawn) > 1, "at a temperature above 0 answers differ"
+    *_, reply = free.answer(replace(asked, temperature=0.0))
+    assert len(reply.evidence.given.ids) <= 3
 
 
 def test_places_are_those_of_the_model_and_their_errors_one_sentence(page, engine, full, desk):
@@ -1198,6 +1427,10 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
         ({"max_frames": "0"}, "Most frames: '0' is no number"),
         ({"max_frames": "2.5"}, "expected a whole number"),
         ({"unit": "inch"}, "depth unit is 'inch'"),
+        ({"max_new_tokens": "2.5"}, "Most tokens of an answer: '2.5' is no whole number"),
+        ({"max_new_tokens": "-1"}, "Most tokens of an answer: '-1' is no number above 0"),
+        ({"temperature": "hot"}, "Temperature: 'hot' is no number from 0 on"),
+        ({"temperature": "nan"}, "Temperature: 'nan' is no number from 0 on"),
     ],
 )
 def test_wrong_values_are_one_sentence_and_nothing_is_lost(page, engine, full, desk, given, said):
@@ -1221,12 +1454,13 @@ def test_a_sound_track_is_chosen_where_there_are_several(page, engine, setup, de
     clips = [page.media.request("", *each).clip for each in given]
     assert [clip.track for clip in clips] == [None, 1, None], "the default one, and one of another file"
     assert clips[1].source("audio") == Recording(two_tracks, track=1)
-    shown = page.media.on_media(*given[1])[ui.budget]
+    seen = page.media.on_media(*given[1])
+    shown = seen[ui.budget] + seen[ui.clip_notes]
     assert "sound 16 frames" in shown and "2 sound tracks; #1 is heard" in shown
     assert "is heard" not in shown.replace("#1 is heard", ""), "the video's own track is not"
     other = list(given[0])
     other[1:3] = ["a separate file", str(desk / "clip.mp4")]
-    assert "is heard" not in page.media.on_media(*other)[ui.budget], "no track of the video is"
+    assert "is heard" not in page.media.on_media(*other)[ui.clip_notes], "no track of the video is"
 
 
 def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, desk, monkeypatch):
@@ -1242,12 +1476,14 @@ def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, de
 
 def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
     chat, ui = Chat("once", setup, SENSES), page.ui
-    for number in range(3):
-        *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
-        chat = answered[ui.chat]
-        assert ("no audio track" in chat.turns[-1].chips) == (number == 0)
-    *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat, start="1"))
-    assert "no audio track" in answered[ui.chat].turns[-1].chips, "it is about another part"
+    seen = page.media.on_media(*media(desk, "mute.mp4", chat))
+    assert "no audio track" in seen[ui.clip_notes] and "no audio track" not in seen[ui.budget]
+    *_, answered, _ = page.chat.on_ask("what ?", *media(desk, "mute.mp4", chat))
+    turn = answered[ui.chat].turns[-1]
+    assert "no audio track" not in turn.chips, "it stands below the clip"
+    assert any("no audio track" in note for note in turn.notes)
+    later = views.chips(Reply("", {}, ("of the clip", "of the words"), of_clip=("of the clip",)), {}, False)
+    assert "Of the words" in later and "Of the clip" not in later
     chips = views.chips(Reply("", {}, ("Z is up: give --depth-up y if it lies",)), {}, stopped=False)
     assert "give &#x27;Up axis&#x27; y" in chips
 
@@ -1339,7 +1575,7 @@ def test_the_endpoint_says_what_is_wrong_in_one_sentence(client, desk):
 
 
 def test_only_the_endpoint_is_public(client):
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask"]
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask", "/stream"]
 
 
 def test_gradio_is_the_version_the_page_was_made_for():

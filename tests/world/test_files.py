@@ -1,6 +1,7 @@
 """Rendered files are what they say: playable, measured in millimeters, with right answers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lynx.media.container import probe
 from lynx.media.video import read_frames
 from lynx.types import sample_times
 from lynx.world.dataset import QUESTIONS, RENDERER
-from lynx.world.files import render, stream_clips
+from lynx.world.files import caption, render, stream_clips
 from lynx.world.questions.asking import ask
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.picture import draw_frames
@@ -70,14 +71,23 @@ def test_questions_say_what_they_need(folder: Path) -> None:
         assert not kind.answers or question["answer"] in kind.answers
 
 
+def test_a_caption_says_what_is_heard(folder: Path) -> None:
+    scene = draw_scene("test", 7, 0)
+    kinds = [burst[0].kind for burst in scene.bursts]
+    assert json.loads((folder / "qa.json").read_text())["caption"] == "hear it: a " + ", then a ".join(kinds)
+    assert caption(replace(scene, sounds=())) == "hear it: silence"
+
+
 def test_examples_of_the_checkout_are_what_their_commands_write(root: Path) -> None:
-    examples = sorted((root / "examples").glob("*/qa.json"))
+    found = sorted((root / "examples").glob("*/qa.json"))
+    examples = [path for path in found if "seed" in json.loads(path.read_text())]
     assert len(examples) >= 4
     commands = (root / "examples" / "README.md").read_text()
     for path in examples:
         description = json.loads(path.read_text())
         scene = draw_scene(description["split"], description["seed"], description["index"])
         turns = ask(scene, scene_rng(scene.key, QUESTIONS))
+        assert description["caption"] == caption(scene)
         assert [(q["question"], q["answer"]) for q in description["questions"]] == [
             (turn.question, turn.answer) for turn in turns
         ]
