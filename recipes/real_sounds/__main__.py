@@ -90,13 +90,14 @@ def _run(options: argparse.Namespace, paths: dict[str, Path]) -> dict[str, objec
         return report
     import lynx
     from lynx.evaluation.recordings import evaluate
+    from recipes.real_sounds.talking import understood
 
-    model = lynx.load(adapters=[options.adapter])
-    return {
-        name: evaluate(model, open_recordings(name, path, held_out=held[name], split="test"))
-        for name, path in paths.items()
-        if held[name] or not options.held_out  # with no --held-out, reading says what there is to hold out
-    }
+    model, found = lynx.load(adapters=[options.adapter]), {}
+    for name, path in paths.items():
+        if held[name] or not options.held_out:  # with no --held-out, reading says what there is to hold out
+            recordings = open_recordings(name, path, held_out=held[name], split="test")
+            found[name] = {**evaluate(model, recordings), "as_people_ask": understood(model, recordings)}
+    return found
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from lynx.model import Lynx
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
 from recipes.real_sounds.data import folds_of, open_recordings
+from recipes.real_sounds.talking import ConversationLoss, as_people_ask
 from recipes.real_sounds.training import Regularization, tune_regularized
 from recipes.real_sounds.variants import with_variants
 
@@ -47,6 +48,9 @@ REGULARIZATION = Regularization(noise=0.15, mixup=0.4, final_lr=0.4, average=0.9
 SETTLE = replace(TUNE, warm_start=True, steps=1000, lr=1.5e-3, seed=1, save_every=0)
 """The second phase of stage 3, with a larger share of digits; a round that is killed in it starts again."""
 SETTLE_REGULARIZATION = replace(REGULARIZATION, final_lr=0.1)
+TALK = replace(SETTLE, steps=800, lr=1e-3, seed=2)
+"""The third phase of stage 3: conversations, asked as people ask."""
+TALKING = Sampling(conversation=0.5)
 Confusion = Mapping[str, Mapping[str, int]]
 
 
@@ -72,10 +76,25 @@ def train(
     alone = [replace(example, turns=()) for example in first]  # sounds, and not what they are
     align(model, Audio(RENDERING), alone, guidance, ALIGN, out, name="sounds")
     tune_regularized(model, "sounds", first, TUNE, out, REGULARIZATION, sampling=SAMPLING, cache=cache)
-    report = tune_regularized(
+    tune_regularized(
         model, "sounds", second, SETTLE, out, SETTLE_REGULARIZATION, sampling=SAMPLING, cache=cache
     )
-    return model, report
+    return model, talk(model, as_people_ask(second), out, cache)
+
+
+def talk(model: Lynx, known: Sequence[Example], out: Path, cache: Path) -> dict[str, Any]:
+    """The last phase of stage 3 on these recordings, from the weights as they are; the report."""
+    return tune_regularized(
+        model,
+        "sounds",
+        known,
+        TALK,
+        out,
+        SETTLE_REGULARIZATION,
+        sampling=TALKING,
+        cache=cache,
+        loss=ConversationLoss,
+    )
 
 
 def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Path) -> dict[str, Any]:

@@ -153,9 +153,10 @@ def tune_regularized(
     *,
     sampling: Sampling | None = None,
     cache: str | Path | None = None,
+    loss: type[RegularizedLoss] = RegularizedLoss,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """`tune` with this regularization. Raises: DataError: mixup that could mix nothing."""
+    """`tune` with this regularization. loss: what a step asks. Raises: DataError: mixup could mix nothing."""
     sampling = sampling or Sampling()
     if regularization.mixup and (config.batch_size == 1 or sampling.conversation == 1):
         raise DataError(
@@ -170,7 +171,7 @@ def tune_regularized(
         out_dir,
         sampling=sampling,
         cache=cache,
-        loss=partial(RegularizedLoss, regularization=regularization),
+        loss=partial(loss, regularization=regularization),
         trainer=partial(AveragingTrainer, regularization=regularization),
         progress=progress,
     )

@@ -471,7 +471,7 @@ def test_from_the_command_line_a_round_is_trained_and_asked(heard, tmp_path, cap
     """All three stages on lynx-tiny, a step each, a speaker held out; then the adapter alone is asked."""
     monkeypatch.setattr("recipes.real_sounds.__main__.FOLDER", tmp_path / "rounds")
     short = {"steps": 1, "batch_size": 2}
-    for name in ("ALIGN", "TUNE", "SETTLE"):
+    for name in ("ALIGN", "TUNE", "SETTLE", "TALK"):
         monkeypatch.setattr(crossvalidation, name, replace(getattr(crossvalidation, name), **short))
     monkeypatch.setattr(crossvalidation, "VARIANTS", {"digits": (2, 1), "voices": (1, 1)})
     monkeypatch.setattr(crossvalidation, "REFERENCE_CLIPS", 4)
@@ -484,7 +484,8 @@ def test_from_the_command_line_a_round_is_trained_and_asked(heard, tmp_path, cap
     adapter = tmp_path / "rounds" / "ann"
     assert json.loads((adapter / "lynx_config.json").read_text())["token_pooling"] == "bands"
     assert main(["evaluate", *given, "--held-out", "ann", "--adapter", str(adapter)]) == 0
-    assert json.loads(capsys.readouterr().out)["digits"]["accuracy"] == found["digits"]["accuracy"]
+    measured = json.loads(capsys.readouterr().out)["digits"]
+    assert measured["accuracy"] == found["digits"]["accuracy"] and measured["as_people_ask"]["n"] == 2
     assert main(["evaluate", *given, "--held-out", "zoe", "--adapter", str(adapter)]) == 1
     assert "no collection has 'zoe' to hold out" in capsys.readouterr().err
     assert main(["probe", *given, "--renderings", "default", "--moments", "2"]) == 0
