@@ -5,11 +5,11 @@
 A server of its own process, and visitors that call it as the page does (`benchmarks.visitor`).
 
 start: seconds until a page is ready, and to its first answer. sessions: `questions` over 8 conversations at
-once, each with other adapters; wrong: an answer that differs from the one to the same question, after the same
-ones, when nobody else was there; lost: no answer. memory: of the server in MB after the first and the last
-tenth of them. visitors: so many at once, each of whom asks, computes what the answer rests on, and makes a
-film; told_none: how many did not get both. beside: the 95th percentile of an answer's seconds, `asked` times,
-alone, and while one visitor makes films and another uploads zips of depth maps; ratio: of the two.
+once, each with other adapters; wrong: an answer that differs from the one to the same question when nobody
+else was there; lost: no answer; memory: of the server in MB, after the first and the last tenth of them.
+visitors: so many at once, each of whom asks, computes what the answer rests on, and makes a film; told_none:
+how many did not get all of it. beside: the 95th percentile of an answer's seconds, `asked` times, alone, and
+while one visitor makes films and another uploads zips of depth maps; ratio: of the two.
 """
 
 import argparse
