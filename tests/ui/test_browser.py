@@ -461,6 +461,7 @@ def test_the_question_and_its_answer_are_in_sight(app, open_page, width, height)
         assert bottom() <= height, chosen
     page.locator("#suggestions button").first.click()
     page.wait_for_selector("#chat .chips")
+    page.wait_for_selector("#notice .progress-text", state="detached")  # nothing waits any more
     assert bottom() <= height and page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -593,6 +594,7 @@ def test_the_main_job(app, open_page, files):
     cards = page.locator("#comparison .card")
     assert "bell" in cards.first.locator("p").inner_text()
     mute = cards.filter(has_text="without sound")
+    mute.locator("p", has_not_text="…").wait_for()  # its answer has come
     assert "bell" not in mute.locator("p").inner_text() and "differs" in mute.inner_text()
     page.uncheck("#senses input[name=audio]")
     page.click("#retry")
