@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SIZES = ((390, 844), (768, 1024), (1280, 720), (1440, 900))
 THEMES = ("light", "dark")
-COLORS = 128
+COLORS = 256
 """Of a picture's palette, which keeps its file small."""
 GAP, GROUND, WIDTH = 24, (128, 128, 128), 1800
 """Pixels between the pictures of the sheet, what is between them, and its width."""
@@ -43,7 +43,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         shots = [[shot(browser, url, size, theme) for size in SIZES] for theme in THEMES]
         browser.close()
-    sheet(shots).quantize(COLORS).save(options.out / "screens.png", optimize=True)
+    sheet(shots).quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(options.out / "screens.png", optimize=True)
 
 
 def shot(browser: "Browser", url: str, size: tuple[int, int], theme: str) -> Image.Image:
