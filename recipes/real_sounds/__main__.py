@@ -86,7 +86,8 @@ def _run(options: argparse.Namespace, paths: dict[str, Path]) -> dict[str, objec
         paths |= {"voices": options.voices} if options.voices else {}
         known = {n: open_recordings(n, path, held_out=held.get(n, ())) for n, path in paths.items()}
         guidance = crossvalidation.reference(options.out)
-        _, report = crossvalidation.train(known, guidance, options.out, options.out / "streams")
+        model, report = crossvalidation.train(known, guidance, options.out, options.out / "streams")
+        crossvalidation.know_recordings(model, paths, held, options.out)
         return report
     import lynx
     from lynx.evaluation.recordings import evaluate

@@ -6,6 +6,7 @@ recordings. A round that is done is kept.
 """
 
 import json
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import lynx
+from lynx.adapters.saving import save_adapter
+from lynx.backbones.familiarity import CLIPS, familiar_tokens
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example
 from lynx.datasets.sources import open_data
@@ -22,6 +25,7 @@ from lynx.modalities.audio import Audio, AudioRendering
 from lynx.model import Lynx
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
+from lynx.types import Stream
 from recipes.real_sounds.data import folds_of, open_recordings
 from recipes.real_sounds.talking import ConversationLoss, as_people_ask
 from recipes.real_sounds.training import Regularization, tune_regularized
@@ -97,6 +101,30 @@ def talk(model: Lynx, known: Sequence[Example], out: Path, cache: Path) -> dict[
     )
 
 
+def know_recordings(
+    model: Lynx, paths: Mapping[str, Path], held: Mapping[str, Sequence[str]], out: Path
+) -> None:
+    """Keep with the adapter what recordings sound like (`lynx.backbones.familiarity`), and write it.
+
+    The directions are of one half of the folds and speakers, the limit of the other: tuning takes it from
+    variants of the same recordings, so that a new one would seem farther off than it is.
+    """
+    clips: list[Stream] = []
+    others: list[Stream] = []
+    for name in paths.keys() & {"esc10", "digits"}:
+        known = [fold for fold in folds_of(name, paths[name]) if fold not in held.get(name, ())]
+        later = known[len(known) // 2 :]
+        away = [*later, *held.get(name, ())]
+        halves = {"train": (clips, away), "test": (others, later)}
+        for split, (streams, out_of_it) in halves.items():
+            recordings = open_recordings(name, paths[name], held_out=out_of_it, split=split)
+            drawn = random.Random(0).sample(recordings, min(len(recordings), CLIPS))
+            streams += [model.chat(sounds=each.media["audio"]).encode()["sounds"] for each in drawn]
+    if clips and others:
+        model.familiar_tokens["sounds"] = familiar_tokens(clips, others)
+        save_adapter(model, "sounds", out)
+
+
 def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     """One round: what was found about the groups held out, by collection."""
     out = folder / "-".join(group or "none" for group in groups.values())
@@ -105,6 +133,7 @@ def run(groups: Mapping[str, str | None], paths: Mapping[str, Path], folder: Pat
         held = {name: [group] if (group := groups.get(name)) else [] for name in paths}
         known = {name: open_recordings(name, path, held_out=held[name]) for name, path in paths.items()}
         model, tuned = train(known, reference(folder), out, folder / "streams")
+        know_recordings(model, paths, held, out)
         found = {
             name: evaluate(model, open_recordings(name, path, held_out=held[name], split="test"))
             for name, path in paths.items()
