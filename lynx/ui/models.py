@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lynx.model import Lynx
 
 AnyModality = modalities.Modality | type[modalities.Modality]
-EMBEDDED_MODELS_KEPT = 4
+EMBEDDED_MODELS_KEPT = 8
 """Maximum models of the embedded backbone, with different adapters; of other, large ones one is kept."""
 COMMIT_SHOWN = 8  # digits
 
