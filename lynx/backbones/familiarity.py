@@ -20,8 +20,8 @@ COUNT = 512
 """Directions that are kept."""
 CLIPS = 256
 """Clips that are enough to take them from: half of them give the directions, the others the limit."""
-WITHIN = 0.99
-"""Share of the clips in training that lie within the limit."""
+WITHIN, MARGIN = 0.99, 1.2
+"""The limit is MARGIN times the distance within which this share of the clips in training lies."""
 FAMILIAR_FILE = "familiar_tokens.safetensors"
 DIRECTIONS, LIMIT = "directions", "limit"  # its tensors: (K, D) and (1,)
 
@@ -60,13 +60,13 @@ def familiar_tokens(
     """What is kept of a sense's streams in training.
 
     clips: directions are drawn from all of their tokens. others: clips of the same kind, and not of the same
-    recordings; WITHIN of them lie within the limit. Neither may be empty.
+    recordings; how far nearly all of them lie makes the limit. Neither may be empty.
     """
     tokens = torch.cat([_directions(clip).cpu() for clip in clips])
     drawn = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:count]
     found = FamiliarTokens(tokens[drawn].half().float(), 0.0)  # as they will be read
     distances = torch.tensor([found.distance(other) for other in others])
-    return FamiliarTokens(found.directions, float(distances.quantile(WITHIN)))
+    return FamiliarTokens(found.directions, MARGIN * float(distances.quantile(WITHIN)))
 
 
 def _directions(stream: Stream) -> Tensor:

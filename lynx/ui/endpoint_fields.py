@@ -14,15 +14,13 @@ from lynx.compat import as_endpoint_field, leave_no_stray_file
 from lynx.config import short_repr
 from lynx.errors import LynxError
 from lynx.types import is_number
-from lynx.ui.types import Request
+from lynx.ui.types import HOTTEST, Request
 from lynx.ui.views import sentence
 from lynx.ui.visitors import uploaded
 
 ANY_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 MOST_LETTERS = 100_000
 """Of a question and its history: far more than any model reads, and few enough to be counted at once."""
-HOTTEST = 2
-"""The highest temperature: answers are noise by then."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,8 @@ FILES = Kind("a list of uploaded files", _all(_is_file), _files)
 TEXT = Kind("a text", _is_text)
 TEXTS = {"type": "array", "items": {"type": "string"}}
 NAMES = Kind('a list of names such as ["video", "audio"]', _all(_is_text), gr.JSON, TEXTS)
-NUMBER = Kind("a number", is_number, gr.Number)
+ADAPTERS = Kind('a list of names such as ["audio"]', _all(_is_text), gr.JSON, TEXTS)
+RATE = Kind("a number above 0", lambda value: is_number(value) and value > 0, gr.Number)
 WHOLE = Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value >= 1, gr.Number)
 SECONDS = Kind('seconds, or a text such as "1:30"', lambda value: is_number(value) or _is_text(value))
 OFFSETS = Kind('a text of seconds such as "0, 0.4"', SECONDS.fits)
@@ -143,14 +142,14 @@ TAKES: Mapping[str, Taken] = {
     "offsets": Taken(OFFSETS, "0.4", "when each view begins, in seconds of the video, with commas"),
     "start": Taken(SECONDS, "12.5", "where the part begins that is looked at, in seconds"),
     "end": Taken(SECONDS, "1:30", "where it ends"),
-    "fps": Taken(NUMBER, 2, "so many moments a second are looked at"),
-    "max_frames": Taken(NUMBER, 64, "and at most so many"),
+    "fps": Taken(RATE, 2, "so many moments a second are looked at"),
+    "max_frames": Taken(WHOLE, 64, "and at most so many"),
     "track": Taken(TRACK, 1, "index of the sound track in its file"),
     "unit": Taken(UNIT, "tum", "meters of one step of depth, or a known sensor (tum, d405, l515)"),
     "up": Taken(TEXT, "-y", "the axis of a mesh that points up"),
     "history": Taken(HISTORY, [["What is it?", "a ball"]], "earlier questions and answers, or messages"),
     "adapters": Taken(
-        NAMES, ["audio"], "of those loaded the ones that may be on; an empty list for the picture alone"
+        ADAPTERS, ["audio"], "of those loaded the ones that may be on; an empty list for the picture alone"
     ),
     "temperature": Taken(TEMPERATURE, 0.7, "0 takes the likeliest word each time; above it words are drawn"),
     "max_new_tokens": Taken(

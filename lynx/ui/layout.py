@@ -182,8 +182,8 @@ class Layout:
         self.edit_bar = edit_bar(elem_id="editing")
         with gr.Row(elem_id="asking", equal_height=True):
             self.question = gr.Textbox(
-                placeholder="Ask about the clip …", show_label=False, container=False, scale=8, max_lines=4,
-                min_width=180, elem_id="question",
+                label="Question", placeholder="Ask about the clip …", show_label=False, container=False,
+                scale=8, max_lines=4, min_width=180, elem_id="question",
             )
             size = {"scale": 1, "min_width": 84}
             self.send = gr.Button("Ask", variant="primary", elem_id="send", **size)

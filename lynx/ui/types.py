@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EMBEDDED = "lynx-tiny"
 MAX_NEW_TOKENS = 128
 """Maximum tokens of an answer where nothing else is asked for."""
+HOTTEST = 2
+"""The highest temperature: answers are noise by then."""
 DEFAULT = " (default)"
 """How the label of a file's default sound track ends."""
 AUDIO, DEPTH, VIEW = "audio", "depth", "view"  # what a `Modality` can take beside a video
@@ -165,8 +167,8 @@ def answer_settings(max_new_tokens: str | None, temperature: str | None) -> tupl
         heat = float(text or 0)
     except ValueError:
         heat = -1.0
-    if not 0 <= heat < math.inf:
-        raise LynxError(f"Temperature: {text!r} is no number from 0 on; leave it empty for 0.")
+    if not 0 <= heat <= HOTTEST:
+        raise LynxError(f"Temperature: {text!r} is no number from 0 to {HOTTEST}; leave it empty for 0.")
     return int(most), heat
 
 

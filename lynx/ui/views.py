@@ -111,7 +111,8 @@ def adapter_options(options: Sequence[types.AdapterOption]) -> str:
             notes.append(f'<div class="note">{escape(f"{name}: {option.reason}")}</div>')
         else:
             commit = option.revision.rpartition("@")[2][:COMMIT_SHOWN]
-            chip = _chip(" · ".join(filter(None, (name, option.modality, commit))), option.modality)
+            words = dict.fromkeys((name, option.modality, commit))
+            chip = _chip(" · ".join(filter(None, words)), option.modality)
             if option.about:
                 told = escape(option.about[:ABOUT_SHOWN])
                 about += f'<div class="offer">{chip}<span class="note">{told}</span></div>'

@@ -1429,8 +1429,8 @@ def test_an_answer_about_a_part_says_its_seconds_and_begins_a_history(page, setu
         ({"unit": "inch"}, "depth unit is 'inch'"),
         ({"max_new_tokens": "2.5"}, "Most tokens of an answer: '2.5' is no whole number"),
         ({"max_new_tokens": "-1"}, "Most tokens of an answer: '-1' is no number above 0"),
-        ({"temperature": "hot"}, "Temperature: 'hot' is no number from 0 on"),
-        ({"temperature": "nan"}, "Temperature: 'nan' is no number from 0 on"),
+        ({"temperature": "hot"}, "Temperature: 'hot' is no number from 0 to 2"),
+        ({"temperature": "nan"}, "Temperature: 'nan' is no number from 0 to 2"),
     ],
 )
 def test_wrong_values_are_one_sentence_and_nothing_is_lost(page, engine, full, desk, given, said):
@@ -1536,7 +1536,7 @@ def test_the_endpoint_takes_a_part_and_what_belongs_to_the_clip(client, desk, en
     for wrong, said in (
         ({"start": "soon"}, "is no time"),
         ({"start": "9"}, "lasts 4.00 s"),
-        ({"fps": 0}, "Frames a second"),
+        ({"fps": 0}, "expected a number above 0"),
         ({"track": 7}, "no sound track 7; it has #1"),
         ({"up": "north"}, "axis that points up is 'north'"),
     ):
