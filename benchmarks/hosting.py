@@ -9,7 +9,8 @@ once, each with other adapters; wrong: an answer that differs from the one to th
 else was there; lost: no answer; memory: of the server in MB, after the first and the last tenth of them.
 visitors: so many at once, each of whom asks, computes what the answer rests on, and makes a film; told_none:
 how many did not get all of it. beside: the 95th percentile of an answer's seconds, `asked` times, alone, and
-while one visitor makes films and another uploads zips of depth maps; ratio: of the two.
+while one visitor makes films without a pause and another uploads a zip of 200 depth maps every five seconds;
+ratio: of the two.
 """
 
 import argparse
@@ -48,8 +49,8 @@ QUESTIONS = (
     "What is hidden?",
 )
 """Of a conversation, which then is cleared."""
-MAPS, SIDE = 200, 240
-"""Depth maps in a zip, and the pixels of their sides."""
+MAPS, SIDE, PAUSE = 200, 240, 5.0
+"""Depth maps in a zip, the pixels of their sides, and the seconds until the next zip is uploaded."""
 
 
 def main() -> None:
@@ -60,12 +61,17 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--visitors", type=int, default=12)
     parser.add_argument("--asked", type=int, default=60)
+    parts = ("start", "sessions", "visitors", "beside")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="of these (default: all)")
     options = parser.parse_args()
     with served() as (url, memory, ready):
-        figures = {"start": first_answer(url, ready)}
-        figures["sessions"] = many_sessions(url, options.questions, memory)
-        figures["visitors"] = many_visitors(url, options.visitors)
-        figures["beside"] = beside_others(url, options.asked)
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "start": lambda: first_answer(url, ready),
+            "sessions": lambda: many_sessions(url, options.questions, memory),
+            "visitors": lambda: many_visitors(url, options.visitors),
+            "beside": lambda: beside_others(url, options.asked),
+        }
+        figures = {name: measure() for name, measure in measures.items() if name in options.parts}
     report("hosting", **figures)
 
 
@@ -203,6 +209,7 @@ def beside_others(url: str, asked: int) -> dict[str, float]:
         def unpack() -> None:
             uploading.set("depth", [uploading.upload(zipped)])
             uploading.fire("depth", "upload")
+            done.wait(PAUSE)
 
         work = [pool.submit(_until, done, each) for each in (film, unpack)]
         time.sleep(1)
