@@ -18,7 +18,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, ModelCardData, errors
 from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
@@ -223,7 +222,7 @@ def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
         elif is_offline_mode():
             reason = "offline (HF_HUB_OFFLINE), and that revision is not in the cache: "
             reason += "download it with a network"
-        elif isinstance(error, errors.LocalEntryNotFoundError | httpx.TransportError):
+        elif isinstance(error, errors.LocalEntryNotFoundError | errors.HTTPError) and status is None:
             reason = "it cannot be reached, and the cache does not have it: check the id and the network"
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
