@@ -169,8 +169,8 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
 def _read_familiar(path: Path, width: int) -> FamiliarTokens | None:
     if not os.path.lexists(path):
         return None
-    count = min(_read_shapes(path).get(DIRECTIONS, (COUNT,))[0], COUNT)
-    tensors = _read_tensors(path, {DIRECTIONS: (count, width), LIMIT: (1,)})
+    count, *_ = (*_read_shapes(path).get(DIRECTIONS, ()), COUNT)
+    tensors = _read_tensors(path, {DIRECTIONS: (max(1, min(count, COUNT)), width), LIMIT: (1,)})
     return FamiliarTokens(tensors[DIRECTIONS].float(), float(tensors[LIMIT]))
 
 

@@ -49,9 +49,12 @@ class FamiliarTokens:
 
     @classmethod
     def load(cls, path: Path) -> "FamiliarTokens":
-        """Read what `save` has written."""
+        """Read what `save` has written. Raises: SafetensorError, OSError, KeyError, ValueError: it did not."""
         tensors = load_file(path)
-        return cls(tensors[DIRECTIONS].float(), float(tensors[LIMIT]))
+        directions, limit = tensors[DIRECTIONS].float(), tensors[LIMIT]
+        if directions.dim() != 2 or not len(directions) or limit.shape != (1,):
+            raise ValueError(f"directions {tuple(directions.shape)}, limit {tuple(limit.shape)}")
+        return cls(directions, float(limit))
 
 
 def familiar_tokens(

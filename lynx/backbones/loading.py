@@ -240,18 +240,22 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
-        familiar=_read_familiar(where),
+        familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
     )
 
 
-def _read_familiar(where: CheckpointSource) -> FamiliarTokens | None:
+def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:
     path = Path(where.location, FAMILIAR_FILE)
     if not path.is_file():
         return None
     try:
-        return FamiliarTokens.load(path)
-    except (SafetensorError, OSError, KeyError) as error:
+        familiar = FamiliarTokens.load(path)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise BackboneError(f"cannot read {path}: {error}") from error
+    if familiar.directions.shape[1] != width:
+        has = familiar.directions.shape[1]
+        raise BackboneError(f"{path} is of another backbone: its directions have {has} numbers, not {width}")
+    return familiar
 
 
 def skeleton(name: str | Path) -> Backbone:

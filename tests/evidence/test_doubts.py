@@ -91,7 +91,17 @@ def test_an_adapter_keeps_what_its_clips_look_like(model, tmp_path):
     assert not any("unlike" in note for note in chat.notes)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"directions": torch.eye(3)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"directions": torch.eye(3)},
+        {"directions": torch.ones(())},
+        {"directions": torch.ones(0, 64)},
+        {"directions": torch.ones(COUNT + 1, 64)},
+        {"directions": torch.ones(4, 64), "more": torch.ones(1)},
+    ],
+)
 def test_an_adapter_whose_file_does_not_fit_is_refused(model, tmp_path, wrong):
     tensors = {"limit": torch.ones(1), **wrong}
     save_adapter(model, "audio", tmp_path / "adapter")
@@ -102,9 +112,22 @@ def test_an_adapter_whose_file_does_not_fit_is_refused(model, tmp_path, wrong):
     assert not model.adapters and not model.familiar_tokens
 
 
-def test_a_backbone_whose_file_is_broken_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        {},
+        {"directions": torch.eye(3)},
+        {"directions": torch.ones(0, 64)},
+        {"directions": torch.ones(64)},
+    ],
+)
+def test_a_backbone_whose_file_does_not_fit_is_refused(tmp_path, wrong):
     folder = checkpoints.llava_onevision(tmp_path / "backbone")
-    (folder / FAMILIAR_FILE).write_bytes(b"no tensors")
+    if wrong is None:
+        (folder / FAMILIAR_FILE).write_bytes(b"no tensors")
+    else:
+        save_file({"limit": torch.ones(1), **wrong}, folder / FAMILIAR_FILE)
     with pytest.raises(BackboneError, match=FAMILIAR_FILE):
         lynx.load(folder)
 
