@@ -53,6 +53,20 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """A running Chromium, with a microphone and a camera that need nobody's leave."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", *(f"--use-fake-{what}-for-media-stream" for what in ("ui", "device"))],
+        )
+        yield running
+        running.close()
+
+
 # What tests of conversations share; a module that needs others has fixtures of its own by these names.
 
 

@@ -49,7 +49,7 @@ class FamiliarTokens:
 
     @classmethod
     def load(cls, path: Path) -> "FamiliarTokens":
-        """Read what `save` has written. Raises: SafetensorError, OSError, KeyError, ValueError: it did not."""
+        """Read what `save` wrote. Raises: SafetensorError, OSError, KeyError, ValueError: it did not."""
         tensors = load_file(path)
         directions, limit = tensors[DIRECTIONS].float(), tensors[LIMIT]
         if directions.dim() != 2 or not len(directions) or limit.shape != (1,):

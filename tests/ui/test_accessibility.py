@@ -36,16 +36,6 @@ def url():
     blocks.close(verbose=False)
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 def broken(page):
     """What stands in somebody's way: the rule, where, and how."""
     from axe_playwright_python.sync_playwright import Axe

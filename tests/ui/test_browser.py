@@ -36,19 +36,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", *(f"--use-fake-{what}-for-media-stream" for what in ("ui", "device"))],
-        )
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def open_page(browser):
     """A function that opens an address in a fresh tab; at the end: no page error, no request elsewhere.
