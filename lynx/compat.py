@@ -314,15 +314,34 @@ def waiting_requests(blocks: Any) -> list[Any]:
     return [event.request for queue in queues for event in queue.queue]
 
 
-def accept_fewer_inputs(blocks: Any) -> Any:
-    """A subclass of gradio's `Blocks` whose endpoints take None for inputs that a client left out at the end.
-    So clients written for fewer inputs are still answered.
+def lenient(blocks: Any) -> Any:
+    """A subclass of gradio's `Blocks` for pages and clients that are behind, and for long sessions.
+
+    Endpoints take None for inputs that a client left out at the end, so that those written for fewer inputs
+    are still answered. Boxes that were ticked before their choices changed reach the handler as they were
+    sent, which says or mends what is wrong with them. A component that a handler changed keeps its number:
+    gradio gives the changed copy a new one, and then keeps every copy as long as the session lives.
     """
 
     class Lenient(blocks):
         def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
             inputs.extend([None] * (len(block_fn.inputs) - len(inputs)))
             super().validate_inputs(block_fn, inputs)
+
+        async def preprocess_data(
+            self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+        ) -> Any:
+            for block in block_fn.inputs:
+                if block.get_block_name() == "checkboxgroup":
+                    (state[block._id] if state else block).preprocess = list
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+        async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> Any:
+            sent = await super().postprocess_data(block_fn, predictions, state)
+            for block in block_fn.outputs:
+                if state and not block.stateful and block._id in state:
+                    state[block._id]._id = block._id
+            return sent
 
     return Lenient
 

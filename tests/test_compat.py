@@ -3,6 +3,7 @@
 Other tests would fail as well, but far from the cause.
 """
 
+import asyncio
 import importlib.util
 import inspect
 import logging
@@ -271,7 +272,7 @@ def test_moviepy_lets_go_of_ffmpeg_when_it_is_closed(tmp_path):
 def test_gradio_asks_validate_inputs_before_it_counts_them():
     gr = pytest.importorskip("gradio")
     assert "self.validate_inputs(" in inspect.getsource(gr.Blocks), "an endpoint has another way to count now"
-    lenient = compat.accept_fewer_inputs(gr.Blocks)
+    lenient = compat.lenient(gr.Blocks)
     with lenient() as blocks:
         first, second = gr.Textbox(), gr.Textbox()
         gr.Button().click(lambda a, b: None, [first, second], None)
@@ -282,6 +283,29 @@ def test_gradio_asks_validate_inputs_before_it_counts_them():
     with pytest.raises(ValueError, match="didn't receive enough"):
         gr.Blocks.validate_inputs(blocks, function, ["given"])
     assert isinstance(blocks, gr.Blocks)
+
+
+def test_a_page_that_is_behind_is_heard_and_a_changed_component_is_kept_once():
+    gr = pytest.importorskip("gradio")
+    from gradio.state_holder import SessionState
+
+    def grown(kind):
+        with kind() as blocks:
+            boxes, told = gr.CheckboxGroup(["old"]), gr.HTML()
+            gr.Button().click(lambda ticked: (gr.update(choices=["new"]), ticked), boxes, [boxes, told])
+        function, state = next(iter(blocks.fns.values())), SessionState(blocks)
+        before = len(state.blocks_config.blocks)
+        for change in (gr.update(choices=["new"]), ["new"], gr.update(choices=["newer"]), ["newer"]):
+            asyncio.run(blocks.postprocess_data(function, [change, ""], state))
+        return blocks, function, state, len(state.blocks_config.blocks) - before
+
+    blocks, function, state, more = grown(compat.lenient(gr.Blocks))
+    assert more == 0
+    assert asyncio.run(blocks.preprocess_data(function, [["old"]], state)) == [["old"]]
+    blocks, function, state, more = grown(gr.Blocks)
+    assert more > 0
+    with pytest.raises(gr.Error, match="not in the list of choices"):
+        asyncio.run(blocks.preprocess_data(function, [["old"]], state))
 
 
 def test_a_queue_holds_the_requests_that_wait():

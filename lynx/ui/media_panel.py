@@ -101,7 +101,8 @@ class MediaPanel:
         temperature: str, senses: list[str], chat: Chat,
     ) -> Request:
         """A request: the question and the values of all visible inputs. Raises LynxError for bad ones."""
-        on = {sense.takes for sense in chat.senses if sense.name in senses}
+        ticked = chat.ticked(senses)
+        on = {sense.takes for sense in chat.senses if sense.name in ticked}
 
         def given(kind: str, gather: Callable[[], Any], nothing: Any = None) -> Any:
             try:
@@ -122,5 +123,5 @@ class MediaPanel:
         clip = Clip(video, own_sound, recording, around, moments, track, *known)
         drawn = answer_settings(max_new_tokens, temperature)
         return Request(
-            chat.key, chat.setup, clip, tuple(senses), chat.about(clip), question.strip(), False, *drawn
+            chat.key, chat.setup, clip, ticked, chat.about(clip), question.strip(), False, *drawn
         )

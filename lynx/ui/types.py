@@ -1,7 +1,7 @@
 """Data between the page and its engine: plain, picklable, and on the CPU."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -358,6 +358,15 @@ class Chat:
     turns: tuple[ChatTurn, ...] = ()
     before: Setup | None = None
     secret: str = ""
+
+    def ticked(self, boxes: Sequence[str]) -> tuple[str, ...]:
+        """The names of the model's senses that are ticked, in the model's order.
+
+        All of them where a page sends a box of the model before: it has not heard yet that another was
+        loaded, and then all are ticked.
+        """
+        names = tuple(sense.name for sense in self.senses)
+        return tuple(name for name in names if name in boxes) if set(boxes) <= set(names) else names
 
     @property
     def labels(self) -> dict[str, str]:

@@ -192,7 +192,7 @@ def files_of(value: Any) -> Iterator[str]:
             left += value
 
 
-class App(compat.accept_fewer_inputs(gr.Blocks)):  # type: ignore[misc]
+class App(compat.lenient(gr.Blocks)):  # type: ignore[misc]
     """Gradio's server, which checks the files that are sent, and answers every failure with a sentence."""
 
     def attend(self, visitors: Visitors, policy: HostPolicy, checks: Mapping[str, Check]) -> None:

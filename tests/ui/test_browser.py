@@ -371,7 +371,7 @@ def test_a_part_of_the_clip_and_the_folded_settings(nonsense, open_page):
     fill(page, "#max-frames", "3")
     page.locator("#clip-notes").get_by_text("2 frames a second would be 4; 3 are used").wait_for()
     fill(page, "#temperature", "hot")
-    notice.get_by_text("'hot' is no number from 0 on").wait_for()
+    notice.get_by_text("'hot' is no number from 0 to 2").wait_for()
     fill(page, "#temperature", "0")
     page.wait_for_selector("#notice .notice", state="detached")
     fill(page, "#unit", "inch")
