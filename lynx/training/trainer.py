@@ -86,7 +86,7 @@ def digest_of(*parts: Any) -> str:
 
 
 class Trainer:
-    """Trains `weights` in place.
+    """Trains `weights` in place, through copies in fp32 of those in a lower precision.
 
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
@@ -117,10 +117,12 @@ class Trainer:
         taken = compat.accelerate_device()
         self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
+        # What is optimized is fp32: bf16 has 8 bits, and would round most updates away.
+        self._masters = {name: weight.detach().float() for name, weight in self.weights.items()}
         groups: dict[float, list[Tensor]] = {}
-        for name, weight in self.weights.items():
-            groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(weight)
-        rated = [{"params": weights, "rate": rate} for rate, weights in groups.items()]
+        for name, master in self._masters.items():
+            groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(master)
+        rated = [{"params": masters, "rate": rate} for rate, masters in groups.items()]
         decay = config.weight_decay
         self.optimizer = torch.optim.AdamW(rated, lr=config.lr, weight_decay=decay, fused=fused)
         size = batch_size or config.batch_size
@@ -211,7 +213,8 @@ class Trainer:
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; returns its row of the log: means over its forward passes."""
         accelerator, config = self.accelerator, self.config
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
         passes = []
         for part in range(config.accumulate):
             number = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
@@ -226,7 +229,12 @@ class Trainer:
         lr = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
+        for name, master in self._masters.items():
+            gradient = self.weights[name].grad
+            master.grad = None if gradient is None else gradient.float()
         self.optimizer.step()
+        for name, master in self._masters.items():
+            self.weights[name].data.copy_(master)  # fp32 weights share their memory with it
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
     def _average_and_clip_gradients(self) -> float:
@@ -246,7 +254,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs: the weights, and the optimizer's own tensors."""
-        tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        tensors = {f"weight/{name}": master for name, master in self._masters.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         return tensors
@@ -257,6 +265,7 @@ class Trainer:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             if kind == "weight":
+                self._masters[rest].copy_(tensor)
                 self.weights[rest].data.copy_(tensor)
             elif kind == "optimizer":
                 index, _, key = rest.partition("/")
