@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,9 +72,9 @@ class Backbone(ABC):
     """The `model_type` of its configuration."""
     relatives: ClassVar[Mapping[str, str]] = {}
     """Advice for similar `model_type`s, which are refused."""
-    vision_targets: ClassVar[str]
+    vision_targets: str
     """A regex of full module names, as `llm_targets` is: a list of suffixes would hit the wrong towers."""
-    output_projection: ClassVar[str]
+    output_projection: str
     """Name, in a vision attention module, of the linear that mixes the heads at the end."""
     llm_targets: ClassVar[str] = (
         r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -111,6 +112,21 @@ class Backbone(ABC):
         self.default_frames = default_frames
         self.words = words
         self.familiar = familiar  # of the video
+        if self.used_layers is not None:  # a LoRA on a layer that nothing reads would never get a gradient
+            numbers = "|".join(map(str, range(self.used_layers)))
+            self.vision_targets = self.vision_targets.replace(r"\d+", f"({numbers})", 1)
+
+    @property
+    def used_layers(self) -> int | None:
+        """How many of the tower's first layers its tokens depend on, where the projector reads inner ones
+        (`vision_feature_layer`); None: all.
+        """
+        chosen = getattr(self.model.config, "vision_feature_layer", -1)
+        if chosen == -1:
+            return None
+        layers = self.model.config.vision_config.num_hidden_layers
+        each = [chosen] if isinstance(chosen, int) else chosen
+        return max(layer if layer >= 0 else layers + 1 + layer for layer in each)
 
     @property
     def device(self) -> torch.device:
@@ -292,12 +308,14 @@ class Backbone(ABC):
         digest = hashlib.sha256()
         for weight in self.interface_weights():
             digest.update(tensor_bytes(weight.to(torch.bfloat16)))
+        inner = self.used_layers is not None
         return {
             "vision_layers": len(self.vision_attention_modules()),
             "vision_hidden": vision.hidden,
             "text_layers": text.layers,
             "text_hidden": text.hidden,
             "projector": digest.hexdigest()[:16],
+            **({"vision_feature_layer": str(self.model.config.vision_feature_layer)} if inner else {}),
         }
 
     def prompt_ids(self, messages: Sequence[Message], with_media: bool) -> list[int]:
@@ -309,9 +327,16 @@ class Backbone(ABC):
             if media_due and message["role"] == "user":
                 content, media_due = [{"type": "video"}, *content], False
             blocks.append({"role": message["role"], "content": content})
-        text = self.tokenizer.apply_chat_template(
-            blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
+            )
+        except (TypeError, TemplateError) as error:
+            raise BackboneError(
+                f"the chat template of {self.source} cannot write this conversation ({error}): expected one "
+                "that takes contents as lists of texts and videos, as that of the whole model does; a "
+                "template of its language model takes texts alone"
+            ) from error
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         for token, expected in {self.placeholder: 0, self.marker: int(with_media)}.items():
             if ids.count(token) != expected:

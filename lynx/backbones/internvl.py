@@ -101,8 +101,9 @@ class InternVL(Backbone):
         return ids
 
     def vision_attention_modules(self) -> list[nn.Module]:
-        """InternViT's attention modules, first layer first."""
-        return [layer.attention for layer in self.model.model.vision_tower.encoder.layer]
+        """The attention modules of InternViT's layers that are used, first layer first."""
+        layers = self.model.model.vision_tower.encoder.layer
+        return [layer.attention for layer in layers[: self.used_layers]]
 
     def even_queries(self, length: int) -> Tensor:
         """Patches at even rows and columns: one of each 2 x 2 that become a token."""

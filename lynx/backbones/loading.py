@@ -232,7 +232,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
-    return get_family(config.model_type)(
+    backbone = get_family(config.model_type)(
         model,
         tokenizer,
         preprocessing,
@@ -242,6 +242,22 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
         familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
     )
+    _check_template(backbone)
+    return backbone
+
+
+def _check_template(backbone: Backbone) -> None:
+    """Raises: BackboneError: the chat template does not put a video where the media belong."""
+    try:
+        backbone.prompt_ids([{"role": "user", "content": "?"}], with_media=True)
+    except BackboneError as error:
+        name = backbone.tokenizer.convert_ids_to_tokens(backbone.marker)
+        if "stands for the media" not in str(error):
+            raise
+        raise BackboneError(
+            f"the chat template of {backbone.source} does not write {name!r} where a message has a video: "
+            "expected the template of the whole model (chat_template.jinja or chat_template.json)"
+        ) from error
 
 
 def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:
