@@ -9,7 +9,6 @@ import families
 import pytest
 import torch
 from checkpoints import clip, random_adapter
-from families.base import LLM
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -60,7 +59,7 @@ def released(ours: Path, out: Path, names: str = "4.52", file: str = "adapter_mo
         short = small.short_targets if part == "vision" else LLM_TARGETS
         if (small.name, names, part) == ("internvl", "original", "vision"):
             tensors, short = fused(tensors), ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-        older = {key: key.replace(small.tower, vision).replace(LLM, llm) for key in tensors}
+        older = {key: key.replace(small.tower, vision).replace(small.llm, llm) for key in tensors}
         tensors = {
             re.sub(r"\.(lora_[AB])\.", rf".\1.{infix}", older[key]): tensor for key, tensor in tensors.items()
         }

@@ -77,8 +77,9 @@ def save_quantized(folder, out, model):
 def test_only_the_llm_is_quantized(folder, precision):
     kind, _ = STOCK[precision]
     backbone = load_backbone(folder, precision)
+    layers = families.of(backbone).llm
     quantized = {name for name, module in backbone.model.named_modules() if isinstance(module, kind)}
-    assert len(quantized) == 2 * 7 and all(".language_model.layers." in name for name in quantized)
+    assert len(quantized) == 2 * 7 and all(name.startswith(layers) for name in quantized)
     others = [m for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and n not in quantized]
     assert backbone.model.lm_head in others and len(others) > 10
     assert all(module.weight.dtype is torch.float32 for module in others)
