@@ -67,7 +67,6 @@ class Row:
     default_frames: int
     geometry: dict[str, Any]
     note: str = ""
-    about: str = ""  # what it is for, where the app offers it to people who do not know it
     revision: str | None = None  # None: the newest; "NAME@REVISION" asks for another
     size: tuple[int, int] = (0, 0)  # (height, width) of a frame, where all have one
     pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
@@ -111,15 +110,13 @@ def _internvl35(size: str, *sizes: int, note: str = _SIZES_AGREE) -> Row:
     return _internvl(f"InternVL3_5-{size}-HF", "apache-2.0", "qwen3", *sizes, 151_936, note=note)
 
 
-def _smolvlm(
-    size: str, frames: int, tower: dict[str, Any], joined: int, *sizes: int, about: str = ""
-) -> Row:
+def _smolvlm(size: str, frames: int, tower: dict[str, Any], joined: int, *sizes: int) -> Row:
     """joined: patches on a side of a token."""
     text = _llm("llama", sizes, max_position_embeddings=8192, rms_norm_eps=1e-5)
     geometry = {"vision_config": tower, "text_config": text, "scale_factor": joined}
     geometry["tie_word_embeddings"] = False
     source, square = f"HuggingFaceTB/SmolVLM2-{size}-Instruct", (tower["image_size"],) * 2
-    return Row(source, "smolvlm", "apache-2.0", frames, geometry, note=UNVERIFIED, about=about, size=square)
+    return Row(source, "smolvlm", "apache-2.0", frames, geometry, note=UNVERIFIED, size=square)
 
 
 # Numbers: layers, hidden size, feed-forward size, query heads, key heads, vocabulary (of InternVL3 all one).
@@ -154,10 +151,7 @@ CATALOG: dict[str, Row] = {
     "internvl3.5-8b": _internvl35("8B", 36, 4096, 12_288, 32, 8, note=_UNSEEN_LICENSE),
     "internvl3.5-14b": _internvl35("14B", 40, 5120, 17_408, 40, 8, note=_UNSEEN_LICENSE),
     "smolvlm2-256m": _smolvlm("256M-Video", 8, _SMOLVLM_BASE, 4, 30, 576, 1536, 9, 3, 49_280),
-    "smolvlm2-500m": _smolvlm(
-        "500M-Video", 8, _SMOLVLM_BASE, 4, 32, 960, 2560, 15, 5, 49_280,
-        about="answers about real clips on a CPU; 1 GB to download",
-    ),
+    "smolvlm2-500m": _smolvlm("500M-Video", 8, _SMOLVLM_BASE, 4, 32, 960, 2560, 15, 5, 49_280),
     "smolvlm2-2.2b": _smolvlm("2.2B", 16, _SMOLVLM_SO400M, 3, 24, 2048, 8192, 32, 32, 49_280),
 }
 

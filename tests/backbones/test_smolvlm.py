@@ -28,9 +28,11 @@ QUESTION = [{"role": "user", "content": "Is it a bell?"}]
 TALKS = {
     "a question": QUESTION,
     "a question that begins with a line": [{"role": "user", "content": "\nwhat ?"}],
-    "a history": [*QUESTION, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "You are?"}],
+    "a history": [
+        *QUESTION, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "You are?"},
+    ],
     "a system prompt": [{"role": "system", "content": "You are brief."}, *QUESTION],
-}
+}  # fmt: skip
 
 
 class Merging(SmallSmolVLM):

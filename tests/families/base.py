@@ -41,8 +41,6 @@ class SmallFamily:
     template: str
     preprocessor: dict[str, Any]
     """What preprocessor_config.json says of the size of frames."""
-    true_preprocessor: dict[str, Any]
-    """The same of the catalog's models."""
     variants: dict[str, dict[str, Any]] = {}
     """Further checkpoints that the whole suite runs over: name, and options of `write`."""
 
@@ -88,6 +86,10 @@ class SmallFamily:
     def preprocessor_of(self, **sizes: Any) -> dict[str, Any]:
         """`preprocessor`, or what it is with these options of `write`."""
         return self.preprocessor
+
+    def true_preprocessor(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What `preprocessor` is in a model of the catalog, whose row has this size (height, width)."""
+        return {"size": {"height": size[0], "width": size[1]}}
 
     def tokenizer(self, merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
         """Byte-level: any text, no unknown token. merges: what becomes a token together, in this order."""

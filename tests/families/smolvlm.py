@@ -26,7 +26,6 @@ class SmallSmolVLM(SmallFamily):
         "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32},
         "video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 32}},
     }  # fmt: skip
-    true_preprocessor = {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}}
     stays_precise = ("lm_head", "model.vision_model", "model.connector")
     tower, llm = "model.vision_model.encoder", "model.text_model.layers"
     short_targets = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
@@ -51,6 +50,9 @@ class SmallSmolVLM(SmallFamily):
             scale_factor=2, image_token_id=words.convert_tokens_to_ids("<image>"), tie_word_embeddings=tied,
         )  # fmt: skip
         return SmolVLMForConditionalGeneration(config)
+
+    def true_preprocessor(self, size):
+        return {"size": {"longest_edge": 4 * size[0]}, "max_image_size": {"longest_edge": size[0]}}
 
     def prompt(self, messages, video):
         blocks = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
