@@ -325,6 +325,7 @@ class Stream:
     frames: Any  # Frames: the uint8 (pseudo-)frames as the model sees them
     placement: str = "continue"  # one of PLACEMENTS
     type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
+    duration: float | None = None  # seconds of the whole recording; None where that is not known
 
     @property
     def embeds(self) -> Tensor:

@@ -36,6 +36,7 @@ class Preprocessing:
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
     pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
+    longer_side: int = 0  # of a frame in pixels, where it is resized to this before it is resized to `size`
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class Backbone(ABC):
     original_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Module names of the family's original code -> names here, for importing its checkpoints. Both are
     endings, "*" is a layer's number; a fused module has several names, in the order of its rows."""
+    chat_template: ClassVar[str | None] = None
+    """The prompt's template, where the stock processor puts one in the place of the checkpoint's."""
+    before_answer: ClassVar[str] = ""
+    """What the model writes before the text of an answer; a chat's history has it in the template."""
     placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()
@@ -329,7 +334,10 @@ class Backbone(ABC):
             blocks.append({"role": message["role"], "content": content})
         try:
             text = self.tokenizer.apply_chat_template(
-                blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
+                blocks,
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=messages[-1]["role"] == "user",
             )
         except (TypeError, TemplateError) as error:
             raise BackboneError(
@@ -346,6 +354,11 @@ class Backbone(ABC):
                     "stands for the media and must not be written in a message"
                 )
         return ids
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """The token ids by which the model would give that answer to a prompt, its end included."""
+        ids = self.tokenizer(self.before_answer + answer, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
 
     def insert(
         self, ids: list[int], streams: Sequence[Stream]

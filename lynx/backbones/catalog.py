@@ -15,8 +15,11 @@ from lynx.backbones.base import Backbone
 from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.backbones.qwen2_5_vl import Qwen25VL
+from lynx.backbones.smolvlm import SmolVLM
 
-FAMILIES: dict[str, type[Backbone]] = {each.family: each for each in (LlavaOnevision, Qwen25VL, InternVL)}
+FAMILIES: dict[str, type[Backbone]] = {
+    each.family: each for each in (LlavaOnevision, Qwen25VL, InternVL, SmolVLM)
+}
 """By `model_type`. Other installed packages may add to them: see `lynx.backbones.loading.extensions`."""
 
 _SIGLIP_SO400M = {
@@ -33,6 +36,14 @@ _QWEN_TOWER = {
     "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
     "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
+}
+_SMOLVLM_BASE = {
+    "num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+    "patch_size": 16, "image_size": 512,
+}
+_SMOLVLM_SO400M = {
+    "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 384,
 }
 _LLM_SIZES = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
@@ -99,6 +110,15 @@ def _internvl35(size: str, *sizes: int, note: str = _SIZES_AGREE) -> Row:
     return _internvl(f"InternVL3_5-{size}-HF", "apache-2.0", "qwen3", *sizes, 151_936, note=note)
 
 
+def _smolvlm(size: str, frames: int, tower: dict[str, Any], joined: int, *sizes: int) -> Row:
+    """joined: patches on a side of a token."""
+    text = _llm("llama", sizes, max_position_embeddings=8192, rms_norm_eps=1e-5)
+    geometry = {"vision_config": tower, "text_config": text, "scale_factor": joined}
+    geometry["tie_word_embeddings"] = False
+    source, square = f"HuggingFaceTB/SmolVLM2-{size}-Instruct", (tower["image_size"],) * 2
+    return Row(source, "smolvlm", "apache-2.0", frames, geometry, note=UNVERIFIED, size=square)
+
+
 # Numbers: layers, hidden size, feed-forward size, query heads, key heads, vocabulary (of InternVL3 all one).
 CATALOG: dict[str, Row] = {
     "llava-onevision-0.5b": _llava("0.5b", True, 24, 896, 4864, 14, 2, 152_000),
@@ -130,6 +150,9 @@ CATALOG: dict[str, Row] = {
     "internvl3.5-4b": _internvl35("4B", 36, 2560, 9728, 32, 8),
     "internvl3.5-8b": _internvl35("8B", 36, 4096, 12_288, 32, 8, note=_UNSEEN_LICENSE),
     "internvl3.5-14b": _internvl35("14B", 40, 5120, 17_408, 40, 8, note=_UNSEEN_LICENSE),
+    "smolvlm2-256m": _smolvlm("256M-Video", 8, _SMOLVLM_BASE, 4, 30, 576, 1536, 9, 3, 49_280),
+    "smolvlm2-500m": _smolvlm("500M-Video", 8, _SMOLVLM_BASE, 4, 32, 960, 2560, 15, 5, 49_280),
+    "smolvlm2-2.2b": _smolvlm("2.2B", 16, _SMOLVLM_SO400M, 3, 24, 2048, 8192, 32, 32, 49_280),
 }
 
 EMBEDDED = "lynx-tiny"

@@ -153,6 +153,10 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
     try:
         mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
         size = values.get("size") or {}
+        if square := values.get("max_image_size"):  # resized twice: to a longer side, then to a square
+            first = size or values["video_sampling"]["video_size"]
+            side, longer = int(square["longest_edge"]), int(first["longest_edge"])
+            return Preprocessing(mean, std, size=(side, side), longer_side=longer)
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:

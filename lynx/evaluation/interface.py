@@ -158,7 +158,8 @@ def unaligned(model: StreamEncoder, sense: str, source: Any, times: Tensor) -> S
     with model.sensing(VIDEO):
         parts = [backbone.encode(backbone.pixels(part)) for part in frames.pixels.split(size)]
     tokens, layout = join(parts, size)
-    stream = Stream(sense, tokens, layout.seconds(frames.times), layout.cell, layout.grid, frames)
+    seconds, duration = layout.seconds(frames.times), frames.duration
+    stream = Stream(sense, tokens, seconds, layout.cell, layout.grid, frames, duration=duration)
     return pool(stream, model.adapter(sense).token_pooling)
 
 

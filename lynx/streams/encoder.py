@@ -84,7 +84,7 @@ class StreamEncoder(AdaptedBackbone):
     def _placed(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
         """The stream of tokens (n, D): pooled, with their seconds, cells, placement and type embedding."""
         times, marks = layout.seconds(frames.times), (self.placement(sense), self.type_embedding(sense))
-        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks)
+        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks, frames.duration)
         return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
 
     def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:

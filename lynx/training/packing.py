@@ -59,7 +59,7 @@ class Packer:
 
         context: text before the question in the same message; such prompts are not cached.
         """
-        tokenizer, known = self.backbone.tokenizer, (turn.question, with_media)
+        known = turn.question, with_media
         prompt = self._prompts.get(known) if not context else None
         if prompt is None:
             message = {"role": "user", "content": f"{context} {turn.question}" if context else turn.question}
@@ -67,8 +67,7 @@ class Packer:
             if not context:
                 self._prompts[known] = prompt
         if turn.answer not in self._answers:
-            ids = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
-            self._answers[turn.answer] = [*ids, tokenizer.eos_token_id]
+            self._answers[turn.answer] = self.backbone.answer_ids(turn.answer)
         return Asked(prompt, self._answers[turn.answer])
 
     def converse(self, turns: Sequence[Turn], with_media: bool = True, context: str = "") -> list[Asked]:

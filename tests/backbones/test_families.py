@@ -191,7 +191,7 @@ def test_switches_leave_no_trace(model, folder, tmp_path, seed):
 
 def test_the_llm_s_lora_is_on_every_linear_of_its_layers(model):
     linears = [name for name, m in model.backbone.model.named_modules() if isinstance(m, torch.nn.Linear)]
-    inside = [name for name in linears if re.search(r"language_model\.layers\.\d+\.", name)]
+    inside = [name for name in linears if name.startswith(families.of(model.backbone).llm)]
     assert len(inside) == 2 * 7
     assert [name for name in linears if re.fullmatch(model.backbone.llm_targets, name)] == inside
 
@@ -412,7 +412,7 @@ def test_packed_questions_get_the_logits_of_a_chat_s_prompts(model, conversation
             number += 1
             messages = [*(history if conversation else []), {"role": "user", "content": turn.question}]
             prompt = backbone.compose(messages, clips[row])
-            ids = torch.tensor([*backbone.tokenizer(turn.answer).input_ids, backbone.tokenizer.eos_token_id])
+            ids = torch.tensor(backbone.answer_ids(turn.answer))
             embeds = torch.cat([prompt.inputs_embeds, backbone.model.get_input_embeddings()(ids[None])], 1)
             behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(ids))
             positions = torch.cat([prompt.position_ids, behind], -1)

@@ -25,7 +25,6 @@ class SmallLlavaOnevision(SmallFamily):
         "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
-    true_preprocessor = {"size": {"height": 384, "width": 384}}
     quantizable = {"hidden": 64, "tied": False}
     short_targets = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
     older_names = {
@@ -71,7 +70,8 @@ class SmallLlavaOnevision(SmallFamily):
         return text + "<|im_start|>assistant\n"
 
     def stock_media(self, backbone, video):
-        side = backbone.model.config.vision_config.image_size // 4
+        vision = backbone.model.config.vision_config
+        side = vision.image_size // vision.patch_size
         text = "<video>" * (len(video) * ((side + 1) // 2) ** 2 + 1)  # the newline is the last of them
         return text, {"pixel_values_videos": backbone.video_pixels(video.pixels)[None]}
 
