@@ -46,6 +46,8 @@ extensions = Extensions(
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
+MAX_VIDEO_TOKENS = 768
+"""Maximum tokens of a frame under `cap_pixels_per_frame`, where the checkpoint says no other number."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
 
 
@@ -156,7 +158,9 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
-            return Preprocessing(mean, std, pixels=(int(least), int(most)))
+            capped = values.get("cap_pixels_per_frame")
+            frame_tokens = int(values.get("max_video_tokens", MAX_VIDEO_TOKENS)) if capped else 0
+            return Preprocessing(mean, std, pixels=(int(least), int(most)), frame_tokens=frame_tokens)
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(
@@ -232,7 +236,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
-    return get_family(config.model_type)(
+    backbone = get_family(config.model_type)(
         model,
         tokenizer,
         preprocessing,
@@ -240,8 +244,9 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
-        familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
     )
+    backbone.familiar = _read_familiar(where, backbone.token_width)
+    return backbone
 
 
 def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 CLIPS_PER_SHARD = 256
 FORMAT = 2
 PARTS = ("", "/times", "/cells")
-"""The tensors of a stream: tokens (N, D) under the clip's key, the second (N,) and cell (N, 2) of each."""
+"""The tensors of a stream: tokens (N, R) under the clip's key, the second (N,) and cell (N, 2) of each."""
 
 
 def _size(count: int) -> str:
@@ -79,8 +79,7 @@ class StreamCache:
         # Checked before encoding, which may take hours.
         backbone = self.model.backbone
         tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
-        width = backbone.model.config.get_text_config().hidden_size
-        needed = len(missing) * tokens * width * backbone.dtype.itemsize
+        needed = len(missing) * tokens * backbone.token_width * backbone.dtype.itemsize
         for folder in self.folders.values():
             with writing(folder, DataError):
                 folder.mkdir(parents=True, exist_ok=True)
