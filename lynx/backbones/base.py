@@ -2,7 +2,8 @@
 
 A `Backbone` wraps a *stock* transformers model, frozen and in eval mode, whose attention runs through
 `lynx.backbones.attention`. A family overrides what its architecture decides (pixels, encode, positions,
-module names) and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
+module names) and nothing else. Axis letters: T frames, D width of the LLM, R numbers of an interface token,
+n tokens, S sequence.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
 
 TEXT_RESERVE = 512
 """Tokens of the context kept free for the conversation; at most a quarter of the context."""
+LATEST = 9999.9
+"""Seconds at which a video is taken to end where that is not known: nearly three hours."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,10 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
-    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame (of Qwen3-VL: of all frames
+    # together), where it keeps its shape
     longer_side: int = 0  # of a frame in pixels, where it is resized to this before it is resized to `size`
+    frame_tokens: int = 0  # maximum tokens of a frame, where the checkpoint limits those too
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Backbone(ABC):
         revision: str | None = None,
         default_frames: int = 16,
         words: frozenset[str] | None = None,
-        familiar: FamiliarTokens | None = None,
+        unexpected: Sequence[str] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -116,7 +121,8 @@ class Backbone(ABC):
         self.revision = revision
         self.default_frames = default_frames
         self.words = words
-        self.familiar = familiar  # of the video
+        self.unexpected = tuple(unexpected)  # tensors of its files that the model has no place for
+        self.familiar: FamiliarTokens | None = None  # of the video, where its checkpoint has them
         if self.used_layers is not None:  # a LoRA on a layer that nothing reads would never get a gradient
             numbers = "|".join(map(str, range(self.used_layers)))
             self.vision_targets = self.vision_targets.replace(r"\d+", f"({numbers})", 1)
@@ -142,6 +148,16 @@ class Backbone(ABC):
     def dtype(self) -> torch.dtype:
         """The precision of what is never quantized."""
         return self.interface_weights()[0].dtype
+
+    @property
+    def width(self) -> int:
+        """D, the LLM's width."""
+        return self.text_sizes(self.model.config).hidden
+
+    @property
+    def token_width(self) -> int:
+        """R, how many numbers an interface token has: D, where the LLM takes nothing beside it."""
+        return self.width
 
     @property
     def pad_id(self) -> int:
@@ -190,8 +206,8 @@ class Backbone(ABC):
         sizes = (text.num_hidden_layers, text.hidden_size, text.intermediate_size)
         return TextSizes(*sizes, text.num_key_value_heads, head_dim)
 
-    def frame_pixels(self, size: tuple[int, int] | None) -> int:
-        """How many pixels of one frame the tower takes; size: as in `tokens`."""
+    def frame_pixels(self, size: tuple[int, int] | None, frames: int) -> int:
+        """How many pixels of one frame of so many the tower takes; size: as in `tokens`."""
         return math.prod(self.preprocessing.size)
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -213,13 +229,20 @@ class Backbone(ABC):
         mean, std = (torch.tensor(x, dtype=torch.float32).view(3, 1, 1) * 255 for x in values)
         return ((frames.float() - mean) / std).to(self.device, self.dtype)
 
-    def video_pixels(self, frames: Tensor) -> Tensor:
-        """`pixels` of the RGB video, bit-equal to the stock video processor's."""
+    def video_pixels(self, frames: Tensor, total: int | None = None) -> Tensor:
+        """`pixels` of the RGB video, bit-equal to the stock video processor's.
+
+        total: how many frames the whole clip has, where these are a part of it.
+        """
         return self.pixels(frames)
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
-        """Pixels of one clip -> its interface tokens (n, D), with whichever LoRA is on; keeps gradients."""
+        """Pixels of one clip -> its interface tokens (n, R), with whichever LoRA is on; keeps gradients."""
+
+    def stock_inputs(self, pixels: Tensor, stream: Stream, ids: Tensor) -> dict[str, Tensor]:
+        """What stock's own `forward` takes in place of a video's stream, beside ids (B, S) and their mask."""
+        return {"pixel_values_videos": pixels[None]}
 
     @abstractmethod
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
@@ -228,8 +251,11 @@ class Backbone(ABC):
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
-    def captions(self, frames: int) -> int:
-        """Number of tokens between that many frames of the video, which `tokens` does not count."""
+    def captions(self, frames: int, end: float = LATEST) -> int:
+        """Number of tokens between that many frames of the video, which `tokens` does not count; or more.
+
+        end: seconds; no frame is later.
+        """
         return 0
 
     @abstractmethod
@@ -289,20 +315,24 @@ class Backbone(ABC):
             begin = begins.get(stream.placement, next_position)
             positions[..., done:first] = begin + torch.arange(first - done)  # text that introduces the stream
             start = begin + first - done
-            positions[..., first:last] = start + self.inner_positions(stream, last - first)
-            done, next_position = last, max(next_position, start + self.extent(stream, last - first))
+            places = spans[stream.sense] - first
+            positions[..., first:last] = start + self.inner_positions(stream, places)
+            done, next_position = last, max(next_position, start + self.extent(stream, places))
             # The first stream decides for all: "share" begins with it, "parallel" right behind the video.
             begins = begins or {"share": start, "parallel": next_position if stream.sense == VIDEO else start}
         positions[..., done:] = next_position + torch.arange(length - done)
         return positions
 
-    def inner_positions(self, stream: Stream, length: int) -> Tensor:
-        """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on."""
-        return torch.arange(length)
+    def inner_positions(self, stream: Stream, places: Tensor) -> Tensor:
+        """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on.
 
-    def extent(self, stream: Stream, length: int) -> int:
-        """How many positions a stream of that many tokens takes up before the text goes on."""
-        return length
+        places: (n,) where its tokens stand there, the first at 0; there may be words between them.
+        """
+        return torch.arange(int(places[-1]) + 1)
+
+    def extent(self, stream: Stream, places: Tensor) -> int:
+        """How many positions a stream takes up before the text goes on; places: as in `inner_positions`."""
+        return int(places[-1]) + 1
 
     def fingerprint(self) -> dict[str, int | str]:
         """The identity that adapters check: the backbone's sizes, and a digest of the projector's weights.
@@ -345,7 +375,7 @@ class Backbone(ABC):
                 "that takes contents as lists of texts and videos, as that of the whole model does; a "
                 "template of its language model takes texts alone"
             ) from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.text_ids(text)
         for token, expected in {self.placeholder: 0, self.marker: int(with_media)}.items():
             if ids.count(token) != expected:
                 name = self.tokenizer.convert_ids_to_tokens(token)
@@ -357,8 +387,14 @@ class Backbone(ABC):
 
     def answer_ids(self, answer: str) -> list[int]:
         """The token ids by which the model would give that answer to a prompt, its end included."""
-        ids = self.tokenizer(self.before_answer + answer, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
+        return [*self.text_ids(self.before_answer + answer), self.tokenizer.eos_token_id]
+
+    def text_ids(self, text: str) -> list[int]:
+        """The token ids of a text; without a tokenizer its bytes, which are as many or more."""
+        if self.tokenizer is None:  # of a skeleton
+            return list(text.encode())
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def insert(
         self, ids: list[int], streams: Sequence[Stream]
@@ -385,8 +421,26 @@ class Backbone(ABC):
             advice = "use fewer frames, or a shorter question"
             raise BackboneError(f"the prompt has {len(ids)} tokens, {limit}: {advice}")
         input_ids = torch.tensor([ids], device=self.device)
-        embeds: Tensor = self.model.get_input_embeddings()(input_ids)
+        embeds = self.embed(input_ids)
         for stream in streams:
-            embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, D)
+            embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, R)
         positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
         return Prompt(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Words (B, S) as rows (B, S, R), among which interface tokens can be put."""
+        embeds: Tensor = self.model.get_input_embeddings()(ids)  # (B, S, D)
+        missing = self.token_width - embeds.shape[-1]
+        return F.pad(embeds, (0, missing)) if missing else embeds
+
+    def inputs(self, ids: Tensor, embeds: Tensor, cached: int = 0) -> dict[str, Any]:
+        """What the model's `forward` and `generate` take of these positions, beside masks and position ids.
+
+        ids: (B, S); embeds: (B, S, R) words and interface tokens. cached: how many of them a cache holds,
+        where they are given all the same, as to `generate`.
+        """
+        return {"inputs_embeds": embeds}
+
+    def decoder_inputs(self, ids: Tensor, embeds: Tensor) -> dict[str, Any]:
+        """The same for the LLM without its head (`get_decoder()`)."""
+        return {"inputs_embeds": embeds}

@@ -15,10 +15,11 @@ from lynx.backbones.base import Backbone
 from lynx.backbones.internvl import InternVL
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.backbones.qwen2_5_vl import Qwen25VL
+from lynx.backbones.qwen3_vl import Qwen3VL
 from lynx.backbones.smolvlm import SmolVLM
 
 FAMILIES: dict[str, type[Backbone]] = {
-    each.family: each for each in (LlavaOnevision, Qwen25VL, InternVL, SmolVLM)
+    each.family: each for each in (LlavaOnevision, Qwen25VL, Qwen3VL, InternVL, SmolVLM)
 }
 """By `model_type`. Other installed packages may add to them: see `lynx.backbones.loading.extensions`."""
 

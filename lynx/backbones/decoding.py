@@ -102,9 +102,11 @@ def generate(
     if temperature > 0:
         # Every option is set: a checkpoint's own generation_config may truncate the distribution.
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    cached = cache.get_seq_length() if cache is not None else 0
+    given = backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cached)
+    given["input_ids"] = prompt.input_ids  # a checkpoint may penalize repeating the prompt
     ids: Tensor = backbone.model.generate(
-        input_ids=prompt.input_ids,  # a checkpoint may penalize repeating the prompt
-        inputs_embeds=prompt.inputs_embeds,
+        **given,
         attention_mask=prompt.attention_mask,
         position_ids=prompt.position_ids,  # without them Qwen silently computes wrong ones for embeddings
         cache=cache,

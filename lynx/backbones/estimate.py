@@ -111,13 +111,13 @@ def estimate(
     dtype = dtype_of(precision, backbone.model.config, target)
     frames = frames or backbone.default_frames
     tokens = {VIDEO: backbone.tokens(frames, size)} | {sense: backbone.tokens(frames) for sense in senses}
-    captions = backbone.captions(frames)
+    captions = backbone.captions(frames, seconds)
     length = sum(tokens.values()) + captions + TEXT_TOKENS
 
     costs = Costs(backbone, precision, dtype, adapted=bool(senses))
     shapes = [shape for part in ("vision", "llm") for shape in backbone.lora_shapes(part, rank).values()]
     peaks = [costs.prefill(length), costs.vision(frames, size)]
-    streams = sum(tokens.values()) * costs.width * dtype.itemsize
+    streams = sum(tokens.values()) * backbone.token_width * dtype.itemsize
     if senses:
         peaks.append(costs.vision(frames, adapted=True))
     if target.type == "cpu":  # on a GPU, pictures are drawn and kept in the CPU's memory
@@ -209,7 +209,7 @@ class Costs:
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
         """Peak bytes of one pass of the tower, with the clip's pixels; size: as in `tokens`."""
         tower = self.backbone.vision_sizes(self.backbone.model.config)
-        pixels = self.backbone.frame_pixels(size)
+        pixels = self.backbone.frame_pixels(size, frames)
         steps = math.ceil(min(frames, self.backbone.frames_per_pass) / tower.frames_per_patch)
         rows = steps * pixels / tower.patch**2
         layer = self._row(tower.hidden, tower.inner, tower.gated, adapted)

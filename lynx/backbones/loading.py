@@ -46,6 +46,8 @@ extensions = Extensions(
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
+MAX_VIDEO_TOKENS = 768
+"""Maximum tokens of a frame under `cap_pixels_per_frame`, where the checkpoint says no other number."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
 
 
@@ -160,7 +162,9 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
-            return Preprocessing(mean, std, pixels=(int(least), int(most)))
+            capped = values.get("cap_pixels_per_frame")
+            frame_tokens = int(values.get("max_video_tokens", MAX_VIDEO_TOKENS)) if capped else 0
+            return Preprocessing(mean, std, pixels=(int(least), int(most)), frame_tokens=frame_tokens)
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(
@@ -171,7 +175,8 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
 
 def _read_model(
     source: CheckpointSource, config: PreTrainedConfig, precision: str, device: torch.device
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of tensors in its files that it has no place for."""
     family, quantized = get_family(config.model_type), precision in QUANTIZED
     dtype = dtype_of(precision, config, device)
     options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
@@ -196,13 +201,13 @@ def _read_model(
     if missing := sorted(loaded[1]["missing_keys"]):
         some = ", ".join(missing[:3])
         raise BackboneError(f"the weights of {source.name!r} lack {len(missing)} tensors, such as {some}")
-    if unexpected := loaded[1]["unexpected_keys"]:
+    if unexpected := sorted(loaded[1]["unexpected_keys"]):
         logger.warning("%s holds tensors its model has no place for: %s", source.name, unexpected)
     if quantized:
         check_quantized(model, precision, family.llm_targets, source.name)
         compat.keep_nf4_layout(model)
-        return model
-    return model.to(device)  # type: ignore[arg-type]
+        return model, unexpected
+    return model.to(device), unexpected  # type: ignore[arg-type]
 
 
 def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
@@ -234,7 +239,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         wanted = "chat_template.jinja or chat_template.json"
         raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
     with explain_out_of_memory():
-        model = _read_model(where, config, precision, target)
+        model, unexpected = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
     backbone = get_family(config.model_type)(
         model,
@@ -244,8 +249,9 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
         revision=where.revision,
         default_frames=where.default_frames or int(extra.get("frames", 16)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
-        familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
+        unexpected=unexpected,
     )
+    backbone.familiar = _read_familiar(where, backbone.token_width)
     _check_template(backbone)
     return backbone
 
@@ -262,6 +268,12 @@ def _check_template(backbone: Backbone) -> None:
             f"the chat template of {backbone.source} does not write {name!r} where a message has a video: "
             "expected the template of the whole model (chat_template.jinja or chat_template.json)"
         ) from error
+
+
+def checkpoint_folder(backbone: Backbone) -> Path:
+    """The folder that a loaded backbone was read from."""
+    where = replace(parse_source(backbone.source), revision=backbone.revision)
+    return Path(fetch(where, _CHECKPOINT).location)
 
 
 def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx.backbones.base import Backbone
+from lynx.backbones.base import LATEST, Backbone
 from lynx.errors import BackboneError
 from lynx.types import VIDEO, Stream, TokenLayout
 
@@ -76,13 +76,10 @@ class SmolVLM(Backbone):
         """Tokens of a clip of that many frames of any size, without the words between them."""
         return frames * math.prod(self.token_grid)
 
-    def captions(self, frames: int) -> int:
-        """Introduction, moments and marks; without a tokenizer a letter is a token, which is the most.
-
-        Of clips below 100 minutes: in longer ones a moment has a digit more.
-        """
-        split = self._ids if self.tokenizer is not None else str.encode
-        return len(split(introduction(frames, 0))) + frames * (len(split(moment(0))) + MARKS)
+    def captions(self, frames: int, end: float = LATEST) -> int:
+        """Introduction, moments as long as the last one, and marks."""
+        told, named = (len(self.text_ids(text)) for text in (introduction(frames, end), moment(end)))
+        return told + frames * (named + MARKS)
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, 3, side, side), bit-equal to the stock video processor's.
@@ -112,15 +109,15 @@ class SmolVLM(Backbone):
         ]
         return torch.cat(parts), TokenLayout.of(len(pixels), self.token_grid)
 
+    def stock_inputs(self, pixels: Tensor, stream: Stream, ids: Tensor) -> dict[str, Tensor]:
+        """The pixels, as frames of one clip."""
+        return {"pixel_values": pixels[None]}
+
     def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
         """The message's header, the video with its introduction, then a picture for each other sense."""
-        ids = self._ids("User: " + "\n".join(map(as_text, streams)))
+        ids = self.text_ids("User: " + "\n".join(map(as_text, streams)))
         at = (i for i, token in enumerate(ids) if token == self.placeholder)
         return ids, {stream.sense: list(islice(at, len(stream.tokens))) for stream in streams}
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
     def vision_attention_modules(self) -> list[nn.Module]:
         """The tower's attention modules, first layer first."""

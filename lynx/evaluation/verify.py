@@ -6,12 +6,12 @@ with its own attention. So the weights are in memory once, and a difference is l
 
 import importlib.metadata
 import platform
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lynx.adapters.lora import count_parameters
 from lynx.backbones import CATALOG
 from lynx.backbones.attention import stock
 from lynx.backbones.decoding import generate
-from lynx.backbones.estimate import Estimate, estimate
+from lynx.backbones.estimate import estimate
 from lynx.backbones.loading import checkpoint_folder
 from lynx.config import LoraSettings
 from lynx.errors import LynxError
@@ -94,24 +94,10 @@ def verify(
         model = Lynx(lynx.backbones.load_backbone(source, precision, device))
         run = _Run(model, str(source), video if video is not None else drawn_clip(), precision, device)
         checks = []
-        for name, check in {
-            "weights": run.weights,
-            "LoRA targets": run.targets,
-            "pixels and prompt are the stock processor's": run.processor,
-            "without adapters: reading a prompt": run.prefill,
-            "without adapters: an answer": run.answer,
-            "without adapters: a second turn": run.second_turn,
-            **{
-                f"adapter {Path(each).name} on and off": lambda each=each: run.adapter(each)
-                for each in adapters or [None]
-            },
-            "attention rows": run.rows,
-            "decoding": run.speed,
-            DESCRIBE: run.says,
-        }.items():
+        for name, check in run.checks(tuple(adapters)).items():
             progress(name)
             checks.append(Check(name, *_tried(check)))
-    checks.append(Check("memory", *run.memory(peak[0] - before, tuple(adapters))))
+    checks.append(Check("memory", *run.memory(peak[0] - before)))
     environment = {name: _version(name) for name in PACKAGES} | {
         "python": platform.python_version(), "system": platform.platform(terse=True),
         "device": run.device_name, "precision": run.precision,
@@ -123,12 +109,10 @@ def drawn_clip(frames: int = FRAMES, height: int = 360, width: int = 640) -> Fra
     """A red square that crosses a gray ramp in four seconds."""
     ramp = torch.linspace(30, 220, width).expand(3, height, width).to(torch.uint8)
     pixels = ramp.repeat(frames, 1, 1, 1)
-    side = height // 4
+    side, red = height // 4, torch.tensor([210, 30, 30], dtype=torch.uint8)
     for number, frame in enumerate(pixels):
         left = number * (width - side) // max(1, frames - 1)
-        frame[:, side : 2 * side, left : left + side] = torch.tensor([210, 30, 30], dtype=torch.uint8)[
-            :, None, None
-        ]
+        frame[:, side : 2 * side, left : left + side] = red.view(3, 1, 1)
     return Frames(pixels, (torch.arange(frames).double() + 0.5) * 4 / frames, 4.0)
 
 
@@ -137,8 +121,7 @@ class _Run:
 
     def __init__(self, model: Lynx, source: str, video: Any, precision: str, device: str) -> None:
         self.model, self.backbone, self.source = model, model.backbone, source
-        self.asked = {"precision": precision, "device": device}
-        self.video = video
+        self.asked, self.video = (precision, device), video
         self.chat = self._session()
         self.times = self.chat.plan.times
         self.stream: Stream = self.chat.encode()[VIDEO]
@@ -161,6 +144,22 @@ class _Run:
             return "int8" if config.load_in_8bit else "nf4"
         return "fp32" if self.backbone.dtype == torch.float32 else "bf16"
 
+    def checks(self, adapters: tuple[str | Path, ...]) -> dict[str, Callable[[], tuple[str, str]]]:
+        """All but that of memory, by name, in an order that loads adapters last of what can fail."""
+        switched = {f"adapter {each} on and off": partial(self.adapter, each) for each in adapters}
+        return {
+            "weights": self.weights,
+            "LoRA targets": self.targets,
+            "stock processor": self.processor,
+            "no adapter: a prompt is read": self.prefill,
+            "no adapter: an answer": self.answer,
+            "no adapter: a second turn": self.second_turn,
+            "attention rows": self.rows,
+            **(switched or {"an adapter on and off": partial(self.adapter, None)}),
+            "decoding": self.speed,
+            DESCRIBE: self.says,
+        }
+
     def weights(self) -> tuple[str, str]:
         """None missing, which loading has checked, and none that has no place."""
         count = len(self.backbone.model.state_dict())
@@ -171,8 +170,9 @@ class _Run:
     def targets(self) -> tuple[str, str]:
         """The linears that LoRAs are put on, beside those of the catalog's geometry."""
         found = {part: self.backbone.lora_shapes(part, 64) for part in ("vision", "llm")}
+        sizes = {part: sum(a * b for a, b in shapes.values()) for part, shapes in found.items()}
         told = ", ".join(
-            f"{part} {len(shapes) // 2} linears, {sum(a * b for a, b in shapes.values()) / 1e6:.3f} M at rank 64"
+            f"{part} {len(shapes) // 2} linears, {sizes[part] / 1e6:.3f} M at rank 64"
             for part, shapes in found.items()
         )
         if any(not shapes for shapes in found.values()):
@@ -180,7 +180,7 @@ class _Run:
         if self.source.partition("@")[0] not in CATALOG:
             return OK, f"{told} (no row of the catalog to compare with)"
         expected = count_parameters(self.source, 64)
-        same = all(sum(a * b for a, b in found[part].values()) == expected[part] for part in found)
+        same = all(sizes[part] == expected[part] for part in found)
         return (OK, f"{told}, as in the catalog") if same else (FAILED, f"{told}; the catalog: {expected}")
 
     def processor(self) -> tuple[str, str]:
@@ -191,7 +191,7 @@ class _Run:
         try:
             processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
             if not hasattr(processor, "video_processor"):
-                return SKIPPED, f"{type(processor).__name__} is all that could be loaded (torchvision missing?)"
+                return SKIPPED, f"{type(processor).__name__} is all that is there (no torchvision?)"
             content = [{"type": "video"}, {"type": "text", "text": DESCRIBE}]
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -203,7 +203,7 @@ class _Run:
                 do_sample_frames=False, video_metadata=[known | {"frames_indices": range(len(self.frames))}],
             )  # fmt: skip
         except Exception as error:  # whatever another library says of a machine that it does not fit
-            return SKIPPED, f"the processor cannot be used here: {str(error).splitlines()[0]}"
+            return SKIPPED, f"the processor cannot be used here: {_line(error)}"
         ours = self._stock_inputs(self._asking(DESCRIBE))
         shared = [name for name in ours if name.startswith("pixel_values") and name in theirs]
         same = [torch.equal(theirs[name].to(ours[name]), ours[name]) for name in shared]
@@ -225,8 +225,9 @@ class _Run:
         """Greedy tokens, from pixels by stock `generate`, from tokens by ours."""
         messages = self._asking(DESCRIBE)
         prompt = self.backbone.compose(messages, [self.stream])
-        ours = generate(self.backbone, prompt, max_new_tokens=TOKENS)[0]
-        return self._compared(ours, self._stock_answer(messages))
+        with self._endless():
+            ours = generate(self.backbone, prompt, max_new_tokens=TOKENS)[0]
+            return self._compared(ours, self._stock_answer(messages))
 
     @torch.no_grad()
     def second_turn(self) -> tuple[str, str]:
@@ -286,15 +287,12 @@ class _Run:
 
         def seconds(count: int) -> float:
             start = time.perf_counter()
-            ends, self.backbone.model.generation_config.eos_token_id = self._ends, None
-            try:
-                generate(self.backbone, prompt, max_new_tokens=count)
-            finally:
-                self.backbone.model.generation_config.eos_token_id = ends
+            generate(self.backbone, prompt, max_new_tokens=count)
             return time.perf_counter() - start
 
-        seconds(1)
-        rate = 2 * TOKENS / max(1e-9, seconds(2 * TOKENS + 1) - seconds(1))
+        with self._endless():
+            seconds(1)  # what is done once
+            rate = 2 * TOKENS / max(1e-9, seconds(2 * TOKENS + 1) - seconds(1))
         decoder: Any = self.backbone.model.get_decoder()
         embedding = self.backbone.model.get_input_embeddings().weight
         head: Any = self.backbone.model.get_output_embeddings()
@@ -308,10 +306,13 @@ class _Run:
         chat = self._session()
         return MEASURED, repr(chat.ask(DESCRIBE, max_new_tokens=48))
 
-    def memory(self, peak: int, adapters: tuple[str | Path, ...]) -> tuple[str, str]:
+    def memory(self, peak: int) -> tuple[str, str]:
         """The peak beside the estimate."""
         size = (int(self.frames.pixels.shape[-2]), int(self.frames.pixels.shape[-1]))
-        found: Estimate = estimate(self.source, frames=len(self.frames), size=size, **self.asked)
+        precision, device = self.asked
+        found = estimate(
+            self.source, frames=len(self.frames), size=size, precision=precision, device=device
+        )
         told = f"a peak of {peak / 1e9:.2f} GB, estimated {found.total / 1e9:.2f} GB"
         if self.backbone.device.type != "cuda":
             return MEASURED, f"{told} (of a CPU's process other things are part)"
@@ -319,9 +320,15 @@ class _Run:
 
     # --- ours and stock's ---------------------------------------------------------------------------
 
-    @property
-    def _ends(self) -> Any:
-        return self.backbone.model.generation_config.eos_token_id
+    @contextmanager
+    def _endless(self) -> Iterator[None]:
+        """Inside, answers go on to their last token: every model says as many."""
+        config: Any = self.backbone.model.generation_config
+        ends, config.eos_token_id = config.eos_token_id, None
+        try:
+            yield
+        finally:
+            config.eos_token_id = ends
 
     def _session(self) -> Session:
         return self.model.chat(video=self.video, frames=min(FRAMES, self.backbone.default_frames))
@@ -331,7 +338,11 @@ class _Run:
 
     def _logits(self) -> Tensor:
         prompt = self.backbone.compose(self._asking(DESCRIBE), [self.stream])
-        return self.backbone.model(**prompt.arguments(), logits_to_keep=TOKENS).logits
+        found = self.backbone.model(
+            **self.backbone.inputs(prompt.input_ids, prompt.inputs_embeds),
+            attention_mask=prompt.attention_mask, position_ids=prompt.position_ids, logits_to_keep=TOKENS,
+        )  # fmt: skip
+        return found.logits
 
     def _stock_inputs(self, messages: Sequence[Message]) -> dict[str, Tensor]:
         ids = self.backbone.compose(messages, [self.stream]).input_ids
@@ -382,7 +393,13 @@ def _tried(check: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     except LynxError as error:
         return FAILED, str(error)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        return FAILED, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return FAILED, _line(error)
+
+
+def _line(error: Exception) -> str:
+    """What an error of another library says, in a line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:160]}"
 
 
 def _version(name: str) -> str:

@@ -65,7 +65,7 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
     n = limit = moments.count(duration, default)
     if moments.fps:  # a moment has a token at least: a long clip at many a second is not tried out
         n = min(n, model.backbone.media_context)
-    fitting, tokens = _fit(model, media, n)
+    fitting, tokens = _fit(model, media, n, end)
     explicit = moments.frames is not None
     context, source = model.backbone.context, model.backbone.source
     if not fitting or (fitting < n and explicit):
@@ -88,8 +88,8 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
     return Plan(times, duration, start, end, tokens, context, tuple(notes))
 
 
-def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int, dict[str, int]]:
-    """How many of n moments fit the context, and the tokens of each sense at so many."""
+def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int, end: float) -> tuple[int, dict[str, int]]:
+    """How many of n moments fit the context, and the tokens of each sense at so many; none is after `end`."""
     backbone, size = model.backbone, Video().size(media[VIDEO]) if VIDEO in media else None
     pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}  # a moment
 
@@ -97,9 +97,11 @@ def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int,
         return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
 
     def length(frames: int) -> int:
-        return sum(tokens(frames).values()) + (backbone.captions(frames) if VIDEO in media else 0)
+        return sum(tokens(frames).values()) + (backbone.captions(frames, end) if VIDEO in media else 0)
 
-    fitting = bisect_right(range(1, n + 1), backbone.media_context, key=length)
+    # All are tried first: where more frames are smaller ones, fewer may have more tokens.
+    fits = length(n) <= backbone.media_context
+    fitting = n if fits else bisect_right(range(1, n), backbone.media_context, key=length)
     return fitting, tokens(fitting)
 
 

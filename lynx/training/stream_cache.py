@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CLIPS_PER_SHARD = 256
 FORMAT = 3
 PARTS = ("", "/times", "/cells", "/duration")
-"""The tensors of a stream: tokens (N, D) under the clip's key, second (N,) and cell (N, 2) of each, seconds
+"""The tensors of a stream: tokens (N, R) under the clip's key, second (N,) and cell (N, 2) of each, seconds
 () of the whole recording."""
 
 
@@ -81,8 +81,7 @@ class StreamCache:
         # Checked before encoding, which may take hours.
         backbone = self.model.backbone
         tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
-        width = backbone.model.config.get_text_config().hidden_size
-        needed = len(missing) * tokens * width * backbone.dtype.itemsize
+        needed = len(missing) * tokens * backbone.token_width * backbone.dtype.itemsize
         for folder in self.folders.values():
             with writing(folder, DataError):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -108,8 +108,12 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
 
     weights: (Q,) of the questions in the mean over tokens; 1 each if not given.
     """
-    inputs = {"inputs_embeds": packed.embeds, "attention_mask": packed.mask, "position_ids": packed.positions}
-    hidden = backbone.model.get_decoder()(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
+    hidden = backbone.model.get_decoder()(
+        **backbone.decoder_inputs(packed.ids, packed.embeds),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state  # (B, S, D)
     answered = packed.labels != IGNORE  # (B, S)
     labels = packed.labels[answered]  # (A,), A answer tokens of the batch
     # Logits of A positions in place of B * S: most tokens are the media's, and the vocabulary is large.
@@ -149,7 +153,7 @@ class TuningLoss:
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
         batch = self.choose(indices)
-        packed = self.packer.pack(*batch)  # embeds (B, S, D)
+        packed = self.packer.pack(*batch)  # embeds (B, S, R)
         loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
         new = torch.tensor([needs_new_sense(t, self.modalities) for turns in batch.turns for t in turns])
         kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
@@ -309,7 +313,7 @@ def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: i
     for adapter in described.values():
         model.check_placement(adapter)
     weights = _warm_start_weights(model, names, config) if config.warm_start else None
-    width = model.backbone.model.config.get_text_config().hidden_size
+    width = model.backbone.width
     for name in names:
         model.remove_lora(name, "llm")
         old = model.type_embeddings.pop(name, None)  # (D,)

@@ -79,7 +79,7 @@ class SmallQwen25VL(SmallFamily):
     def split_heads(self, backbone, kept, layer, pixels):
         steps = len(pixels) // 2
         q, k, v = kept[layer, "qkv"].unflatten(1, (3, HEADS, -1)).unbind(1)  # (steps * n, H, d)
-        angles = window_order(backbone, rotary_angles(backbone, steps))  # (steps * n, d / 2)
+        angles = self.tower_order(backbone, rotary_angles(backbone, steps))  # (steps * n, d / 2)
         cos, sin = (torch.cat([f(angles)] * 2, -1)[:, None] for f in (torch.cos, torch.sin))
 
         def rotate(x):
@@ -88,10 +88,14 @@ class SmallQwen25VL(SmallFamily):
 
         return [x.unflatten(0, (steps, -1)).transpose(1, 2) for x in (rotate(q), rotate(k), v)]
 
+    def tower_order(self, backbone, x):
+        """From 2 x 2 blocks row by row to the tower's order: window by window."""
+        return window_order(backbone, x)
+
     def even_queries(self, backbone, layer):
         side = backbone.square // PATCH
         place = torch.arange(side * side).view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).reshape(-1, 1)
-        place = window_order(backbone, place).flatten().view(backbone.windows(layer), -1)[0]
+        place = self.tower_order(backbone, place).flatten().view(backbone.windows(layer), -1)[0]
         return ((place // side % 2 == 0) & (place % side % 2 == 0)).nonzero().flatten()
 
     @property
