@@ -109,6 +109,11 @@ def _align(options: Options) -> Result:
         metavar="PATH",
         help="folder of the encoded streams, which several runs may share (default: one in --out)",
     ),
+    option(
+        "--allow-unknown-words",
+        action="store_true",
+        help="train all the same on answers with words that a closed vocabulary does not have",
+    ),
     adapter_option,
     lambda parser: add_options(parser, TuneConfig),
     lambda parser: add_options(parser, Sampling, "what a step shows and asks"),
@@ -133,4 +138,5 @@ def _tune(options: Options) -> Result:
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    return dict(tune(model, trained, examples, config, options.out, sampling=sampling, cache=options.cache))
+    more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
+    return dict(tune(model, trained, examples, config, options.out, sampling=sampling, **more_options))

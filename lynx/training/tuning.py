@@ -10,9 +10,9 @@ which is applied once, whichever of them are used.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +32,16 @@ from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
+from lynx.training.own_answers import OWN, OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.stream_cache import StreamCache
 from lynx.training.trainer import Trainer, digest_of, seeded
 from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
+
+OWN_ANSWERS = "own_answers.jsonl"
+"""Name of the file of answers that the backbone gave before it was tuned, for replay."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,18 @@ def training_clip(example: Example, modalities: Sequence[str], key: str) -> Trai
     """An example as a clip to train these senses on; None where its media answer none of its questions."""
     there = set(example.media)  # `in` would make a lazy mapping render
     senses = tuple(sense for sense in (VIDEO, *modalities) if sense in there)
-    turns = tuple(turn for turn in example.turns if set(turn.senses) <= set(senses))
+    # Where no new sense is there, a question that does not say what it needs is about what is.
+    unsaid = () if not there.isdisjoint(modalities) else senses
+    named = (turn if turn.senses else replace(turn, senses=unsaid) for turn in example.turns if senses)
+    turns = tuple(turn for turn in named if set(turn.senses) <= set(senses))
     return TrainingClip(key, senses, turns) if turns else None
 
 
 def needs_new_sense(turn: Turn, modalities: Sequence[str]) -> bool:
-    """Whether a question needs a sense that is being trained; one without `senses` does."""
-    return not turn.senses or not set(modalities).isdisjoint(turn.senses)
+    """Whether a question needs a sense that is being trained; one without `senses` does, unless the backbone
+    has answered it itself."""
+    unsaid = not turn.senses and turn.type != OWN
+    return unsaid or not set(modalities).isdisjoint(turn.senses)
 
 
 def sample_sense_count(modalities: Sequence[str], sampling: Sampling) -> int:
@@ -182,6 +191,7 @@ def tune(
     cache: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
+    allow_unknown_words: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
@@ -192,12 +202,16 @@ def tune(
     any of the senses. With `config.resume` a finished run is not repeated.
 
     cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
-    Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
+    allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
+    Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
+    answers with words that cannot be said.
     """
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     named = _adapters_to_tune(model, modality, out_dir)
     senses = {model.adapter(name).modality: name for name in named}
     clips, kept = _training_clips(examples, tuple(senses), progress)
+    if not allow_unknown_words:
+        refuse_unknown_words(model.backbone, clips)
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
@@ -222,10 +236,7 @@ def tune(
         )
         if (report := run.finished("tune", *named.values())) is not None:
             undo.close()  # restores the LLM side
-            for name, folder in named.items():
-                if model.adapter(name).training.get("tune", {}).get("run") != run.id:
-                    model.unload_adapter(name)
-                    model.load_adapter(folder)
+            _load_finished(model, named, run.id)
             return report
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
@@ -234,6 +245,10 @@ def tune(
         encoded = streams.prepare([examples[i] for i in kept], [c.key for c in clips], share, progress)
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded
+        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
+        if _wants_own_answers(clips, tuple(senses), sampling):
+            said = _own_answers(own, training / OWN_ANSWERS, run, sampling, progress)
+            clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
             trained = run.run()
         if lost := trained["without_gradient"]:
@@ -241,6 +256,8 @@ def tune(
         report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "run": run.id}
+        report["damage"] = asdict(damage := own.damage([lora]))
+        logger.info("%s", damage)
         for embedding in embeddings.values():
             embedding.requires_grad_(False)
         for sense, name in senses.items():
@@ -253,6 +270,46 @@ def tune(
         run.finish()
         undo.pop_all()
     return report
+
+
+def _load_finished(model: Lynx, named: Mapping[str, Path], run: str) -> None:
+    """Exchange the adapters that are not of this run, which has ended, for those in its folders."""
+    for name, folder in named.items():
+        if model.adapter(name).training.get("tune", {}).get("run") != run:
+            model.unload_adapter(name)
+            model.load_adapter(folder)
+
+
+def _wants_own_answers(
+    clips: Sequence[TrainingClip], modalities: Sequence[str], sampling: Sampling
+) -> bool:
+    """Whether the backbone is to answer questions for replay; where nothing is replayed, a warning."""
+    there = any(not needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns)
+    wanted = sampling.replay > 0 and (
+        sampling.replay_from == "self" or (sampling.replay_from == "auto" and not there)
+    )
+    if not wanted and not (there and sampling.replay):
+        logger.warning(
+            "no question that can do without %s is replayed: with the sense on, the model may forget what it "
+            "could do (give replay_from: self)", " or ".join(modalities),
+        )  # fmt: skip
+    return wanted
+
+
+def _own_answers(
+    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, progress: bool
+) -> dict[str, list[Turn]]:
+    """The backbone's own answers by clip: asked once for all processes, and kept for a run that goes on."""
+    if run.accelerator.is_main_process and not (run.config.resume and path.is_file()):
+        save_turns(path, own.to_replay(progress))
+    run.accelerator.wait_for_everyone()
+    said = load_turns(path)
+    if not said and sampling.replay_from == "self":
+        raise DataError(
+            "the backbone's closed vocabulary has the words of none of the general questions, so there is "
+            "nothing of its own to replay: add questions that need no new sense"
+        )
+    return said
 
 
 def _familiar(
@@ -298,6 +355,21 @@ def _training_clips(
         needed = f"needs {' or '.join(map(repr, modalities))} and its media"
         raise DataError(f"none of the {len(examples)} examples has a question that {needed}")
     return clips, kept
+
+
+def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> None:
+    """Raises: DataError: a closed vocabulary lacks words of the answers, so that others would be learned."""
+    lacking: dict[str, int] = {}
+    for word in (w for clip in clips for turn in clip.turns for w in backbone.unknown_words(turn.answer)):
+        lacking[word] = lacking.get(word, 0) + 1
+    if lacking:
+        often = sorted(lacking, key=lambda word: -lacking[word])
+        listed = ", ".join(f"{word} ({lacking[word]})" for word in often[:20])
+        more = f" and {len(often) - 20} more" if len(often) > 20 else ""
+        raise DataError(
+            f"{backbone.source} has a closed vocabulary, and {len(lacking)} words of the answers are not in "
+            f"it: {listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
+        )
 
 
 def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: int) -> str:
