@@ -226,18 +226,7 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     check_device(precision, target)
     preprocessing = read_preprocessing(where)
     where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"cannot read the tokenizer of {where.name!r}: {error}") from error
-    # The template of the whole model wins over that of its LLM.
-    jinja = Path(where.location, "chat_template.jinja")
-    template = _read_json(where, "chat_template.json").get("chat_template")
-    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else template
-    tokenizer.chat_template = template if template is not None else tokenizer.chat_template
-    if tokenizer.chat_template is None:
-        wanted = "chat_template.jinja or chat_template.json"
-        raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
+    tokenizer = _read_tokenizer(where)
     with explain_out_of_memory():
         model, unexpected = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
@@ -253,6 +242,39 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     )
     backbone.familiar = _read_familiar(where, backbone.token_width)
     _check_template(backbone)
+    return backbone
+
+
+def _read_tokenizer(where: CheckpointSource) -> Any:
+    """The tokenizer in a checkpoint's folder, with the template of the whole model.
+
+    Raises: BackboneError: there is none, or no template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read the tokenizer of {where.name!r}: {error}") from error
+    # The template of the whole model wins over that of its LLM.
+    jinja = Path(where.location, "chat_template.jinja")
+    template = _read_json(where, "chat_template.json").get("chat_template")
+    template = jinja.read_text(encoding="utf-8") if jinja.is_file() else template
+    tokenizer.chat_template = template if template is not None else tokenizer.chat_template
+    if tokenizer.chat_template is None:
+        wanted = "chat_template.jinja or chat_template.json"
+        raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
+    return tokenizer
+
+
+def read_words(source: str | Path) -> Backbone:
+    """A `skeleton` that has its tokenizer and knows its words: for prompts without weights.
+
+    Of a Hub id its JSON files are downloaded. Raises: BackboneError as `load_backbone` does.
+    """
+    patterns = tuple(pattern for pattern in _CHECKPOINT if not pattern.endswith(".safetensors"))
+    where = fetch(parse_source(source), patterns)
+    backbone, extra = skeleton(source), _read_json(where, "lynx_tiny.json")
+    backbone.tokenizer = _read_tokenizer(where)
+    backbone.words = frozenset(extra["words"]) if extra.get("words") is not None else None
     return backbone
 
 

@@ -60,10 +60,12 @@ def main(argv: list[str] | None = None) -> int:
 def _set_logging(verbose: bool) -> None:
     """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
 
-    Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is.
+    Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is. What a run
+    has found and where it goes on is said everywhere.
     """
-    if not sys.stderr.isatty():
-        logging.getLogger("lynx.datasets.checking").setLevel(logging.INFO)
+    told = ["lynx.training.trainer", "lynx.training.tuning", "lynx.datasets.checking"]
+    for name in told:
+        logging.getLogger(name).setLevel(logging.INFO)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return

@@ -1,9 +1,19 @@
 """`lynx params`, `estimate`, `backbones`: what a model is made of, before it is loaded."""
 
-import json
 import sys
+from dataclasses import asdict
 
-from lynx.cli.registry import Options, Result, adapter_option, command, count, model_options, option, table
+from lynx.cli.registry import (
+    Options,
+    Result,
+    adapter_option,
+    command,
+    count,
+    model_options,
+    option,
+    show,
+    table,
+)
 from lynx.errors import LynxError
 
 
@@ -77,16 +87,16 @@ def _verify(options: Options) -> Result | str:
         options.backbone, options.adapter, options.video, options.precision, options.device,
         progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
     )  # fmt: skip
-    found = report.to_dict()
-    if options.json:
-        print(json.dumps(found))
-    else:
-        where = [{"of": name, "here": value} for name, value in found["environment"].items()]
-        print(f"{report.backbone}, {report.seconds} s\n\n{table(where)}\n\n{table(found['checks'])}")
+    result: Result | str = report.to_dict()
+    if not options.json:
+        where = [{"of": name, "here": value} for name, value in report.environment.items()]
+        checks = table([asdict(check) for check in report.checks])
+        result = f"{report.backbone}, {report.seconds} s\n\n{table(where)}\n\n{checks}"
     if report.failed:
+        show(result)
         names = ", ".join(report.failed)
         raise LynxError(f"{len(report.failed)} of {len(report.checks)} checks failed: {names}")
-    return {}
+    return result
 
 
 @command(

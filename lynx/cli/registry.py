@@ -154,6 +154,8 @@ def open_examples(
         for (name, path), folds in zip(sources, held_out, strict=True)
     ]
     examples = parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+    if getattr(options, "check", False):
+        return examples  # damaged ones too: they are to be listed
     return usable(examples, used, options.skip_damaged, folder)
 
 
@@ -243,6 +245,11 @@ def _own_adapter(sense: str, backbone: str) -> Path | None:
     source = trained_on.get("source") if isinstance(trained_on, dict) else None
     embedded = {source == EMBEDDED, backbone == EMBEDDED}  # of a path only loading can tell
     return folder if len(embedded) == 1 else None
+
+
+def show(result: Result | str) -> None:
+    """Print a result before an error that it explains."""
+    print(result if isinstance(result, str) else json.dumps(result, default=str))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 VECTOR_RATE = 10.0
 """Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
+LOG_EVERY, MEASURED = 20, 10
+"""Steps between two lines of the log, and those after which it is said how long the run will take."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
@@ -183,6 +186,8 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
+                if self.progress and main and bar.disable:
+                    self._tell(row, step + 1 - start)
                 if main:
                     with writing(path, DataError):
                         log.write(json.dumps(row) + "\n")
@@ -199,6 +204,16 @@ class Trainer:
             "seconds": history[-1]["seconds"] if history else 0.0,
             "last": {name: last[name] for name in sorted(last.keys() - {"step", "lr", "seconds"})},
         }
+
+    def _tell(self, row: Mapping[str, float], done: int) -> None:
+        """Log a step, where there is no terminal for a bar. done: steps of this process, with this one."""
+        step = int(row["step"]) + 1
+        left = timedelta(seconds=round(row["seconds"] / done * (self.steps - step)))
+        if done == MEASURED and self.steps > step:
+            logger.info("%d steps took %.1f s: the other %d take about %s", done, row["seconds"],
+                        self.steps - step, left)  # fmt: skip
+        if step % LOG_EVERY == 0 or step == self.steps:
+            logger.info("step %d of %d: loss %.4f, about %s left", step, self.steps, row["loss"], left)
 
     def finish(self) -> None:
         """Delete the checkpoint, once the adapter is saved."""

@@ -1,6 +1,7 @@
 """The training loop: order, learning rate, exact resume, and refusals."""
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -118,6 +119,16 @@ def test_small_updates_add_up_in_bf16_also_over_an_interruption(tmp_path):
     assert whole.tolist() == torch.full((3,), 1 - fallen).bfloat16().tolist() != [1.0] * 3
     run(tmp_path / "broken", stop_at=13)
     assert run(tmp_path / "broken").equal(whole)
+
+
+def test_a_run_without_a_terminal_says_now_and_then_how_far_it_is(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    fit = Fit()
+    config = replace(CONFIG, steps=45, save_every=0)
+    Trainer(fit.weights, len(POINTS), fit.loss, config, tmp_path, progress=True).run()
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0].startswith("10 steps took") and "the other 35 take about 0:00:0" in told[0]
+    assert [line.split(":")[0] for line in told[1:]] == [f"step {k} of 45" for k in (20, 40, 45)]
 
 
 def test_seeds_differ_and_last():
