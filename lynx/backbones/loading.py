@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -292,10 +293,14 @@ def _check_template(backbone: Backbone) -> None:
         ) from error
 
 
-def checkpoint_folder(backbone: Backbone) -> Path:
-    """The folder that a loaded backbone was read from."""
+def stock_processor(backbone: Backbone) -> Any:
+    """The processor of transformers that belongs to a loaded backbone's checkpoint.
+
+    Raises whatever transformers raises where it, torchvision or a file that it needs is missing.
+    """
     where = replace(parse_source(backbone.source), revision=backbone.revision)
-    return Path(fetch(where, _CHECKPOINT).location)
+    folder = fetch(where, _CHECKPOINT).location
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:

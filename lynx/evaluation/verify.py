@@ -26,7 +26,7 @@ from lynx.backbones import CATALOG
 from lynx.backbones.attention import stock
 from lynx.backbones.decoding import generate
 from lynx.backbones.estimate import estimate
-from lynx.backbones.loading import checkpoint_folder
+from lynx.backbones.loading import stock_processor
 from lynx.config import LoraSettings
 from lynx.errors import LynxError
 from lynx.model import Lynx
@@ -185,11 +185,8 @@ class _Run:
 
     def processor(self) -> tuple[str, str]:
         """Our pixels and ids beside those of the checkpoint's own processor, where that can be loaded."""
-        from transformers import AutoProcessor
-
-        folder = checkpoint_folder(self.backbone)
         try:
-            processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            processor = stock_processor(self.backbone)
             if not hasattr(processor, "video_processor"):
                 return SKIPPED, f"{type(processor).__name__} is all that is there (no torchvision?)"
             content = [{"type": "video"}, {"type": "text", "text": DESCRIBE}]

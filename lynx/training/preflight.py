@@ -10,7 +10,7 @@ from lynx.backbones.loading import read_words
 from lynx.datasets.base import Example
 from lynx.datasets.checking import Summary, find_damaged, summarize
 from lynx.errors import DataError
-from lynx.training.tuning import needs_new_sense, refuse_unknown_words, training_clip
+from lynx.training.questions import needs_new_sense, refuse_unknown_words, training_clip
 from lynx.types import VIDEO
 
 

@@ -16,14 +16,14 @@ from lynx.datasets.clips import render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training import own_answers
 from lynx.training.alignment import align
-from lynx.training.tuning import (
+from lynx.training.questions import (
     TrainingClip,
     needs_new_sense,
     sample_questions,
     sample_sense_count,
     training_clip,
-    tune,
 )
+from lynx.training.tuning import tune
 from lynx.types import sample_times
 
 SHORT = TuneConfig(
