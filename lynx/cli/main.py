@@ -13,6 +13,7 @@ import warnings
 import lynx
 from lynx.cli import adapters, chat, evaluation, machine, media, models, stages, world  # noqa: F401  they register
 from lynx.cli.registry import COMMANDS, Command, Result
+from lynx.cli.run_config import as_values, with_config
 from lynx.errors import LynxError
 
 EXAMPLES = (
@@ -31,16 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():  # read when the library behind is imported, which some options need
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = COMMANDS[name]
-    options = _parser(chosen).parse_args(words[len(name.split()) :])
-    _set_logging(options.verbose)
+    parser = _parser(chosen)
     try:
-        result = chosen.run(options)
-        if result or options.json:
-            if options.json:
-                print(json.dumps(result, default=str))
-            else:
-                print(result if isinstance(result, str) else _for_people(result))
-        sys.stdout.flush()
+        options = parser.parse_args(with_config(parser, words[len(name.split()) :]))
+        options.given = as_values(parser, options)
+        _set_logging(options.verbose)
+        _run(chosen, options)
     except LynxError as error:
         return _failed(str(error))
     except BrokenPipeError:  # `lynx ... | head`: the reader has closed the pipe
@@ -55,6 +52,17 @@ def main(argv: list[str] | None = None) -> int:
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
     return 0
+
+
+def _run(chosen: Command, options: argparse.Namespace) -> None:
+    """Run a command and print its result."""
+    result = chosen.run(options)
+    if result or options.json:
+        if options.json:
+            print(json.dumps(result, default=str))
+        else:
+            print(result if isinstance(result, str) else _for_people(result))
+    sys.stdout.flush()
 
 
 def _set_logging(verbose: bool) -> None:

@@ -22,6 +22,7 @@ from lynx.cli.registry import (
     show,
     table,
 )
+from lynx.cli.run_config import save_values
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.errors import DataError, LynxError, writing
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 def _stage_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
+    text = "YAML with options by name, such as the run.yaml of an earlier run; what is typed counts more"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
     text = "look at the data and say what is wrong with it, and what the run would take; train nothing"
     parser.add_argument("--check", action="store_true", help=text)
     data_options()(parser)
@@ -66,6 +69,8 @@ def _as_table(found: "Preflight") -> str:
     return table([{"what": name, "there": value} for name, value in rows.items()])
 
 
+RUN = "run.yaml"
+"""Name of the file of a run's options, in its stage's folder."""
 RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
 """Where options for `adapters/sounds` alone are now."""
 MOVED = ("--variants", "--final-lr", "--average")
@@ -118,6 +123,7 @@ def _align(options: Options) -> Result | str:
         return _checked(options, examples, (options.modality,), asks=False)
     model = load_model(options)
     report = align(model, sense, examples, guidance, config, options.out, name=options.name)
+    save_values(options.out / "training" / "align" / RUN, options.given)
     return {"written": str(options.out), **report}
 
 
@@ -187,4 +193,5 @@ def _tune(options: Options) -> Result | str:
     model = load_model(options)
     more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
     report = tune(model, trained, examples, config, options.out, sampling=sampling, **more_options)
+    save_values(options.out / "training" / "tune" / RUN, options.given)
     return {"written": str(options.out), **report}
