@@ -96,7 +96,8 @@ def data_options(default: str | None = "world") -> Declare:
             action="append",
             required=default is None,
             metavar=("NAME", "PATH"),
-            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
+            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; instruct with a mapping of "
+            "LLaVA's conversations; labelled with a folder of "
             f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
         )
         text = "the path, where --data names none"

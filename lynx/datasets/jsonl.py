@@ -57,7 +57,19 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     file = Path(path) / inside if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {inside}")
-    found = _read_rows(file)
+    notes: dict[str, int] = {}  # of each note the first line that it is about
+    return finish(file, _read_rows(file, notes), notes, wanted)
+
+
+def finish(
+    file: Path, found: list[tuple[int, Example]], notes: dict[str, int], wanted: Wanted
+) -> list[Example]:
+    """Of all examples of a file, with the numbers of their lines, those that are wanted.
+
+    notes: what was left out goes to the log. Raises: DataError: there is none, or a medium is missing.
+    """
+    for note, number in notes.items():
+        logger.warning("%s, line %d: %s", file, number, note)
     if not found:
         raise DataError(f"{file} holds no examples; expected one object a line")
     _note_same_ids(file, found)
@@ -69,14 +81,18 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     return wanted.draw([example for _, example in found])
 
 
-def _read_rows(file: Path) -> list[tuple[int, Example]]:
-    """The examples of a file with the numbers of their lines; what is left out goes to the log."""
-    notes: dict[str, int] = {}  # of each note the first line that it is about
+def read_row(folder: Path, number: int, notes: dict[str, int], content: Any) -> Example:
+    """An object as an example. folder: where its paths begin. Raises: DataError: what is wrong with it."""
+    return _Row(folder, number, notes).read(content)
+
+
+def _read_rows(file: Path, notes: dict[str, int]) -> list[tuple[int, Example]]:
+    """The examples of a file with the numbers of their lines."""
     found: list[tuple[int, Example]] = []
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         where = f"{file}, line {number}"
         try:
-            found.append((number, _Row(file.parent, number, notes).read(_parse(line))))
+            found.append((number, read_row(file.parent, number, notes, _parse(line))))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except RecursionError as error:
@@ -85,12 +101,10 @@ def _read_rows(file: Path) -> list[tuple[int, Example]]:
             raise DataError(f"{where} {_no_json(line, error)}") from error
         except ValueError as error:  # an integer of thousands of digits
             raise DataError(f"{where} is not JSON: {error}") from error
-    for note, number in notes.items():
-        logger.warning("%s, line %d: %s", file, number, note)
     return found
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that are not blank. Only a newline ends one: U+2028 is part of a text."""
     with file.open("rb") as content:
         start = content.read(4)

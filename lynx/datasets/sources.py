@@ -23,6 +23,7 @@ class DataSource:
 
 SOURCES = {
     "jsonl": DataSource("lynx.datasets.jsonl:open_jsonl"),
+    "instruct": DataSource("lynx.datasets.instruct:open_instruct"),
     "world": DataSource("lynx.world.dataset:open_world"),
     "labelled": DataSource(
         "lynx.datasets.labelled_recordings:open_recordings", "lynx.datasets.labelled_recordings:groups_of"
