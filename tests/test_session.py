@@ -8,7 +8,7 @@ from dataclasses import replace
 import checkpoints
 import pytest
 import torch
-from checkpoints import clip, random_adapter, sound
+from checkpoints import arguments, clip, followed, random_adapter, sound
 
 import lynx
 from lynx import BackboneError, LynxError, MediaError, session
@@ -310,15 +310,10 @@ def full_prefill(chat, senses):
     model, kept = chat.model, chat.model.kv_caches.get(chat, senses)
     with torch.no_grad():
         prompt = model.backbone.compose(chat.history[:-1], [chat.streams[sense] for sense in senses])
-    answer = torch.tensor([kept.labels[prompt.input_ids.shape[1] :]], dtype=torch.long)
-    behind = prompt.position_ids[..., -1:] + 1 + torch.arange(answer.shape[1])
+    answer = torch.tensor(kept.labels[prompt.input_ids.shape[1] :], dtype=torch.long)
     with torch.no_grad(), model.using(*senses):
-        embeds = model.backbone.model.get_input_embeddings()(answer)
-        filled = model.backbone.model(
-            inputs_embeds=torch.cat([prompt.inputs_embeds, embeds], 1),
-            position_ids=torch.cat([prompt.position_ids, behind], -1),
-            use_cache=True,
-        ).past_key_values
+        given = arguments(model.backbone, followed(model.backbone, prompt, answer))
+        filled = model.backbone.model(**given, use_cache=True).past_key_values
     return kept.cache, filled
 
 

@@ -37,8 +37,8 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
-    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame (of Qwen3-VL: of all frames
-    # together), where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape; of
+    # Qwen3-VL those of all frames of a clip together
     frame_tokens: int = 0  # maximum tokens of a frame, where the checkpoint limits those too
 
 
@@ -67,6 +67,11 @@ class TextSizes:
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case, each once, as a closed vocabulary counts them."""
     return list(dict.fromkeys(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())))
+
+
+def _as_bytes(text: str, **options: Any) -> dict[str, list[int]]:
+    """In place of the tokenizer that a skeleton has not."""
+    return {"input_ids": list(text.encode())}
 
 
 class Backbone(ABC):
@@ -333,7 +338,7 @@ class Backbone(ABC):
             if media_due and message["role"] == "user":
                 content, media_due = [{"type": "video"}, *content], False
             blocks.append({"role": message["role"], "content": content})
-        text = self.tokenizer.apply_chat_template(
+        text: Any = self.tokenizer.apply_chat_template(
             blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
         )
         ids = self.text_ids(text)
@@ -348,9 +353,8 @@ class Backbone(ABC):
 
     def text_ids(self, text: str) -> list[int]:
         """The token ids of a text; without a tokenizer its bytes, which are as many or more."""
-        if self.tokenizer is None:  # of a skeleton
-            return list(text.encode())
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        split: Any = self.tokenizer if self.tokenizer is not None else _as_bytes
+        ids: list[int] = split(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def insert(

@@ -6,7 +6,7 @@ passed: the stock model cannot place two grids one after the other, and keeps st
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Qwen25VL(Backbone):
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
     output_projection = "proj"
     unquantized = ("lm_head", "model.visual")
-    placements = PLACEMENTS
+    placements: ClassVar[tuple[str, ...]] = PLACEMENTS
     axes = (3,)
 
     def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:

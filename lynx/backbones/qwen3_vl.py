@@ -120,7 +120,7 @@ class Qwen3VL(Qwen25VL):
         size, starts = math.prod(stream.grid), self._starts(stream, places)
         first, last = places[::size], places[size - 1 :: size]  # (steps,) of each grid
         index = torch.arange(int(places[-1]) + 1)
-        grid = torch.searchsorted(last, index)  # which grid a place is in, or leads to
+        grid = torch.searchsorted(last.contiguous(), index)  # which grid a place is in, or leads to
         positions = (starts[grid] + index - first[grid]).repeat(3, 1)  # of words
         rows, cols = (torch.arange(side) for side in stream.grid)
         axes = torch.meshgrid(torch.zeros(1, dtype=torch.long), rows, cols, indexing="ij")

@@ -94,7 +94,8 @@ def test_prefill_and_generation_are_bit_identical_to_stock(kind, tmp_path, preci
     inputs = stock_inputs(model.backbone, video, QUESTION)
     prompt = model.backbone.compose(QUESTION, [model.encode("video", video)])
     assert torch.equal(prompt.input_ids, inputs["input_ids"])
-    assert torch.equal(model.backbone.model(**arguments(model.backbone, prompt)).logits, plain(**inputs).logits)
+    given = arguments(model.backbone, prompt)
+    assert torch.equal(model.backbone.model(**given).logits, plain(**inputs).logits)
     for penalty in (1.0, 1.3):  # some checkpoints have one, which is on what the prompt says too
         for each in (plain, model.backbone.model):
             each.generation_config.repetition_penalty = penalty
