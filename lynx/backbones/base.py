@@ -26,8 +26,6 @@ from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
 
 TEXT_RESERVE = 512
 """Tokens of the context kept free for the conversation; at most a quarter of the context."""
-LATEST = 9999.9
-"""Seconds at which a video is taken to end where that is not known: nearly three hours."""
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,8 @@ class Backbone(ABC):
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
-        """Number of tokens between that many frames of the video, which `tokens` does not count; or more.
-
-        end: seconds; no frame is later.
-        """
+    def captions(self, times: Tensor) -> int:
+        """Number of tokens between the video's frames, which `tokens` does not count; times: (T,) seconds."""
         return 0
 
     @abstractmethod

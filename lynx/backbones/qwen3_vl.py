@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx import compat
-from lynx.backbones.base import LATEST, VisionSizes
+from lynx.backbones.base import VisionSizes
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.types import VIDEO, Stream, TokenLayout
 
@@ -91,9 +91,15 @@ class Qwen3VL(Qwen25VL):
         deep = [layer[places] for layer in features]  # (n, D) each
         return {"inputs_embeds": tokens, "visual_pos_masks": places, "deepstack_visual_embeds": deep}
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
-        """Seconds of every two frames, each as long as the last, and the marks around them."""
-        return math.ceil(frames / self._temporal) * (len(self.text_ids(_caption(end))) + 2)
+    def captions(self, times: Tensor) -> int:
+        """Seconds of every two frames and the marks around them."""
+        frames, steps = self._temporal, math.ceil(len(times) / self._temporal)
+        moments = TokenLayout.of(steps, (1, 1), frames, last_alone=True).seconds(times).tolist()
+        captions = [_caption(moment) for moment in moments]
+        # Digits are tokens of their own, so that captions of one length have as many.
+        one = {len(caption): caption for caption in captions}
+        tokens = {length: len(self.text_ids(caption)) for length, caption in one.items()}
+        return sum(tokens[len(caption)] + 2 for caption in captions)
 
     def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
         """Every two frames of the video behind their second; every other stream between one pair of marks.
