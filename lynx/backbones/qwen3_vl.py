@@ -23,6 +23,10 @@ from lynx.backbones.base import VisionSizes
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.types import VIDEO, Stream, TokenLayout
 
+_RUNNING_STATE = (
+    "three of four layers of its LLM keep a running state in place of keys and values: see docs/backbones.md"
+)
+
 
 class Qwen3VL(Qwen25VL):
     """`Qwen3VLForConditionalGeneration` in every size but those of experts."""
@@ -33,8 +37,8 @@ class Qwen3VL(Qwen25VL):
         r"|(merger|deepstack_merger_list\.\d+)\.linear_fc[12])"
     )
     relatives = {
-        "qwen3_5": "three of four layers of its LLM keep a running state in place of keys and values: see "
-        "docs/backbones.md",
+        "qwen3_5": _RUNNING_STATE,
+        "qwen3_5_moe": _RUNNING_STATE,
         "qwen3_vl_moe": "its LLM's experts are not linear layers, on which LoRAs are: take a dense size",
     }
     placements = ("continue", "parallel")  # not "share": a moment's time is in words, not in positions
