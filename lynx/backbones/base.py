@@ -37,7 +37,8 @@ class Preprocessing:
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
     pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape; of
     # Qwen3-VL those of all frames of a clip together
-    frame_tokens: int = 0  # maximum tokens of a frame, where the checkpoint limits those too
+    capped: bool = False  # whether a frame's share of a limit of tokens bounds its pixels as well
+    video_tokens: int | None = None  # that limit, where it is not the stock processor's own
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,16 @@ class Qwen3VL(Qwen25VL):
         most = math.isqrt(self.preprocessing.pixels[1] // self._temporal)
         return max(1, min(448, most) // self.merged) * self.merged
 
+    @property
+    def video_tokens(self) -> int:
+        """The limit of tokens that `capped` is about: of a frame."""
+        return self.preprocessing.video_tokens or 768
+
     def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         frames = max(frames, self._temporal)  # one alone, which stock refuses, is shown twice
         least, most = self.preprocessing.pixels
-        if tokens := self.preprocessing.frame_tokens:
-            # As stock under `cap_pixels_per_frame`; the 5 % are its own.
-            share = min(tokens * self.merged**2, most // frames)
+        if self.preprocessing.capped:  # as stock; the 5 % are its own
+            share = min(self.video_tokens * self.merged**2, most // frames)
             most = frames * max(share, int(1.05 * least))
         return compat.qwen3_video_size(frames, *size, self.merged, least, most)
 
