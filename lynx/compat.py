@@ -195,8 +195,8 @@ def deepstack_output(tokens: "Tensor", features: Sequence["Tensor"]) -> Any:
     """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-    one_clip = [[layer] for layer in features]
-    return BaseModelOutputWithDeepstackFeatures(pooler_output=[tokens], deepstack_features=one_clip)
+    parts: Any = {"pooler_output": [tokens], "deepstack_features": [[layer] for layer in features]}
+    return BaseModelOutputWithDeepstackFeatures(**parts)
 
 
 def cache_beginning(cache: Any, dropped: int) -> Any:

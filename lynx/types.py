@@ -301,11 +301,13 @@ class TokenLayout:
     last_alone: bool = False  # whether last frames that are too few stand for their own second alone
 
     @classmethod
-    def of(cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1) -> "TokenLayout":
+    def of(
+        cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1, last_alone: bool = False
+    ) -> "TokenLayout":
         """Tokens that go over rows and columns (row by row), step by step."""
         axes = (torch.arange(size) for size in (steps, *grid))
         step, row, col = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
-        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token)
+        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token, last_alone)
 
     def seconds(self, times: Tensor) -> Tensor:
         """The second (n,) that each token stands for; times: (T,) of the frames. NaN where there is none."""

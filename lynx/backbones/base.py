@@ -27,8 +27,6 @@ from lynx.types import VIDEO, Message, Prompt, Stream, TokenLayout, tensor_bytes
 
 TEXT_RESERVE = 512
 """Tokens of the context kept free for the conversation; at most a quarter of the context."""
-LATEST = 9999.9
-"""Seconds at which a video is taken to end where that is not known: nearly three hours."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
-    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame (of Qwen3-VL: of all frames
-    # together), where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape; of
+    # Qwen3-VL those of all frames of a clip together
     longer_side: int = 0  # of a frame in pixels, where it is resized to this before it is resized to `size`
-    frame_tokens: int = 0  # maximum tokens of a frame, where the checkpoint limits those too
+    capped: bool = False  # whether a frame's share of a limit of tokens bounds its pixels as well
+    video_tokens: int | None = None  # that limit, where it is not the stock processor's own
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ class TextSizes:
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case, each once, as a closed vocabulary counts them."""
     return list(dict.fromkeys(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())))
+
+
+def _as_bytes(text: str, **options: Any) -> dict[str, list[int]]:
+    """In place of the tokenizer that a skeleton has not."""
+    return {"input_ids": list(text.encode())}
 
 
 class Backbone(ABC):
@@ -251,11 +255,8 @@ class Backbone(ABC):
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
-        """Number of tokens between that many frames of the video, which `tokens` does not count; or more.
-
-        end: seconds; no frame is later.
-        """
+    def captions(self, times: Tensor) -> int:
+        """Number of tokens between the video's frames, which `tokens` does not count; times: (T,) seconds."""
         return 0
 
     @abstractmethod
@@ -363,7 +364,7 @@ class Backbone(ABC):
                 content, media_due = [{"type": "video"}, *content], False
             blocks.append({"role": message["role"], "content": content})
         try:
-            text = self.tokenizer.apply_chat_template(
+            text: Any = self.tokenizer.apply_chat_template(
                 blocks,
                 chat_template=self.chat_template,
                 tokenize=False,
@@ -391,9 +392,8 @@ class Backbone(ABC):
 
     def text_ids(self, text: str) -> list[int]:
         """The token ids of a text; without a tokenizer its bytes, which are as many or more."""
-        if self.tokenizer is None:  # of a skeleton
-            return list(text.encode())
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        split: Any = self.tokenizer if self.tokenizer is not None else _as_bytes
+        ids: list[int] = split(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def insert(

@@ -46,6 +46,15 @@ _SMOLVLM_SO400M = {
     "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
     "patch_size": 14, "image_size": 384,
 }
+_QWEN3_TOWER = {
+    "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+_QWEN3_LARGE_TOWER = {
+    **_QWEN3_TOWER, "depth": 27, "hidden_size": 1152, "intermediate_size": 4304,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
 _LLM_SIZES = (
     "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "vocab_size",
@@ -70,7 +79,7 @@ class Row:
     note: str = ""
     revision: str | None = None  # None: the newest; "NAME@REVISION" asks for another
     size: tuple[int, int] = (0, 0)  # (height, width) of a frame, where all have one
-    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum, where frames keep their shape: see Preprocessing
     paper: str = ""  # what the paper prints for its added parameters, where that is another number
 
 
@@ -93,6 +102,17 @@ def _qwen(source: str, license: str, tied: bool, *sizes: int, note: str) -> Row:
     geometry = {"vision_config": tower, "text_config": text, "tie_word_embeddings": tied}
     pixels = (56 * 56, 28 * 28 * 16_384)
     return Row(f"Qwen/{source}", "qwen2_5_vl", license, 16, geometry, note=note, pixels=pixels)
+
+
+def _qwen3(size: str, tied: bool, tower: dict[str, Any], *sizes: int) -> Row:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
+    more = {"head_dim": 128, "max_position_embeddings": 262_144, "rope_parameters": rope}
+    text = _llm("qwen3_vl_text", (*sizes, 151_936), **more, tie_word_embeddings=tied)
+    tower = {**tower, "out_hidden_size": text["hidden_size"]}
+    geometry = {"vision_config": tower, "text_config": text, "tie_word_embeddings": tied}
+    pixels = (4096, 25_165_824)  # of all frames of a clip together
+    source = f"Qwen/Qwen3-VL-{size}-Instruct"
+    return Row(source, "qwen3_vl", "apache-2.0", 16, geometry, note=UNVERIFIED, pixels=pixels)
 
 
 def _internvl(source: str, license: str, kind: str, *sizes: int, note: str, paper: str = "") -> Row:
@@ -120,7 +140,7 @@ def _smolvlm(size: str, frames: int, tower: dict[str, Any], joined: int, *sizes:
     return Row(source, "smolvlm", "apache-2.0", frames, geometry, note=UNVERIFIED, size=square)
 
 
-# Numbers: layers, hidden size, feed-forward size, query heads, key heads, vocabulary (of InternVL3 all one).
+# Numbers: layers, hidden size, feed-forward size, query heads, key heads, vocabulary (unless all have one).
 CATALOG: dict[str, Row] = {
     "llava-onevision-0.5b": _llava("0.5b", True, 24, 896, 4864, 14, 2, 152_000),
     "llava-onevision-7b": _llava("7b", False, 28, 3584, 18_944, 28, 4, 152_128),
@@ -132,6 +152,9 @@ CATALOG: dict[str, Row] = {
     "qwen2.5-vl-7b": _qwen(
         "Qwen2.5-VL-7B-Instruct", "apache-2.0", False, 28, 3584, 18_944, 28, 4, 152_064, note=UNVERIFIED
     ),
+    "qwen3-vl-2b": _qwen3("2B", True, _QWEN3_TOWER, 28, 2048, 6144, 16, 8),
+    "qwen3-vl-4b": _qwen3("4B", True, _QWEN3_TOWER, 36, 2560, 9728, 32, 8),
+    "qwen3-vl-8b": _qwen3("8B", False, _QWEN3_LARGE_TOWER, 36, 4096, 12_288, 32, 8),
     "internvl2.5-4b": _internvl(
         "InternVL2_5-4B", "mit", "qwen2", 36, 2048, 11_008, 16, 2, 151_674,
         note="the paper's InternVL2.5-4B. This repository holds the original layout, which needs code of its "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lynx.backbones.base import LATEST, Backbone
+from lynx.backbones.base import Backbone
 from lynx.types import VIDEO, Stream, TokenLayout
 
 
@@ -67,9 +67,10 @@ class InternVL(Backbone):
         """Tokens of a clip of that many frames of any size, without the words between them."""
         return frames * math.prod(self.token_grid)
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
+    def captions(self, times: Tensor) -> int:
         """Names of frames and the marks around each."""
-        return sum(len(self.text_ids(f"\nFrame{number}: ")) + 2 for number in range(1, frames + 1))
+        numbers = range(1, len(times) + 1)
+        return sum(len(self.text_ids(f"\nFrame{number}: ")) + 2 for number in numbers)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols, D)."""

@@ -47,8 +47,6 @@ extensions = Extensions(
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
-MAX_VIDEO_TOKENS = 768
-"""Maximum tokens of a frame under `cap_pixels_per_frame`, where the checkpoint says no other number."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
 
 
@@ -163,9 +161,8 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
-            capped = values.get("cap_pixels_per_frame")
-            frame_tokens = int(values.get("max_video_tokens", MAX_VIDEO_TOKENS)) if capped else 0
-            return Preprocessing(mean, std, pixels=(int(least), int(most)), frame_tokens=frame_tokens)
+            cap = bool(values.get("cap_pixels_per_frame")), values.get("max_video_tokens")
+            return Preprocessing(mean, std, (0, 0), (int(least), int(most)), *cap)
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(

@@ -6,7 +6,7 @@ passed: the stock model cannot place two grids one after the other, and keeps st
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Qwen25VL(Backbone):
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
     output_projection = "proj"
     unquantized = ("lm_head", "model.visual")
-    placements = PLACEMENTS
+    placements: ClassVar[tuple[str, ...]] = PLACEMENTS
     axes = (3,)
 
     def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
@@ -93,8 +93,16 @@ class Qwen25VL(Backbone):
     def _temporal(self) -> int:
         return int(self.model.config.vision_config.temporal_patch_size)
 
+    @property
+    def video_tokens(self) -> int:
+        """The limit of tokens that `capped` is about: of a whole clip."""
+        return self.preprocessing.video_tokens or 128_000
+
     def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         least, most = self.preprocessing.pixels
+        if self.preprocessing.capped:  # as stock; 90 % and 5 % are its own
+            total = int(0.9 * self.video_tokens * self.merged**2)
+            most = max(min(most, total * self._temporal // frames), int(1.05 * least))
         return compat.qwen_video_size(*size, self.merged, least, most)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:

@@ -19,9 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx import compat
-from lynx.backbones.base import LATEST, VisionSizes
+from lynx.backbones.base import VisionSizes
 from lynx.backbones.qwen2_5_vl import Qwen25VL
 from lynx.types import VIDEO, Stream, TokenLayout
+
+_RUNNING_STATE = (
+    "three of four layers of its LLM keep a running state in place of keys and values: see docs/backbones.md"
+)
 
 
 class Qwen3VL(Qwen25VL):
@@ -33,8 +37,8 @@ class Qwen3VL(Qwen25VL):
         r"|(merger|deepstack_merger_list\.\d+)\.linear_fc[12])"
     )
     relatives = {
-        "qwen3_5": "three of four layers of its LLM keep a running state in place of keys and values: see "
-        "docs/backbones.md",
+        "qwen3_5": _RUNNING_STATE,
+        "qwen3_5_moe": _RUNNING_STATE,
         "qwen3_vl_moe": "its LLM's experts are not linear layers, on which LoRAs are: take a dense size",
     }
     placements = ("continue", "parallel")  # not "share": a moment's time is in words, not in positions
@@ -55,12 +59,16 @@ class Qwen3VL(Qwen25VL):
         most = math.isqrt(self.preprocessing.pixels[1] // self._temporal)
         return max(1, min(448, most) // self.merged) * self.merged
 
+    @property
+    def video_tokens(self) -> int:
+        """The limit of tokens that `capped` is about: of a frame."""
+        return self.preprocessing.video_tokens or 768
+
     def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         frames = max(frames, self._temporal)  # one alone, which stock refuses, is shown twice
         least, most = self.preprocessing.pixels
-        if tokens := self.preprocessing.frame_tokens:
-            # As stock under `cap_pixels_per_frame`; the 5 % are its own.
-            share = min(tokens * self.merged**2, most // frames)
+        if self.preprocessing.capped:  # as stock; the 5 % are its own
+            share = min(self.video_tokens * self.merged**2, most // frames)
             most = frames * max(share, int(1.05 * least))
         return compat.qwen3_video_size(frames, *size, self.merged, least, most)
 
@@ -96,9 +104,15 @@ class Qwen3VL(Qwen25VL):
         deep = [layer[places] for layer in features]  # (n, D) each
         return {"inputs_embeds": tokens, "visual_pos_masks": places, "deepstack_visual_embeds": deep}
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
-        """Seconds of every two frames, each as long as the last, and the marks around them."""
-        return math.ceil(frames / self._temporal) * (len(self.text_ids(_caption(end))) + 2)
+    def captions(self, times: Tensor) -> int:
+        """Seconds of every two frames and the marks around them."""
+        frames, steps = self._temporal, math.ceil(len(times) / self._temporal)
+        moments = TokenLayout.of(steps, (1, 1), frames, last_alone=True).seconds(times).tolist()
+        captions = [_caption(moment) for moment in moments]
+        # Digits are tokens of their own, so that captions of one length have as many.
+        one = {len(caption): caption for caption in captions}
+        tokens = {length: len(self.text_ids(caption)) for length, caption in one.items()}
+        return sum(tokens[len(caption)] + 2 for caption in captions)
 
     def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
         """Every two frames of the video behind their second; every other stream between one pair of marks.
@@ -125,7 +139,7 @@ class Qwen3VL(Qwen25VL):
         size, starts = math.prod(stream.grid), self._starts(stream, places)
         first, last = places[::size], places[size - 1 :: size]  # (steps,) of each grid
         index = torch.arange(int(places[-1]) + 1)
-        grid = torch.searchsorted(last, index)  # which grid a place is in, or leads to
+        grid = torch.searchsorted(last.contiguous(), index)  # which grid a place is in, or leads to
         positions = (starts[grid] + index - first[grid]).repeat(3, 1)  # of words
         rows, cols = (torch.arange(side) for side in stream.grid)
         axes = torch.meshgrid(torch.zeros(1, dtype=torch.long), rows, cols, indexing="ij")

@@ -96,9 +96,9 @@ def data_options(default: str | None = "world") -> Declare:
             action="append",
             required=default is None,
             metavar=("NAME", "PATH"),
-            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; instruct with a mapping of "
-            "LLaVA's conversations; labelled with a folder of "
-            f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
+            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; instruct with a mapping "
+            "of LLaVA's conversations; labelled with a folder of sound recordings, a folder a class or as "
+            f"ESC-50 is; repeatable{shown}",
         )
         text = "the path, where --data names none"
         group.add_argument("--data-path", type=Path, metavar="PATH", help=text)

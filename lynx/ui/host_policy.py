@@ -24,6 +24,7 @@ HOSTED, BACKBONES, ADAPTERS, SPACE = "LYNX_HOSTED", "LYNX_BACKBONES", "LYNX_ADAP
 """Environment variables: the mode, the two lists, and what every Space sets."""
 _OTHERS = (
     *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+    *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
 )
 MENU = {

@@ -8,7 +8,7 @@ import checkpoints
 import families
 import pytest
 import torch
-from checkpoints import clip, random_adapter
+from checkpoints import arguments, clip, random_adapter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -107,9 +107,7 @@ def outputs(model):
     """What the vision part and the LLM part compute."""
     prompt = model.backbone.compose([{"role": "user", "content": "and now ?"}])
     with torch.no_grad(), model.using("audio"):
-        logits = model.backbone.model(
-            inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids
-        ).logits
+        logits = model.backbone.model(**arguments(model.backbone, prompt)).logits
     return model.encode("audio", clip(2)).tokens, logits
 
 

@@ -180,9 +180,10 @@ def test_a_missing_tensor_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, internvl"),
-        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, internvl"),
-        ({"model_type": "qwen3_vl"}, r"'qwen3_vl'.*first layers.*docs/backbones\.md"),
+        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, qwen3_vl, internvl"),
+        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, qwen3_vl"),
+        ({"model_type": "qwen3_5"}, r"'qwen3_5'.*running state.*docs/backbones\.md"),
+        ({"model_type": "qwen3_vl_moe"}, r"'qwen3_vl_moe'.*take a dense size"),
         (
             {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "evil.Evil"}},
             r"'internvl_chat'.*code from the Hub is never run.*-hf or -HF",

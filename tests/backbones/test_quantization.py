@@ -6,7 +6,7 @@ import pytest
 import stages
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from checkpoints import clip, random_adapter, stock_inputs
+from checkpoints import arguments, clip, random_adapter, stock_inputs
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
@@ -61,7 +61,7 @@ def stock(folder, precision=None):
 @torch.no_grad()
 def logits(model):
     prompt = model.backbone.compose(QUESTION, [model.encode("video", clip(4))])
-    return model.backbone.model(inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids).logits
+    return model.backbone.model(**arguments(model.backbone, prompt)).logits
 
 
 def save_quantized(folder, out, model):
@@ -118,9 +118,7 @@ def test_an_adapter_trains_over_it_and_comes_back_from_its_folder(folder, precis
         optimiser.zero_grad()
         prompt = model.backbone.compose(QUESTION, [model.encode("video", clip(4))])
         with model.lora.active(["audio_llm"], train=["audio_llm"]):
-            found = model.backbone.model(
-                inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids
-            ).logits
+            found = model.backbone.model(**arguments(model.backbone, prompt)).logits
             found.log_softmax(-1)[..., 7].mean().neg().backward()
         assert all(weight.grad.abs().sum() > 0 for name, weight in weights.items() if ".lora_B." in name)
         optimiser.step()
