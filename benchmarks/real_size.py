@@ -252,7 +252,7 @@ def decoding(
     generate(cache=cache, max_new_tokens=1)
 
     def decode() -> None:
-        cache.crop(length - 1)
+        cache.crop(length - 1 - cache.get_seq_length())  # below 0: how many are removed
         generate(cache=cache, max_new_tokens=tokens)
 
     return decode

@@ -123,7 +123,7 @@ def generate(
 def stream_text(
     tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], object], stop: threading.Event
 ) -> Generator[str]:
-    """Yield the text that `run(streamer)` generates, piece by piece.
+    """Yield the text that `run(streamer)` generates, piece by piece, without space before the first one.
 
     `run` has its own thread; its exceptions are raised here. Closing the generator early sets `stop` and
     waits for the thread.
@@ -134,7 +134,12 @@ def stream_text(
         # The queue is always closed: otherwise a failure would leave the caller waiting.
         future.add_done_callback(lambda _: compat.end_stream(streamer))
         try:
-            yield from (piece for piece in streamer if piece)
+            begun = False
+            for piece in streamer:
+                text = piece if begun else piece.lstrip()  # SmolVLM's answers begin with a space
+                if text:
+                    begun = True
+                    yield text
         finally:
             stop.set()
         future.result()

@@ -1,6 +1,7 @@
 """What SmolVLM2 has that other families have not: a prompt of text, numbers in words, two resizes."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 import lynx
 from lynx import BackboneError
 from lynx.backbones import load_backbone
+from lynx.backbones.decoding import stream_text
 from lynx.backbones.loading import parse_source, read_preprocessing
 from lynx.backbones.smolvlm import number_in_words
 from lynx.datasets.base import Example, Turn
@@ -133,6 +135,17 @@ def test_what_is_trained_is_what_is_asked_for(backbone):
         chat = backbone.prompt_ids([*told, {"role": "user", "content": "and ?"}], with_media=True)
         assert chat[: len(asked.prompt) + len(asked.answer)] == asked.prompt + asked.answer
     assert backbone.tokenizer.decode(asked.answer) == " no<end_of_utterance>"
+
+
+def test_the_space_that_begins_an_answer_is_not_shown(backbone):
+    def write(streamer):
+        streamer.put(torch.tensor([0]))  # the prompt
+        for token in backbone.answer_ids("Yes it is a bell"):
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+
+    pieces = list(stream_text(backbone.tokenizer, write, threading.Event()))
+    assert len(pieces) > 1 and "".join(pieces) == "Yes it is a bell"
 
 
 @torch.no_grad()
