@@ -85,6 +85,7 @@ def test_peft_injects_switches_and_ejects_loras_in_place():
     weights = compat.lora_weights(layers["one"], "a")
     assert weights["A"].shape == (2, 6) and weights["B"].shape == (4, 2)
     assert compat.lora_weights(layers["two"], "a") == {}
+    assert compat.stock_layer(layers["one"]) is stock
     nn.init.ones_(weights["B"])
     compat.switch_lora(layers["one"], (), ())
     assert torch.equal(model["one"](x), before), "off is the stock layer"
