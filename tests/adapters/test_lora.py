@@ -8,7 +8,7 @@ from checkpoints import random_adapter
 import lynx
 from lynx import compat
 from lynx.adapters import lora as lora_module
-from lynx.adapters.lora import LoraBank, merge
+from lynx.adapters.lora import merge
 from lynx.config import LoraSettings
 
 SIZES = {"wide": (12, 20), "thin": (3, 20)}
