@@ -239,6 +239,18 @@ def _checkpointed_layers(model: "nn.Module") -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
 
 
+# --- torch: what the processor can do ------------------------------------------------------------
+
+
+def cpu_bf16() -> str | None:
+    """The CPU's instructions for products in bf16; None where it has none, and fp32 is faster."""
+    from torch import cpu
+
+    if cpu._is_avx512_bf16_supported():
+        return "AVX512-BF16"
+    return "AMX" if cpu._is_amx_tile_supported() else None
+
+
 # --- accelerate and bitsandbytes -----------------------------------------------------------------
 
 
