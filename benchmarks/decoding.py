@@ -4,7 +4,8 @@
 
 In one process, in turn: the stock model; lynx with an adapter loaded that is off, with one on, with two on;
 the same in PEFT's own layers. Steps of one token behind a prompt, with rows recorded nowhere, on one thread.
-Beside it what switching an adapter on and off costs, the first time and later.
+Beside it what switching an adapter on and off costs, the first time and later, and what an answer costs whose
+steps have fixed shapes (`lynx/backbones/fixed_step.py`), which on a CPU are not captured.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT, cpu_seconds, report
+from benchmarks import ROOT, cpu_seconds, interleaved, report
 
 PROMPT, STEPS = 64, 16
 NAMES = ("first", "second")
@@ -84,7 +85,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         }
         for name in arms
     }
-    return {"arms": found, "switching_ms": switching(bank)}
+    return {"arms": found, "switching_ms": switching(bank), "fixed_steps": answers(ours, options.rounds)}
 
 
 def alternating(arms: dict[str, Callable[[], float]], number: int) -> dict[str, float]:
@@ -107,6 +108,18 @@ def step(model: Any) -> float:
             model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
 
     return cpu_seconds(steps) / STEPS
+
+
+def answers(model: Any, rounds: int) -> dict[str, float]:
+    """Seconds of answers by stock's steps and by fixed ones, and their ratio, with one LoRA on."""
+    prompt = model.backbone.compose([{"role": "user", "content": "what is it ?"}], [])
+    model.backbone.model.generation_config.eos_token_id = None  # every answer has all of its tokens
+
+    def answer(fixed: bool) -> None:
+        with model.lora.active(NAMES[:1]):
+            model.generate(prompt, max_new_tokens=PROMPT, fixed=fixed)
+
+    return interleaved(lambda: answer(False), lambda: answer(True), rounds)
 
 
 def switching(bank: Any) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -111,6 +112,7 @@ class Backbone(ABC):
         self.default_frames = default_frames
         self.words = words
         self.familiar = familiar  # of the video
+        self.steps: LRUCache[Any, Any] = LRUCache(4)  # of decoding, see `fixed_step`
 
     @property
     def device(self) -> torch.device:
