@@ -1,6 +1,8 @@
 """Decoding by steps of fixed shapes, beside the stock ones: on a CPU, where they run uncaptured."""
 
+import json
 import logging
+import sys
 import threading
 from functools import partial
 
@@ -11,6 +13,7 @@ from checkpoints import clip, random_adapter, sound
 from transformers import DynamicCache
 
 import lynx
+from benchmarks import gpu
 from lynx import session
 from lynx.backbones.attention import RECORDER, RowRecorder, recording
 from lynx.backbones.decoding import NextTokens, generate
@@ -211,3 +214,15 @@ def test_few_steps_are_kept_and_none_where_memory_runs_short(model, prompt, runs
             model.generate(prompt, cache=cache, max_new_tokens=3)
     assert [len(step.places) for step in model.backbone.steps.values()] == [2048, 4096, 8192, 16384]
     assert model.drop_kept(in_use=0) and not model.backbone.steps and not model.drop_kept(in_use=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the script takes minutes")
+def test_the_script_for_a_gpu_runs_small_without_one_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tokens", "4"])
+    gpu.main()
+    out, err = capsys.readouterr()
+    cases = json.loads(out)["cases"]
+    assert list(cases) == ["small, fp32", "small, nf4"] and "no CUDA device here" in err
+    for case in cases.values():
+        assert case["fixed_steps"] == "2 in use, 0 captured" and case["weights_gb_a_token"] > 0
+        assert len(case["arms"]) == 5 and all(arm["tokens_s"] > 0 for arm in case["arms"].values())
