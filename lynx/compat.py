@@ -36,6 +36,11 @@ def lora_layers(model: "nn.Module") -> dict[str, Any]:
     return {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def stock_layer(layer: Any) -> Any:
+    """The layer that PEFT's layer wraps."""
+    return layer.get_base_layer()
+
+
 def lora_names(layer: Any) -> Collection[str]:
     """The LoRAs that a layer holds."""
     return layer.lora_A.keys()
@@ -51,7 +56,8 @@ def lora_weights(layer: Any, name: str) -> dict[str, "Tensor"]:
 def inject_lora(model: "nn.Module", injector: Any, name: str, config: Any) -> Any:
     """Wrap the linear layers that `config` targets, in place; returns the injector for the next LoRA.
 
-    injector: None for the first LoRA of a model. PEFT switches on what it adds: see `switch_lora`.
+    injector: None for the first LoRA of a model; the layers that hold the others have to stand in it. PEFT
+    switches on what it adds: see `switch_lora`.
     """
     from peft import LoraModel
 
@@ -73,7 +79,7 @@ def eject_lora(model: "nn.Module", injector: Any, name: str) -> Any:
             layer.delete_adapter(name)
         if not layer.lora_A:
             parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+            setattr(model.get_submodule(parent), child, stock_layer(layer))
     if injector is not None:
         injector.peft_config.pop(name, None)
         if injector.peft_config:
@@ -254,6 +260,18 @@ def checkpointed_layers(model: "nn.Module", function: Callable[..., Any]) -> Ite
 
 def _checkpointed_layers(model: "nn.Module") -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+
+
+# --- torch: what the processor can do ------------------------------------------------------------
+
+
+def cpu_bf16() -> str | None:
+    """The CPU's instructions for products in bf16; None where it has none, and fp32 is faster."""
+    from torch import cpu
+
+    if cpu._is_avx512_bf16_supported():
+        return "AVX512-BF16"
+    return "AMX" if cpu._is_amx_tile_supported() else None
 
 
 # --- accelerate and bitsandbytes -----------------------------------------------------------------

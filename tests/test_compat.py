@@ -86,6 +86,7 @@ def test_peft_injects_switches_and_ejects_loras_in_place():
     weights = compat.lora_weights(layers["one"], "a")
     assert weights["A"].shape == (2, 6) and weights["B"].shape == (4, 2)
     assert compat.lora_weights(layers["two"], "a") == {}
+    assert compat.stock_layer(layers["one"]) is stock
     nn.init.ones_(weights["B"])
     compat.switch_lora(layers["one"], (), ())
     assert torch.equal(model["one"](x), before), "off is the stock layer"
@@ -98,6 +99,16 @@ def test_peft_injects_switches_and_ejects_loras_in_place():
     injector = compat.eject_lora(model, injector, "a")
     injector = compat.eject_lora(model, injector, "b")
     assert injector is None and model["one"] is stock and not hasattr(model, "peft_config")
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="Linux lists what its processor can do")
+def test_torch_says_which_instructions_for_bf16_the_processor_has():
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    expected = "AVX512-BF16" if "avx512_bf16" in flags else "AMX" if "amx_tile" in flags else None
+    assert compat.cpu_bf16() == expected
 
 
 # --- transformers --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What holds on a CPU, on a GPU: `pytest tests/test_cuda.py` where there is one; skipped elsewhere."""
 
 import gc
+import time
 from dataclasses import replace
 from itertools import islice
 
@@ -109,6 +110,24 @@ def test_all_stages_and_a_chat_with_evidence(folder, tmp_path, precision):
     again = lynx.load(folder, adapters=[tmp_path], precision=precision)
     assert again.chat(video=clip(), audio=sound(), frames=4).ask("what is it ?", max_new_tokens=6) == answer
     lynx.load(folder, adapters=[tmp_path], device="cpu").chat(video=clip(), audio=sound()).ask("what ?")
+
+
+def test_a_captured_step_says_what_stock_s_does_and_takes_less_than_a_second(folder):
+    model = lynx.load(folder)
+    random_adapter(model, "audio")
+    prompt = model.backbone.compose(QUESTION, [model.encode("video", clip(4))])
+    for senses in ((), ("audio",)):
+        with model.using(*senses):
+            expected = model.generate(prompt, max_new_tokens=24, fixed=False)
+            model.generate(prompt, max_new_tokens=3)  # captures
+            start = time.perf_counter()
+            model.backbone.steps.clear()
+            model.generate(prompt, max_new_tokens=3)
+            assert time.perf_counter() - start < 1
+            for _ in range(2):
+                assert torch.equal(model.generate(prompt, max_new_tokens=24), expected)
+    steps = list(model.backbone.steps.values())
+    assert steps and all(step is not None and step.graph is not None for step in steps)
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):

@@ -93,12 +93,19 @@ def test_switches_leave_no_trace(folder, precision):
     assert not any(p.requires_grad or p.grad is not None for p in model.backbone.model.parameters())
 
 
-def test_an_unloaded_adapter_leaves_a_stock_model(model):
-    kinds = {name: type(module) for name, module in model.backbone.model.named_modules()}
+def test_the_stock_layers_stand_in_the_model_unless_one_is_trained(model):
+    """Those objects themselves: off costs what stock does, and is it."""
+    stock = dict(model.backbone.model.named_modules())
+    state = {name: vars(module).copy() for name, module in stock.items()}
     random_adapter(model, "audio")
-    assert any(isinstance(module, LoraLayer) for module in model.backbone.model.modules())
+    for train in (False, True, False):
+        with model.using("audio"), model.sensing("audio", train=train):
+            standing = dict(model.backbone.model.named_modules())
+            assert any(isinstance(module, LoraLayer) for module in standing.values()) == train
+        assert dict(model.backbone.model.named_modules()) == stock
+        assert all(vars(module).keys() == state[name].keys() for name, module in stock.items() if name)
     model.unload_adapter("audio")
-    assert {name: type(module) for name, module in model.backbone.model.named_modules()} == kinds
+    assert dict(model.backbone.model.named_modules()) == stock
     assert model.adapters == {} and not hasattr(model.backbone.model, "peft_config")
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lynx.backbones import Backbone
+from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones.attention import RowRecorder, recording
+from lynx.compat import PEFT_PREFIX
 from lynx.evidence import methods as library
 from lynx.evidence.evidence import Evidence
 from lynx.evidence.integrated_gradients import integrated_gradients
@@ -152,24 +152,24 @@ def method_names() -> list[str]:
 
 
 @contextmanager
-def merged(backbone: Backbone) -> Iterator[None]:
-    """Inside the `with` the LLM's LoRAs are a part of its weights, which makes many passes faster; behind it
-    the weights are the same bit for bit."""
-    layers = [
-        module
-        for name, module in backbone.model.named_modules()
-        if "language_model" in name and isinstance(module, LoraLayer) and not module.disable_adapters
-    ]
-    before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
-    for layer in layers:
-        layer.merge()
+def merged(model: AdaptedBackbone) -> Iterator[None]:
+    """Inside the `with` the LoRAs that are on are a part of the weights, which makes many passes faster;
+    behind it the weights are the same bit for bit."""
+    bank, before = model.lora, {}
     try:
-        yield
+        for name in bank.on:
+            scale, tensors = bank.settings[name].alpha / bank.settings[name].rank, bank.tensors(name)
+            for key, a in tensors.items():
+                if key.endswith(".lora_A.weight"):
+                    layer = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
+                    weight = model.backbone.model.get_parameter(f"{layer}.weight")
+                    before.setdefault(weight, weight.detach().clone())
+                    weight.data += scale * tensors[key.replace("lora_A", "lora_B")] @ a
+        with bank.active():
+            yield
     finally:
-        for layer, weight in zip(layers, before, strict=True):
-            layer.unmerge()
-            with torch.no_grad():
-                layer.get_base_layer().weight.copy_(weight)
+        for weight, values in before.items():
+            weight.data.copy_(values)
 
 
 def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]) -> dict[str, Maps]:
@@ -183,7 +183,7 @@ def all_maps(evidence: Evidence, names: Collection[str], needed: Collection[str]
     if not own or evidence.answered is None:
         return found
     steps = list(evidence.steps)
-    with evidence.answered.replay() as replay, merged(replay.backbone):
+    with evidence.answered.replay() as replay, merged(evidence.answered.model):
         spans = {sense: replay.spans[sense] for sense in needed}
         layers = record_layers(replay, steps) if set(own) & set(ATTENTION_RULES) else []
         rows = torch.tensor(steps) + replay.start - 1

@@ -1,16 +1,22 @@
-"""The LoRAs inside one frozen model: added, removed, and switched on only for the length of a `with`.
+"""The LoRAs of one frozen model: added, removed, and switched on only for the length of a `with`.
 
-At rest every LoRA is off and frozen, and the model computes exactly what it did before any was added. PEFT's
-own switches turn gradients on as they go; here a LoRA has gradients only where a stage asks for them by name.
+PEFT makes the layers that hold LoRAs, and trains them; they are kept beside the model. In the model stands
+the stock linear layer, as it stood before any LoRA was added, and costs what it did.
+
+off       the stock layers
+on        the stock layers, whose `forward` adds one pair of products for all LoRAs that are on
+training  PEFT's layers, with its dropout; gradients only for the LoRAs that a stage asks for by name
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -19,6 +25,12 @@ from lynx.backbones.loading import skeleton
 from lynx.compat import PEFT_PREFIX
 from lynx.config import LoraSettings
 from lynx.types import tensor_bytes
+
+MAX_BYTES = 2**29
+"""Maximum bytes of the matrices that are kept because several LoRAs are on, or because those of one have
+another precision than the model."""
+
+Forward = Callable[[Tensor], Tensor]
 
 
 def lora_config(targets: str, settings: LoraSettings) -> LoraConfig:
@@ -63,17 +75,52 @@ def merge(
     return merged
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer that has LoRAs."""
+
+    parent: nn.Module
+    name: str  # in its parent
+    stock: Any  # the layer itself
+    peft: Any  # PEFT's layer around it, which holds the LoRAs
+
+    def put(self, module: nn.Module) -> None:
+        """Let one of both stand in the model."""
+        setattr(self.parent, self.name, module)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A set of LoRAs that are on together: what each stock layer then computes."""
+
+    forwards: list[tuple[Any, Forward]]
+    nbytes: int  # of the matrices that are no LoRA's own
+
+
+def with_lora(forward: Forward, a: Tensor, b: Tensor, scale: float) -> Forward:
+    """`forward` of a layer plus `scale` times b a x. a: (r, in), b: (out, r)."""
+
+    def fused(x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        return torch.add(forward(x), F.linear(F.linear(x, a), b), alpha=scale)
+
+    return fused
+
+
 class LoraBank:
-    """All LoRAs of a model, which stays a stock transformers object whose linear layers are wrapped."""
+    """All LoRAs of a model; use it under one lock, since they are switched for the whole model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.settings: dict[str, LoraSettings] = {}
         self._injector: Any = None  # PEFT's `LoraModel`, while there are LoRAs
-        self._layers: dict[str, Any] = {}  # the layers that hold LoRAs, by their full names
+        self._layers: dict[str, Layer] = {}  # by their full names
         self.on: tuple[str, ...] = ()  # the LoRAs that are on now
         self._trained: tuple[str, ...] = ()
         self._digests: dict[str, bytes] = {}  # of weights, until they change
+        self._standing: list[tuple[Any, Forward]] = []  # the stock layers that do not compute their own now
+        self._fused: LRUCache[tuple[str, ...], Fused] = LRUCache(
+            MAX_BYTES, lambda fused: min(fused.nbytes, MAX_BYTES)
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self.settings
@@ -83,30 +130,29 @@ class LoraBank:
         if name in self.settings:
             raise ValueError(f"there is a LoRA {name!r} already")
         config = lora_config(targets, settings)
-        try:
-            self._injector = compat.inject_lora(self.model, self._injector, name, config)
-            self.settings[name] = settings
-        except BaseException:  # such as running out of memory half-way through the layers
-            self._injector = compat.eject_lora(self.model, self._injector, name)
-            raise
-        finally:
-            self._restore_switches()
+        with self._changing():
+            try:
+                self._injector = compat.inject_lora(self.model, self._injector, name, config)
+                self.settings[name] = settings
+            except BaseException:  # such as running out of memory half-way through the layers
+                self._injector = compat.eject_lora(self.model, self._injector, name)
+                raise
 
     def remove(self, name: str) -> None:
-        """Take a LoRA out; a layer that has none left becomes the stock layer again."""
+        """Take a LoRA out."""
         if name in self.on:
             raise ValueError(f"the LoRA {name!r} is on: leave its `with` first")
-        self._injector = compat.eject_lora(self.model, self._injector, name)
-        del self.settings[name]
-        self._digests.pop(name, None)
-        self._restore_switches()
+        with self._changing():
+            self._injector = compat.eject_lora(self.model, self._injector, name)
+            del self.settings[name]
+            self._forget(name)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights of a LoRA under the names of PEFT's files; not copies."""
         return {
             f"{PEFT_PREFIX}{path}.lora_{matrix}.weight": weight
             for path, layer in self._layers.items()
-            for matrix, weight in compat.lora_weights(layer, name).items()
+            for matrix, weight in compat.lora_weights(layer.peft, name).items()
         }
 
     def fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -114,9 +160,10 @@ class LoraBank:
         mine = self.tensors(name)
         if mine.keys() != tensors.keys():
             raise ValueError(f"the LoRA {name!r} has other tensors than these")
-        self._digests.pop(name, None)
-        for key, weight in mine.items():
-            weight.data.copy_(tensors[key])
+        with self.active():  # what is computed with now may be a copy of them
+            self._forget(name)
+            for key, weight in mine.items():
+                weight.data.copy_(tensors[key])
 
     def digest(self, name: str) -> bytes:
         """A digest of a LoRA's scale and of all its weights, which are read once until they change.
@@ -148,28 +195,95 @@ class LoraBank:
         unknown = sorted(set(names) - self.settings.keys()) + sorted(set(train) - set(names))
         if unknown:
             raise ValueError(f"no LoRA {', '.join(unknown)} among {', '.join(self.settings) or 'none'}")
+        with self._as_they_were():
+            self._switch(tuple(names), tuple(train))
+            yield
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Inside the `with` PEFT's layers stand in the model, where PEFT looks for them, and are off."""
+        with self.active():
+            for layer in self._layers.values():
+                layer.put(layer.peft)
+            try:
+                yield
+            finally:
+                self._layers = {}
+                for path, peft in compat.lora_layers(self.model).items():
+                    parent, _, name = path.rpartition(".")
+                    layer = Layer(self.model.get_submodule(parent), name, compat.stock_layer(peft), peft)
+                    self._layers[path] = layer
+                for layer in self._layers.values():
+                    compat.switch_lora(layer.peft, (), ())  # PEFT switches on what it adds
+                    layer.put(layer.stock)
+                self._fused.clear()
+
+    @contextmanager
+    def _as_they_were(self) -> Iterator[None]:
+        """After the `with`, in which others may be on, those that were on before it are on again."""
         before = self.on, self._trained
-        self._switch(tuple(names), tuple(train))
         try:
             yield
         finally:
             self._switch(*before)
 
-    def _restore_switches(self) -> None:
-        """Look the layers up again, and undo what PEFT switched on while it added or removed a LoRA."""
-        self._layers = compat.lora_layers(self.model)
-        for layer in self._layers.values():
-            compat.switch_lora(layer, self.on, self._trained)
+    def _forget(self, name: str) -> None:
+        """Drop what was made of the weights of a LoRA, which change."""
+        self._digests.pop(name, None)
+        for names in [names for names in self._fused if name in names]:
+            del self._fused[names]
 
     def _switch(self, names: tuple[str, ...], train: tuple[str, ...]) -> None:
+        """From the LoRAs that are on to these; where that fails all are off."""
+        for stock, _ in self._standing:
+            del vars(stock)["forward"]
+        if self._trained:
+            self._put_peft(self.on, (), ())
         for name in (*train, *self._trained):  # their weights may change
-            self._digests.pop(name, None)
-        concerned = {*names, *self.on}
-        for layer in self._layers.values():
-            # every answer switches twice, so layers where nothing changes are skipped
-            if not concerned.isdisjoint(compat.lora_names(layer)):
-                compat.switch_lora(layer, names, train)
+            self._forget(name)
+        self.on, self._trained, self._standing = (), (), []
+        if train:
+            self._put_peft(names, names, train)
+        else:
+            self._standing = self._fuse(names)
+            for stock, forward in self._standing:
+                vars(stock)["forward"] = forward  # found before that of its class
         self.on, self._trained = names, train
+
+    def _put_peft(self, holding: Sequence[str], names: Sequence[str], train: Sequence[str]) -> None:
+        """Let PEFT's layers stand where one holds any of `holding`; the stock layers for no names."""
+        for layer in self._holding(holding):
+            compat.switch_lora(layer.peft, names, train)
+            layer.put(layer.peft if names else layer.stock)
+
+    def _holding(self, names: Sequence[str]) -> list[Layer]:
+        """The layers that hold any of these LoRAs."""
+        layers = self._layers.values()
+        return [layer for layer in layers if not set(names).isdisjoint(compat.lora_names(layer.peft))]
+
+    def _fuse(self, names: tuple[str, ...]) -> list[tuple[Any, Forward]]:
+        """What the layers that hold any of these LoRAs compute while they are on."""
+        if (kept := self._fused.get(names)) is not None:
+            return kept.forwards
+        forwards, nbytes = [], 0
+        for layer in self._holding(names):
+            held = [name for name in names if name in compat.lora_names(layer.peft)]
+            pairs = [compat.lora_weights(layer.peft, name) for name in held]
+            scales = [self.settings[name].alpha / self.settings[name].rank for name in held]
+            a, b, scale = pairs[0]["A"].detach(), pairs[0]["B"].detach(), scales[0]  # no copies
+            if len(held) > 1:
+                a = torch.cat([pair["A"].detach() for pair in pairs])  # (sum of r, in)
+                b = torch.cat([s * pair["B"].detach() for s, pair in zip(scales, pairs, strict=True)], dim=1)
+                scale = 1.0
+            like: Any = layer.stock.weight
+            if not like.is_floating_point():  # quantized: it takes what the rest of the model computes in
+                like = self.model
+            a, b = a.to(like.device, like.dtype), b.to(like.device, like.dtype)
+            forwards.append((layer.stock, with_lora(layer.stock.forward, a, b, scale)))
+            own = {weight.data_ptr() for weight in pairs[0].values()}
+            nbytes += sum(matrix.nbytes for matrix in (a, b) if matrix.data_ptr() not in own)
+        self._fused[names] = Fused(forwards, nbytes)
+        return forwards
 
 
 def count_parameters(name: str, rank: int = 64) -> dict[str, int]:

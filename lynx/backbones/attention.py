@@ -33,7 +33,7 @@ VisionCallback = Callable[[int, nn.Module, Tensor, Tensor, Tensor, Tensor], None
 Queries = tuple[Tensor, tuple[int, ...]]
 """(1, Hq, n, d), and how many keys each of the n may see."""
 
-_RECORDER = "lynx_attention_recorder"
+RECORDER = "lynx_attention_recorder"
 """Attribute of an attention module that is being recorded: called with the tensors of each of its calls."""
 
 stock_attention = compat.stock_attention()
@@ -47,7 +47,7 @@ def lynx_attention(
     query: (B, Hq, n, d); key, value: (B, Hkv, S, d); returns (B, n, Hq, d).
     """
     output, _ = stock_attention(module, query, key, value, attention_mask, **kwargs)
-    if record := module.__dict__.get(_RECORDER):
+    if record := module.__dict__.get(RECORDER):
         record(module, query, key, value, output, scaling=kwargs.get("scaling"))
     return output, None
 
@@ -189,12 +189,12 @@ def recording(
     if text_rows is not None:
         modules = backbone.text_attention_modules()
         recorders += [(module, partial(text_rows.record, layer)) for layer, module in enumerate(modules)]
-    if any(_RECORDER in module.__dict__ for module, _ in recorders):
+    if any(RECORDER in module.__dict__ for module, _ in recorders):
         raise RuntimeError("this model's attention is being recorded already: leave that `recording` first")
     for module, recorder in recorders:
-        module.__dict__[_RECORDER] = recorder
+        module.__dict__[RECORDER] = recorder
     try:
         yield
     finally:
         for module, _ in recorders:
-            module.__dict__.pop(_RECORDER, None)
+            module.__dict__.pop(RECORDER, None)

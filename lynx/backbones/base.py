@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from cachetools import LRUCache
 from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -127,6 +128,7 @@ class Backbone(ABC):
         self.words = words
         self.unexpected = tuple(unexpected)  # tensors of its files that the model has no place for
         self.familiar: FamiliarTokens | None = None  # of the video, where its checkpoint has them
+        self.steps: LRUCache[Any, Any] = LRUCache(4)  # of decoding, see `fixed_step`
         if self.used_layers is not None:  # a LoRA on a layer that nothing reads would never get a gradient
             numbers = "|".join(map(str, range(self.used_layers)))
             self.vision_targets = self.vision_targets.replace(r"\d+", f"({numbers})", 1)

@@ -1,14 +1,16 @@
 """Generating an answer: the ids that stock `generate` gives, and their text as it is written."""
 
+import logging
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
-    Cache,
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -19,7 +21,10 @@ from transformers import (
 
 from lynx import compat
 from lynx.backbones.base import Backbone
+from lynx.backbones.fixed_step import fixed_steps
 from lynx.types import Prompt
+
+logger = logging.getLogger(__name__)
 
 OTHERS = 5
 """Number of other candidates that are kept for each token of an answer."""
@@ -86,10 +91,11 @@ def generate(
     *,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
-    cache: Cache | None = None,
+    cache: DynamicCache | None = None,
     streamer: TextIteratorStreamer | None = None,
     stop: threading.Event | None = None,
     next_tokens: NextTokens | None = None,
+    fixed: bool | None = None,
 ) -> Tensor:
     """The ids that stock `generate` gives for a prompt, under the adapters that are on: (B, new), padded.
 
@@ -97,6 +103,7 @@ def generate(
     cache: filled; a prefix of the prompt that it holds is not computed again.
     stop: set it from another thread to end after the current token.
     next_tokens: filled with the probabilities of what is said.
+    fixed: whether the decoding steps are those of `fixed_step`, where they can be; None: on CUDA.
     """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
@@ -105,18 +112,26 @@ def generate(
     cached = cache.get_seq_length() if cache is not None else 0
     given = backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cached)
     given["input_ids"] = prompt.input_ids  # a checkpoint may penalize repeating the prompt
-    ids: Tensor = backbone.model.generate(
-        **given,
-        attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,  # without them Qwen silently computes wrong ones for embeddings
-        cache=cache,
-        max_new_tokens=max_new_tokens,
-        streamer=streamer,
-        stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
-        logits_processor=LogitsProcessorList([next_tokens] if next_tokens is not None else []),
-        pad_token_id=backbone.pad_id,
-        **sampling,
-    )  # (B, S + new)
+    decoding: Any = nullcontext()
+    if fixed or (fixed is None and backbone.device.type == "cuda"):
+        cache = cache if cache is not None else DynamicCache(config=backbone.model.config.get_text_config())
+        if len(prompt.input_ids) == 1 and bool(prompt.attention_mask.all()):
+            decoding = fixed_steps(backbone, cache, prompt.input_ids.shape[1] + max_new_tokens)
+        else:
+            logger.info("decoding without fixed steps: they are for a single prompt")
+    with decoding:
+        ids: Tensor = backbone.model.generate(
+            **given,
+            attention_mask=prompt.attention_mask,
+            position_ids=prompt.position_ids,  # without them Qwen silently computes wrong ones for embeddings
+            cache=cache,
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([StopOnEvent(stop)] if stop is not None else []),
+            logits_processor=LogitsProcessorList([next_tokens] if next_tokens is not None else []),
+            pad_token_id=backbone.pad_id,
+            **sampling,
+        )  # (B, S + new)
     return ids[:, prompt.input_ids.shape[1] :]
 
 

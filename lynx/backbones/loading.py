@@ -212,7 +212,8 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     """Load and freeze a backbone.
 
     source: a catalog name, "lynx-tiny", a folder, or a Hub id ("owner/name", "owner/name@revision").
-    precision: auto | fp32 | bf16 | int8 | nf4; auto is fp32 on a CPU and the checkpoint's own elsewhere.
+    precision: auto | fp32 | bf16 | int8 | nf4; auto is fp32 for a checkpoint that is saved in fp32,
+    and on a CPU without instructions for bf16 (`lynx env` says which it has); bf16 otherwise.
     device: auto | cpu | cuda | cuda:1 ...
 
     Raises: BackboneError: unknown, of another family, incomplete, or not loadable here as asked.

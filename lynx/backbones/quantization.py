@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 
+from lynx import compat
 from lynx.errors import BackboneError
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
@@ -85,12 +86,25 @@ def check_device(precision: str, device: torch.device) -> None:
 
 
 def dtype_of(precision: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """The precision of all weights that are not quantized."""
+    """The precision of all weights that are not quantized.
+
+    auto: bf16, unless the checkpoint is saved in fp32, or this is a CPU that has no instructions for bf16.
+    """
     if precision in ("fp32", "bf16"):
         return torch.float32 if precision == "fp32" else torch.bfloat16
-    if device.type == "cpu" or config.dtype is torch.float32:
+    if config.dtype is torch.float32:
+        return torch.float32
+    if device.type == "cpu" and (precision in QUANTIZED or compat.cpu_bf16() is None):
         return torch.float32
     return torch.bfloat16
+
+
+def describe_auto(device: torch.device) -> str:
+    """What the precision "auto" is on a device, and why."""
+    saved, has = "fp32 where the checkpoint is saved in it, else bf16", compat.cpu_bf16()
+    if device.type != "cpu":
+        return saved
+    return f"{saved}: this CPU has {has}" if has else "fp32: this CPU has neither AVX512-BF16 nor AMX"
 
 
 def quantization_config(

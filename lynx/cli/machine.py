@@ -86,12 +86,15 @@ def _env(options: Options) -> Result:
         return importlib.util.find_spec(name) is not None
 
     missing = {part: [name for name in names if not installed(name)] for part, names in PARTS.items()}
+    auto = None
     extensions = {}  # what other installed packages bring: from where, and why something is left out
     if not missing["library"]:  # else they cannot be imported
         from lynx.backbones.loading import extensions as families
+        from lynx.backbones.quantization import describe_auto, pick_device
         from lynx.evaluation.benchmarks import extensions as benchmarks
         from lynx.modalities import extensions as senses
 
+        auto = describe_auto(pick_device("auto"))
         shown = ("name", "package", "version", "path")
         extensions = {
             table.group: [
@@ -118,6 +121,7 @@ def _env(options: Options) -> Result:
         "python": platform.python_version(),
         "packages": {name: _version(name) for names in PARTS.values() for name in names},
         "device": f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else device,
+        "precision_auto": auto,
         "torch_threads": torch.get_num_threads(),
         "hub_cache": CACHE,
         "ffmpeg": ffmpeg,

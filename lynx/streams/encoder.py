@@ -69,10 +69,11 @@ class StreamEncoder(AdaptedBackbone):
             return stream
 
     def drop_kept(self, in_use: int) -> bool:
-        """Drop all cached streams and KV caches; False if nothing but `in_use` streams was cached."""
+        """Drop cached streams, KV caches and decoding steps; False if nothing but `in_use` streams was."""
         with self.lock:
-            kept = len(self.kv_caches) > 0 or len(self.streams) > in_use
+            kept = any((self.kv_caches, self.backbone.steps, len(self.streams) > in_use))
             self.kv_caches.clear()
+            self.backbone.steps.clear()
             self.streams.clear()
         return kept
 

@@ -1,12 +1,141 @@
-"""The sum of LoRAs as one."""
+"""LoRAs that are on, beside PEFT's own layers; the sum of LoRAs as one."""
 
+import families
 import pytest
 import torch
+from checkpoints import random_adapter
 
+import lynx
+from lynx import compat
+from lynx.adapters import lora as lora_module
 from lynx.adapters.lora import merge
 from lynx.config import LoraSettings
 
 SIZES = {"wide": (12, 20), "thin": (3, 20)}
+
+
+PRECISIONS = ("fp32", "bf16", "int8", "nf4")
+BOTH = ("first_llm", "second_llm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    small = families.FAMILIES["llava_onevision"]
+    return small.write(tmp_path_factory.mktemp("checkpoint"), **small.quantizable)
+
+
+@pytest.fixture
+def model(folder):
+    return loaded(folder, "fp32")
+
+
+def loaded(folder, precision):
+    model = lynx.load(folder, precision=precision)
+    for name in ("first", "second"):
+        random_adapter(model, name)
+    return model
+
+
+def outputs(layer, size, dtype, device="cpu"):
+    """Of fixed inputs, and the gradient with respect to them."""
+    x = torch.randn(2, 5, size, generator=torch.Generator().manual_seed(0)).to(device, dtype).requires_grad_()
+    y = layer(x)
+    y.float().square().sum().backward()
+    return y.detach(), x.grad
+
+
+def all_outputs(bank, names=()):
+    """Of every layer of the LLM, with these LoRAs on."""
+    with bank.active(names):
+        layers = [layer for path, layer in bank._layers.items() if "language_model" in path]
+        return [outputs(layer.stock, layer.stock.in_features, torch.float32)[0] for layer in layers]
+
+
+def same(one, other):
+    return all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("names", [("first_llm",), BOTH, ("second_vision",)])
+def test_loras_that_are_on_compute_what_peft_does(folder, precision, names):
+    model = loaded(folder, precision)
+    inputs = model.backbone.dtype, model.backbone.device
+    layers = [layer for layer in model.lora._layers.values() if names[0] in compat.lora_names(layer.peft)]
+    assert len(layers) == len(model.lora.tensors(names[0])) // 2
+    with model.lora.active(names):
+        found = [outputs(layer.stock, layer.stock.in_features, *inputs) for layer in layers]
+    for layer, ours in zip(layers, found, strict=True):
+        compat.switch_lora(layer.peft, names, ())
+        theirs = outputs(layer.peft, layer.stock.in_features, *inputs)
+        off = outputs(layer.stock, layer.stock.in_features, *inputs)
+        for one, other, without in zip(ours, theirs, off, strict=True):
+            assert one.dtype == other.dtype == inputs[0] and not torch.equal(one, without)
+            scale = float(other.abs().max())
+            assert float((one - other).abs().max()) <= (1e-5 if inputs[0] is torch.float32 else 2e-2) * scale
+
+
+@pytest.mark.parametrize("names", [("first_llm",), BOTH])
+def test_weights_that_change_are_seen_at_once(model, names):
+    bank = model.lora
+    stock, before = all_outputs(bank), all_outputs(bank, names)
+    assert same(all_outputs(bank, names), before)
+    tensors = {key: weight.clone() for key, weight in bank.tensors("first_llm").items()}
+    bank.fill("first_llm", {key: 2 * weight for key, weight in tensors.items()})
+    filled = all_outputs(bank, names)
+    with bank.active(names, ["first_llm"]):
+        for key, weight in bank.tensors("first_llm").items():
+            weight.data.copy_(tensors[key])
+    assert not same(filled, before) and same(all_outputs(bank, names), before)
+    with bank.active(names):  # also of what is on meanwhile
+        bank.fill("first_llm", {key: torch.zeros_like(weight) for key, weight in tensors.items()})
+        layer = next(layer for path, layer in bank._layers.items() if "language_model" in path).stock
+        gone = outputs(layer, layer.in_features, torch.float32)[0]
+    assert not torch.equal(gone, before[0]) and torch.equal(gone, stock[0]) == (len(names) == 1)
+    bank.fill("first_llm", tensors)
+    bank.remove("second_llm")
+    assert same(all_outputs(bank, ["first_llm"]), before) == (len(names) == 1)
+    assert same(all_outputs(bank), stock)
+
+
+def test_a_lora_is_added_and_removed_while_another_is_on(model):
+    bank = model.lora
+    before = all_outputs(bank, ["first_llm"])
+    with bank.active(["first_llm"]):
+        bank.add("third", model.backbone.llm_targets, LoraSettings(2, 2.0, 0.0))
+        bank.remove("second_llm")
+        layers = [layer.stock for path, layer in bank._layers.items() if "language_model" in path]
+        assert same([outputs(layer, layer.in_features, torch.float32)[0] for layer in layers], before)
+    assert same(all_outputs(bank, ["third"]), all_outputs(bank)), "B is 0"
+
+
+def test_one_lora_needs_no_copy_and_copies_of_several_are_bounded(folder, monkeypatch):
+    bank = loaded(folder, "fp32").lora
+    for names in (["first_llm"], BOTH):
+        copied = sum(weight.nbytes for name in BOTH for weight in bank.tensors(name).values())
+        all_outputs(bank, names)
+        assert bank._fused.currsize == (copied if names is BOTH else 0)
+    monkeypatch.setattr(lora_module, "MAX_BYTES", 1)
+    bank = loaded(folder, "fp32").lora
+    for names in (BOTH, BOTH[::-1], BOTH):
+        all_outputs(bank, names)
+        assert [names for names, fused in bank._fused.items() if fused.nbytes] == [names]
+
+
+@pytest.mark.parametrize("before", [(), ("second_llm",)])
+def test_loras_that_do_not_fit_the_memory_leave_those_on_that_were(model, monkeypatch, before):
+    bank, expected = model.lora, all_outputs(model.lora, before)
+
+    def full(*given, **options):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with bank.active(before):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "cat", full)
+            with pytest.raises(torch.OutOfMemoryError), bank.active(BOTH):
+                pass
+        assert bank.on == before
+        layers = [layer.stock for path, layer in bank._layers.items() if "language_model" in path]
+        assert same([outputs(layer, layer.in_features, torch.float32)[0] for layer in layers], expected)
 
 
 def lora(rank: int, alpha: float, seed: int) -> tuple[LoraSettings, dict[str, torch.Tensor]]:

@@ -11,9 +11,11 @@ from checkpoints import clip
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from lynx import compat
 from lynx.adapters.lora import count_parameters
 from lynx.backbones import CATALOG, FAMILIES, load_backbone, parse_source, skeleton
 from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.quantization import describe_auto
 from lynx.errors import BackboneError
 from lynx.types import Stream
 
@@ -35,6 +37,26 @@ def stream(backbone, video):
     with torch.no_grad():
         tokens, layout = backbone.encode(backbone.pixels(video.pixels))
     return Stream("video", tokens, layout.frame.double(), layout.cell, layout.grid, video)
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has", ["AVX512-BF16", None])
+def test_auto_is_bf16_where_the_cpu_has_it_unless_the_checkpoint_is_fp32(
+    folder, tmp_path, monkeypatch, saved, has
+):
+    copied = Path(shutil.copytree(folder, tmp_path / "saved"))
+    weights = {name: weight.to(saved) for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"dtype": str(saved).removeprefix("torch.")}))
+    monkeypatch.setattr(compat, "cpu_bf16", lambda: has)
+    expected = torch.bfloat16 if has and saved is not torch.float32 else torch.float32
+    found = load_backbone(copied, device="cpu")
+    assert {weight.dtype for weight in found.model.parameters()} == {expected}
+    assert load_backbone(copied, "fp32", "cpu").dtype is torch.float32
+    assert load_backbone("lynx-tiny", device="cpu").dtype is torch.float32
+    said = describe_auto(torch.device("cpu"))
+    assert (f"has {has}" if has else "fp32: this CPU has neither") in said
 
 
 @pytest.mark.parametrize("family", [each.name for each in families.FAMILIES.values() if each.pixel_cases])

@@ -16,6 +16,7 @@ from checkpoints import JSON_DAMAGES, damage_json, llava_onevision, random_adapt
 import lynx
 from lynx.adapters.saving import save_adapter
 from lynx.adapters.shipped import FOLDER, adapters_in
+from lynx.backbones.quantization import describe_auto, pick_device
 from lynx.cli.main import main
 from lynx.cli.registry import COMMANDS
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
@@ -199,6 +200,7 @@ def test_env_reports_versions(capsys):
     assert code == 0
     assert report["lynx"] == lynx.__version__
     assert report["packages"]["torch"] == torch.__version__
+    assert report["precision_auto"] == describe_auto(pick_device("auto"))
     assert report["ready"] == (not report["missing"]["library"] and not report["missing"]["app"])
 
 

@@ -80,9 +80,9 @@ def test_merged_weights_say_the_same_and_come_back_bit_for_bit(case):
     with case.evidence.answered.replay() as replay:
         before = {name: w.clone() for name, w in replay.backbone.model.named_parameters()}
         score = replay.log_probs(replay.blank, [0])
-        with merged(replay.backbone):
+        with merged(case.evidence.answered.model):
             assert torch.allclose(replay.log_probs(replay.blank, [0]), score, atol=1e-3)
-            layer = "model.language_model.layers.0.self_attn.q_proj.base_layer.weight"
+            layer = "model.language_model.layers.0.self_attn.q_proj.weight"
             after = dict(replay.backbone.model.named_parameters())
             assert not torch.equal(after[layer], before[layer])
         assert all(torch.equal(w, before[name]) for name, w in replay.backbone.model.named_parameters())

@@ -128,14 +128,14 @@ def slow_loss(model, guidance, config, pixels, weights):
     kept: dict[tuple[int, str], torch.Tensor] = {}
     hooks = []
     modules = model.backbone.vision_attention_modules()
-    for layer, module in enumerate(modules):
-        for part in ("q_proj", "k_proj", "v_proj"):
+    with model.sensing("audio", train=True):  # then the layers with LoRAs stand in the model
+        for layer, module in enumerate(modules):
+            for part in ("q_proj", "k_proj", "v_proj"):
 
-            def keep(m, i, out, key=(layer, part)):
-                kept[key] = out.unflatten(2, (4, -1)).transpose(1, 2)  # (B, H, n, d)
+                def keep(m, i, out, key=(layer, part)):
+                    kept[key] = out.unflatten(2, (4, -1)).transpose(1, 2)  # (B, H, n, d)
 
-            hooks.append(getattr(module, part).register_forward_hook(keep))
-    with model.sensing("audio", train=True):
+                hooks.append(getattr(module, part).register_forward_hook(keep))
         tokens = model.backbone.encode(pixels)[0][:-1]
         for hook in hooks:
             hook.remove()
