@@ -4,9 +4,9 @@ import re
 import string
 from collections.abc import Sequence
 
+from lynx.datasets.base import LETTERS
 from lynx.evaluation.metrics import normalize
 
-LETTERS = string.ascii_uppercase
 WORDS = frozenset("AI")
 """Letters that are words, too: "A man" and "I see" choose nothing."""
 _WRAPPING = string.punctuation + string.whitespace

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from lynx.datasets.base import METRICS
 from lynx.errors import DataError
 from lynx.evaluation import captions, refined_match
 from lynx.evaluation.choices import choose, choose_as_lmms_eval, choose_first_letter, only_answer
@@ -143,10 +144,6 @@ def _captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
     rouge = [captions.rouge_l(*row) for row in zip(said, answers, strict=True)]
     values = {"cider": captions.cider(said, answers), "rouge_l": rouge}
     return Judged(values, corpus={**bleu, "meteor": captions.meteor(said, answers)})
-
-
-METRICS = ("exact", "contains", "options", "rouge_l", "cider")
-"""What a row of one's own data can ask for; by default exact match, or the right one of its options."""
 
 
 def own(rows: Sequence[Answered]) -> dict[str, Judged]:
