@@ -3,6 +3,9 @@
     {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
 
+A turn may have `answers`, all that are right; `options`, of which the answer is one (its text or letter):
+the question ends with them, and is answered by a letter; and `metric`, one of METRICS, for evaluation.
+
 null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked
 at, and `frames`, or `fps` and `max_frames`: how many moments of them. In place of a path a medium may be an
 object with what belongs to the recording, `{"path": "a.mkv", "track": 2}` (RECORDING has all keys), and
@@ -23,7 +26,7 @@ from typing import Any
 
 from lynx import modalities
 from lynx.config import LIMITS, short_repr
-from lynx.datasets.base import Example, Turn, Wanted
+from lynx.datasets.base import LETTERS, METRICS, Example, Prompt, Turn, Wanted
 from lynx.errors import DataError, LynxError, MediaError
 from lynx.media.side_files import parse_unit, parse_up
 from lynx.modalities.multi_view import View
@@ -252,6 +255,18 @@ def _names(value: Any) -> list[str]:
     return [_text(each) for each in value]
 
 
+def _several(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise _wrong(value, "a list of texts")
+    return tuple(map(_words, value))
+
+
+def _metric(value: Any) -> str:
+    if value not in METRICS:
+        raise _wrong(value, f"one of {', '.join(METRICS)}")
+    return str(value)
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong(value, 'a list of {"question": ..., "answer": ...}')
@@ -274,7 +289,10 @@ ROW: Table = {
 }  # fmt: skip
 MOMENTS = ("start", "end", "frames", "max_frames", "fps")
 """The keys of a row that say which moments are looked at."""
-TURN: Table = {"question": _words, "answer": _words, "type": _text, "senses": _names}
+TURN: Table = {
+    "question": _words, "answer": _words, "type": _text, "senses": _names, "answers": _several,
+    "options": _several, "metric": _metric,
+}  # fmt: skip
 RECORDING: Table = {
     "path": _file_name, "track": _integer(0, "the number of a stream, as `lynx inspect` lists them"),
     "unit": _of_depth(parse_unit), "up": _of_depth(parse_up), "fps": _positive("frames a second"),
@@ -303,6 +321,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise DataError(f"{name} is no number of JSON; leave the key out, or give null")
+
+
+CHOICE = Prompt("{question}\n{options}\nAnswer with the option's letter from the given choices directly.")
+"""How a question with options is asked."""
+
+
+def _choice(turn: Turn, place: str) -> Turn:
+    """A question with its options behind it, and the letter of the one that is the answer."""
+    if turn.answers or turn.metric not in ("", "options"):
+        raise DataError(f"{place} has options: one of them is its answer, and no other metric applies")
+    if len(turn.options) > len(LETTERS) or len(set(turn.options)) < len(turn.options):
+        raise DataError(f"{place} has options that are the same, or more than {len(LETTERS)}")
+    letters = LETTERS[: len(turn.options)]
+    if turn.answer not in (*turn.options, *letters):
+        raise DataError(f'"answer" of {place} is {short_repr(turn.answer)}; expected one of its options')
+    letter = letters[turn.options.index(turn.answer)] if turn.answer in turn.options else turn.answer
+    return CHOICE.ask(replace(turn, answer=letter))
 
 
 class _Row:
@@ -361,10 +396,18 @@ class _Row:
     def _turn(self, turn: Any, place: str, media: Mapping[str, Any]) -> Turn:
         needed = 'a turn needs "question" and "answer"'
         values = self._checked(turn, TURN, place, f"an object: {needed}")
+        if "answers" in values:
+            values.setdefault("answer", values["answers"][0])
         if missing := [key for key in ("question", "answer") if key not in values]:
             raise DataError(f'{needed}, {place} has no text as "{missing[0]}": {short_repr(turn)}')
         senses = [self._sense(sense, media, f"{place}.senses") for sense in values.get("senses", ())]
-        return Turn(values["question"], values["answer"], values.get("type", ""), tuple(senses))
+        asked = Turn(**{**values, "senses": tuple(senses)})
+        if asked.answers and asked.answer not in asked.answers:
+            given = short_repr(asked.answer)
+            raise DataError(f'"answer" of {place} is {given}, which is none of its answers')
+        if asked.metric == "options" and not asked.options:
+            raise DataError(f'"metric" of {place} is options, and it has none')
+        return _choice(asked, place) if asked.options else asked
 
     def _sense(self, sense: str, media: Mapping[str, Any] | tuple[()], place: str) -> str:
         """The name of a sense: of the row's media, of a modality, or one that only an adapter may have."""
