@@ -161,8 +161,9 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
-            cap = bool(values.get("cap_pixels_per_frame")), values.get("max_video_tokens")
-            return Preprocessing(mean, std, (0, 0), (int(least), int(most)), *cap)
+            capped, tokens = bool(values.get("cap_pixels_per_frame")), values.get("max_video_tokens")
+            limits = (int(least), int(most))
+            return Preprocessing(mean, std, pixels=limits, capped=capped, video_tokens=tokens)
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx.backbones.base import LATEST, Backbone
+from lynx.backbones.base import Backbone
 from lynx.errors import BackboneError
 from lynx.types import VIDEO, Stream, TokenLayout
 
@@ -76,10 +76,10 @@ class SmolVLM(Backbone):
         """Tokens of a clip of that many frames of any size, without the words between them."""
         return frames * math.prod(self.token_grid)
 
-    def captions(self, frames: int, end: float = LATEST) -> int:
-        """Introduction, moments as long as the last one, and marks."""
-        told, named = (len(self.text_ids(text)) for text in (introduction(frames, end), moment(end)))
-        return told + frames * (named + MARKS)
+    def captions(self, times: Tensor) -> int:
+        """Introduction, moments and marks; of a clip that is taken to end at its last frame."""
+        texts = [introduction(len(times), float(times[-1])), *map(moment, times.tolist())]
+        return sum(len(self.text_ids(text)) for text in texts) + MARKS * len(times)
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, 3, side, side), bit-equal to the stock video processor's.

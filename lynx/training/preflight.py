@@ -11,7 +11,7 @@ from lynx.datasets.base import Example
 from lynx.datasets.checking import Summary, find_damaged, summarize
 from lynx.errors import DataError
 from lynx.training.questions import needs_new_sense, refuse_unknown_words, training_clip
-from lynx.types import VIDEO
+from lynx.types import VIDEO, sample_times
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def preflight(
         if not summary.media.get(sense):
             problems.append(f"no example has {sense!r}")
     tokens = {sense: backbone.tokens(frames) for sense in needed}
+    captions = backbone.captions(sample_times(60.0, frames))  # of a minute: minutes take the same
     longest = 0
     if asks:
         found = (training_clip(example, senses, example.id) for example in examples)
@@ -75,7 +76,7 @@ def preflight(
                 problems.append(str(error))
         for clip in clips:
             media = sum(tokens[sense] for sense in clip.senses)
-            media += backbone.captions(frames) if VIDEO in clip.senses else 0
+            media += captions if VIDEO in clip.senses else 0
             for turn in clip.turns:
                 prompt = backbone.prompt_ids([{"role": "user", "content": turn.question}], with_media=True)
                 longest = max(longest, media + len(prompt) + len(backbone.answer_ids(turn.answer)))

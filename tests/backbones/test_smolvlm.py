@@ -107,7 +107,7 @@ def test_words_and_frames_are_counted_before_they_are_there(backbone):
         stream = video_stream(backbone, seconds, len(seconds))
         ids, places = backbone.media_ids([stream])
         header = len(backbone.tokenizer("User:").input_ids)
-        counted = backbone.tokens(len(seconds)) + backbone.captions(len(seconds))
+        counted = backbone.tokens(len(seconds)) + backbone.captions(torch.tensor(seconds))
         # " You" is one token behind the header, and two counted by themselves
         assert abs(len(ids) - header - counted) <= 2 and len(places["video"]) == backbone.tokens(len(seconds))
 
