@@ -9,9 +9,20 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 import lynx
-from lynx.cli import adapters, chat, evaluation, machine, media, models, stages, world  # noqa: F401  they register
+from lynx.cli import (  # noqa: F401  they register
+    adapters,
+    chat,
+    evaluation,
+    machine,
+    media,
+    models,
+    recipes,
+    stages,
+    world,
+)
 from lynx.cli.registry import COMMANDS, Command, Result
 from lynx.cli.run_config import as_values, with_config
 from lynx.errors import LynxError
@@ -32,10 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():  # read when the library behind is imported, which some options need
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = COMMANDS[name]
-    parser = _parser(chosen)
     try:
-        options = parser.parse_args(with_config(parser, words[len(name.split()) :]))
-        options.given = as_values(parser, options)
+        options = parse(chosen, words[len(name.split()) :])
         _set_logging(options.verbose)
         _run(chosen, options)
     except LynxError as error:
@@ -110,7 +119,16 @@ def _overview(words: list[str]) -> int:
     return 0 if words and out is sys.stdout else 2
 
 
-def _parser(chosen: Command) -> argparse.ArgumentParser:
+def parse(chosen: Command, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command; `given`: those that say something, by name."""
+    parser = parser_of(chosen)
+    options = parser.parse_args(with_config(parser, words))
+    options.given = as_values(parser, options)
+    return options
+
+
+def parser_of(chosen: Command) -> argparse.ArgumentParser:
+    """The parser of a command's options."""
     parser = argparse.ArgumentParser(
         prog=f"lynx {chosen.name}",
         description=chosen.run.__doc__,

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import yaml
 
-from lynx.cli.main import _parser, main
+from lynx.cli.main import main, parser_of
 from lynx.cli.registry import COMMANDS
 from lynx.cli.run_config import as_values, as_words, read_yaml, with_config
 from lynx.errors import DataError
@@ -18,7 +18,7 @@ WORDS = [
 
 
 def parsed(words, command="tune"):
-    parser = _parser(COMMANDS[command])
+    parser = parser_of(COMMANDS[command])
     return parser, parser.parse_args(with_config(parser, words))
 
 
