@@ -45,9 +45,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     source = checkpoint(options.backbone)
+    warm_up()
     figures = Figures()
     run(figures, source, options)
     report("real_size", **vars(options), device=device_name(), stages=figures.rows, **figures.more)
+
+
+def warm_up() -> None:
+    """An answer of the embedded backbone, so that memory and seconds of libraries are not a stage's."""
+    import lynx
+    from lynx.datasets.sources import open_data
+
+    (example,) = open_data("world", n=1, senses=("video",))
+    model = lynx.load()
+    model.chat(frames=2, **example.media).ask("what do you see ?", max_new_tokens=2)
 
 
 class Figures:
@@ -56,7 +67,7 @@ class Figures:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
         self.more: dict[str, Any] = {}
-        self._before = private_bytes()  # of the interpreter and its libraries
+        self._before = resident_bytes()  # of the interpreter and its libraries
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -64,7 +75,7 @@ class Figures:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         start, spent = time.perf_counter(), time.process_time()
-        with most_private_bytes() as seen:
+        with most_resident_bytes() as seen:
             yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -76,20 +87,19 @@ class Figures:
         }
 
 
-def private_bytes() -> int:
-    """Memory of this process that is its own: a file that is mapped, such as the weights', is not."""
-    found = psutil.Process().memory_info()
-    return int(found.rss - found.shared)
+def resident_bytes() -> int:
+    """Memory of this process, what is read of the weights' mapped file included."""
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
-def most_private_bytes() -> Iterator[list[int]]:
+def most_resident_bytes() -> Iterator[list[int]]:
     """What it was every hundredth of a second while what is inside runs."""
-    seen, ended = [private_bytes()], threading.Event()
+    seen, ended = [resident_bytes()], threading.Event()
 
     def look() -> None:
         while not ended.wait(0.01):
-            seen.append(private_bytes())
+            seen.append(resident_bytes())
 
     thread = threading.Thread(target=look)
     thread.start()
