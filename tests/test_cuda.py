@@ -119,13 +119,17 @@ def test_a_captured_step_says_what_stock_s_does_and_takes_less_than_a_second(fol
     for senses in ((), ("audio",)):
         with model.using(*senses):
             expected = model.generate(prompt, max_new_tokens=24, fixed=False)
-            model.generate(prompt, max_new_tokens=3)  # captures
+            model.generate(prompt, max_new_tokens=3, fixed=True)  # captures
             start = time.perf_counter()
             model.backbone.steps.clear()
-            model.generate(prompt, max_new_tokens=3)
+            model.generate(prompt, max_new_tokens=3, fixed=True)
             assert time.perf_counter() - start < 1
             for _ in range(2):
-                assert torch.equal(model.generate(prompt, max_new_tokens=24), expected)
+                assert torch.equal(model.generate(prompt, max_new_tokens=24, fixed=True), expected)
+            model.backbone.steps.clear()
+            model.generate(prompt, max_new_tokens=3)
+            assert len(model.backbone.steps) == bool(senses), "without adapters an answer is stock's own"
+            model.generate(prompt, max_new_tokens=3, fixed=True)
     steps = list(model.backbone.steps.values())
     assert steps and all(step is not None and step.graph is not None for step in steps)
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from lynx import compat
 from lynx.backbones.base import Backbone
-from lynx.backbones.fixed_step import fixed_steps
+from lynx.backbones.fixed_step import fixed_steps, lora_forwards
 from lynx.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,8 @@ def generate(
     cache: filled; a prefix of the prompt that it holds is not computed again.
     stop: set it from another thread to end after the current token.
     next_tokens: filled with the probabilities of what is said.
-    fixed: whether the decoding steps are those of `fixed_step`, where they can be; None: on CUDA.
+    fixed: whether the decoding steps are those of `fixed_step`, where they can be, which round otherwise than
+    stock's; None: on CUDA while an adapter is on, so that without one an answer is stock's bit for bit.
     """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
@@ -113,7 +114,7 @@ def generate(
     given = backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cached)
     given["input_ids"] = prompt.input_ids  # a checkpoint may penalize repeating the prompt
     decoding: Any = nullcontext()
-    if fixed or (fixed is None and backbone.device.type == "cuda"):
+    if fixed or (fixed is None and backbone.device.type == "cuda" and any(lora_forwards(backbone))):
         cache = cache if cache is not None else DynamicCache(config=backbone.model.config.get_text_config())
         if len(prompt.input_ids) == 1 and bool(prompt.attention_mask.all()):
             decoding = fixed_steps(backbone, cache, prompt.input_ids.shape[1] + max_new_tokens)

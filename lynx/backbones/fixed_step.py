@@ -176,9 +176,8 @@ class Answer:
             self.plain = True
             return self.stock(**inputs)
         # The matrices of LoRAs are part of a captured step, so it belongs to the functions that hold them.
-        decoder: Any = self.backbone.model.get_decoder()
-        forwards = tuple(vars(module).get("forward") for module in decoder.modules())
-        key, kept = (self.places, any(self.recorders), forwards), self.backbone.steps
+        key = self.places, any(self.recorders), lora_forwards(self.backbone)
+        kept = self.backbone.steps
         output = None
         if key not in kept:
             made = self._make(inputs)
@@ -236,6 +235,12 @@ class Answer:
                 seen = layer.keys[:, :, :length], layer.values[:, :, :length]
                 output = queries.new_empty(0)  # not kept: rows do without
                 recorder(module, queries[number], *seen, output, scaling=self.step.scaling[number])
+
+
+def lora_forwards(backbone: Backbone) -> tuple[Any, ...]:
+    """What each module of the LLM computes in place of its own `forward`: None where no LoRA is on."""
+    decoder: Any = backbone.model.get_decoder()
+    return tuple(vars(module).get("forward") for module in decoder.modules())
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:
