@@ -1,10 +1,10 @@
 """`lynx run`: all stages of one recipe, each from where it was left."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lynx.cli.registry import COMMANDS, Options, Result, command, option
+from lynx.cli.registry import COMMANDS, Options, Result, command, option, show
 from lynx.cli.run_config import as_words, read_yaml
 from lynx.errors import DataError, LynxError
 
@@ -35,17 +35,18 @@ def _recipe(options: Options) -> Result:
     out = options.out or Path("runs") / options.recipe.stem
     results: Result = {"recipe": str(options.recipe), "about": recipe.get("about", "")}
     problems = []
-    for stage in (each for each in STAGES if each in recipe):
-        if stage == "guide" and (out / GUIDANCE).is_file() and not options.check:
-            results[stage] = {"written": str(out / GUIDANCE)}
+    for name, command_name, words in planned(recipe, options.data, out):
+        if name == "guide" and (out / GUIDANCE).is_file() and not options.check:
+            results[name] = {"written": str(out / GUIDANCE)}
             continue
         try:
-            results[stage] = _run_stage(stage, recipe, options.data, out, options.check)
+            results[name] = _run(command_name, [*words, *(["--check", "--json"] if options.check else [])])
         except LynxError as error:
             if not options.check:
                 raise
-            problems.append(f"{stage}: {error}")
+            problems.append(f"{name}: {error}")
     if problems:
+        show(results)
         raise DataError("; ".join(problems))
     return results
 
@@ -71,40 +72,48 @@ def read_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
     return recipe
 
 
-def stage_words(stage: str, recipe: Mapping[str, Any], data: Path, out: Path) -> tuple[str, list[str]]:
-    """The command of a stage and what a person would type behind it."""
+def planned(recipe: Mapping[str, Any], data: Path, out: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """What is run: a name for it, the command, and what a person would type behind that."""
+    shared = {name: recipe[name] for name in SHARED if name in recipe}
+    guidance, adapter = str(out / GUIDANCE), str(out / "adapter")
+    more: dict[str, dict[str, Any]] = {
+        "guide": {"out": guidance},
+        "align": {"out": adapter, "guidance": guidance, "modality": recipe.get("modality")},
+        "tune": {"out": adapter, "modality": [recipe.get("modality")]},
+    }
+    for stage in (each for each in ("guide", "align", "tune") if each in recipe):
+        values = shared | filled(recipe[stage], data=data) | more[stage]
+        yield stage, stage, _words(stage, values)
+    for benchmark in _several(recipe.get("eval", {}).get("benchmark", ())):
+        values = shared | filled(recipe["eval"], data=data, benchmark=benchmark)
+        del values["benchmark"]
+        folder = out / benchmark
+        values |= {"adapter": [adapter], "out": str(folder), "resume": folder.exists()}
+        yield f"eval {benchmark}", "eval", [benchmark, *_words("eval", values)]
+
+
+def filled(value: Any, **places: Any) -> Any:
+    """A value with these in the place of {data}, {benchmark}."""
+    if isinstance(value, Mapping):
+        return {key: filled(each, **places) for key, each in value.items()}
+    if isinstance(value, list):
+        return [filled(each, **places) for each in value]
+    for name, place in places.items():
+        value = value.replace(f"{{{name}}}", str(place)) if isinstance(value, str) else value
+    return value
+
+
+def _several(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _words(name: str, values: Mapping[str, Any]) -> list[str]:
     from lynx.cli.main import parser_of
 
-    values = {name: recipe[name] for name in SHARED if name in recipe} | _filled(recipe[stage], data)
-    name, first = stage, []
-    if stage == "guide":
-        values["out"] = str(out / GUIDANCE)
-    else:
-        values["out"] = str(out / "adapter")
-    if stage == "align":
-        values |= {"guidance": str(out / GUIDANCE), "modality": recipe["modality"]}
-    if stage == "tune":
-        values["modality"] = [recipe["modality"]]
-    if stage == "eval":
-        benchmark = values.pop("benchmark")
-        values |= {"adapter": [str(out / "adapter")], "out": str(out / benchmark)}
-        first = [benchmark]
-        values["resume"] = (out / benchmark).exists()
-    return name, [*first, *as_words(parser_of(COMMANDS[name]), values, f"{stage} of the recipe")]
+    return as_words(parser_of(COMMANDS[name]), values, f"{name} of the recipe")
 
 
-def _filled(value: Any, data: Path) -> Any:
-    """A value with the folder in the place of {data}."""
-    if isinstance(value, Mapping):
-        return {key: _filled(each, data) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_filled(each, data) for each in value]
-    return value.replace("{data}", str(data)) if isinstance(value, str) else value
-
-
-def _run_stage(stage: str, recipe: Mapping[str, Any], data: Path, out: Path, check: bool) -> Any:
+def _run(name: str, words: list[str]) -> Any:
     from lynx.cli.main import parse
 
-    name, words = stage_words(stage, recipe, data, out)
-    options = parse(COMMANDS[name], [*words, *(["--check", "--json"] if check else [])])
-    return COMMANDS[name].run(options)
+    return COMMANDS[name].run(parse(COMMANDS[name], words))

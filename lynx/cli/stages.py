@@ -116,11 +116,12 @@ def _align(options: Options) -> Result | str:
     from lynx.training.guidance import Guidance
 
     config = read_options(options, AlignConfig)
-    guidance = Guidance.load(options.guidance)
     sense = modalities.get(options.modality).from_dict(options.rendering)
-    examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     if options.check:
+        examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
         return _checked(options, examples, (options.modality,), asks=False)
+    guidance = Guidance.load(options.guidance)  # before the data is looked through
+    examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     model = load_model(options)
     report = align(model, sense, examples, guidance, config, options.out, name=options.name)
     save_values(options.out / "training" / "align" / RUN, options.given)
