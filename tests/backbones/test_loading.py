@@ -117,6 +117,20 @@ def test_the_catalog_counts_the_papers_parameters(name, vision, llm):
     assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "vision", "llm"),
+    [
+        ("smolvlm2-256m", 256_484_928, 10_616_832, 19_537_920),
+        ("smolvlm2-500m", 507_482_304, 10_616_832, 34_734_080),
+        ("smolvlm2-2.2b", 2_246_784_880, 34_781_184, 72_351_744),
+    ],
+)
+def test_smolvlm_s_rows_have_as_many_parameters_as_was_counted_before(name, weights, vision, llm):
+    """On models of the stock class, before the rows were typed in."""
+    assert sum(p.numel() for p in set(skeleton(name).model.parameters())) == weights
+    assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
+
+
 def test_internvl_s_other_count_is_that_of_the_fused_qkv():
     three, fused = 64 * 3 * (1024 + 1024), 64 * (1024 + 3 * 1024)
     as_in_the_paper = 28_311_552 - 24 * (three - fused)
@@ -206,6 +220,7 @@ def test_a_missing_tensor_is_refused(folder, tmp_path):
         ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, qwen3_vl"),
         ({"model_type": "qwen3_5"}, r"'qwen3_5'.*running state.*docs/backbones\.md"),
         ({"model_type": "qwen3_vl_moe"}, r"'qwen3_vl_moe'.*take a dense size"),
+        ({"model_type": "idefics3"}, r"'idefics3'.*made for pictures.*SmolVLM2-256M"),
         (
             {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "evil.Evil"}},
             r"'internvl_chat'.*code from the Hub is never run.*-hf or -HF",
