@@ -97,7 +97,8 @@ def data_options(default: str | None = "world") -> Declare:
             required=default is None,
             metavar=("NAME", "PATH"),
             help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
-            f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
+            "sound recordings, a folder a class or as ESC-50 is; avqa, scanqa and other benchmarks with "
+            f"training data, with their folders (docs/benchmarks.md); repeatable{shown}",
         )
         text = "the path, where --data names none"
         group.add_argument("--data-path", type=Path, metavar="PATH", help=text)
