@@ -24,9 +24,9 @@ def clip(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not first.exists():
         noise = torch.Generator().manual_seed(0)
-        pixels = torch.randint(256, (4, 3, 64, 64), generator=noise, dtype=torch.uint8)
+        pixels = torch.randint(256, (16, 3, 64, 64), generator=noise, dtype=torch.uint8)
         tone = torch.sin(torch.arange(16000) * 0.1)
-        write_video(first, pixels, 4, Waveform(tone, 16000))
+        write_video(first, pixels, 16, Waveform(tone, 16000))
     shutil.copy(first, path)
     return path
 
@@ -142,10 +142,10 @@ def mvbench(folder: Path) -> None:
         row |= {"candidates": ["Sat down", "Stood up", "Left"], "answer": "Left"}
         place = folder / "video" / task.folders[0]
         if task.pictures:
-            row |= {"video": "show_1", "start": 0.5, "end": 1.0}
+            row |= {"video": "show_1", "start": 0.5, "end": 4.0}
             (place / "show_1").mkdir(parents=True)
-            for number in range(1, 5):
-                Image.new("RGB", (64, 48), (60 * number, 0, 0)).save(place / f"show_1/{number:05d}.jpg")
+            for number in range(1, 13):
+                Image.new("RGB", (64, 48), (20 * number, 0, 0)).save(place / f"show_1/{number:05d}.jpg")
         else:
             clip(place / "a1.mp4")
         if name in ("action_sequence", "action_localization"):

@@ -98,7 +98,8 @@ def data_options(default: str | None = "world") -> Declare:
             metavar=("NAME", "PATH"),
             help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; instruct with a mapping "
             "of LLaVA's conversations; labelled with a folder of sound recordings, a folder a class or as "
-            f"ESC-50 is; repeatable{shown}",
+            "ESC-50 is; avqa, scanqa and other benchmarks with training data, with their folders "
+            f"(docs/benchmarks.md); repeatable{shown}",
         )
         text = "the path, where --data names none"
         group.add_argument("--data-path", type=Path, metavar="PATH", help=text)

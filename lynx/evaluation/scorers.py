@@ -146,12 +146,12 @@ def _captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
     return Judged(values, corpus={**bleu, "meteor": captions.meteor(said, answers)})
 
 
-def own(rows: Sequence[Answered]) -> dict[str, Judged]:
-    """One's own data: the rows of each metric that is asked for, in their order, judged by it."""
+def own(rows: Sequence[Answered]) -> dict[str, tuple[list[Answered], Judged]]:
+    """One's own data: the rows of each metric that is asked for, in their order, and how it judges them."""
     asked: dict[str, list[Answered]] = defaultdict(list)
     for row in rows:
         asked[row.metric or ("options" if row.options else "exact")].append(row)
-    return {metric: _own(metric, asked[metric]) for metric in sorted(asked)}
+    return {metric: (mine, _own(metric, mine)) for metric, mine in sorted(asked.items())}
 
 
 def _own(metric: str, rows: Sequence[Answered]) -> Judged:

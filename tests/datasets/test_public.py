@@ -115,7 +115,7 @@ def test_a_part_of_a_clip_is_looked_at_unless_it_is_cut_already(folders, tmp_pat
     assert examples["object_shuffle"].moments.whole
     shown = examples["episodic_reasoning"].media["video"]
     assert isinstance(shown, Recording) and shown.fps == 3
-    assert Video().duration(shown) == pytest.approx(4 / 3)
+    assert Video().duration(shown) == pytest.approx(4)
     layouts.mvbench(tmp_path)
     layouts.clip(tmp_path / "video/star/Charades_segment/a1.mp4")
     cut = {each.turns[0].type: each for each in read("mvbench", tmp_path)}["action_sequence"]

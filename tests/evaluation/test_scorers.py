@@ -118,7 +118,8 @@ def test_own_data_is_scored_as_its_rows_ask():
         Answered("3", "a man walks", ("a man walks in",), metric="rouge_l"),
     ]
     judged = own(given)
-    assert {name: each.values[list(each.values)[0]][0] for name, each in judged.items()} == pytest.approx(
+    firsts = {name: list(each.values.values())[0][0] for name, (_, each) in judged.items()}
+    assert firsts == pytest.approx(
         {"contains": 1, "exact": 0, "options": 1, "rouge_l": (1 + 1.44) * 0.75 / (0.75 + 1.44)}
     )
     with pytest.raises(DataError, match="no metric 'bleurt'"):
