@@ -7,13 +7,12 @@ here but in the file of its family, since a family is one file; their canary is 
 """
 
 import copy
-import ctypes
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -433,16 +432,6 @@ def offer_as_tool(blocks: Any, endpoint: str, optional: Sequence[str]) -> None:
     for parameter in server.api_info["named_endpoints"][endpoint]["parameters"]:
         if parameter["parameter_name"] in optional:
             parameter |= {"parameter_has_default": True, "parameter_default": None}
-
-
-def share_memory_between_threads() -> bool:
-    """Let glibc's threads share two pools of memory; returns whether that C library is here.
-
-    Of its usual eight a core each keeps what an answer has once taken.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        return bool(ctypes.CDLL(None).mallopt(-8, 2))  # M_ARENA_MAX
-    return False
 
 
 def on_zero_gpu() -> bool:

@@ -7,7 +7,6 @@ import asyncio
 import importlib.util
 import inspect
 import logging
-import platform
 import re
 import subprocess
 import sys
@@ -345,11 +344,6 @@ def test_a_page_that_is_behind_is_heard_and_a_changed_component_is_kept_once():
     assert more > 0
     with pytest.raises(gr.Error, match="not in the list of choices"):
         asyncio.run(blocks.preprocess_data(function, [["old"]], state))
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_glibc_lets_its_pools_be_counted():
-    assert compat.share_memory_between_threads()
 
 
 def test_a_queue_holds_the_requests_that_wait():

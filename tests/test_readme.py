@@ -55,8 +55,7 @@ def test_the_quick_start_runs():
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_the_command_lines_are_understood(page, line):
-    from lynx.cli.main import parser_of
-    from lynx.cli.registry import COMMANDS
+    from lynx.cli.registry import COMMANDS, parser_of
 
     words = shlex.split(line, comments=True)
     name = " ".join(words[1:3]) if " ".join(words[1:3]) in COMMANDS else words[1]

@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 
 import lynx
 from lynx.cli import (  # noqa: F401  they register
@@ -23,8 +22,7 @@ from lynx.cli import (  # noqa: F401  they register
     stages,
     world,
 )
-from lynx.cli.registry import COMMANDS, Command, Result
-from lynx.cli.run_config import as_values, with_config
+from lynx.cli.registry import COMMANDS, Command, Result, parse
 from lynx.errors import LynxError
 
 EXAMPLES = (
@@ -117,29 +115,6 @@ def _overview(words: list[str]) -> int:
         print("", "examples:", *(f"  {each}" for each in EXAMPLES), sep="\n", file=out)
     print("\n`lynx COMMAND --help` lists a command's options, with an example.", file=out)
     return 0 if words and out is sys.stdout else 2
-
-
-def parse(chosen: Command, words: Sequence[str]) -> argparse.Namespace:
-    """The options of a command; `given`: those that say something, by name."""
-    parser = parser_of(chosen)
-    options = parser.parse_args(with_config(parser, words))
-    options.given = as_values(parser, options)
-    return options
-
-
-def parser_of(chosen: Command) -> argparse.ArgumentParser:
-    """The parser of a command's options."""
-    parser = argparse.ArgumentParser(
-        prog=f"lynx {chosen.name}",
-        description=chosen.run.__doc__,
-        epilog=f"example:\n  {chosen.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for declare in chosen.declared:
-        declare(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
-    parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
-    return parser
 
 
 def _for_people(result: Result, indent: str = "") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lynx.cli.registry import COMMANDS, Options, Result, command, option, show
+from lynx.cli.registry import COMMANDS, Options, Result, command, option, parse, parser_of, show
 from lynx.cli.run_config import as_words, read_yaml
 from lynx.errors import DataError, LynxError
 
@@ -108,12 +108,8 @@ def _several(value: Any) -> list[str]:
 
 
 def _words(name: str, values: Mapping[str, Any]) -> list[str]:
-    from lynx.cli.main import parser_of
-
     return as_words(parser_of(COMMANDS[name]), values, f"{name} of the recipe")
 
 
 def _run(name: str, words: list[str]) -> Any:
-    from lynx.cli.main import parse
-
     return COMMANDS[name].run(parse(COMMANDS[name], words))

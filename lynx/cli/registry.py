@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lynx
+from lynx.cli.run_config import as_values, with_config
 from lynx.config import read_json_object
 from lynx.errors import AdapterError, DataError, LynxError
 
@@ -56,6 +57,29 @@ def command(name: str, example: str, *declared: Declare) -> Callable[[Run], Run]
         return run
 
     return register
+
+
+def parse(chosen: Command, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command; `given`: those that say something, by name."""
+    parser = parser_of(chosen)
+    options = parser.parse_args(with_config(parser, words))
+    options.given = as_values(parser, options)
+    return options
+
+
+def parser_of(chosen: Command) -> argparse.ArgumentParser:
+    """The parser of a command's options."""
+    parser = argparse.ArgumentParser(
+        prog=f"lynx {chosen.name}",
+        description=chosen.run.__doc__,
+        epilog=f"example:\n  {chosen.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for declare in chosen.declared:
+        declare(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
+    return parser
 
 
 def option(*names: str, **keywords: Any) -> Declare:

@@ -21,7 +21,8 @@ from typing import Any
 
 from lynx.config import short_repr
 from lynx.datasets.base import Example, Wanted
-from lynx.datasets.jsonl import finish, read_lines, read_row
+from lynx.datasets.json_lines import read_lines
+from lynx.datasets.jsonl import finish, read_row
 from lynx.errors import DataError
 
 MARKS = re.compile(r"<(image|video|audio|speech)>\s*")

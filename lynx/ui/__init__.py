@@ -15,7 +15,8 @@ from types import MappingProxyType
 import gradio as gr
 from starlette.middleware import Middleware
 
-from lynx.compat import offer_as_tool, share_memory_between_threads
+from lynx.backbones.memory import share_memory_between_threads
+from lynx.compat import offer_as_tool
 from lynx.config import LIMITS
 from lynx.errors import LynxError
 from lynx.ui.engine import Engine

@@ -5,8 +5,8 @@ import argparse
 import pytest
 import yaml
 
-from lynx.cli.main import main, parser_of
-from lynx.cli.registry import COMMANDS
+from lynx.cli.main import main
+from lynx.cli.registry import COMMANDS, parser_of
 from lynx.cli.run_config import as_values, as_words, read_yaml, with_config
 from lynx.errors import DataError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lynx.config import Limits
-from lynx.datasets import jsonl
+from lynx.datasets import json_lines
 from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.modalities.multi_view import View
@@ -193,7 +193,7 @@ def test_a_wrong_value_is_named_with_file_line_and_key(folder, case):
 
 
 def test_a_line_without_end_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(jsonl, "LIMITS", Limits(max_line_bytes=1000))
+    monkeypatch.setattr(json_lines, "LIMITS", Limits(max_line_bytes=1000))
     assert len(read(folder, CLIP | {"id": "x" * 800})) == 1
     with pytest.raises(DataError, match="line 2 is longer than 1000 bytes .LYNX_MAX_LINE_BYTES."):
         read(folder, CLIP, CLIP | {"id": "x" * 2000})
