@@ -155,4 +155,4 @@ def test_added_families_and_benchmarks_are_found_and_what_is_left_out_is_named_i
     assert found == "lynx_family exam llava_onevision"
     assert "lynx-thermal 0.3" in broken and "ZeroDivisionError" in broken
     assert nothing == "There is no benchmark 'nothing'; known are: exam."
-    assert "internvl, next." in refused and "lynx-thermal 0.3" in refused and "'nameless'" in refused
+    assert "smolvlm, next." in refused and "lynx-thermal 0.3" in refused and "'nameless'" in refused
