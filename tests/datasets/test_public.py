@@ -10,6 +10,7 @@ import layouts
 import pytest
 import torch
 
+from lynx.cli.main import main
 from lynx.datasets.avsd import read_references
 from lynx.datasets.base import LETTERS
 from lynx.datasets.music_avqa import ANSWERS
@@ -83,6 +84,20 @@ def test_sources_of_training_take_the_questions_that_can_be_learned(folders):
         open_data("avqa", folders["avqa"])
     assert len(open_data("avqa", folders["avqa"], missing=True)) == 2
     gone.rename(folders["avqa"] / "videos/bbcdefghijk_000000.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "sense"), [("avqa", "audio"), ("scanqa", "depth"), ("ego-exo", "multi_view")]
+)
+def test_the_stages_train_on_them(folders, name, sense, tmp_path, capsys):
+    data, steps = ["--data", name, str(folders[name])], ["--steps", "1", "--batch-size", "1", "--frames", "2"]
+    guidance = tmp_path / "guidance.safetensors"
+    assert main(["guide", *data, "--frames", "2", "--out", str(guidance)]) == 0
+    out = ["--out", str(tmp_path / sense), "--json"]
+    assert main(["align", "--modality", sense, "--guidance", str(guidance), *data, *steps, *out]) == 0
+    assert main(["tune", "--modality", sense, *data, *steps, *out]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["examples"] == COUNTS[name][0] and report["modalities"] == [sense]
 
 
 def test_prompts_are_those_of_the_evaluations_word_for_word(folders):
