@@ -236,13 +236,14 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     with explain_out_of_memory():
         model = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
-    return get_family(config.model_type)(
+    family = get_family(config.model_type)
+    return family(
         model,
         tokenizer,
         preprocessing,
         source=asked.name if asked.name == EMBEDDED else asked.location,
         revision=where.revision,
-        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        default_frames=where.default_frames or int(extra.get("frames", family.usual_frames)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
         familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
     )
@@ -279,11 +280,12 @@ def skeleton(name: str | Path) -> Backbone:
         extra = _read_json(where, "lynx_tiny.json")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    return get_family(config.model_type)(
+    family = get_family(config.model_type)
+    return family(
         model,
         None,  # type: ignore[arg-type]  # sizes are all that is asked of it
         preprocessing,
         source=where.name,
         revision=where.revision,
-        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        default_frames=where.default_frames or int(extra.get("frames", family.usual_frames)),
     )
