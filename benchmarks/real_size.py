@@ -129,7 +129,7 @@ def checkpoint(name: str) -> Path:
     if (folder / "preprocessor_config.json").exists():
         return folder
     family = families.FAMILIES[row.family]
-    words = family.tokenizer()
+    words = family.tokenizer(size=row.geometry["text_config"]["vocab_size"])
     config, small = AutoConfig.for_model(row.family, **row.geometry), family.model(words, tied=False).config
     for key in ("image_token_id", "video_token_id"):
         if hasattr(small, key):

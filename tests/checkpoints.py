@@ -21,6 +21,12 @@ llava_onevision, qwen2_5_vl, internvl = (
 )
 
 
+def quantizable(kind: str) -> dict[str, Any]:
+    """Options of `write` for one of VARIANTS, as wide as bitsandbytes' blocks."""
+    (family,) = (each for each in families.FAMILIES.values() if kind in each.checkpoints)
+    return family.quantizable
+
+
 def stock_inputs(backbone: Any, video: Frames, messages: list[dict[str, str]]) -> dict[str, torch.Tensor]:
     """What the stock processor of a backbone's family gives for a video and messages."""
     return families.of(backbone).stock_inputs(backbone, video, messages)

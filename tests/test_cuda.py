@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import islice
 
 import checkpoints
-import families
 import pytest
 import stages
 import torch
@@ -37,8 +36,7 @@ SHORT = TuneConfig(
 @pytest.fixture(scope="module", params=sorted(checkpoints.VARIANTS))
 def folder(request, tmp_path_factory):
     """Of a family; as wide as bitsandbytes' blocks."""
-    small = families.FAMILIES.get(request.param)  # a variant's options are those of most families
-    sizes = small.quantizable if small else families.base.SmallFamily.quantizable
+    sizes = checkpoints.quantizable(request.param)
     return checkpoints.VARIANTS[request.param](tmp_path_factory.mktemp(request.param), **sizes)
 
 

@@ -103,6 +103,8 @@ class Backbone(ABC):
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()
     """Shape of one token's position: () for a number, (3,) for time, row and column."""
+    usual_frames: ClassVar[int] = 16
+    """How many moments are looked at where neither the user nor the catalog nor the checkpoint says it."""
     frames_per_pass: ClassVar[int] = 16
     """Maximum number of frames that go through the tower at once, so that memory does not grow with the clip.
     Even, since some families merge two frames; a frame's tokens depend on no frame of another pass."""

@@ -230,13 +230,14 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     with explain_out_of_memory():
         model, unexpected = _read_model(where, config, precision, target)
     extra = _read_json(where, "lynx_tiny.json")
-    backbone = get_family(config.model_type)(
+    family = get_family(config.model_type)
+    backbone = family(
         model,
         tokenizer,
         preprocessing,
         source=asked.name if asked.name == EMBEDDED else asked.location,
         revision=where.revision,
-        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        default_frames=where.default_frames or int(extra.get("frames", family.usual_frames)),
         words=frozenset(extra["words"]) if extra.get("words") is not None else None,
         unexpected=unexpected,
     )
@@ -333,11 +334,12 @@ def skeleton(name: str | Path) -> Backbone:
         extra = _read_json(where, "lynx_tiny.json")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    return get_family(config.model_type)(
+    family = get_family(config.model_type)
+    return family(
         model,
         None,  # type: ignore[arg-type]  # sizes are all that is asked of it
         preprocessing,
         source=where.name,
         revision=where.revision,
-        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        default_frames=where.default_frames or int(extra.get("frames", family.usual_frames)),
     )

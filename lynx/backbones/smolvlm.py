@@ -52,6 +52,7 @@ class SmolVLM(Backbone):
         "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     )
     before_answer = " "
+    usual_frames = 8  # a CPU takes a second for each
 
     @property
     def placeholder(self) -> int:

@@ -13,6 +13,7 @@ import lynx
 from lynx import BackboneError
 from lynx.backbones import load_backbone
 from lynx.backbones.decoding import stream_text
+from lynx.backbones.estimate import estimate
 from lynx.backbones.loading import parse_source, read_preprocessing
 from lynx.backbones.smolvlm import number_in_words
 from lynx.datasets.base import Example, Turn
@@ -40,8 +41,8 @@ TALKS = {
 class Merging(SmallSmolVLM):
     """With a tokenizer in which texts that are tokenized apart give other ids than when they are joined."""
 
-    def tokenizer(self, merges=()):
-        return super().tokenizer(MERGES)
+    def tokenizer(self, merges=MERGES, size=0):
+        return super().tokenizer(merges, size)
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,10 @@ def test_the_longer_side_is_that_of_size_else_of_the_video(tmp_path):
     assert read(**square, **sampled).longer_side == 768
     with pytest.raises(BackboneError, match="no preprocessor JSON"):
         read(**square)
+
+
+def test_it_looks_at_eight_frames_by_whatever_name_it_is_loaded(backbone, folder):
+    assert backbone.default_frames == estimate(folder).frames == estimate("smolvlm2-500m").frames == 8
 
 
 def test_a_torch_without_lanczos_is_refused_with_what_to_do(backbone, monkeypatch):

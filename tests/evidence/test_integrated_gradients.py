@@ -4,7 +4,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import checkpoints
-import families
 import pytest
 import torch
 from checkpoints import arguments, clip, followed, random_adapter, sound
@@ -24,8 +23,7 @@ FIRST, SECOND = [0], [7]  # the word that stands there twice
 @pytest.fixture(scope="module", params=sorted(checkpoints.VARIANTS))
 def folder(request, tmp_path_factory):
     """Of a family; as wide as bitsandbytes' blocks."""
-    small = families.FAMILIES.get(request.param)  # a variant's options are those of most families
-    sizes = small.quantizable if small else families.base.SmallFamily.quantizable
+    sizes = checkpoints.quantizable(request.param)
     return checkpoints.VARIANTS[request.param](tmp_path_factory.mktemp(request.param), **sizes)
 
 

@@ -91,9 +91,16 @@ class SmallFamily:
         """What `preprocessor` is in a model of the catalog, whose row has this size (height, width)."""
         return {"size": {"height": size[0], "width": size[1]}}
 
-    def tokenizer(self, merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
-        """Byte-level: any text, no unknown token. merges: what becomes a token together, in this order."""
+    def tokenizer(
+        self, merges: Sequence[tuple[str, str]] = (), size: int = 0
+    ) -> PreTrainedTokenizerFast:
+        """Byte-level: any text, no unknown token.
+
+        merges: what becomes a token together, in this order. size: with so many tokens at least, of which the
+        rest are words that are written and never read.
+        """
         alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        alphabet += [f"Ġw{number}" for number in range(size - len(alphabet) - 3 - len(self.special))]
         core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=list(merges)))
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
