@@ -99,8 +99,7 @@ def measure(source: str, frames: int | None, tokens: int, rounds: int) -> dict[s
     def plain() -> None:
         attend("sdpa")
         ids = stock.generate(
-            input_ids=prompt.input_ids,
-            inputs_embeds=prompt.inputs_embeds,
+            **backbone.inputs(prompt.input_ids, prompt.inputs_embeds) | {"input_ids": prompt.input_ids},
             attention_mask=prompt.attention_mask,
             position_ids=prompt.position_ids,
             pad_token_id=backbone.pad_id,

@@ -40,9 +40,10 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     from lynx.datasets.clips import content_key
     from lynx.datasets.sources import open_data
     from lynx.modalities import get
+    from lynx.training.questions import training_clip
     from lynx.training.stream_cache import StreamCache
     from lynx.training.trainer import Trainer, seed_of
-    from lynx.training.tuning import TuningLoss, answer_loss, training_clip
+    from lynx.training.tuning import TuningLoss, answer_loss
     from lynx.world.pretraining.model import build_backbone, save_backbone
 
     save_backbone(*build_backbone(0), folder / "backbone", {})

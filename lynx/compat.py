@@ -182,6 +182,28 @@ def qwen_video_size(height: int, width: int, factor: int, least: int, most: int)
     return int(height), int(width)
 
 
+def qwen3_video_size(
+    frames: int, height: int, width: int, factor: int, least: int, most: int
+) -> tuple[int, int]:
+    """The same of Qwen3-VL, whose limits are of the pixels of all frames together, two or more."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    height, width = smart_resize(frames, height, width, factor=factor, min_pixels=least, max_pixels=most)
+    return int(height), int(width)
+
+
+def deepstack_output(tokens: "Tensor", features: Sequence["Tensor"]) -> Any:
+    """The output of Qwen3-VL's tower over one clip, as the stock model takes it in place of pixels.
+
+    tokens: (n, D); features: (n, D) for each of the LLM's first layers. No other class would do: its own
+    methods are called.
+    """
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    parts: Any = {"pooler_output": [tokens], "deepstack_features": [[layer] for layer in features]}
+    return BaseModelOutputWithDeepstackFeatures(**parts)
+
+
 def cache_beginning(cache: Any, dropped: int) -> Any:
     """A `DynamicCache` without its last `dropped` positions, while `cache` itself stays as long as it is.
 

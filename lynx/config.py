@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
 TokenPooling = Literal["none", "space", "halves", "bands"]
+ReplayFrom = Literal["auto", "data", "self"]
 Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
 
@@ -159,6 +160,11 @@ class Sampling(Config):
     """Stage 3: which senses of a clip a step shows, and which of its questions it asks."""
 
     replay: float = option(0.5, "share of questions that need no new sense, so that old skills stay", high=1)
+    replay_from: ReplayFrom = option(
+        "auto",
+        "where they are from: the data, or general questions that the backbone answers itself before it is "
+        "tuned (self); auto: self where the data has none",
+    )
     questions: int | None = option(None, "most questions of a clip in one step; all if not given", low=1)
     drop_modality: float = option(0.0, "share of the clips shown without the modality", high=1)
     drop_video: float = option(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lynx.errors import BackboneError, MediaError
 
@@ -297,40 +298,52 @@ class TokenLayout:
     cell: Tensor  # (n, 2) int, row and column
     grid: tuple[int, int]  # rows, columns
     frames_a_token: int = 1  # consecutive frames that a token stands for
+    last_alone: bool = False  # whether last frames that are too few stand for their own second alone
 
     @classmethod
-    def of(cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1) -> "TokenLayout":
+    def of(
+        cls, steps: int, grid: tuple[int, int], frames_a_token: int = 1, last_alone: bool = False
+    ) -> "TokenLayout":
         """Tokens that go over rows and columns (row by row), step by step."""
         axes = (torch.arange(size) for size in (steps, *grid))
         step, row, col = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
-        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token)
+        return cls(step * frames_a_token, torch.stack([row, col], dim=1), grid, frames_a_token, last_alone)
 
     def seconds(self, times: Tensor) -> Tensor:
         """The second (n,) that each token stands for; times: (T,) of the frames. NaN where there is none."""
-        times = times.double()
-        spacing = (times[-1] - times[0]) / max(1, len(times) - 1)
-        middle = times[self.frame.clamp(min=0)] + spacing * (self.frames_a_token - 1) / 2
-        return torch.where(self.frame < 0, torch.nan, middle)
+        times, more = times.double(), torch.arange(1, self.frames_a_token)
+        # The last token's missing frames are where the next ones would be, or where the last one is.
+        spacing = 0 if self.last_alone else (times[-1] - times[0]) / max(1, len(times) - 1)
+        padded = torch.cat([times, times[-1] + spacing * more])
+        middle = padded.unfold(0, self.frames_a_token, 1).mean(dim=1)  # (T,)
+        return torch.where(self.frame < 0, torch.nan, middle[self.frame.clamp(min=0)])
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The tokens of one sense in one clip, with the second and the grid cell each of them stands for."""
+    """The tokens of one sense in one clip, with the second and the grid cell each of them stands for.
+
+    A token is a row of R numbers: D, which the LLM reads as if it were a word, and in a family whose LLM is
+    given more (Qwen3-VL) D for each of its first layers behind them.
+    """
 
     sense: str
-    tokens: Tensor  # (n, D)
+    tokens: Tensor  # (n, R)
     times: Tensor  # (n,) seconds, NaN for a newline
     cells: Tensor  # (n, 2) int, -1 for a newline
     grid: tuple[int, int]
     frames: Any  # Frames: the uint8 (pseudo-)frames as the model sees them
     placement: str = "continue"  # one of PLACEMENTS
-    type_embedding: Tensor | None = None  # (D,), added to each of them before the LLM
+    type_embedding: Tensor | None = None  # (D,), added to the first D of each of them before the LLM
+    duration: float | None = None  # seconds of the whole recording; None where that is not known
 
     @property
     def embeds(self) -> Tensor:
-        """(n, D) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
+        """(n, R) what the LLM gets: the tokens, marked by the sense's type embedding if it has one."""
         mark = self.type_embedding
-        return self.tokens if mark is None else self.tokens + mark.to(self.tokens)
+        if mark is None:
+            return self.tokens
+        return self.tokens + F.pad(mark.to(self.tokens), (0, self.tokens.shape[1] - len(mark)))
 
     @property
     def nbytes(self) -> int:
@@ -351,10 +364,13 @@ class Stream:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, ready for the LLM. `spans` says where each sense's tokens stand (in a single prompt)."""
+    """One prompt, ready for the LLM, which takes it as `Backbone.inputs` says.
+
+    `spans` says where each sense's tokens stand (in a single prompt).
+    """
 
     input_ids: Tensor  # (B, S)
-    inputs_embeds: Tensor  # (B, S, D)
+    inputs_embeds: Tensor  # (B, S, R): words, and the senses' tokens
     attention_mask: Tensor  # (B, S)
     position_ids: Tensor  # (B, S), or (3, B, S) in a family with positions in time and space
     spans: dict[str, Tensor] = field(default_factory=dict)  # (n,) int each

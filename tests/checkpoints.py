@@ -9,7 +9,7 @@ import torch
 
 from lynx.adapters.format import Adapter
 from lynx.config import LoraSettings
-from lynx.types import Frames, Waveform
+from lynx.types import Frames, Prompt, Waveform
 
 FAMILIES: dict[str, Callable[..., Path]] = {name: each.write for name, each in families.FAMILIES.items()}
 VARIANTS: dict[str, Callable[..., Path]] = {
@@ -24,6 +24,25 @@ llava_onevision, qwen2_5_vl, internvl = (
 def stock_inputs(backbone: Any, video: Frames, messages: list[dict[str, str]]) -> dict[str, torch.Tensor]:
     """What the stock processor of a backbone's family gives for a video and messages."""
     return families.of(backbone).stock_inputs(backbone, video, messages)
+
+
+def arguments(backbone: Any, prompt: Prompt) -> dict[str, Any]:
+    """What the stock model is called with for a prompt."""
+    given = backbone.inputs(prompt.input_ids, prompt.inputs_embeds)
+    return {**given, "attention_mask": prompt.attention_mask, "position_ids": prompt.position_ids}
+
+
+def followed(backbone: Any, prompt: Prompt, ids: torch.Tensor) -> Prompt:
+    """A prompt with an answer's ids (n,) behind it."""
+    more = ids[None].to(prompt.input_ids)
+    behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(ids), device=more.device)
+    return Prompt(
+        torch.cat([prompt.input_ids, more], 1),
+        torch.cat([prompt.inputs_embeds, backbone.embed(more)], 1),
+        torch.cat([prompt.attention_mask, torch.ones_like(more)], 1),
+        torch.cat([prompt.position_ids, behind], -1),
+        prompt.spans,
+    )
 
 
 def random_adapter(

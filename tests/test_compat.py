@@ -168,6 +168,33 @@ def test_qwens_processor_keeps_sides_to_multiples_and_the_area_in_its_bounds():
     assert width / height == pytest.approx(16 / 9, rel=0.2)
 
 
+def test_qwen3s_processor_keeps_the_pixels_of_all_frames_together_in_its_bounds():
+    least, most = 64 * 64, 32 * 32 * 64
+    for frames in (2, 3, 8, 40):
+        height, width = compat.qwen3_video_size(frames, 1080, 1920, 32, least, most)
+        assert height % 32 == width % 32 == 0 and height * width * frames <= most
+    height, width = compat.qwen3_video_size(2, 20, 20, 32, least, most)
+    assert least <= 2 * height * width <= 2 * least
+
+
+@torch.no_grad()
+def test_qwen3_takes_an_output_of_its_tower_in_place_of_pixels(tmp_path):
+    backbone = load_backbone(checkpoints.FAMILIES["qwen3_vl"](tmp_path))
+    ids = torch.tensor([[5, backbone.placeholder, backbone.placeholder, 6]])
+    tokens, *features = torch.randn(3, 2, backbone.width).unbind(0)
+    logits = []
+    for each in (features, [-feature for feature in features]):
+        output = compat.deepstack_output(tokens, each)
+        found = backbone.model(input_ids=ids, mm_encoder_outputs={"video": output}).logits
+        said = backbone.model.generate(
+            input_ids=ids, mm_encoder_outputs={"video": output}, max_new_tokens=1, output_logits=True,
+            return_dict_in_generate=True, do_sample=False,
+        )  # fmt: skip
+        torch.testing.assert_close(said.logits[0], found[:, -1])
+        logits.append(found)
+    assert torch.equal(logits[0][:, 0], logits[1][:, 0]) and not torch.equal(*logits)
+
+
 def test_a_beginning_of_a_cache_is_a_view_and_leaves_the_cache_whole():
     cache = DynamicCache()
     for layer in range(2):

@@ -11,7 +11,7 @@ import pytest
 import stages
 import torch
 from accelerate.state import AcceleratorState
-from checkpoints import clip, random_adapter, sound, stock_inputs
+from checkpoints import arguments, clip, random_adapter, sound, stock_inputs
 from transformers import AutoModelForImageTextToText
 
 import lynx
@@ -45,7 +45,7 @@ def folder(request, tmp_path_factory):
 @torch.no_grad()
 def logits(model):
     prompt = model.backbone.compose(QUESTION, [model.encode("video", clip(4))])
-    return model.backbone.model(inputs_embeds=prompt.inputs_embeds, position_ids=prompt.position_ids).logits
+    return model.backbone.model(**arguments(model.backbone, prompt)).logits
 
 
 def test_auto_is_the_gpu(folder):

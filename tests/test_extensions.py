@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import checkpoints
+import layouts
 import pytest
 from checkpoints import clip, random_adapter
 
@@ -44,6 +45,12 @@ class Next(LlavaOnevision):
 class Nameless(LlavaOnevision):
     pass
 '''
+EXAM = '''
+
+from lynx.evaluation.benchmarks import Benchmark
+
+EXAM = Benchmark("exam", "lynx.datasets.avut:AVUT", "lynx.evaluation.scorers:choices")
+'''
 ENTRY_POINTS = {
     "lynx.modalities": {
         "thermal": "lynx_thermal:Thermal",
@@ -71,7 +78,7 @@ def installed(tmp_path_factory):
     """A folder in which pip has put such a package, as it would into an environment."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
     (source / "lynx_thermal.py").write_text(THERMAL)
-    (source / "lynx_family.py").write_text(FAMILY + '\n\nclass EXAM:\n    name = "exam"\n')
+    (source / "lynx_family.py").write_text(FAMILY + EXAM)
     (source / "lynx_broken.py").write_text("1 / 0\n")
     groups = "".join(
         f'[project.entry-points."{group}"]\n' + "".join(f'{name} = "{entries[name]}"\n' for name in entries)
@@ -154,5 +161,8 @@ def test_added_families_and_benchmarks_are_found_and_what_is_left_out_is_named_i
     found, broken, nothing, refused = run(installed, "-c", code).stdout.splitlines()
     assert found == "lynx_family exam llava_onevision"
     assert "lynx-thermal 0.3" in broken and "ZeroDivisionError" in broken
-    assert nothing == "There is no benchmark 'nothing'; known are: exam."
-    assert "internvl, next." in refused and "lynx-thermal 0.3" in refused and "'nameless'" in refused
+    assert nothing.startswith("There is no benchmark 'nothing'; known are: avqa,") and "exam, mlvu" in nothing
+    layouts.avut(tmp_path / "exam")
+    words = ["eval", "exam", "--data", str(tmp_path / "exam"), "--check", "--json"]
+    assert json.loads(run(installed, "-m", "lynx", *words).stdout)["questions"] == 3
+    assert ", next." in refused and "lynx-thermal 0.3" in refused and "'nameless'" in refused

@@ -55,13 +55,12 @@ def test_the_quick_start_runs():
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_the_command_lines_are_understood(page, line):
-    from lynx.cli.main import _parser
-    from lynx.cli.registry import COMMANDS
+    from lynx.cli.registry import COMMANDS, parser_of
 
     words = shlex.split(line, comments=True)
     name = " ".join(words[1:3]) if " ".join(words[1:3]) in COMMANDS else words[1]
     try:
-        _parser(COMMANDS[name]).parse_args(words[1 + len(name.split()) :])
+        parser_of(COMMANDS[name]).parse_args(words[1 + len(name.split()) :])
     except SystemExit:
         pytest.fail(f"{page} has a command that lynx does not understand: {line}")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import checkpoints
 import pytest
 import torch
-from checkpoints import clip, random_adapter, sound
+from checkpoints import arguments, clip, followed, random_adapter, sound
 
 import lynx
 from lynx import BackboneError, LynxError, MediaError, session
 from lynx.backbones.kv_cache import KvCaches
 from lynx.streams.budget import plan
-from lynx.types import Moments
+from lynx.types import Moments, sample_times
 
 QUESTION = "what is it ?"
 
@@ -198,10 +198,11 @@ def test_the_budget_is_known_before_anything_is_read(model):
 
 def test_the_most_frames_that_are_planned_make_a_prompt(family):
     """What stands between the frames counts too: a third of InternVL's prompt here."""
+    lasts = 90.0  # some captions say how late it is
     with pytest.raises(BackboneError, match="use at most") as refused:
-        plan(family, {"video": clip()}, Moments(999))
+        plan(family, {"video": replace(clip(), duration=lasts)}, Moments(999))
     most = int(re.search(r"at most (\d+) frames", str(refused.value))[1])
-    video = clip(most)
+    video = replace(clip(most), times=sample_times(lasts, most), duration=lasts)
     assert plan(family, {"video": video}, Moments(most)).frames == most
     family.backbone.default_frames = 999
     assert plan(family, {"video": video}).frames == most
@@ -310,15 +311,10 @@ def full_prefill(chat, senses):
     model, kept = chat.model, chat.model.kv_caches.get(chat, senses)
     with torch.no_grad():
         prompt = model.backbone.compose(chat.history[:-1], [chat.streams[sense] for sense in senses])
-    answer = torch.tensor([kept.labels[prompt.input_ids.shape[1] :]], dtype=torch.long)
-    behind = prompt.position_ids[..., -1:] + 1 + torch.arange(answer.shape[1])
+    answer = torch.tensor(kept.labels[prompt.input_ids.shape[1] :], dtype=torch.long)
     with torch.no_grad(), model.using(*senses):
-        embeds = model.backbone.model.get_input_embeddings()(answer)
-        filled = model.backbone.model(
-            inputs_embeds=torch.cat([prompt.inputs_embeds, embeds], 1),
-            position_ids=torch.cat([prompt.position_ids, behind], -1),
-            use_cache=True,
-        ).past_key_values
+        given = arguments(model.backbone, followed(model.backbone, prompt, answer))
+        filled = model.backbone.model(**given, use_cache=True).past_key_values
     return kept.cache, filled
 
 
@@ -358,7 +354,8 @@ def test_what_senses_share_under_the_same_loras_is_taken_over(family):
     with computed(family) as tokens:
         answer = chat.retry(max_new_tokens=6)
     video, audio = chat.plan.tokens["video"], chat.plan.tokens["audio"]
-    assert audio < tokens[0] < audio + video
+    prompt = family.backbone.compose(chat.history[:-1], list(chat.streams.values()))
+    assert audio < tokens[0] < prompt.input_ids.shape[1] - video
     assert answer == family.chat(video=clip(), audio=sound(), frames=6).ask(QUESTION, max_new_tokens=6)
     assert chat.evidence.attention.baseline is not None
     chat.senses["video"] = False  # its placeholders look alike, what stands there does not

@@ -160,10 +160,10 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
         shapes = backbone.lora_shapes(part, settings.rank)
         parts[part] = (settings, _read_tensors(folder / part / WEIGHTS, shapes))
     embedding, path = None, folder / TYPE_EMBEDDING_FILE
-    width = backbone.model.config.get_text_config().hidden_size
     if os.path.lexists(path):
-        embedding = _read_tensors(path, {TYPE_EMBEDDING: (width,)})[TYPE_EMBEDDING]
-    return AdapterFiles(adapter, parts, embedding, _read_familiar(folder / FAMILIAR_FILE, width))
+        embedding = _read_tensors(path, {TYPE_EMBEDDING: (backbone.width,)})[TYPE_EMBEDDING]
+    familiar = _read_familiar(folder / FAMILIAR_FILE, backbone.token_width)
+    return AdapterFiles(adapter, parts, embedding, familiar)
 
 
 def _read_familiar(path: Path, width: int) -> FamiliarTokens | None:

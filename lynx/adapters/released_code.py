@@ -310,8 +310,12 @@ def _outputs(model: AdaptedBackbone, name: str, part: str, read: Part | None = N
             frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8, generator=generator)
             return backbone.encode(backbone.pixels(frames))[0].float()
         prompt = backbone.compose([{"role": "user", "content": "what do you hear ?"}])
-        inputs = {key: getattr(prompt, key) for key in ("inputs_embeds", "attention_mask", "position_ids")}
-        hidden: Tensor = backbone.model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        hidden: Tensor = backbone.model.get_decoder()(
+            **backbone.decoder_inputs(prompt.input_ids, prompt.inputs_embeds),
+            attention_mask=prompt.attention_mask,
+            position_ids=prompt.position_ids,
+            use_cache=False,
+        ).last_hidden_state
         return hidden.float()
 
 

@@ -153,6 +153,20 @@ class RowRecorder:
 
 
 @contextmanager
+def stock(model: nn.Module) -> Iterator[None]:
+    """Inside, every attention of a loaded model is transformers' own."""
+    configs = {id(c): c for module in model.modules() if (c := getattr(module, "config", None)) is not None}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        compat.use_attention(config, "sdpa")
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            compat.use_attention(config, before[key])
+
+
+@contextmanager
 def recording(
     backbone: Backbone, vision: VisionCallback | None = None, text_rows: RowRecorder | None = None
 ) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 A `Backbone` wraps a *stock* transformers model, frozen and in eval mode, whose attention runs through
 `lynx.backbones.attention`. A family overrides what its architecture decides (pixels, encode, positions,
-module names) and nothing else. Axis letters: T frames, D width, n tokens, S sequence.
+module names) and nothing else. Axis letters: T frames, D width of the LLM, R numbers of an interface token,
+n tokens, S sequence.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from cachetools import LRUCache
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +37,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] = (0, 0)  # (height, width), where all frames have one
-    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape
+    pixels: tuple[int, int] = (0, 0)  # minimum and maximum pixels of a frame, where it keeps its shape; of
+    # Qwen3-VL those of all frames of a clip together
+    longer_side: int = 0  # of a frame in pixels, where it is resized to this before it is resized to `size`
+    capped: bool = False  # whether a frame's share of a limit of tokens bounds its pixels as well
+    video_tokens: int | None = None  # that limit, where it is not the stock processor's own
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())))
 
 
+def _as_bytes(text: str, **options: Any) -> dict[str, list[int]]:
+    """In place of the tokenizer that a skeleton has not."""
+    return {"input_ids": list(text.encode())}
+
+
 class Backbone(ABC):
     """A frozen Video LLM of one family."""
 
@@ -72,9 +83,9 @@ class Backbone(ABC):
     """The `model_type` of its configuration."""
     relatives: ClassVar[Mapping[str, str]] = {}
     """Advice for similar `model_type`s, which are refused."""
-    vision_targets: ClassVar[str]
+    vision_targets: str
     """A regex of full module names, as `llm_targets` is: a list of suffixes would hit the wrong towers."""
-    output_projection: ClassVar[str]
+    output_projection: str
     """Name, in a vision attention module, of the linear that mixes the heads at the end."""
     llm_targets: ClassVar[str] = (
         r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -84,6 +95,10 @@ class Backbone(ABC):
     original_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Module names of the family's original code -> names here, for importing its checkpoints. Both are
     endings, "*" is a layer's number; a fused module has several names, in the order of its rows."""
+    chat_template: ClassVar[str | None] = None
+    """The prompt's template, where the stock processor puts one in the place of the checkpoint's."""
+    before_answer: ClassVar[str] = ""
+    """What the model writes before the text of an answer; a chat's history has it in the template."""
     placements: ClassVar[tuple[str, ...]] = ("continue", "parallel")
     """Which of PLACEMENTS the family can do."""
     axes: ClassVar[tuple[int, ...]] = ()
@@ -102,7 +117,7 @@ class Backbone(ABC):
         revision: str | None = None,
         default_frames: int = 16,
         words: frozenset[str] | None = None,
-        familiar: FamiliarTokens | None = None,
+        unexpected: Sequence[str] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -111,8 +126,24 @@ class Backbone(ABC):
         self.revision = revision
         self.default_frames = default_frames
         self.words = words
-        self.familiar = familiar  # of the video
+        self.unexpected = tuple(unexpected)  # tensors of its files that the model has no place for
+        self.familiar: FamiliarTokens | None = None  # of the video, where its checkpoint has them
         self.steps: LRUCache[Any, Any] = LRUCache(4)  # of decoding, see `fixed_step`
+        if self.used_layers is not None:  # a LoRA on a layer that nothing reads would never get a gradient
+            numbers = "|".join(map(str, range(self.used_layers)))
+            self.vision_targets = self.vision_targets.replace(r"\d+", f"({numbers})", 1)
+
+    @property
+    def used_layers(self) -> int | None:
+        """How many of the tower's first layers its tokens depend on, where the projector reads inner ones
+        (`vision_feature_layer`); None: all.
+        """
+        chosen = getattr(self.model.config, "vision_feature_layer", -1)
+        if chosen == -1:
+            return None
+        layers = self.model.config.vision_config.num_hidden_layers
+        each = [chosen] if isinstance(chosen, int) else chosen
+        return max(layer if layer >= 0 else layers + 1 + layer for layer in each)
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +154,16 @@ class Backbone(ABC):
     def dtype(self) -> torch.dtype:
         """The precision of what is never quantized."""
         return self.interface_weights()[0].dtype
+
+    @property
+    def width(self) -> int:
+        """D, the LLM's width."""
+        return self.text_sizes(self.model.config).hidden
+
+    @property
+    def token_width(self) -> int:
+        """R, how many numbers an interface token has: D, where the LLM takes nothing beside it."""
+        return self.width
 
     @property
     def pad_id(self) -> int:
@@ -171,8 +212,8 @@ class Backbone(ABC):
         sizes = (text.num_hidden_layers, text.hidden_size, text.intermediate_size)
         return TextSizes(*sizes, text.num_key_value_heads, head_dim)
 
-    def frame_pixels(self, size: tuple[int, int] | None) -> int:
-        """How many pixels of one frame the tower takes; size: as in `tokens`."""
+    def frame_pixels(self, size: tuple[int, int] | None, frames: int) -> int:
+        """How many pixels of one frame of so many the tower takes; size: as in `tokens`."""
         return math.prod(self.preprocessing.size)
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -194,13 +235,20 @@ class Backbone(ABC):
         mean, std = (torch.tensor(x, dtype=torch.float32).view(3, 1, 1) * 255 for x in values)
         return ((frames.float() - mean) / std).to(self.device, self.dtype)
 
-    def video_pixels(self, frames: Tensor) -> Tensor:
-        """`pixels` of the RGB video, bit-equal to the stock video processor's."""
+    def video_pixels(self, frames: Tensor, total: int | None = None) -> Tensor:
+        """`pixels` of the RGB video, bit-equal to the stock video processor's.
+
+        total: how many frames the whole clip has, where these are a part of it.
+        """
         return self.pixels(frames)
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
-        """Pixels of one clip -> its interface tokens (n, D), with whichever LoRA is on; keeps gradients."""
+        """Pixels of one clip -> its interface tokens (n, R), with whichever LoRA is on; keeps gradients."""
+
+    def stock_inputs(self, pixels: Tensor, stream: Stream, ids: Tensor) -> dict[str, Tensor]:
+        """What stock's own `forward` takes in place of a video's stream, beside ids (B, S) and their mask."""
+        return {"pixel_values_videos": pixels[None]}
 
     @abstractmethod
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
@@ -209,8 +257,8 @@ class Backbone(ABC):
         size: (height, width) of the RGB video's frames; None stands for pseudo-frames.
         """
 
-    def captions(self, frames: int) -> int:
-        """Number of tokens between that many frames of the video, which `tokens` does not count."""
+    def captions(self, times: Tensor) -> int:
+        """Number of tokens between the video's frames, which `tokens` does not count; times: (T,) seconds."""
         return 0
 
     @abstractmethod
@@ -270,20 +318,24 @@ class Backbone(ABC):
             begin = begins.get(stream.placement, next_position)
             positions[..., done:first] = begin + torch.arange(first - done)  # text that introduces the stream
             start = begin + first - done
-            positions[..., first:last] = start + self.inner_positions(stream, last - first)
-            done, next_position = last, max(next_position, start + self.extent(stream, last - first))
+            places = spans[stream.sense] - first
+            positions[..., first:last] = start + self.inner_positions(stream, places)
+            done, next_position = last, max(next_position, start + self.extent(stream, places))
             # The first stream decides for all: "share" begins with it, "parallel" right behind the video.
             begins = begins or {"share": start, "parallel": next_position if stream.sense == VIDEO else start}
         positions[..., done:] = next_position + torch.arange(length - done)
         return positions
 
-    def inner_positions(self, stream: Stream, length: int) -> Tensor:
-        """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on."""
-        return torch.arange(length)
+    def inner_positions(self, stream: Stream, places: Tensor) -> Tensor:
+        """Position ids (length,), or (3, length), from a stream's first token to its last, from 0 on.
 
-    def extent(self, stream: Stream, length: int) -> int:
-        """How many positions a stream of that many tokens takes up before the text goes on."""
-        return length
+        places: (n,) where its tokens stand there, the first at 0; there may be words between them.
+        """
+        return torch.arange(int(places[-1]) + 1)
+
+    def extent(self, stream: Stream, places: Tensor) -> int:
+        """How many positions a stream takes up before the text goes on; places: as in `inner_positions`."""
+        return int(places[-1]) + 1
 
     def fingerprint(self) -> dict[str, int | str]:
         """The identity that adapters check: the backbone's sizes, and a digest of the projector's weights.
@@ -294,12 +346,14 @@ class Backbone(ABC):
         digest = hashlib.sha256()
         for weight in self.interface_weights():
             digest.update(tensor_bytes(weight.to(torch.bfloat16)))
+        inner = self.used_layers is not None
         return {
             "vision_layers": len(self.vision_attention_modules()),
             "vision_hidden": vision.hidden,
             "text_layers": text.layers,
             "text_hidden": text.hidden,
             "projector": digest.hexdigest()[:16],
+            **({"vision_feature_layer": str(self.model.config.vision_feature_layer)} if inner else {}),
         }
 
     def prompt_ids(self, messages: Sequence[Message], with_media: bool) -> list[int]:
@@ -311,10 +365,20 @@ class Backbone(ABC):
             if media_due and message["role"] == "user":
                 content, media_due = [{"type": "video"}, *content], False
             blocks.append({"role": message["role"], "content": content})
-        text = self.tokenizer.apply_chat_template(
-            blocks, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        try:
+            text: Any = self.tokenizer.apply_chat_template(
+                blocks,
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=messages[-1]["role"] == "user",
+            )
+        except (TypeError, TemplateError) as error:
+            raise BackboneError(
+                f"the chat template of {self.source} cannot write this conversation ({error}): expected one "
+                "that takes contents as lists of texts and videos, as that of the whole model does; a "
+                "template of its language model takes texts alone"
+            ) from error
+        ids = self.text_ids(text)
         for token, expected in {self.placeholder: 0, self.marker: int(with_media)}.items():
             if ids.count(token) != expected:
                 name = self.tokenizer.convert_ids_to_tokens(token)
@@ -322,6 +386,16 @@ class Backbone(ABC):
                     f"the conversation holds {name!r} {ids.count(token)} times, expected {expected}: it "
                     "stands for the media and must not be written in a message"
                 )
+        return ids
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """The token ids by which the model would give that answer to a prompt, its end included."""
+        return [*self.text_ids(self.before_answer + answer), self.tokenizer.eos_token_id]
+
+    def text_ids(self, text: str) -> list[int]:
+        """The token ids of a text; without a tokenizer its bytes, which are as many or more."""
+        split: Any = self.tokenizer if self.tokenizer is not None else _as_bytes
+        ids: list[int] = split(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def insert(
@@ -349,8 +423,26 @@ class Backbone(ABC):
             advice = "use fewer frames, or a shorter question"
             raise BackboneError(f"the prompt has {len(ids)} tokens, {limit}: {advice}")
         input_ids = torch.tensor([ids], device=self.device)
-        embeds: Tensor = self.model.get_input_embeddings()(input_ids)
+        embeds = self.embed(input_ids)
         for stream in streams:
-            embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, D)
+            embeds[0, spans[stream.sense].to(self.device)] = stream.embeds.to(embeds)  # (n, R)
         positions = positions.unsqueeze(-2).to(self.device)  # (1, S) or (3, 1, S)
         return Prompt(input_ids, embeds, torch.ones_like(input_ids), positions, spans)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Words (B, S) as rows (B, S, R), among which interface tokens can be put."""
+        embeds: Tensor = self.model.get_input_embeddings()(ids)  # (B, S, D)
+        missing = self.token_width - embeds.shape[-1]
+        return F.pad(embeds, (0, missing)) if missing else embeds
+
+    def inputs(self, ids: Tensor, embeds: Tensor, cached: int = 0) -> dict[str, Any]:
+        """What the model's `forward` and `generate` take of these positions, beside masks and position ids.
+
+        ids: (B, S); embeds: (B, S, R) words and interface tokens. cached: how many of them a cache holds,
+        where they are given all the same, as to `generate`.
+        """
+        return {"inputs_embeds": embeds}
+
+    def decoder_inputs(self, ids: Tensor, embeds: Tensor) -> dict[str, Any]:
+        """The same for the LLM without its head (`get_decoder()`)."""
+        return {"inputs_embeds": embeds}

@@ -110,6 +110,9 @@ def generate(
     if temperature > 0:
         # Every option is set: a checkpoint's own generation_config may truncate the distribution.
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    cached = cache.get_seq_length() if cache is not None else 0
+    given = backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cached)
+    given["input_ids"] = prompt.input_ids  # a checkpoint may penalize repeating the prompt
     decoding: Any = nullcontext()
     if fixed or (fixed is None and backbone.device.type == "cuda" and any(lora_forwards(backbone))):
         cache = cache if cache is not None else DynamicCache(config=backbone.model.config.get_text_config())
@@ -119,8 +122,7 @@ def generate(
             logger.info("decoding without fixed steps: they are for a single prompt")
     with decoding:
         ids: Tensor = backbone.model.generate(
-            input_ids=prompt.input_ids,  # a checkpoint may penalize repeating the prompt
-            inputs_embeds=prompt.inputs_embeds,
+            **given,
             attention_mask=prompt.attention_mask,
             position_ids=prompt.position_ids,  # without them Qwen silently computes wrong ones for embeddings
             cache=cache,
@@ -137,7 +139,7 @@ def generate(
 def stream_text(
     tokenizer: PreTrainedTokenizerBase, run: Callable[[TextIteratorStreamer], object], stop: threading.Event
 ) -> Generator[str]:
-    """Yield the text that `run(streamer)` generates, piece by piece.
+    """Yield the text that `run(streamer)` generates, piece by piece, without space before the first one.
 
     `run` has its own thread; its exceptions are raised here. Closing the generator early sets `stop` and
     waits for the thread.
@@ -148,7 +150,12 @@ def stream_text(
         # The queue is always closed: otherwise a failure would leave the caller waiting.
         future.add_done_callback(lambda _: compat.end_stream(streamer))
         try:
-            yield from (piece for piece in streamer if piece)
+            begun = False
+            for piece in streamer:
+                text = piece if begun else piece.lstrip()  # SmolVLM's answers begin with a space
+                if text:
+                    begun = True
+                    yield text
         finally:
             stop.set()
         future.result()

@@ -23,7 +23,7 @@ from lynx.backbones.memory import free_bytes
 from lynx.backbones.quantization import QUANTIZED, check_device, dtype_of, pick_device, pick_precision
 from lynx.errors import DataError
 from lynx.media.thumbnails import THUMBNAIL_PIXELS
-from lynx.types import VIDEO
+from lynx.types import VIDEO, sample_times
 
 TEXT_TOKENS = 256
 """Tokens allowed for a question, its template and an answer."""
@@ -111,13 +111,13 @@ def estimate(
     dtype = dtype_of(precision, backbone.model.config, target)
     frames = frames or backbone.default_frames
     tokens = {VIDEO: backbone.tokens(frames, size)} | {sense: backbone.tokens(frames) for sense in senses}
-    captions = backbone.captions(frames)
+    captions = backbone.captions(sample_times(seconds, frames))
     length = sum(tokens.values()) + captions + TEXT_TOKENS
 
     costs = Costs(backbone, precision, dtype, adapted=bool(senses))
     shapes = [shape for part in ("vision", "llm") for shape in backbone.lora_shapes(part, rank).values()]
-    peaks = [costs.prefill(length), costs.vision(frames, size)]
-    streams = sum(tokens.values()) * costs.width * dtype.itemsize
+    peaks = [costs.prefill(length, media=sum(tokens.values())), costs.vision(frames, size)]
+    streams = sum(tokens.values()) * backbone.token_width * dtype.itemsize
     copied = 0  # LLM LoRAs that are on together, or are in another precision than the LLM
     if len(senses) > 1 or (senses and costs.lora_bytes > dtype.itemsize):
         llm = sum(map(math.prod, backbone.lora_shapes("llm", rank).values()))
@@ -202,18 +202,24 @@ class Costs:
         """Keys and values of that many tokens in every layer."""
         return self.text.layers * 2 * self.text.kv_heads * self.text.head_dim * self.itemsize * length
 
-    def prefill(self, length: int) -> int:
-        """Peak bytes in a layer of the LLM while it reads the prompt, the embeddings included."""
+    def prefill(self, length: int, media: int) -> int:
+        """Peak bytes in a layer of the LLM while it reads the prompt, the embeddings included.
+
+        media: how many of the prompt's tokens are a sense's.
+        """
         inner = self.text.inner * self.itemsize
         row = self._row(self.width, self.text.inner, True, self.adapted) + 2 * self.width * self.itemsize
         # A quantized layer's weights are unpacked to be multiplied with, before the last result is there.
         unpacked = self.width * inner if self.precision in QUANTIZED else 0
-        return max(length * row, length * (row - inner) + unpacked)
+        # What is given beside embeddings (Qwen3-VL): in the prompt's rows, taken apart, as stock joins it.
+        wide = self.backbone.token_width
+        beside = (length * (wide - self.width) + 2 * media * wide) * self.itemsize if wide > self.width else 0
+        return max(length * row, length * (row - inner) + unpacked) + beside
 
     def vision(self, frames: int, size: tuple[int, int] | None = None, adapted: bool = False) -> int:
         """Peak bytes of one pass of the tower, with the clip's pixels; size: as in `tokens`."""
         tower = self.backbone.vision_sizes(self.backbone.model.config)
-        pixels = self.backbone.frame_pixels(size)
+        pixels = self.backbone.frame_pixels(size, frames)
         steps = math.ceil(min(frames, self.backbone.frames_per_pass) / tower.frames_per_patch)
         rows = steps * pixels / tower.patch**2
         layer = self._row(tower.hidden, tower.inner, tower.gated, adapted)

@@ -67,10 +67,10 @@ class InternVL(Backbone):
         """Tokens of a clip of that many frames of any size, without the words between them."""
         return frames * math.prod(self.token_grid)
 
-    def captions(self, frames: int) -> int:
-        """Names of frames and the marks around each; without a tokenizer one a byte, which is the most."""
-        split = self._ids if self.tokenizer is not None else str.encode
-        return sum(len(split(f"\nFrame{number}: ")) + 2 for number in range(1, frames + 1))
+    def captions(self, times: Tensor) -> int:
+        """Names of frames and the marks around each."""
+        numbers = range(1, len(times) + 1)
+        return sum(len(self.text_ids(f"\nFrame{number}: ")) + 2 for number in numbers)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
         """(T, 3, h, w) -> tokens (T * rows * cols, D)."""
@@ -81,9 +81,14 @@ class InternVL(Backbone):
         ]
         return torch.cat(parts), TokenLayout.of(len(pixels), self.token_grid)
 
+    def stock_inputs(self, pixels: Tensor, stream: Stream, ids: Tensor) -> dict[str, Tensor]:
+        """The pixels: to stock every frame is a picture."""
+        return {"pixel_values": pixels}
+
     def media_ids(self, streams: Sequence[Stream]) -> tuple[list[int], dict[str, list[int]]]:
         """Frames of the video with their names, then every other stream between one pair of marks."""
-        begin, end = self._ids(self.tokenizer.start_image_token), self._ids(self.tokenizer.end_image_token)
+        marks = self.tokenizer.start_image_token, self.tokenizer.end_image_token
+        begin, end = map(self.text_ids, marks)
         ids: list[int] = []
         places: dict[str, list[int]] = {}
         for stream in streams:
@@ -91,18 +96,15 @@ class InternVL(Backbone):
             size = len(stream.tokens) // count
             for number in range(1, count + 1):
                 name = f"Frame{number}: " if stream.sense == VIDEO else ""
-                ids += self._ids(("\n" if ids else "") + name) + begin
+                ids += self.text_ids(("\n" if ids else "") + name) + begin
                 places.setdefault(stream.sense, []).extend(range(len(ids), len(ids) + size))
                 ids += [self.placeholder] * size + end
         return ids, places
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
     def vision_attention_modules(self) -> list[nn.Module]:
-        """InternViT's attention modules, first layer first."""
-        return [layer.attention for layer in self.model.model.vision_tower.encoder.layer]
+        """The attention modules of InternViT's layers that are used, first layer first."""
+        layers = self.model.model.vision_tower.encoder.layer
+        return [layer.attention for layer in layers[: self.used_layers]]
 
     def even_queries(self, length: int) -> Tensor:
         """Patches at even rows and columns: one of each 2 x 2 that become a token."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -153,10 +154,16 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
     try:
         mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
         size = values.get("size") or {}
+        if square := values.get("max_image_size"):  # resized twice: to a longer side, then to a square
+            first = size or values["video_sampling"]["video_size"]
+            side, longer = int(square["longest_edge"]), int(first["longest_edge"])
+            return Preprocessing(mean, std, size=(side, side), longer_side=longer)
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
-            return Preprocessing(mean, std, pixels=(int(least), int(most)))
+            capped, tokens = bool(values.get("cap_pixels_per_frame")), values.get("max_video_tokens")
+            limits = (int(least), int(most))
+            return Preprocessing(mean, std, pixels=limits, capped=capped, video_tokens=tokens)
         return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
     except (KeyError, TypeError) as error:
         raise BackboneError(
@@ -167,7 +174,8 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
 
 def _read_model(
     source: CheckpointSource, config: PreTrainedConfig, precision: str, device: torch.device
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of tensors in its files that it has no place for."""
     family, quantized = get_family(config.model_type), precision in QUANTIZED
     dtype = dtype_of(precision, config, device)
     options: dict[str, Any] = {"device_map": {"": device}} if quantized else {}
@@ -192,13 +200,13 @@ def _read_model(
     if missing := sorted(loaded[1]["missing_keys"]):
         some = ", ".join(missing[:3])
         raise BackboneError(f"the weights of {source.name!r} lack {len(missing)} tensors, such as {some}")
-    if unexpected := loaded[1]["unexpected_keys"]:
+    if unexpected := sorted(loaded[1]["unexpected_keys"]):
         logger.warning("%s holds tensors its model has no place for: %s", source.name, unexpected)
     if quantized:
         check_quantized(model, precision, family.llm_targets, source.name)
         compat.keep_nf4_layout(model)
-        return model
-    return model.to(device)  # type: ignore[arg-type]
+        return model, unexpected
+    return model.to(device), unexpected  # type: ignore[arg-type]
 
 
 def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device: str = "auto") -> Backbone:
@@ -218,6 +226,30 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     check_device(precision, target)
     preprocessing = read_preprocessing(where)
     where = fetch(replace(asked, revision=where.revision), _CHECKPOINT)
+    tokenizer = _read_tokenizer(where)
+    with explain_out_of_memory():
+        model, unexpected = _read_model(where, config, precision, target)
+    extra = _read_json(where, "lynx_tiny.json")
+    backbone = get_family(config.model_type)(
+        model,
+        tokenizer,
+        preprocessing,
+        source=asked.name if asked.name == EMBEDDED else asked.location,
+        revision=where.revision,
+        default_frames=where.default_frames or int(extra.get("frames", 16)),
+        words=frozenset(extra["words"]) if extra.get("words") is not None else None,
+        unexpected=unexpected,
+    )
+    backbone.familiar = _read_familiar(where, backbone.token_width)
+    _check_template(backbone)
+    return backbone
+
+
+def _read_tokenizer(where: CheckpointSource) -> Any:
+    """The tokenizer in a checkpoint's folder, with the template of the whole model.
+
+    Raises: BackboneError: there is none, or no template.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -230,19 +262,44 @@ def load_backbone(source: str | Path = EMBEDDED, precision: str = "auto", device
     if tokenizer.chat_template is None:
         wanted = "chat_template.jinja or chat_template.json"
         raise BackboneError(f"{where.name!r} has no chat template ({wanted})")
-    with explain_out_of_memory():
-        model = _read_model(where, config, precision, target)
-    extra = _read_json(where, "lynx_tiny.json")
-    return get_family(config.model_type)(
-        model,
-        tokenizer,
-        preprocessing,
-        source=asked.name if asked.name == EMBEDDED else asked.location,
-        revision=where.revision,
-        default_frames=where.default_frames or int(extra.get("frames", 16)),
-        words=frozenset(extra["words"]) if extra.get("words") is not None else None,
-        familiar=_read_familiar(where, model.config.get_text_config().hidden_size),
-    )
+    return tokenizer
+
+
+def read_words(source: str | Path) -> Backbone:
+    """A `skeleton` that has its tokenizer and knows its words: for prompts without weights.
+
+    Of a Hub id its JSON files are downloaded. Raises: BackboneError as `load_backbone` does.
+    """
+    patterns = tuple(pattern for pattern in _CHECKPOINT if not pattern.endswith(".safetensors"))
+    where = fetch(parse_source(source), patterns)
+    backbone, extra = skeleton(source), _read_json(where, "lynx_tiny.json")
+    backbone.tokenizer = _read_tokenizer(where)
+    backbone.words = frozenset(extra["words"]) if extra.get("words") is not None else None
+    return backbone
+
+
+def _check_template(backbone: Backbone) -> None:
+    """Raises: BackboneError: the chat template does not put a video where the media belong."""
+    try:
+        backbone.prompt_ids([{"role": "user", "content": "?"}], with_media=True)
+    except BackboneError as error:
+        name = backbone.tokenizer.convert_ids_to_tokens(backbone.marker)
+        if "stands for the media" not in str(error):
+            raise
+        raise BackboneError(
+            f"the chat template of {backbone.source} does not write {name!r} where a message has a video: "
+            "expected the template of the whole model (chat_template.jinja or chat_template.json)"
+        ) from error
+
+
+def stock_processor(backbone: Backbone) -> Any:
+    """The processor of transformers that belongs to a loaded backbone's checkpoint.
+
+    Raises whatever transformers raises where it, torchvision or a file that it needs is missing.
+    """
+    where = replace(parse_source(backbone.source), revision=backbone.revision)
+    folder = fetch(where, _CHECKPOINT).location
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def _read_familiar(where: CheckpointSource, width: int) -> FamiliarTokens | None:

@@ -6,7 +6,7 @@ passed: the stock model cannot place two grids one after the other, and keeps st
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,8 @@ class Qwen25VL(Backbone):
     family = "qwen2_5_vl"
     vision_targets = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)|merger\.mlp\.[02])"
     output_projection = "proj"
-    relatives = {
-        "qwen3_vl": "its encoder also adds to the LLM's first layers, beside the tokens: see "
-        "docs/backbones.md"
-    }
     unquantized = ("lm_head", "model.visual")
-    placements = PLACEMENTS
+    placements: ClassVar[tuple[str, ...]] = PLACEMENTS
     axes = (3,)
 
     def __init__(self, model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
@@ -51,7 +47,7 @@ class Qwen25VL(Backbone):
 
     @property
     def merged(self) -> int:
-        """Pixels on a side of one token: 28."""
+        """Pixels on a side of one token: 28 in the real ones."""
         vision = self.model.config.vision_config
         return int(vision.patch_size * vision.spatial_merge_size)
 
@@ -71,22 +67,21 @@ class Qwen25VL(Backbone):
 
     def tokens(self, frames: int, size: tuple[int, int] | None = None) -> int:
         """Tokens of a clip: two frames each, the last one alone where their number is odd."""
-        height, width = self._video_size(size) if size is not None else (self.square, self.square)
         steps = math.ceil(frames / self._temporal)
-        return steps * (height // self.merged) * (width // self.merged)
+        return steps * self.frame_pixels(size, frames) // self.merged**2
 
-    def frame_pixels(self, size: tuple[int, int] | None) -> int:
+    def frame_pixels(self, size: tuple[int, int] | None, frames: int) -> int:
         """Pixels of a frame of the video's own shape, or of the pseudo-frames' square."""
-        return math.prod(self._video_size(size)) if size is not None else self.square**2
+        return math.prod(self._video_size(size, frames)) if size is not None else self.square**2
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, square, square)."""
         return self.resize(frames, (self.square, self.square))
 
-    def video_pixels(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T', 3, h, w), sides multiples of 28 and close to the video's shape."""
+    def video_pixels(self, frames: Tensor, total: int | None = None) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T', 3, h, w), sides multiples of `merged` and close to the video's shape."""
         height, width = frames.shape[-2:]
-        return self.resize(frames, self._video_size((height, width)))
+        return self.resize(frames, self._video_size((height, width), total or len(frames)))
 
     def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, *size), T' even: the last frame twice where T is odd."""
@@ -98,28 +93,54 @@ class Qwen25VL(Backbone):
     def _temporal(self) -> int:
         return int(self.model.config.vision_config.temporal_patch_size)
 
-    def _video_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    @property
+    def video_tokens(self) -> int:
+        """The limit of tokens that `capped` is about: of a whole clip."""
+        return self.preprocessing.video_tokens or 128_000
+
+    def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         least, most = self.preprocessing.pixels
+        if self.preprocessing.capped:  # as stock; 90 % and 5 % are its own
+            total = int(0.9 * self.video_tokens * self.merged**2)
+            most = max(min(most, total * self._temporal // frames), int(1.05 * least))
         return compat.qwen_video_size(*size, self.merged, least, most)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, TokenLayout]:
-        """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, D)."""
+        """(T', 3, h, w) -> tokens (T' / 2 * rows * cols, R)."""
+        parts = [
+            self._tokens_of(self.model.model.get_video_features(*self._patches(part)))
+            for part in pixels.split(self.frames_per_pass)
+        ]
+        grid = (pixels.shape[2] // self.merged, pixels.shape[3] // self.merged)
+        return torch.cat(parts), TokenLayout.of(len(pixels) // self._temporal, grid, self._temporal)
+
+    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(T', 3, h, w) -> patches as rows, those of one token one after the other, and their grid (1, 3)."""
         vision, frames = self.model.config.vision_config, self._temporal
         patch, merge = vision.patch_size, vision.spatial_merge_size
-        rows, cols = (side // patch for side in pixels.shape[-2:])
-        parts = []
-        for part in pixels.split(self.frames_per_pass):
-            steps = len(part) // frames
-            patches = part.view(steps, frames, 3, rows // merge, merge, patch, cols // merge, merge, patch)
-            # The tower takes patches as rows, those of one token one after the other:
-            # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
-            flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
-            size = torch.tensor([[steps, rows, cols]], device=pixels.device)
-            parts.append(self.model.model.get_video_features(flat, size).pooler_output[0])
-        grid = (rows // merge, cols // merge)
-        return torch.cat(parts), TokenLayout.of(len(pixels) // frames, grid, frames)
+        steps, (rows, cols) = len(pixels) // frames, (side // patch for side in pixels.shape[-2:])
+        patches = pixels.view(steps, frames, 3, rows // merge, merge, patch, cols // merge, merge, patch)
+        # (steps, rows/m, cols/m, m, m | C, frames, patch, patch)
+        flat = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(steps * rows * cols, -1)
+        return flat, torch.tensor([[steps, rows, cols]], device=pixels.device)
 
-    def inner_positions(self, stream: Stream, length: int) -> Tensor:
+    def stock_inputs(self, pixels: Tensor, stream: Stream, ids: Tensor) -> dict[str, Tensor]:
+        """Patches, their grid, seconds between tokens, and which ids are the video's.
+
+        Without the last stock gives every token a position of text, silently.
+        """
+        patches, grid = self._patches(pixels)
+        spacing = torch.tensor([round(stream.spacing, 6)], device=pixels.device)
+        kinds = (ids == self.placeholder).int() * 2
+        known = {"pixel_values_videos": patches, "video_grid_thw": grid, "mm_token_type_ids": kinds}
+        return {**known, "second_per_grid_ts": spacing}
+
+    def _tokens_of(self, output: Any) -> Tensor:
+        """What the tower gives of one clip -> its tokens (n, R)."""
+        tokens: Tensor = output.pooler_output[0]
+        return tokens
+
+    def inner_positions(self, stream: Stream, places: Tensor) -> Tensor:
         """(3, n): time, row and column of every token.
 
         Time runs in the checkpoint's own steps a second, from the seconds between the stream's moments.
@@ -130,7 +151,7 @@ class Qwen25VL(Backbone):
         rows, cols = (torch.arange(side) for side in stream.grid)
         return torch.stack(torch.meshgrid(time, rows, cols, indexing="ij")).flatten(1)
 
-    def extent(self, stream: Stream, length: int) -> int:
+    def extent(self, stream: Stream, places: Tensor) -> int:
         """The larger side of the grid: stock lets text go on there, even where the time axis is longer."""
         return max(stream.grid)
 

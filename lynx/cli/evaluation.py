@@ -1,9 +1,12 @@
-"""`lynx eval`: accuracy in the miniature world and on labeled recordings."""
+"""`lynx eval`: the benchmarks, one's own data, the miniature world, labeled recordings."""
 
 from pathlib import Path
+from typing import Any
 
 from lynx.cli.registry import (
+    Declare,
     Options,
+    Parser,
     Result,
     adapter_option,
     command,
@@ -15,6 +18,140 @@ from lynx.cli.registry import (
     option,
     progress,
 )
+from lynx.errors import DataError
+
+
+def _run_options(samples: str) -> Declare:
+    """The options of a run over questions, and what its answers are kept in. samples: what --n counts."""
+
+    def declare(parser: Parser) -> None:
+        group = parser.add_argument_group("run")
+        text = f"{samples}, at most, drawn by --seed (default: all)"
+        group.add_argument("--n", type=count, help=text)
+        group.add_argument("--seed", type=int, default=0, metavar="N", help="draws them (default: 0)")
+        text = "moments of a clip that are looked at (default: as in training, else the backbone's own)"
+        group.add_argument("--frames", type=count, help=text)
+        text = "questions that are answered side by side (default: 8)"
+        group.add_argument("--batch-size", type=count, default=8, metavar="N", help=text)
+        text = "folder for predictions.jsonl, scores.json and run.json"
+        group.add_argument("--out", type=Path, metavar="DIR", help=text)
+        text = "go on with the run in --out"
+        group.add_argument("--resume", action="store_true", help=text)
+        text = "media that cannot be read do not end the run: questions are answered without an added sense, "
+        text += "and are wrong where there is no picture; both are counted"
+        group.add_argument("--allow-missing", action="store_true", help=text)
+        text = "only read the data: questions by type, media found and missing, the first prompt; no model"
+        group.add_argument("--check", action="store_true", help=text)
+        text = "score the predictions of an earlier run; no model"
+        group.add_argument("--score", type=Path, metavar="FILE", help=text)
+
+    return declare
+
+
+def _setting(options: Options, max_new_tokens: int) -> Any:
+    from lynx.evaluation.runner import Setting
+
+    return Setting(
+        frames=options.frames,
+        max_new_tokens=max_new_tokens,
+        batch_size=options.batch_size,
+        allow_missing=options.allow_missing,
+    )
+
+
+def _check_resume(options: Options) -> None:
+    if options.resume and options.out is None:
+        raise DataError("--resume goes on with the run in --out: say which")
+
+
+def _benchmark_name(parser: Parser) -> None:
+    from lynx.evaluation.benchmarks import REGISTRY
+
+    text = f"{', '.join(REGISTRY)}, or one that another package brings"
+    parser.add_argument("benchmark", metavar="NAME", help=text)
+
+
+@command(
+    "eval",
+    "lynx eval avqa --data AVQA --backbone llava-onevision-0.5b --adapter runs/audio --out runs/avqa --json",
+    _benchmark_name,
+    option("--data", type=Path, metavar="DIR", help="the folder of the data set, in its authors' layout"),
+    option("--split", help="default: the one that the benchmark is"),
+    option("--prompt", help="official, released or lmms, where the benchmark has it (default: its first)"),
+    option(
+        "--without",
+        action="append",
+        default=[],
+        metavar="SENSE",
+        help="leave a sense out, its adapter off; repeatable",
+    ),
+    _run_options("questions"),
+    adapter_option,
+    model_options(),
+)
+def _eval_benchmark(options: Options) -> Result:
+    """Ask a model the questions of a benchmark, and score its answers by the official metric.
+
+    The video is given, and every sense that an adapter is loaded for. Also: lynx eval jsonl (own data),
+    lynx eval world, lynx eval recordings.
+    """
+    from lynx.evaluation.benchmark_run import BenchmarkRun, score_benchmark
+    from lynx.evaluation.benchmarks import get
+    from lynx.evaluation.predictions import RUN, read_predictions
+
+    benchmark = get(options.benchmark)
+    if options.score:
+        return score_benchmark(benchmark, read_predictions(options.score), options.score.parent / RUN)
+    if options.data is None:
+        raise DataError(f"--data is missing: the folder of {benchmark.name}")
+    run = BenchmarkRun(
+        benchmark, options.data, options.split, options.prompt, n=options.n, seed=options.seed
+    )
+    if options.check:
+        return run.check()
+    _check_resume(options)
+    setting = _setting(options, benchmark.max_new_tokens)
+    run.dataset.files(run.folder, run.split or run.dataset.evaluated)  # found out before a model is loaded
+    model = load_model(options)
+    with progress("clips") as tell:
+        return run.evaluate(model, setting, options.without, options.out, options.resume, tell)
+
+
+@command(
+    "eval jsonl",
+    "lynx eval jsonl val.jsonl --adapter runs/audio --out runs/audio/eval --json",
+    option("file", type=Path, nargs="?", metavar="FILE", help="a .jsonl file, as for training"),
+    option("--max-new-tokens", type=count, default=64, metavar="N", help="default: 64"),
+    _run_options("questions"),
+    adapter_option,
+    model_options(),
+)
+def _eval_jsonl(options: Options) -> Result:
+    """Ask the questions of your own data with the added senses, without them, and with them withheld.
+
+    with: all media, adapters on. without: the video alone, adapters off. withheld: the video alone, adapters
+    on: what was learned of the answers' words, without the sense.
+    """
+    from lynx.datasets.sources import open_data
+    from lynx.evaluation.own_data import compare_own, score_own
+    from lynx.evaluation.predictions import RUN, read_predictions
+    from lynx.evaluation.runner import check, questions_of
+
+    if options.score:
+        return score_own(read_predictions(options.score), options.score.parent / RUN)
+    if options.file is None:
+        raise DataError("FILE is missing: the .jsonl file with the questions")
+    lenient = options.check or options.allow_missing
+    examples = open_data("jsonl", options.file, missing=lenient)
+    if options.check:
+        return check(examples, questions_of(examples))
+    _check_resume(options)
+    model = load_model(options)
+    setting = _setting(options, options.max_new_tokens)
+    with progress("clips") as tell:
+        return compare_own(
+            model, examples, setting, options.out, options.resume, tell, options.n, options.seed
+        )
 
 
 @command(

@@ -11,8 +11,18 @@ import sys
 import warnings
 
 import lynx
-from lynx.cli import adapters, chat, evaluation, machine, media, models, stages, world  # noqa: F401  they register
-from lynx.cli.registry import COMMANDS, Command, Result
+from lynx.cli import (  # noqa: F401  they register
+    adapters,
+    chat,
+    evaluation,
+    machine,
+    media,
+    models,
+    recipes,
+    stages,
+    world,
+)
+from lynx.cli.registry import COMMANDS, Command, Result, parse
 from lynx.errors import LynxError
 
 EXAMPLES = (
@@ -31,16 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():  # read when the library behind is imported, which some options need
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = COMMANDS[name]
-    options = _parser(chosen).parse_args(words[len(name.split()) :])
-    _set_logging(options.verbose)
     try:
-        result = chosen.run(options)
-        if result or options.json:
-            if options.json:
-                print(json.dumps(result, default=str))
-            else:
-                print(result if isinstance(result, str) else _for_people(result))
-        sys.stdout.flush()
+        options = parse(chosen, words[len(name.split()) :])
+        _set_logging(options.verbose)
+        _run(chosen, options)
     except LynxError as error:
         return _failed(str(error))
     except BrokenPipeError:  # `lynx ... | head`: the reader has closed the pipe
@@ -57,13 +61,26 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _run(chosen: Command, options: argparse.Namespace) -> None:
+    """Run a command and print its result."""
+    result = chosen.run(options)
+    if result or options.json:
+        if options.json:
+            print(json.dumps(result, default=str))
+        else:
+            print(result if isinstance(result, str) else _for_people(result))
+    sys.stdout.flush()
+
+
 def _set_logging(verbose: bool) -> None:
     """Warnings of `lynx` reach the error stream; those of its dependencies only with `--verbose`.
 
-    Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is.
+    Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is. What a run
+    has found and where it goes on is said everywhere.
     """
-    if not sys.stderr.isatty():
-        logging.getLogger("lynx.datasets.checking").setLevel(logging.INFO)
+    told = ["lynx.training.trainer", "lynx.training.tuning", "lynx.datasets.checking"]
+    for name in told:
+        logging.getLogger(name).setLevel(logging.INFO)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return
@@ -98,20 +115,6 @@ def _overview(words: list[str]) -> int:
         print("", "examples:", *(f"  {each}" for each in EXAMPLES), sep="\n", file=out)
     print("\n`lynx COMMAND --help` lists a command's options, with an example.", file=out)
     return 0 if words and out is sys.stdout else 2
-
-
-def _parser(chosen: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"lynx {chosen.name}",
-        description=chosen.run.__doc__,
-        epilog=f"example:\n  {chosen.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for declare in chosen.declared:
-        declare(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
-    parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
-    return parser
 
 
 def _for_people(result: Result, indent: str = "") -> str:

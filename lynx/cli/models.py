@@ -1,6 +1,20 @@
 """`lynx params`, `estimate`, `backbones`: what a model is made of, before it is loaded."""
 
-from lynx.cli.registry import Options, Result, command, count, model_options, option, table
+import sys
+from dataclasses import asdict
+
+from lynx.cli.registry import (
+    Options,
+    Result,
+    adapter_option,
+    command,
+    count,
+    model_options,
+    option,
+    show,
+    table,
+)
+from lynx.errors import LynxError
 
 
 @command(
@@ -54,6 +68,35 @@ def _estimate(options: Options) -> Result:
     parts = ("weights", "adapters", "kv_cache", "activations", "kept", "total")
     gigabytes = {part: getattr(found, part) / 1e9 for part in parts}
     return {"estimate": found.sentence, "tokens": found.tokens, "gigabytes": gigabytes}
+
+
+@command(
+    "verify",
+    "lynx verify llava-onevision-0.5b --precision bf16 --video clip.mp4",
+    option("backbone", metavar="BACKBONE", help="catalog name, folder or Hub id"),
+    adapter_option,
+    option("--video", metavar="FILE", help="the clip that is looked at (default: a drawn one)"),
+    option("--precision", default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"]),
+    option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+)
+def _verify(options: Options) -> Result | str:
+    """Load a backbone and check every promise on this machine, as a table to paste into an issue."""
+    from lynx.evaluation.verify import verify
+
+    report = verify(
+        options.backbone, options.adapter, options.video, options.precision, options.device,
+        progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+    )  # fmt: skip
+    result: Result | str = report.to_dict()
+    if not options.json:
+        where = [{"of": name, "here": value} for name, value in report.environment.items()]
+        checks = table([asdict(check) for check in report.checks])
+        result = f"{report.backbone}, {report.seconds} s\n\n{table(where)}\n\n{checks}"
+    if report.failed:
+        show(result)
+        names = ", ".join(report.failed)
+        raise LynxError(f"{len(report.failed)} of {len(report.checks)} checks failed: {names}")
+    return result
 
 
 @command(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lynx
+from lynx.cli.run_config import as_values, with_config
 from lynx.config import read_json_object
 from lynx.errors import AdapterError, DataError, LynxError
 
@@ -58,6 +59,29 @@ def command(name: str, example: str, *declared: Declare) -> Callable[[Run], Run]
     return register
 
 
+def parse(chosen: Command, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command; `given`: those that say something, by name."""
+    parser = parser_of(chosen)
+    options = parser.parse_args(with_config(parser, words))
+    options.given = as_values(parser, options)
+    return options
+
+
+def parser_of(chosen: Command) -> argparse.ArgumentParser:
+    """The parser of a command's options."""
+    parser = argparse.ArgumentParser(
+        prog=f"lynx {chosen.name}",
+        description=chosen.run.__doc__,
+        epilog=f"example:\n  {chosen.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for declare in chosen.declared:
+        declare(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    parser.add_argument("--verbose", action="store_true", help="log what is done, on the error stream")
+    return parser
+
+
 def option(*names: str, **keywords: Any) -> Declare:
     """One option or positional argument: what `add_argument` takes."""
     return lambda parser: parser.add_argument(*names, **keywords)
@@ -96,8 +120,10 @@ def data_options(default: str | None = "world") -> Declare:
             action="append",
             required=default is None,
             metavar=("NAME", "PATH"),
-            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; labelled with a folder of "
-            f"sound recordings, a folder a class or as ESC-50 is; repeatable{shown}",
+            help="world; jsonl with a .jsonl file or a folder of train.jsonl, ...; instruct with a mapping "
+            "of LLaVA's conversations; labelled with a folder of sound recordings, a folder a class or as "
+            "ESC-50 is; avqa, scanqa and other benchmarks with training data, with their folders "
+            f"(docs/benchmarks.md); repeatable{shown}",
         )
         text = "the path, where --data names none"
         group.add_argument("--data-path", type=Path, metavar="PATH", help=text)
@@ -154,6 +180,8 @@ def open_examples(
         for (name, path), folds in zip(sources, held_out, strict=True)
     ]
     examples = parts[0] if len(parts) == 1 else [example for part in parts for example in part]
+    if getattr(options, "check", False):
+        return examples  # damaged ones too: they are to be listed
     return usable(examples, used, options.skip_damaged, folder)
 
 
@@ -243,6 +271,11 @@ def _own_adapter(sense: str, backbone: str) -> Path | None:
     source = trained_on.get("source") if isinstance(trained_on, dict) else None
     embedded = {source == EMBEDDED, backbone == EMBEDDED}  # of a path only loading can tell
     return folder if len(embedded) == 1 else None
+
+
+def show(result: Result | str) -> None:
+    """Print a result before an error that it explains."""
+    print(result if isinstance(result, str) else json.dumps(result, default=str))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

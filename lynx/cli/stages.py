@@ -1,7 +1,10 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
 import tempfile
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lynx.cli.options import add_moved_options, add_options, read_options
 from lynx.cli.registry import (
@@ -16,17 +19,58 @@ from lynx.cli.registry import (
     open_examples,
     option,
     rendering_option,
+    show,
+    table,
 )
+from lynx.cli.run_config import save_values
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
-from lynx.errors import DataError, writing
+from lynx.errors import DataError, LynxError, writing
+
+if TYPE_CHECKING:
+    from lynx.training.preflight import Preflight
 
 
 def _stage_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
+    text = "YAML with options by name, such as the run.yaml of an earlier run; what is typed counts more"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "look at the data and say what is wrong with it, and what the run would take; train nothing"
+    parser.add_argument("--check", action="store_true", help=text)
     data_options()(parser)
     model_options()(parser)
 
 
+def _checked(options: Options, examples: Sequence[Any], senses: Sequence[str], **more: Any) -> Result | str:
+    """What `--check` prints. Raises: LynxError: the run would not do what it is meant to."""
+    from lynx.training.preflight import preflight
+
+    names = {name: getattr(options, name) for name in ("frames", "precision", "device")}
+    found = preflight(options.backbone, examples, senses, **names, **more)
+    result = found.to_dict() if options.json else _as_table(found)
+    if found.problems:
+        show(result)
+        raise LynxError(f"{len(found.problems)} problems: {'; '.join(found.problems)}")
+    return result
+
+
+def _as_table(found: "Preflight") -> str:
+    """What a preflight found, as a table."""
+    data = found.data
+    rows: dict[str, Any] = {
+        "examples": data.examples, "recordings": data.recordings,
+        "length": str(timedelta(seconds=round(3600 * data.hours))),
+        "questions": data.questions, **{f"  of type {name or '-'}": n for name, n in data.types.items()},
+        **{f"  that need {name or 'what is not said'}": n for name, n in data.senses.items()},
+        "  about a sense that is not there": data.elsewhere,
+        **{f"examples with {sense}": n for sense, n in data.media.items()},
+        "damaged": len(data.damaged), "longest prompt, tokens": found.longest, "context": found.context,
+        "memory of a conversation, GB": found.memory / 1e9, "disk for streams, GB": found.disk / 1e9,
+    }  # fmt: skip
+    return table([{"what": name, "there": value} for name, value in rows.items()])
+
+
+RUN = "run.yaml"
+"""Name of the file of a run's options, in its stage's folder."""
 RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
 """Where options for `adapters/sounds` alone are now."""
 MOVED = ("--variants", "--final-lr", "--average")
@@ -38,11 +82,13 @@ MOVED = ("--variants", "--final-lr", "--average")
     _stage_options,
     lambda parser: add_options(parser, GuideConfig),
 )
-def _guide(options: Options) -> Result:
+def _guide(options: Options) -> Result | str:
     """Stage 1: gather the statistics of the token interface over reference videos."""
     from lynx.training.guidance import guide
 
     examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
+    if options.check:
+        return _checked(options, examples, (), asks=False)
     with writing(options.out, DataError):  # found out now, not after hours
         options.out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=options.out.parent).close()
@@ -63,18 +109,23 @@ def _guide(options: Options) -> Result:
     lambda parser: add_options(parser, AlignConfig),
     lambda parser: add_moved_options(parser, MOVED, RECIPE),
 )
-def _align(options: Options) -> Result:
+def _align(options: Options) -> Result | str:
     """Stage 2: train the vision LoRA of a sense on that sense alone, without pairs or text."""
     from lynx import modalities
     from lynx.training.alignment import align
     from lynx.training.guidance import Guidance
 
     config = read_options(options, AlignConfig)
-    guidance = Guidance.load(options.guidance)
     sense = modalities.get(options.modality).from_dict(options.rendering)
+    if options.check:
+        examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
+        return _checked(options, examples, (options.modality,), asks=False)
+    guidance = Guidance.load(options.guidance)  # before the data is looked through
     examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     model = load_model(options)
-    return dict(align(model, sense, examples, guidance, config, options.out, name=options.name))
+    report = align(model, sense, examples, guidance, config, options.out, name=options.name)
+    save_values(options.out / "training" / "align" / RUN, options.given)
+    return {"written": str(options.out), **report}
 
 
 @command(
@@ -109,12 +160,17 @@ def _align(options: Options) -> Result:
         metavar="PATH",
         help="folder of the encoded streams, which several runs may share (default: one in --out)",
     ),
+    option(
+        "--allow-unknown-words",
+        action="store_true",
+        help="train all the same on answers with words that a closed vocabulary does not have",
+    ),
     adapter_option,
     lambda parser: add_options(parser, TuneConfig),
     lambda parser: add_options(parser, Sampling, "what a step shows and asks"),
     lambda parser: add_moved_options(parser, (*MOVED, "--noise", "--mixup"), RECIPE),
 )
-def _tune(options: Options) -> Result:
+def _tune(options: Options) -> Result | str:
     """Stage 3: train the LLM LoRA on clips with the sense, questions and answers."""
     from lynx import modalities
     from lynx.training.tuning import tune
@@ -130,7 +186,13 @@ def _tune(options: Options) -> Result:
         used=drawn if all(map(modalities.find, drawn)) else None,  # an adapter's own name is no medium's
         folder=options.out,
     )
+    if options.check:
+        unknown = options.allow_unknown_words
+        return _checked(options, examples, tuple(options.modality), allow_unknown_words=unknown)
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    return dict(tune(model, trained, examples, config, options.out, sampling=sampling, cache=options.cache))
+    more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
+    report = tune(model, trained, examples, config, options.out, sampling=sampling, **more_options)
+    save_values(options.out / "training" / "tune" / RUN, options.given)
+    return {"written": str(options.out), **report}

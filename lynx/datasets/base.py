@@ -6,15 +6,48 @@ from dataclasses import dataclass, replace
 
 from lynx.types import MediaSource, Moments
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Of options, in their order."""
+METRICS = ("exact", "contains", "options", "rouge_l", "cider")
+"""What a question can ask to be scored by."""
+
 
 @dataclass(frozen=True)
 class Turn:
     """A question with its answer; `senses` are those that an answer needs, () = not known."""
 
     question: str
-    answer: str
+    answer: str  # with options, in which the answer is one of them: its letter
     type: str = ""
     senses: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()  # all that are right, `answer` among them; () where it is the only one
+    options: tuple[str, ...] = ()  # their texts: A, B, ...; or a closed set of answers
+    metric: str = ""  # one of METRICS; "": the right option where there are some, else exact match
+    id: str = ""  # of the question, where its data set names it
+    groups: tuple[tuple[str, str], ...] = ()  # more that scores are split by: ("duration", "short")
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All answers that are right."""
+        return self.answers or (self.answer,)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a question is asked: a template with {question} and {options}, and that of one option's line.
+
+    system: the system message, "" where there is none.
+    """
+
+    template: str = "{question}"
+    option: str = "{letter}. {text}"
+    system: str = ""
+
+    def ask(self, turn: Turn) -> Turn:
+        """The turn, its question as it is put to a model."""
+        named = zip(LETTERS, turn.options, strict=False)
+        options = "\n".join(self.option.format(letter=letter, text=text) for letter, text in named)
+        return replace(turn, question=self.template.format(question=turn.question, options=options))
 
 
 @dataclass(frozen=True)

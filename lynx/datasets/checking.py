@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -93,6 +94,7 @@ def usable(
     if not isinstance(examples, list):  # made when they are asked for, such as the world's
         return examples
     check = find_damaged(examples, senses, progress)
+    logger.info("%s", summarize(examples, check))
     damaged, recordings = check.damaged, check.recordings
     if folder is not None:
         for name in LISTS:  # of an earlier run
@@ -129,11 +131,59 @@ Uses = dict[str, tuple[str, MediaSource]]
 
 @dataclass(frozen=True)
 class Check:
-    """What is damaged, in the examples' order, the places of the examples that have it, and of how many."""
+    """What is damaged, in the examples' order, the places of the examples that have it, and of how many.
+
+    seconds: of all recordings that could be opened, each once.
+    """
 
     damaged: list[Damage]
     examples: set[int]
     recordings: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a data set holds, in numbers. `str()` of it is a line for the log.
+
+    hours: of all recordings that can be opened, each once. types, senses: how many questions have a type, and
+    need these senses ("" where they do not say). media: how many examples have each. elsewhere: how many
+    questions need a sense that their example does not have.
+    """
+
+    examples: int
+    recordings: int
+    hours: float
+    questions: int
+    types: dict[str, int]
+    senses: dict[str, int]
+    media: dict[str, int]
+    elsewhere: int
+    damaged: tuple[str, ...]
+
+    def __str__(self) -> str:
+        media = ", ".join(f"{count} with {sense}" for sense, count in self.media.items())
+        text = f"{self.examples} examples ({media}), {self.hours:.2f} h, {self.questions} questions"
+        if self.elsewhere:
+            text += f", {self.elsewhere} of them about a sense that their example does not have"
+        return text
+
+
+def summarize(examples: Sequence[Example], check: Check) -> Summary:
+    """Count what is in examples that have been looked at."""
+    turns = [(turn, example) for example in examples for turn in example.turns]
+    media = Counter(sense for example in examples for sense in example.media)
+    return Summary(
+        examples=len(examples),
+        recordings=check.recordings,
+        hours=check.seconds / 3600,
+        questions=len(turns),
+        types=dict(Counter(turn.type for turn, _ in turns).most_common()),
+        senses=dict(Counter(" ".join(turn.senses) for turn, _ in turns).most_common()),
+        media=dict(media.most_common()),
+        elsewhere=sum(not set(turn.senses) <= set(example.media) for turn, example in turns),
+        damaged=tuple(map(str, check.damaged)),
+    )
 
 
 def find_damaged(
@@ -166,7 +216,8 @@ def find_damaged(
         for files, problem in _problems_of(example, senses, problems, durations).items():
             damaged.setdefault((files, problem), Damage(tuple(map(str, files)), example.id, problem))
             places.add(place)
-    return Check(list(damaged.values()), places, len(used))
+    lengths = (max((durations.get(use, 0.0) for use in uses), default=0.0) for uses in used.values())
+    return Check(list(damaged.values()), places, len(used), sum(lengths))
 
 
 def _recordings(example: Example, senses: Sequence[str] | None) -> dict[Files, Uses]:

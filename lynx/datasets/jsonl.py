@@ -3,27 +3,30 @@
     {"id": "a", "media": {"video": "a.mp4", "audio": "a.mp4"},
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
 
+A turn may have `answers`, all that are right; `options`, of which the answer is one (its text or letter):
+the question ends with them, and is answered by a letter; and `metric`, one of METRICS, for evaluation.
+
 null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked
 at, and `frames`, or `fps` and `max_frames`: how many moments of them. In place of a path a medium may be an
 object with what belongs to the recording, `{"path": "a.mkv", "track": 2}` (RECORDING has all keys), and
 several views are a list of them or an object of them by name.
 """
 
-import codecs
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lynx import modalities
-from lynx.config import LIMITS, short_repr
-from lynx.datasets.base import Example, Turn, Wanted
+from lynx.config import short_repr
+from lynx.datasets.base import LETTERS, METRICS, Example, Prompt, Turn, Wanted
+from lynx.datasets.json_lines import LINES, no_json, read_lines
 from lynx.errors import DataError, LynxError, MediaError
 from lynx.media.side_files import parse_unit, parse_up
 from lynx.modalities.multi_view import View
@@ -32,18 +35,7 @@ from lynx.types import FileSource, MediaSource, Moments, Recording
 logger = logging.getLogger(__name__)
 
 MEDIA = 'an object with "media": {"video": "clip.mp4", ...}'
-LINES = "JSON lines: one object a line, without brackets or commas around them"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-OTHER_ENCODINGS = {  # the longer marks first: UTF-32's begins with UTF-16's
-    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
-}  # fmt: skip
-PACKED = {
-    b"\x1f\x8b": "gzip", b"PK\3\4": "zip", b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-}  # fmt: skip
-"""First bytes of compressed files."""
-
-
 def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Example]:
     """The examples of a .jsonl file, or of the file in a folder that is named after the split.
 
@@ -57,7 +49,19 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     file = Path(path) / inside if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise DataError(f"{file} is not a file; expected a .jsonl file, or a folder that holds {inside}")
-    found = _read_rows(file)
+    notes: dict[str, int] = {}  # of each note the first line that it is about
+    return finish(file, _read_rows(file, notes), notes, wanted)
+
+
+def finish(
+    file: Path, found: list[tuple[int, Example]], notes: dict[str, int], wanted: Wanted
+) -> list[Example]:
+    """Of all examples of a file, with the numbers of their lines, those that are wanted.
+
+    notes: what was left out goes to the log. Raises: DataError: there is none, or a medium is missing.
+    """
+    for note, number in notes.items():
+        logger.warning("%s, line %d: %s", file, number, note)
     if not found:
         raise DataError(f"{file} holds no examples; expected one object a line")
     _note_same_ids(file, found)
@@ -69,61 +73,27 @@ def open_jsonl(name: str, path: str | Path | None, wanted: Wanted) -> list[Examp
     return wanted.draw([example for _, example in found])
 
 
-def _read_rows(file: Path) -> list[tuple[int, Example]]:
-    """The examples of a file with the numbers of their lines; what is left out goes to the log."""
-    notes: dict[str, int] = {}  # of each note the first line that it is about
+def read_row(folder: Path, number: int, notes: dict[str, int], content: Any) -> Example:
+    """An object as an example. folder: where its paths begin. Raises: DataError: what is wrong with it."""
+    return _Row(folder, number, notes).read(content)
+
+
+def _read_rows(file: Path, notes: dict[str, int]) -> list[tuple[int, Example]]:
+    """The examples of a file with the numbers of their lines."""
     found: list[tuple[int, Example]] = []
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         where = f"{file}, line {number}"
         try:
-            found.append((number, _Row(file.parent, number, notes).read(_parse(line))))
+            found.append((number, read_row(file.parent, number, notes, _parse(line))))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except RecursionError as error:
             raise DataError(f"{where} is nested too deeply") from error
         except json.JSONDecodeError as error:
-            raise DataError(f"{where} {_no_json(line, error)}") from error
+            raise DataError(f"{where} {no_json(line, error)}") from error
         except ValueError as error:  # an integer of thousands of digits
             raise DataError(f"{where} is not JSON: {error}") from error
-    for note, number in notes.items():
-        logger.warning("%s, line %d: %s", file, number, note)
     return found
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are not blank. Only a newline ends one: U+2028 is part of a text."""
-    with file.open("rb") as content:
-        start = content.read(4)
-        for mark, encoding in OTHER_ENCODINGS.items():
-            if start.startswith(mark):
-                raise DataError(f"{file} is {encoding}, not UTF-8 text: save it as UTF-8")
-        for mark, kind in PACKED.items():
-            if start.startswith(mark):
-                raise DataError(f"{file} is compressed ({kind}): unpack it first")
-        content.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
-        for number, line in enumerate(iter(lambda: content.readline(LIMITS.max_line_bytes + 1), b""), 1):
-            where = f"{file}, line {number}"
-            if len(line) > LIMITS.max_line_bytes:
-                most = LIMITS.say("max_line_bytes")
-                raise DataError(f"{where} is longer than {most}: expected one object a line")
-            if b"\0" in line:
-                raise DataError(f"{where} holds a NUL byte: it is damaged, or UTF-16 without a mark")
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where} is not UTF-8 text (byte {error.start} of the line)") from error
-            if text.strip():
-                yield number, text
-
-
-def _no_json(line: str, error: json.JSONDecodeError) -> str:
-    """What is wrong with a line that is not JSON, as the end of a sentence."""
-    text = line.strip()
-    if text.startswith("["):
-        return f"begins an array; expected {LINES}"
-    if text.startswith("{") and error.pos >= len(text):
-        return "ends inside an object; expected all of an object in one line"
-    return f"is not JSON: {error.msg} (column {error.colno}); expected {LINES}"
 
 
 def _note_same_ids(file: Path, examples: list[tuple[int, Example]]) -> None:
@@ -238,6 +208,18 @@ def _names(value: Any) -> list[str]:
     return [_text(each) for each in value]
 
 
+def _several(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise _wrong(value, "a list of texts")
+    return tuple(map(_words, value))
+
+
+def _metric(value: Any) -> str:
+    if value not in METRICS:
+        raise _wrong(value, f"one of {', '.join(METRICS)}")
+    return str(value)
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong(value, 'a list of {"question": ..., "answer": ...}')
@@ -260,7 +242,10 @@ ROW: Table = {
 }  # fmt: skip
 MOMENTS = ("start", "end", "frames", "max_frames", "fps")
 """The keys of a row that say which moments are looked at."""
-TURN: Table = {"question": _words, "answer": _words, "type": _text, "senses": _names}
+TURN: Table = {
+    "question": _words, "answer": _words, "type": _text, "senses": _names, "answers": _several,
+    "options": _several, "metric": _metric,
+}  # fmt: skip
 RECORDING: Table = {
     "path": _file_name, "track": _integer(0, "the number of a stream, as `lynx inspect` lists them"),
     "unit": _of_depth(parse_unit), "up": _of_depth(parse_up), "fps": _positive("frames a second"),
@@ -289,6 +274,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise DataError(f"{name} is no number of JSON; leave the key out, or give null")
+
+
+CHOICE = Prompt("{question}\n{options}\nAnswer with the option's letter from the given choices directly.")
+"""How a question with options is asked."""
+
+
+def _choice(turn: Turn, place: str) -> Turn:
+    """A question with its options behind it, and the letter of the one that is the answer."""
+    if turn.answers or turn.metric not in ("", "options"):
+        raise DataError(f"{place} has options: one of them is its answer, and no other metric applies")
+    if len(turn.options) > len(LETTERS) or len(set(turn.options)) < len(turn.options):
+        raise DataError(f"{place} has options that are the same, or more than {len(LETTERS)}")
+    letters = LETTERS[: len(turn.options)]
+    if turn.answer not in (*turn.options, *letters):
+        raise DataError(f'"answer" of {place} is {short_repr(turn.answer)}; expected one of its options')
+    letter = letters[turn.options.index(turn.answer)] if turn.answer in turn.options else turn.answer
+    return CHOICE.ask(replace(turn, answer=letter))
 
 
 class _Row:
@@ -347,10 +349,18 @@ class _Row:
     def _turn(self, turn: Any, place: str, media: Mapping[str, Any]) -> Turn:
         needed = 'a turn needs "question" and "answer"'
         values = self._checked(turn, TURN, place, f"an object: {needed}")
+        if "answers" in values:
+            values.setdefault("answer", values["answers"][0])
         if missing := [key for key in ("question", "answer") if key not in values]:
             raise DataError(f'{needed}, {place} has no text as "{missing[0]}": {short_repr(turn)}')
         senses = [self._sense(sense, media, f"{place}.senses") for sense in values.get("senses", ())]
-        return Turn(values["question"], values["answer"], values.get("type", ""), tuple(senses))
+        asked = Turn(**{**values, "senses": tuple(senses)})
+        if asked.answers and asked.answer not in asked.answers:
+            given = short_repr(asked.answer)
+            raise DataError(f'"answer" of {place} is {given}, which is none of its answers')
+        if asked.metric == "options" and not asked.options:
+            raise DataError(f'"metric" of {place} is options, and it has none')
+        return _choice(asked, place) if asked.options else asked
 
     def _sense(self, sense: str, media: Mapping[str, Any] | tuple[()], place: str) -> str:
         """The name of a sense: of the row's media, of a modality, or one that only an adapter may have."""

@@ -23,10 +23,21 @@ class DataSource:
 
 SOURCES = {
     "jsonl": DataSource("lynx.datasets.jsonl:open_jsonl"),
+    "instruct": DataSource("lynx.datasets.instruct:open_instruct"),
     "world": DataSource("lynx.world.dataset:open_world"),
     "labelled": DataSource(
         "lynx.datasets.labelled_recordings:open_recordings", "lynx.datasets.labelled_recordings:groups_of"
     ),
+    "avsd": DataSource("lynx.datasets.avsd:AVSD.open"),
+    "avqa": DataSource("lynx.datasets.avqa:AVQA.open"),
+    "music-avqa": DataSource("lynx.datasets.music_avqa:MUSIC_AVQA.open"),
+    "scanqa": DataSource("lynx.datasets.scanqa:SCANQA.open"),
+    "sqa3d": DataSource("lynx.datasets.sqa3d:SQA3D.open"),
+    "video-mme": DataSource("lynx.datasets.video_mme:VIDEO_MME.open"),
+    "mvbench": DataSource("lynx.datasets.mvbench:MVBENCH.open"),
+    "mlvu": DataSource("lynx.datasets.mlvu:MLVU.open"),
+    "ego-exo": DataSource("lynx.datasets.ego_exo:EGO_EXO.open"),
+    "avut": DataSource("lynx.datasets.avut:AVUT.open"),
 }
 MOVED = ("esc10", "digits")
 """Sources with questions of their own that are part of the recipe of adapters/sounds now."""
@@ -37,7 +48,7 @@ def open_data(
     senses: Sequence[str] | None = None, focus: Sequence[str] = (), types: Sequence[str] = (),
     held_out: Sequence[str] = (), missing: bool = False,
 ) -> Sequence[Example]:
-    """The examples of the source `name` ("jsonl" and "labelled" with a path, "world" without).
+    """The examples of the source `name`, all but "world" with a path.
 
     At most `n`, drawn by `seed`. With `senses` only examples that have all of them, and no other media:
     `senses=("audio",)` is unpaired audio. With `focus` only those with a question of one of these types.

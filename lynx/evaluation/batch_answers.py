@@ -32,8 +32,10 @@ def answer_batch(
     longest, shortest = max(map(len, rows)), min(map(len, rows)) - 1
     shared = next((i for i in range(shortest) if any(row[i] != rows[0][i] for row in rows)), shortest)
     first = {clip: prompt for clip, prompt in reversed(list(zip(clips, prompts, strict=True)))}
+    ids = torch.cat([prompt.input_ids[:, :shared] for prompt in first.values()])
+    embeds = torch.cat([prompt.inputs_embeds[:, :shared] for prompt in first.values()])
     output = backbone.model(
-        inputs_embeds=torch.cat([prompt.inputs_embeds[:, :shared] for prompt in first.values()]),
+        **backbone.inputs(ids, embeds),
         attention_mask=torch.cat([prompt.attention_mask[:, :shared] for prompt in first.values()]),
         position_ids=torch.cat([prompt.position_ids[..., :shared] for prompt in first.values()], -2),
         use_cache=True, logits_to_keep=1,
@@ -41,26 +43,29 @@ def answer_batch(
     cache, place = output.cache, {clip: i for i, clip in enumerate(first)}
     cache.batch_select_indices(torch.tensor([place[clip] for clip in clips], device=backbone.device))
     # What follows is padded in front, so that all prompts end side by side.
-    padded: tuple[list[Tensor], ...] = ([], [], [])
+    padded: tuple[list[Tensor], ...] = ([], [], [], [])
     for prompt, row in zip(prompts, rows, strict=True):
         front, mask = (longest - len(row), 0), prompt.attention_mask
         padded[0].append(F.pad(prompt.inputs_embeds[:, shared:], (0, 0, *front)))
         padded[1].append(F.pad(prompt.position_ids[..., shared:], front))
         padded[2].append(torch.cat([mask[:, :shared], F.pad(mask[:, shared:], front)], 1))
+        padded[3].append(F.pad(prompt.input_ids[:, shared:], front, value=backbone.pad_id))
     embeds, positions, mask = torch.cat(padded[0]), torch.cat(padded[1], -2), torch.cat(padded[2])
-    # embeds: (B, longest - shared, D), mask: (B, longest)
+    given = torch.cat(padded[3])
+    # given: (B, longest - shared) ids, embeds: (B, longest - shared, R), mask: (B, longest)
     ends = torch.tensor(backbone.model.generation_config.eos_token_id, device=mask.device)  # one or several
     ids = torch.zeros(len(prompts), 0, dtype=torch.long, device=mask.device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=mask.device)
     while ids.shape[1] < limit and not done.all():
         output = backbone.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache,
-            use_cache=True, logits_to_keep=1,
+            **backbone.inputs(given, embeds),
+            attention_mask=mask, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1,
         )
         new = output.logits[:, -1].argmax(-1).masked_fill(done, backbone.pad_id)
         ids = torch.cat([ids, new[:, None]], 1)  # (B, new)
         done |= torch.isin(new, ends)
-        embeds = backbone.model.get_input_embeddings()(new[:, None])
+        given = new[:, None]
+        embeds = backbone.embed(given)
         mask = F.pad(mask, (0, 1), value=1)
         positions = positions[..., -1:] + 1
     return [_text(backbone, row) for row in ids]

@@ -33,19 +33,23 @@ WORLD_CLIPS = 16
 
 @dataclass(frozen=True)
 class Reference:
-    """Interface tokens (n, D) of ordinary videos, and a label for them."""
+    """Interface tokens (n, R) of ordinary videos, and a label for them."""
 
     tokens: Tensor
     label: str
 
 
 class _Tokens:
-    """Tokens (n, D) that become a `Group`, with their mean direction and their mean length."""
+    """Tokens (n, R) that become a `Group`, with their mean direction and their mean length.
 
-    def __init__(self, sense: str, label: str, tokens: Tensor, aligned: bool = True) -> None:
+    Both are of their first D numbers, which words have too: see `Stream`.
+    """
+
+    def __init__(self, sense: str, label: str, tokens: Tensor, width: int, aligned: bool = True) -> None:
         self.sense, self.label, self.aligned, self.tokens = sense, label, aligned, tokens
-        self.mean, self.norm = torch.zeros(tokens.shape[1], dtype=torch.float64), 0.0
-        for rows in tokens.split(ROWS):
+        self.shown = tokens[:, :width]
+        self.mean, self.norm = torch.zeros(width, dtype=torch.float64), 0.0
+        for rows in self.shown.split(ROWS):
             part = rows.float()
             self.norm += float(part.norm(dim=1).double().sum()) / len(tokens)
             self.mean += F.normalize(part, dim=1).double().sum(0).cpu() / len(tokens)
@@ -61,8 +65,8 @@ class _Tokens:
 
     def sample(self) -> Tensor:
         """Up to POINTS of them, evenly chosen, as directions: (m, D) float64 on the CPU."""
-        index = torch.linspace(0, len(self.tokens) - 1, min(len(self.tokens), POINTS)).round().long()
-        return F.normalize(self.tokens[index.to(self.tokens.device)].cpu().double(), dim=1)
+        index = torch.linspace(0, len(self.shown) - 1, min(len(self.shown), POINTS)).round().long()
+        return F.normalize(self.shown[index.to(self.shown.device)].cpu().double(), dim=1)
 
 
 def measure_interface(
@@ -123,9 +127,10 @@ def _world_frames() -> Frames:
 def _kinds(session: Session, reference: Reference | None) -> list[_Tokens]:
     """The vocabulary, the reference, then each sense, before its alignment and after it."""
     model, backbone = session.model, session.model.backbone
-    kinds = [_Tokens(VOCABULARY, "words", vocabulary(backbone))]
+    width = backbone.width
+    kinds = [_Tokens(VOCABULARY, "words", vocabulary(backbone), width)]
     if reference is not None:
-        kinds.append(_Tokens(REFERENCE, reference.label, reference.tokens))
+        kinds.append(_Tokens(REFERENCE, reference.label, reference.tokens, width))
     for sense, stream in session.encode().items():
         if not session.senses[sense]:
             continue
@@ -133,8 +138,8 @@ def _kinds(session: Session, reference: Reference | None) -> list[_Tokens]:
         label = modality.label if sense == modality.name else f"{modality.label} ({sense})"
         if sense != VIDEO and "vision" in model.parts(model.adapter(sense).name):
             plain = unaligned(model, sense, session.media[sense], session.plan.times)
-            kinds.append(_Tokens(sense, f"{label}, not aligned", _on_frames(plain), aligned=False))
-        kinds.append(_Tokens(sense, label, _on_frames(stream)))
+            kinds.append(_Tokens(sense, f"{label}, not aligned", _on_frames(plain), width, aligned=False))
+        kinds.append(_Tokens(sense, label, _on_frames(stream), width))
     return kinds
 
 
@@ -158,12 +163,13 @@ def unaligned(model: StreamEncoder, sense: str, source: Any, times: Tensor) -> S
     with model.sensing(VIDEO):
         parts = [backbone.encode(backbone.pixels(part)) for part in frames.pixels.split(size)]
     tokens, layout = join(parts, size)
-    stream = Stream(sense, tokens, layout.seconds(frames.times), layout.cell, layout.grid, frames)
+    seconds, duration = layout.seconds(frames.times), frames.duration
+    stream = Stream(sense, tokens, seconds, layout.cell, layout.grid, frames, duration=duration)
     return pool(stream, model.adapter(sense).token_pooling)
 
 
 def _on_frames(stream: Stream) -> Tensor:
-    """The tokens (n, D) of a stream without its newlines."""
+    """The tokens (n, R) of a stream without its newlines."""
     return stream.tokens[~stream.times.isnan().to(stream.tokens.device)]
 
 

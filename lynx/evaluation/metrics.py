@@ -1,4 +1,5 @@
-"""How well answers match: normalized exact match by question type, beside the level that guessing reaches.
+"""How well answers match: normalized exact match by question type, beside the level that guessing reaches,
+and how sure a mean is.
 
 Whole answers are compared, never substrings ("one" is in "none"), and an empty prediction is a wrong one: it
 stays in the denominator.
@@ -10,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from lynx.errors import DataError
 
@@ -29,6 +32,26 @@ def exact_match(prediction: str, reference: str) -> bool:
     """True if both are the same answer after `normalize`; an empty prediction never matches."""
     given = normalize(prediction)
     return bool(given) and given == normalize(reference)
+
+
+def contains(prediction: str, reference: str) -> bool:
+    """True if the reference occurs in the prediction as whole words, both after `normalize`."""
+    wanted = normalize(reference)
+    return bool(wanted) and f" {wanted} " in f" {normalize(prediction)} "
+
+
+RESAMPLES = 1000
+"""Samples, with replacement, that a bootstrap interval is taken from."""
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The bootstrap 95 % interval of a mean: 2.5 % and 97.5 % of the means of resampled values."""
+    if not values:
+        raise DataError("no values to take an interval of; at least one is needed")
+    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = [array[rng.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

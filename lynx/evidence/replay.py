@@ -2,7 +2,7 @@
 
 `Answered` is kept with the answer; `replay` opens it for a moment, and holds the model for all of it or only
 for the length of each pass. Axis letters: B ways to change the prompt, S prompt tokens, n answer tokens,
-D width.
+R numbers of an interface token (see `Stream`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Replay:
     token is the mean over the cells of such a picture: the mean of the real tokens would still reveal what
     they show.
 
-    spans: the positions (k,) of each sense's tokens. inputs, blank: (1, S + n, D).
+    spans: the positions (k,) of each sense's tokens. inputs, blank: (1, S + n, R).
     """
 
     def __init__(self, answered: "Answered") -> None:
@@ -34,8 +34,9 @@ class Replay:
         self.backbone, self._answered, self._is_alone = model.backbone, answered, False
         with torch.no_grad():
             prompt = self.backbone.compose(answered.messages, list(self.streams.values()))
-            said = self.backbone.model.get_input_embeddings()(self.ids[None])  # (1, n, D)
+            said = self.backbone.embed(self.ids[None])  # (1, n, R)
             self.inputs = torch.cat([prompt.inputs_embeds, said], dim=1)
+            self._all_ids = torch.cat([prompt.input_ids, self.ids[None]], dim=1)  # (1, S + n)
             self.blank = self.inputs.clone()
             for sense, stream in self.streams.items():
                 blank = blank_stream(model, stream).embeds.to(self.inputs)
@@ -62,7 +63,7 @@ class Replay:
     def log_probs(self, inputs: Tensor, tokens: Sequence[int]) -> Tensor:
         """Log-probability (B,) of the answer tokens at these indices, together, in nats.
 
-        inputs: (B, S + n, D), which may need gradients. What comes behind the last of the tokens is left out.
+        inputs: (B, S + n, R), which may need gradients. What comes behind the last of the tokens is left out.
         Raises: LynxError where the adapters have changed since the answer.
         """
         count, length = len(inputs), self.start + max(tokens)
@@ -70,7 +71,7 @@ class Replay:
         positions = self._positions[..., :length]
         with self.alone():
             logits = self.backbone.model(
-                inputs_embeds=inputs[:, :length],
+                **self.backbone.inputs(self._all_ids[:, :length].expand(count, -1), inputs[:, :length]),
                 attention_mask=self._mask[:, :length].expand(count, -1),
                 position_ids=positions.expand(*positions.shape[:-2], count, -1),
                 logits_to_keep=before,
@@ -131,7 +132,7 @@ def blank_stream(model: StreamEncoder, stream: Stream) -> Stream:
 
 
 def blank_token(model: StreamEncoder, sense: str, frames: Frames) -> Tensor:
-    """The token (D,) of a sense where it shows nothing, in pictures as large as these: the mean over cells.
+    """The token (R,) of a sense where it shows nothing, in pictures as large as these: the mean over cells.
 
     Where a moment has several kinds of pictures it is the mean over the blank ones of all kinds. A model
     keeps it, so that further words of an answer need no pass of the vision tower.

@@ -1,7 +1,7 @@
 """Which moments of a clip are used and how many tokens that takes, known before it is decoded."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
     n = limit = moments.count(duration, default)
     if moments.fps:  # a moment has a token at least: a long clip at many a second is not tried out
         n = min(n, model.backbone.media_context)
-    fitting, tokens = _fit(model, media, n)
+    fitting, tokens = _fit(model, media, n, lambda frames: moments.times(duration, frames))
     explicit = moments.frames is not None
     context, source = model.backbone.context, model.backbone.source
     if not fitting or (fitting < n and explicit):
@@ -88,8 +88,13 @@ def plan(model: "StreamEncoder", media: Mapping[str, Any], moments: Moments | No
     return Plan(times, duration, start, end, tokens, context, tuple(notes))
 
 
-def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int, dict[str, int]]:
-    """How many of n moments fit the context, and the tokens of each sense at so many."""
+def _fit(
+    model: "StreamEncoder", media: Mapping[str, Any], n: int, times: Callable[[int], Tensor]
+) -> tuple[int, dict[str, int]]:
+    """How many of n moments fit the context, and the tokens of each sense at so many.
+
+    times: the seconds (T,) of so many moments.
+    """
     backbone, size = model.backbone, Video().size(media[VIDEO]) if VIDEO in media else None
     pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}  # a moment
 
@@ -97,9 +102,11 @@ def _fit(model: "StreamEncoder", media: Mapping[str, Any], n: int) -> tuple[int,
         return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
 
     def length(frames: int) -> int:
-        return sum(tokens(frames).values()) + (backbone.captions(frames) if VIDEO in media else 0)
+        return sum(tokens(frames).values()) + (backbone.captions(times(frames)) if VIDEO in media else 0)
 
-    fitting = bisect_right(range(1, n + 1), backbone.media_context, key=length)
+    # All are tried first: where more frames are smaller ones, fewer may have more tokens.
+    fits = length(n) <= backbone.media_context
+    fitting = n if fits else bisect_right(range(1, n), backbone.media_context, key=length)
     return fitting, tokens(fitting)
 
 

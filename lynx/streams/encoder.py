@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class StreamEncoder(AdaptedBackbone):
 
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
-        return self._placed(sense, frames, *self._encode_pixels(sense, frames.pixels))
+        return self._placed(sense, frames, *self._encode_pixels(sense, frames.pixels, len(frames)))
 
     def stream_key(self, sense: str, source: Any, times: Tensor) -> str:
         """The key of a source's stream under the current adapters: see `lynx.streams.key`."""
@@ -51,8 +52,9 @@ class StreamEncoder(AdaptedBackbone):
                 return kept
             # In parts: only one part of a long clip's full-size frames is in memory at a time.
             encoded, small = [], []
+            total = len(times)  # of the video, which has one picture a moment
             for frames in self.modality(sense).parts(source, times, self.backbone.frames_per_pass):
-                encoded.append(self._encode_pixels(sense, frames.pixels))
+                encoded.append(self._encode_pixels(sense, frames.pixels, total))
                 small.append(thumbnails(frames))
                 del frames  # before the next ones are made
             whole = replace(  # the last part has the notes and the duration of all
@@ -75,17 +77,20 @@ class StreamEncoder(AdaptedBackbone):
             self.streams.clear()
         return kept
 
-    def _encode_pixels(self, sense: str, frames: Tensor) -> tuple[Tensor, TokenLayout]:
-        """Frames (T, 3, H, W) uint8 -> interface tokens (n, D), through the sense's vision LoRA."""
-        size = self.backbone.frames_per_pass
-        pixels = self.backbone.video_pixels if sense == VIDEO else self.backbone.pixels
+    def _encode_pixels(self, sense: str, frames: Tensor, total: int) -> tuple[Tensor, TokenLayout]:
+        """Frames (T, 3, H, W) uint8 -> interface tokens (n, R), through the sense's vision LoRA.
+
+        total: how many frames the whole video has.
+        """
+        size, backbone = self.backbone.frames_per_pass, self.backbone
+        pixels = partial(backbone.video_pixels, total=total) if sense == VIDEO else backbone.pixels
         with self.sensing(sense), torch.no_grad():
-            return join([self.backbone.encode(pixels(part)) for part in frames.split(size)], size)
+            return join([backbone.encode(pixels(part)) for part in frames.split(size)], size)
 
     def _placed(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
-        """The stream of tokens (n, D): pooled, with their seconds, cells, placement and type embedding."""
+        """The stream of tokens (n, R): pooled, with their seconds, cells, placement and type embedding."""
         times, marks = layout.seconds(frames.times), (self.placement(sense), self.type_embedding(sense))
-        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks)
+        stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks, frames.duration)
         return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
 
     def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:
@@ -147,5 +152,4 @@ def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tens
         frame.append(torch.where(layout.frame < 0, -1, layout.frame + number * frames)[kept])
         cells.append(layout.cell[kept])
     last = parts[-1][1]
-    layout = TokenLayout(torch.cat(frame), torch.cat(cells), last.grid, last.frames_a_token)
-    return torch.cat(tokens), layout
+    return torch.cat(tokens), replace(last, frame=torch.cat(frame), cell=torch.cat(cells))

@@ -2,7 +2,7 @@
 
 A sequence is [prefix | question 1 + answer | question 2 + answer | ...]: a boolean mask lets a question see
 the prefix and itself, and its positions go on from the prefix. So the streams go through the LLM once a clip.
-Axis letters: B clips, S sequence, D width, Q questions.
+Axis letters: B clips, S sequence, R numbers of an interface token (see `Stream`), Q questions.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,14 @@ class Asked:
 class Packed:
     """A batch for the LLM; padding, right of a clip's last question, is masked.
 
-    embeds: (B, S, D); mask: (B, 1, S, S) bool, True = may be seen.
+    ids: (B, S), a placeholder for each interface token.
+    embeds: (B, S, R), words and interface tokens; mask: (B, 1, S, S) bool, True = may be seen.
     positions: (B, S), or (3, B, S) as the family has them.
     labels: (B, S), the next token where it belongs to an answer, else IGNORE.
     questions: (B, S), which question of the batch a token belongs to, counted from 1, else <= 0.
     """
 
+    ids: Tensor
     embeds: Tensor
     mask: Tensor
     positions: Tensor
@@ -59,7 +61,7 @@ class Packer:
 
         context: text before the question in the same message; such prompts are not cached.
         """
-        tokenizer, known = self.backbone.tokenizer, (turn.question, with_media)
+        known = turn.question, with_media
         prompt = self._prompts.get(known) if not context else None
         if prompt is None:
             message = {"role": "user", "content": f"{context} {turn.question}" if context else turn.question}
@@ -67,8 +69,7 @@ class Packer:
             if not context:
                 self._prompts[known] = prompt
         if turn.answer not in self._answers:
-            ids = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
-            self._answers[turn.answer] = [*ids, tokenizer.eos_token_id]
+            self._answers[turn.answer] = self.backbone.answer_ids(turn.answer)
         return Asked(prompt, self._answers[turn.answer])
 
     def converse(self, turns: Sequence[Turn], with_media: bool = True, context: str = "") -> list[Asked]:
@@ -132,13 +133,14 @@ class Packer:
         )  # (B, S) each
         device, length = self.backbone.device, all_ids.shape[1]
         positions = torch.stack([F.pad(row[3], (0, length - row[3].shape[-1])) for row in rows], -2)
-        embeds = self.backbone.model.get_input_embeddings()(all_ids.to(device))  # (B, S, D)
+        all_ids = all_ids.to(device)
+        embeds = self.backbone.embed(all_ids)  # (B, S, R)
         for b, (*_, spans) in enumerate(rows):
             for stream in streams[b]:
-                embeds[b, spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, D)
+                embeds[b, spans[stream.sense].to(device)] = stream.embeds.to(embeds)  # (n, R)
         seen = all_numbers.to(device)
         mask = attention_mask(seen.clamp(max=0) if conversation else seen)  # a conversation is all prefix
-        return Packed(embeds, mask, positions.to(device), all_labels.to(device), seen)
+        return Packed(all_ids, embeds, mask, positions.to(device), all_labels.to(device), seen)
 
 
 def shared_length(prompts: Sequence[list[int]]) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,9 +30,10 @@ from lynx.types import VIDEO, Stream
 logger = logging.getLogger(__name__)
 
 CLIPS_PER_SHARD = 256
-FORMAT = 2
-PARTS = ("", "/times", "/cells")
-"""The tensors of a stream: tokens (N, D) under the clip's key, the second (N,) and cell (N, 2) of each."""
+FORMAT = 3
+PARTS = ("", "/times", "/cells", "/duration")
+"""The tensors of a stream: tokens (N, R) under the clip's key, second (N,) and cell (N, 2) of each, seconds
+() of the whole recording."""
 
 
 def _size(count: int) -> str:
@@ -79,8 +81,7 @@ class StreamCache:
         # Checked before encoding, which may take hours.
         backbone = self.model.backbone
         tokens = sum(self.model.tokens(name, self.frames) for name in self.senses.values())
-        width = backbone.model.config.get_text_config().hidden_size
-        needed = len(missing) * tokens * width * backbone.dtype.itemsize
+        needed = len(missing) * tokens * backbone.token_width * backbone.dtype.itemsize
         for folder in self.folders.values():
             with writing(folder, DataError):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -107,11 +108,11 @@ class StreamCache:
         file = self._index.get((sense, key))
         if file is None:
             raise DataError(f"the clip {key} has no stream of {sense!r} in {self.folders[sense]}")
-        tokens, times, cells = (file.get_tensor(key + part) for part in PARTS)
+        tokens, times, cells, duration = (file.get_tensor(key + part) for part in PARTS)
         rows, cols = (cells.amax(0) + 1).tolist()
         known = self.senses[sense]
         marks = self.model.placement(known), self.model.type_embedding(known)
-        return Stream(sense, tokens, times, cells, (rows, cols), None, *marks)
+        return Stream(sense, tokens, times, cells, (rows, cols), None, *marks, float(duration))
 
     def _senses_of(self, example: Example) -> list[str]:
         there = set(example.media)  # `in` would make a lazy mapping render
@@ -127,7 +128,9 @@ class StreamCache:
             clips = render_clip(modalities, examples[i], self.frames)
             for sense in senses:
                 stream = self.model.encode(self.senses[sense], clips[sense])
-                for part, tensor in zip(PARTS, (stream.tokens, stream.times, stream.cells), strict=True):
+                duration = torch.tensor(stream.duration, dtype=torch.float64)
+                found = (stream.tokens, stream.times, stream.cells, duration)
+                for part, tensor in zip(PARTS, found, strict=True):
                     shards[sense][keys[i] + part] = tensor.cpu().contiguous()
             bar.update()
         for sense, tensors in shards.items():

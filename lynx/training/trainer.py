@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 VECTOR_RATE = 10.0
 """Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
+LOG_EVERY, MEASURED = 20, 10
+"""Steps between two lines of the log, and those after which it is said how long the run will take."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
@@ -86,7 +89,7 @@ def digest_of(*parts: Any) -> str:
 
 
 class Trainer:
-    """Trains `weights` in place.
+    """Trains `weights` in place, through copies in fp32 of those in a lower precision.
 
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
@@ -117,10 +120,12 @@ class Trainer:
         taken = compat.accelerate_device()
         self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
+        # What is optimized is fp32: bf16 has 8 bits, and would round most updates away.
+        self._masters = {name: weight.detach().float() for name, weight in self.weights.items()}
         groups: dict[float, list[Tensor]] = {}
-        for name, weight in self.weights.items():
-            groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(weight)
-        rated = [{"params": weights, "rate": rate} for rate, weights in groups.items()]
+        for name, master in self._masters.items():
+            groups.setdefault(1.0 if _is_lora(name) else VECTOR_RATE, []).append(master)
+        rated = [{"params": masters, "rate": rate} for rate, masters in groups.items()]
         decay = config.weight_decay
         self.optimizer = torch.optim.AdamW(rated, lr=config.lr, weight_decay=decay, fused=fused)
         size = batch_size or config.batch_size
@@ -181,6 +186,8 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
+                if self.progress and main and bar.disable:
+                    self._tell(row, step + 1 - start)
                 if main:
                     with writing(path, DataError):
                         log.write(json.dumps(row) + "\n")
@@ -198,6 +205,16 @@ class Trainer:
             "last": {name: last[name] for name in sorted(last.keys() - {"step", "lr", "seconds"})},
         }
 
+    def _tell(self, row: Mapping[str, float], done: int) -> None:
+        """Log a step, where there is no terminal for a bar. done: steps of this process, with this one."""
+        step = int(row["step"]) + 1
+        left = timedelta(seconds=round(row["seconds"] / done * (self.steps - step)))
+        if done == MEASURED and self.steps > step:
+            logger.info("%d steps took %.1f s: the other %d take about %s", done, row["seconds"],
+                        self.steps - step, left)  # fmt: skip
+        if step % LOG_EVERY == 0 or step == self.steps:
+            logger.info("step %d of %d: loss %.4f, about %s left", step, self.steps, row["loss"], left)
+
     def finish(self) -> None:
         """Delete the checkpoint, once the adapter is saved."""
         self.accelerator.wait_for_everyone()
@@ -211,7 +228,8 @@ class Trainer:
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; returns its row of the log: means over its forward passes."""
         accelerator, config = self.accelerator, self.config
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
         passes = []
         for part in range(config.accumulate):
             number = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
@@ -226,7 +244,12 @@ class Trainer:
         lr = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
+        for name, master in self._masters.items():
+            gradient = self.weights[name].grad
+            master.grad = None if gradient is None else gradient.float()
         self.optimizer.step()
+        for name, master in self._masters.items():
+            self.weights[name].data.copy_(master)  # fp32 weights share their memory with it
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
     def _average_and_clip_gradients(self) -> float:
@@ -246,7 +269,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs: the weights, and the optimizer's own tensors."""
-        tensors = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        tensors = {f"weight/{name}": master for name, master in self._masters.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         return tensors
@@ -257,6 +280,7 @@ class Trainer:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             if kind == "weight":
+                self._masters[rest].copy_(tensor)
                 self.weights[rest].data.copy_(tensor)
             elif kind == "optimizer":
                 index, _, key = rest.partition("/")

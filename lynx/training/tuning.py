@@ -10,16 +10,15 @@ which is applied once, whichever of them are used.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
@@ -29,78 +28,27 @@ from lynx.backbones.familiarity import CLIPS, FamiliarTokens, familiar_tokens
 from lynx.backbones.memory import checkpointed
 from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
-from lynx.datasets.clips import content_key
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
+from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
+from lynx.training.questions import (
+    TrainingClip,
+    needs_new_sense,
+    refuse_unknown_words,
+    sample_questions,
+    sample_sense_count,
+    shuffled,
+    training_clips,
+)
 from lynx.training.stream_cache import StreamCache
 from lynx.training.trainer import Trainer, digest_of, seeded
 from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainingClip:
-    """A clip to train on: its content key, its senses, and the questions that they can answer."""
-
-    key: str
-    senses: tuple[str, ...]
-    turns: tuple[Turn, ...]
-
-
-def training_clip(example: Example, modalities: Sequence[str], key: str) -> TrainingClip | None:
-    """An example as a clip to train these senses on; None where its media answer none of its questions."""
-    there = set(example.media)  # `in` would make a lazy mapping render
-    senses = tuple(sense for sense in (VIDEO, *modalities) if sense in there)
-    turns = tuple(turn for turn in example.turns if set(turn.senses) <= set(senses))
-    return TrainingClip(key, senses, turns) if turns else None
-
-
-def needs_new_sense(turn: Turn, modalities: Sequence[str]) -> bool:
-    """Whether a question needs a sense that is being trained; one without `senses` does."""
-    return not turn.senses or not set(modalities).isdisjoint(turn.senses)
-
-
-def sample_sense_count(modalities: Sequence[str], sampling: Sampling) -> int:
-    """How many new senses the clips of a batch show: one, or with chance `sampling.together` two or more.
-
-    The same for all clips of a batch, so that their rows have similar lengths, with little padding.
-    """
-    several = float(torch.rand(())) < sampling.together
-    return int(torch.randint(2, len(modalities) + 1, ())) if several and len(modalities) > 1 else 1
-
-
-def sample_questions(
-    clip: TrainingClip, modalities: Sequence[str], sampling: Sampling, sense_count: int = 1
-) -> tuple[tuple[str, ...], list[Turn]]:
-    """The senses that a clip shows, `sense_count` of the new ones, and the questions it is asked.
-
-    Drawn by torch's generator. A share `sampling.replay` of the questions needs no new sense, if the clip has
-    that many; in all they are at most `sampling.questions`.
-    """
-    shown = _shuffled([sense for sense in clip.senses if sense in modalities])[:sense_count]
-    without_video = bool(shown) and float(torch.rand(())) < sampling.drop_video
-    turns = [turn for turn in _shuffled(clip.turns) if set(turn.senses) <= {VIDEO, *shown}]
-    if without_video and (alone := [turn for turn in turns if VIDEO not in turn.senses]):
-        return tuple(sense for sense in clip.senses if sense in shown), alone[: sampling.questions]
-    new = [turn for turn in turns if needs_new_sense(turn, modalities)]
-    old = [turn for turn in turns if not needs_new_sense(turn, modalities)]
-    if old and VIDEO in clip.senses and float(torch.rand(())) < sampling.drop_modality:
-        shown, new = [], []
-    most = sampling.questions or len(new) + len(old)
-    if new:
-        share = sampling.replay
-        # old / (old + new) = share; a clip with fewer old questions still asks its new ones
-        wanted = len(old) if share == 1 else round(len(new) * share / (1 - share))
-        old = old[: min(wanted, round(most * share))]
-        new = [] if share == 1 else new[: most - len(old)]
-    senses = tuple(sense for sense in clip.senses if sense not in modalities or sense in shown)
-    return senses, [*new, *old[:most]]
-
-
-def _shuffled(items: Sequence[Any]) -> list[Any]:
-    return [items[i] for i in torch.randperm(len(items)).tolist()]
+OWN_ANSWERS = "own_answers.jsonl"
+"""Name of the file of answers that the backbone gave before it was tuned, for replay."""
 
 
 def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,8 +56,12 @@ def answer_loss(backbone: Backbone, packed: Packed, weights: Tensor | None = Non
 
     weights: (Q,) of the questions in the mean over tokens; 1 each if not given.
     """
-    inputs = {"inputs_embeds": packed.embeds, "attention_mask": packed.mask, "position_ids": packed.positions}
-    hidden = backbone.model.get_decoder()(**inputs, use_cache=False).last_hidden_state  # (B, S, D)
+    hidden = backbone.model.get_decoder()(
+        **backbone.decoder_inputs(packed.ids, packed.embeds),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state  # (B, S, D)
     answered = packed.labels != IGNORE  # (B, S)
     labels = packed.labels[answered]  # (A,), A answer tokens of the batch
     # Logits of A positions in place of B * S: most tokens are the media's, and the vocabulary is large.
@@ -149,7 +101,7 @@ class TuningLoss:
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
         batch = self.choose(indices)
-        packed = self.packer.pack(*batch)  # embeds (B, S, D)
+        packed = self.packer.pack(*batch)  # embeds (B, S, R)
         loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
         new = torch.tensor([needs_new_sense(t, self.modalities) for turns in batch.turns for t in turns])
         kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
@@ -178,6 +130,7 @@ def tune(
     cache: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
+    allow_unknown_words: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
@@ -188,12 +141,16 @@ def tune(
     any of the senses. With `config.resume` a finished run is not repeated.
 
     cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
-    Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask.
+    allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
+    Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
+    answers with words that cannot be said.
     """
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     named = _adapters_to_tune(model, modality, out_dir)
     senses = {model.adapter(name).modality: name for name in named}
-    clips, kept = _training_clips(examples, tuple(senses), progress)
+    clips, kept = training_clips(examples, tuple(senses), progress)
+    if not allow_unknown_words:
+        refuse_unknown_words(model.backbone, clips)
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
@@ -218,10 +175,7 @@ def tune(
         )
         if (report := run.finished("tune", *named.values())) is not None:
             undo.close()  # restores the LLM side
-            for name, folder in named.items():
-                if model.adapter(name).training.get("tune", {}).get("run") != run.id:
-                    model.unload_adapter(name)
-                    model.load_adapter(folder)
+            _load_finished(model, named, run.id)
             return report
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
@@ -230,6 +184,10 @@ def tune(
         encoded = streams.prepare([examples[i] for i in kept], [c.key for c in clips], share, progress)
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded
+        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
+        if _wants_own_answers(clips, tuple(senses), sampling):
+            said = _own_answers(own, training / OWN_ANSWERS, run, sampling, progress)
+            clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
             trained = run.run()
         if lost := trained["without_gradient"]:
@@ -237,6 +195,8 @@ def tune(
         report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "run": run.id}
+        report["damage"] = asdict(damage := own.damage([lora]))
+        logger.info("%s", damage)
         for embedding in embeddings.values():
             embedding.requires_grad_(False)
         for sense, name in senses.items():
@@ -251,6 +211,46 @@ def tune(
     return report
 
 
+def _load_finished(model: Lynx, named: Mapping[str, Path], run: str) -> None:
+    """Exchange the adapters that are not of this run, which has ended, for those in its folders."""
+    for name, folder in named.items():
+        if model.adapter(name).training.get("tune", {}).get("run") != run:
+            model.unload_adapter(name)
+            model.load_adapter(folder)
+
+
+def _wants_own_answers(
+    clips: Sequence[TrainingClip], modalities: Sequence[str], sampling: Sampling
+) -> bool:
+    """Whether the backbone is to answer questions for replay; where nothing is replayed, a warning."""
+    there = any(not needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns)
+    wanted = sampling.replay > 0 and (
+        sampling.replay_from == "self" or (sampling.replay_from == "auto" and not there)
+    )
+    if not wanted and not (there and sampling.replay):
+        logger.warning(
+            "no question that can do without %s is replayed: with the sense on, the model may forget what it "
+            "could do (give replay_from: self)", " or ".join(modalities),
+        )  # fmt: skip
+    return wanted
+
+
+def _own_answers(
+    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, progress: bool
+) -> dict[str, list[Turn]]:
+    """The backbone's own answers by clip: asked once for all processes, and kept for a run that goes on."""
+    if run.accelerator.is_main_process and not (run.config.resume and path.is_file()):
+        save_turns(path, own.to_replay(progress))
+    run.accelerator.wait_for_everyone()
+    said = load_turns(path)
+    if not said and sampling.replay_from == "self":
+        raise DataError(
+            "the backbone's closed vocabulary has the words of none of the general questions, so there is "
+            "nothing of its own to replay: add questions that need no new sense"
+        )
+    return said
+
+
 def _familiar(
     sense: str, name: str, clips: Sequence[TrainingClip], streams: StreamCache, seed: int
 ) -> dict[str, FamiliarTokens]:
@@ -260,7 +260,7 @@ def _familiar(
     """
     keys = list(dict.fromkeys(clip.key for clip in clips if sense in clip.senses))
     with seeded(seed):
-        drawn = [streams.stream(sense, key) for key in _shuffled(keys)[:CLIPS]]
+        drawn = [streams.stream(sense, key) for key in shuffled(keys)[:CLIPS]]
     half = len(drawn) // 2
     return {name: familiar_tokens(drawn[:half], drawn[half:], seed)} if half else {}
 
@@ -280,22 +280,6 @@ def _adapters_to_tune(model: Lynx, modality: str | Sequence[str], out_dir: Path)
     return {model.adapter(sense).name: folder for sense, folder in folders.items()}
 
 
-def _training_clips(
-    examples: Sequence[Example], modalities: Sequence[str], progress: bool
-) -> tuple[list[TrainingClip], list[int]]:
-    """The clips that have something to ask, and the indices of their examples."""
-    clips, kept = [], []
-    for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
-        example = examples[i]
-        if clip := training_clip(example, modalities, content_key(example)):
-            clips.append(clip)
-            kept.append(i)
-    if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
-        needed = f"needs {' or '.join(map(repr, modalities))} and its media"
-        raise DataError(f"none of the {len(examples)} examples has a question that {needed}")
-    return clips, kept
-
-
 def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: int) -> str:
     """Give the adapters one LLM LoRA to train, and say in them how their tokens are made; returns its name.
 
@@ -309,7 +293,7 @@ def _start_lora(model: Lynx, names: Sequence[str], config: TuneConfig, frames: i
     for adapter in described.values():
         model.check_placement(adapter)
     weights = _warm_start_weights(model, names, config) if config.warm_start else None
-    width = model.backbone.model.config.get_text_config().hidden_size
+    width = model.backbone.width
     for name in names:
         model.remove_lora(name, "llm")
         old = model.type_embeddings.pop(name, None)  # (D,)

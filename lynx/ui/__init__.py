@@ -15,6 +15,7 @@ from types import MappingProxyType
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lynx.backbones.memory import share_memory_between_threads
 from lynx.compat import offer_as_tool
 from lynx.config import LIMITS
 from lynx.errors import LynxError
@@ -48,6 +49,7 @@ def launch(
     if is_hosted(host, variables) and not policy.hosted:
         raise LynxError(f"this engine takes any folder as an adapter, too much for {host!r}: give a policy")
     logger.info("%s", policy)
+    share_memory_between_threads()
     setup = policy.named(setup) if setup else first_setup(policy)
     backbones = list(policy.backbones if policy.hosted else MENU)
     with ExitStack() as ending:

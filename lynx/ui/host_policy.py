@@ -22,12 +22,18 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 """Addresses that nobody but this machine's own users can reach."""
 HOSTED, BACKBONES, ADAPTERS, SPACE = "LYNX_HOSTED", "LYNX_BACKBONES", "LYNX_ADAPTERS", "SPACE_ID"
 """Environment variables: the mode, the two lists, and what every Space sets."""
-MENU = (
-    EMBEDDED,
+_OTHERS = (
     *("llava-onevision-0.5b", "llava-onevision-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+    *("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"),
     *("internvl3-1b", "internvl3-2b", "internvl3-8b", "internvl3.5-4b"),
 )
-"""Backbones that are offered where no others are listed. On one's own machine any other can be typed."""
+MENU = {
+    EMBEDDED: "",
+    "smolvlm2-500m": "answers about real clips on a CPU; 1 GB to download",
+    **dict.fromkeys(_OTHERS, ""),
+}
+"""Backbones that are offered where no others are listed, and what is said of them there. On one's own machine
+any other can be typed."""
 _PATH = re.compile(r"(?<![\w.:/~-])~?/(?:[^\s'\"/:]+/)*")
 """The folders in front of a file's name, in a message."""
 

@@ -70,7 +70,8 @@ class Layout:
         with gr.Accordion(views.model_line(setup), open=False, elem_id="model") as self.model:
             with gr.Row():
                 self.backbone = gr.Dropdown(
-                    self.backbones, value=setup.backbone, label="Backbone", scale=3, min_width=160,
+                    views.backbone_choices(self.backbones), value=setup.backbone, label="Backbone",
+                    scale=3, min_width=160,
                     info=None if policy.hosted else "A name, a folder or a Hub id",
                     allow_custom_value=not policy.hosted, elem_id="backbone",
                 )

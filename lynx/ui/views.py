@@ -13,6 +13,7 @@ from lynx.types import VIDEO
 from lynx.ui import types
 from lynx.ui.edit_bar import editing, pen
 from lynx.ui.evidence_view import evidence_html
+from lynx.ui.host_policy import MENU
 from lynx.ui.types import ChatTurn, EvidenceView, Preview, Reply, Sense, Setup
 from lynx.visualization import drawing
 from lynx.visualization.timeline import timeline
@@ -87,6 +88,11 @@ def hint(setup: Setup, trained_on: Sequence[str] = ()) -> str:
         return ""
     more = [f"<b>{escape(data)}</b>" for data in trained_on if data != WORLD]
     return HINT.format(", ".join(more) or "a few sounds")
+
+
+def backbone_choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Backbones as a list offers them: what it shows, and the name."""
+    return [(f"{name}: {MENU[name]}" if MENU.get(name) else name, name) for name in names]
 
 
 def model_line(setup: Setup, senses: Sequence[Sense] = ()) -> str:

@@ -47,14 +47,14 @@ TUNE = TuneConfig(
     token_pooling="bands",
     type_embedding=True,
 )
-SAMPLING = Sampling(questions=1, conversation=0.0)
+SAMPLING = Sampling(questions=1, conversation=0.0, replay_from="data")
 REGULARIZATION = Regularization(noise=0.15, mixup=0.4, final_lr=0.4, average=0.997)
 SETTLE = replace(TUNE, warm_start=True, steps=1000, lr=1.5e-3, seed=1, save_every=0)
 """The second phase of stage 3, with a larger share of digits; a round that is killed in it starts again."""
 SETTLE_REGULARIZATION = replace(REGULARIZATION, final_lr=0.1)
 TALK = replace(SETTLE, steps=800, lr=1e-3, seed=2)
 """The third phase of stage 3: conversations, asked as people ask."""
-TALKING = Sampling(conversation=0.5)
+TALKING = Sampling(conversation=0.5, replay_from="data")
 Confusion = Mapping[str, Mapping[str, int]]
 
 

@@ -19,8 +19,9 @@ from lynx.datasets.base import Example
 from lynx.errors import DataError
 from lynx.model import Lynx
 from lynx.training.packing import Packed
+from lynx.training.questions import needs_new_sense
 from lynx.training.trainer import Trainer, warmup_cosine
-from lynx.training.tuning import TuningLoss, answer_loss, needs_new_sense, tune
+from lynx.training.tuning import TuningLoss, answer_loss, tune
 from lynx.types import Stream
 from recipes.real_sounds.mixup import WeightedClip, mixed
 

@@ -251,7 +251,7 @@ def test_targets_that_name_no_modules_are_refused_at_once(folder, saved, tmp_pat
     begun = time.monotonic()
     with pytest.raises(AdapterError, match=f"target_modules .*{message}.*list all modules"):
         describe(adapter)
-    assert time.monotonic() - begun < 2 * lora_options.PATTERN_SECONDS
+    assert time.monotonic() - begun < 10 * lora_options.PATTERN_SECONDS  # not years, on a busy machine too
     refused_everywhere(folder, adapter, message)
 
 

@@ -10,7 +10,7 @@ import families
 import pytest
 import stages
 import torch
-from checkpoints import clip, random_adapter, sound, stock_inputs
+from checkpoints import arguments, clip, followed, random_adapter, sound, stock_inputs
 from families.base import IN_ORDER
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
@@ -59,14 +59,6 @@ def stock(folder, dtype=torch.float32):
     return found.requires_grad_(False)
 
 
-def arguments(prompt):
-    return {
-        "inputs_embeds": prompt.inputs_embeds,
-        "attention_mask": prompt.attention_mask,
-        "position_ids": prompt.position_ids,
-    }
-
-
 # --- the backbone is never damaged ----------------------------------------------------------------
 
 
@@ -74,7 +66,7 @@ def left_padded(backbone, prompts):
     """Several prompts -> one batch."""
     length = max(prompt.input_ids.shape[1] for prompt in prompts)
     pad_ids = torch.full((1, length), backbone.pad_id)
-    pad_embeds = backbone.model.get_input_embeddings()(pad_ids)
+    pad_embeds = backbone.embed(pad_ids)
     ids, embeds, masks, positions = [], [], [], []
     for prompt in prompts:
         gap = length - prompt.input_ids.shape[1]
@@ -102,7 +94,8 @@ def test_prefill_and_generation_are_bit_identical_to_stock(kind, tmp_path, preci
     inputs = stock_inputs(model.backbone, video, QUESTION)
     prompt = model.backbone.compose(QUESTION, [model.encode("video", video)])
     assert torch.equal(prompt.input_ids, inputs["input_ids"])
-    assert torch.equal(model.backbone.model(**arguments(prompt)).logits, plain(**inputs).logits)
+    given = arguments(model.backbone, prompt)
+    assert torch.equal(model.backbone.model(**given).logits, plain(**inputs).logits)
     for penalty in (1.0, 1.3):  # some checkpoints have one, which is on what the prompt says too
         for each in (plain, model.backbone.model):
             each.generation_config.repetition_penalty = penalty
@@ -141,8 +134,8 @@ def test_a_left_padded_batch_is_bit_identical_to_stock(folder, precision):
     options = {"max_new_tokens": 6, "do_sample": False, "output_logits": True}
     options["return_dict_in_generate"] = True
     expected = plain.generate(**inputs, **options)
-    ours = backbone.model.generate(**arguments(batch), **options)
-    assert torch.equal(ours.sequences, expected.sequences[:, length:])
+    ours = backbone.model.generate(**{"input_ids": batch.input_ids, **arguments(backbone, batch)}, **options)
+    assert torch.equal(ours.sequences, expected.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, expected.logits, strict=True))
 
 
@@ -164,7 +157,7 @@ def test_switches_leave_no_trace(model, folder, tmp_path, seed):
         with model.using(*senses):
             streams = [model.encode(sense, drawn) for sense in senses]
             prompt = model.backbone.compose(QUESTION, [model.encode("video", video), *streams])
-            logits = model.backbone.model(**arguments(prompt)).logits
+            logits = model.backbone.model(**arguments(model.backbone, prompt)).logits
             if fail:
                 raise KeyError(senses)
         return logits
@@ -191,7 +184,7 @@ def test_switches_leave_no_trace(model, folder, tmp_path, seed):
 
 def test_the_llm_s_lora_is_on_every_linear_of_its_layers(model):
     linears = [name for name, m in model.backbone.model.named_modules() if isinstance(m, torch.nn.Linear)]
-    inside = [name for name in linears if re.search(r"language_model\.layers\.\d+\.", name)]
+    inside = [name for name in linears if name.startswith(families.of(model.backbone).llm)]
     assert len(inside) == 2 * 7
     assert [name for name in linears if re.fullmatch(model.backbone.llm_targets, name)] == inside
 
@@ -403,7 +396,9 @@ def test_packed_questions_get_the_logits_of_a_chat_s_prompts(model, conversation
     turns = [[Turn("hear ?", "bell"), Turn("see ?", "dots"), Turn("now ?", "x y")], [Turn("see ?", "dots")]]
     packed = Packer(backbone).pack(clips, turns, conversation)
     hidden = backbone.model.get_decoder()(
-        inputs_embeds=packed.embeds, attention_mask=packed.mask, position_ids=packed.positions
+        **backbone.decoder_inputs(packed.ids, packed.embeds),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
     ).last_hidden_state
     logits, number, losses = backbone.model.lm_head(hidden), 0, []
     for row, asked in enumerate(turns):
@@ -412,11 +407,8 @@ def test_packed_questions_get_the_logits_of_a_chat_s_prompts(model, conversation
             number += 1
             messages = [*(history if conversation else []), {"role": "user", "content": turn.question}]
             prompt = backbone.compose(messages, clips[row])
-            ids = torch.tensor([*backbone.tokenizer(turn.answer).input_ids, backbone.tokenizer.eos_token_id])
-            embeds = torch.cat([prompt.inputs_embeds, backbone.model.get_input_embeddings()(ids[None])], 1)
-            behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(ids))
-            positions = torch.cat([prompt.position_ids, behind], -1)
-            full = backbone.model(inputs_embeds=embeds, position_ids=positions).logits[0]
+            ids = torch.tensor(backbone.answer_ids(turn.answer))
+            full = backbone.model(**arguments(backbone, followed(backbone, prompt, ids))).logits[0]
             expected = full[prompt.input_ids.shape[1] - 1 : -1]
             mine = (packed.questions[row] == number) & (packed.labels[row] != IGNORE)
             assert packed.labels[row][mine].tolist() == ids.tolist()
@@ -466,11 +458,13 @@ def qwen(tmp_path):
     return lynx.load(checkpoints.qwen2_5_vl(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(
     ("frames", "size", "fps"), [(5, (50, 70), 2), (8, (30, 20), 1), (2, (16, 16), 4), (12, (20, 60), 8)]
 )
 @torch.no_grad()
-def test_positions_without_modality_tokens_are_stock_s(qwen, frames, size, fps):
+def test_positions_without_modality_tokens_are_stock_s(kind, tmp_path, frames, size, fps):
+    qwen = lynx.load(checkpoints.FAMILIES[kind](tmp_path))
     video = clip(frames, *size)
     video = replace(video, times=torch.arange(frames).double() / fps, duration=frames / fps)
     inputs = stock_inputs(qwen.backbone, video, LONGER)
@@ -501,16 +495,13 @@ def test_parallel_senses_stand_where_each_would_alone(model):
     for name, stream in heard.items():
         alone, text_alone, spans = places(seen, stream)
         assert torch.equal(together[name], alone[name]) and torch.equal(text, text_alone)
-        width, marks = _width(spans["video"]), int(spans[name][0] - spans["video"][-1]) - 1
-        behind_video = int(alone["video"].amin()) + model.backbone.extent(seen, width)
+        marks = int(spans[name][0] - spans["video"][-1]) - 1
+        taken = model.backbone.extent(seen, spans["video"] - spans["video"][0])
+        behind_video = int(alone["video"].amin()) + taken
         assert int(alone[name].amin()) == behind_video + marks
     unseen, _, spans = places(*heard.values())
     marks = int(spans["other"][0] - spans["audio"][-1]) - 1
     assert torch.equal(unseen["audio"] + marks, unseen["other"])
-
-
-def _width(span):
-    return int(span[-1] - span[0]) + 1
 
 
 @pytest.mark.parametrize("placement", ["continue", "share"])

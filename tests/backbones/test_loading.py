@@ -117,6 +117,20 @@ def test_the_catalog_counts_the_papers_parameters(name, vision, llm):
     assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "vision", "llm"),
+    [
+        ("smolvlm2-256m", 256_484_928, 10_616_832, 19_537_920),
+        ("smolvlm2-500m", 507_482_304, 10_616_832, 34_734_080),
+        ("smolvlm2-2.2b", 2_246_784_880, 34_781_184, 72_351_744),
+    ],
+)
+def test_smolvlm_s_rows_have_as_many_parameters_as_was_counted_before(name, weights, vision, llm):
+    """On models of the stock class, before the rows were typed in."""
+    assert sum(p.numel() for p in set(skeleton(name).model.parameters())) == weights
+    assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
+
+
 def test_internvl_s_other_count_is_that_of_the_fused_qkv():
     three, fused = 64 * 3 * (1024 + 1024), 64 * (1024 + 3 * 1024)
     as_in_the_paper = 28_311_552 - 24 * (three - fused)
@@ -202,9 +216,11 @@ def test_a_missing_tensor_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, internvl"),
-        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, internvl"),
-        ({"model_type": "qwen3_vl"}, r"'qwen3_vl'.*first layers.*docs/backbones\.md"),
+        ({"model_type": "qwen2"}, r"'qwen2'.*llava_onevision, qwen2_5_vl, qwen3_vl, internvl"),
+        ({"model_type": "no such family"}, r"'no such family'.*llava_onevision, qwen2_5_vl, qwen3_vl"),
+        ({"model_type": "qwen3_5"}, r"'qwen3_5'.*running state.*docs/backbones\.md"),
+        ({"model_type": "qwen3_vl_moe"}, r"'qwen3_vl_moe'.*take a dense size"),
+        ({"model_type": "idefics3"}, r"'idefics3'.*made for pictures.*SmolVLM2-256M"),
         (
             {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "evil.Evil"}},
             r"'internvl_chat'.*code from the Hub is never run.*-hf or -HF",
@@ -242,3 +258,49 @@ def test_the_fingerprint_knows_the_weights_and_not_the_precision(folder, backbon
 def test_everything_is_frozen_and_in_eval_mode(backbone):
     assert not any(p.requires_grad for p in backbone.model.parameters())
     assert not any(m.training for m in backbone.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}", "lists of texts and videos"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "does not write '<video>' where a"),
+        ("{{ raise_exception('one role only') }}", "one role only"),
+    ],
+)
+def test_a_template_for_text_alone_is_refused_before_anything_is_asked(tmp_path, template, reason):
+    folder = checkpoints.llava_onevision(tmp_path)
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(BackboneError, match=reason):
+        load_backbone(folder)
+
+
+def test_a_tower_of_another_class_is_named(tmp_path):
+    folder = checkpoints.llava_onevision(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] = {**config["vision_config"], "model_type": "clip_vision_model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match="'clip_vision_model'.*siglip_vision_model, dinov2"):
+        skeleton(folder)
+
+
+def test_loras_are_on_the_layers_that_the_projector_reads(tmp_path):
+    shapes, prints = {}, {}
+    for layer in (-1, -2, 1):
+        backbone = load_backbone(checkpoints.llava_onevision(tmp_path / str(layer), inner=layer))
+        names = backbone.lora_shapes("vision", 2)
+        shapes[layer] = {int(name.split(".layers.")[1].split(".")[0]) for name in names}
+        assert len(backbone.vision_attention_modules()) == len(shapes[layer])
+        prints[layer] = backbone.fingerprint()
+    assert shapes == {-1: {0, 1, 2}, -2: {0, 1}, 1: {0}}
+    assert "vision_feature_layer" not in prints[-1]  # so that older adapters go on to fit
+    assert prints[-2]["vision_feature_layer"] == "-2" != prints[1]["vision_feature_layer"]
+
+
+def test_a_dinov2_tower_is_counted_and_estimated(tmp_path):
+    from lynx.backbones.estimate import estimate
+
+    folder = checkpoints.VARIANTS["llava_onevision_dinov2"](tmp_path)
+    found = estimate(folder, frames=4, senses=["audio"])
+    assert found.weights > 0 and found.tokens["video"] == 4 * 16 + 1
+    assert count_parameters(str(folder), 2)["vision"] == 3 * 2 * (4 * 64 + 2 * (32 + 64))

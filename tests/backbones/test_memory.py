@@ -1,11 +1,17 @@
 import gc
+import platform
 import weakref
 
 import pytest
 import torch
 
 from lynx import BackboneError
-from lynx.backbones.memory import container_bytes_left, free_bytes, retry_with_more_room
+from lynx.backbones.memory import (
+    container_bytes_left,
+    free_bytes,
+    retry_with_more_room,
+    share_memory_between_threads,
+)
 
 
 def test_free_memory_is_what_the_container_leaves(tmp_path):
@@ -54,3 +60,8 @@ def test_memory_that_is_never_enough_is_said_and_other_errors_are_raised_as_they
     with pytest.raises(RuntimeError, match="broken"):
         retry_with_more_room(lambda: call(RuntimeError("broken")), [lambda: True])
     assert len(tries) == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_glibc_lets_its_pools_be_counted():
+    assert share_memory_between_threads()

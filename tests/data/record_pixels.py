@@ -42,7 +42,8 @@ def main() -> None:
     for family in FAMILIES.values():
         for name, case in family.pixel_cases.items():
             given = family.video_processor(STATISTICS)(frames(*case), return_tensors="pt")
-            pixels, grid = given["pixel_values_videos"], given.get("video_grid_thw")
+            pixels = given["pixel_values_videos" if "pixel_values_videos" in given else "pixel_values"]
+            grid = given.get("video_grid_thw")
             if grid is None:  # frames of one clip
                 recorded[f"{family.name}/{name}"] = pixels[0].contiguous()
             else:  # patches, and how they lie

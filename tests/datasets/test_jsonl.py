@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lynx.config import Limits
-from lynx.datasets import jsonl
+from lynx.datasets import json_lines
 from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.modalities.multi_view import View
@@ -193,7 +193,7 @@ def test_a_wrong_value_is_named_with_file_line_and_key(folder, case):
 
 
 def test_a_line_without_end_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(jsonl, "LIMITS", Limits(max_line_bytes=1000))
+    monkeypatch.setattr(json_lines, "LIMITS", Limits(max_line_bytes=1000))
     assert len(read(folder, CLIP | {"id": "x" * 800})) == 1
     with pytest.raises(DataError, match="line 2 is longer than 1000 bytes .LYNX_MAX_LINE_BYTES."):
         read(folder, CLIP, CLIP | {"id": "x" * 2000})
@@ -282,3 +282,44 @@ def test_a_compressed_file_is_said_to_be_one(folder, kind):
     (folder / "rows.jsonl.packed").write_bytes(PACKERS[kind](json.dumps(CLIP).encode()))
     with pytest.raises(DataError, match=rf"is compressed \({kind}\): unpack it first"):
         open_data("jsonl", folder / "rows.jsonl.packed")
+
+
+def one_turn(tmp_path, **turn):
+    """A row with a single turn, read."""
+    (tmp_path / "a.mp4").touch()
+    row = {"media": {"video": "a.mp4"}, "turns": [{"question": "which ?", **turn}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    return open_data("jsonl", tmp_path)[0].turns[0]
+
+
+def test_a_turn_with_several_answers_and_a_metric(tmp_path):
+    turn = one_turn(tmp_path, answers=["a dog", "dog"], metric="cider")
+    assert (turn.answer, turn.references, turn.metric) == ("a dog", ("a dog", "dog"), "cider")
+    assert one_turn(tmp_path, answer="dog", answers=["a dog", "dog"]).answer == "dog"
+    assert one_turn(tmp_path, answer="dog").references == ("dog",)
+
+
+def test_options_are_asked_with_the_question_and_answered_by_a_letter(tmp_path):
+    turn = one_turn(tmp_path, answer="dog", options=["cat", "dog"])
+    assert turn.answer == "B" and turn.options == ("cat", "dog")
+    assert turn.question.startswith("which ?\nA. cat\nB. dog\nAnswer with the option's letter")
+    assert one_turn(tmp_path, answer="B", options=["cat", "dog"]) == turn
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ({"answer": "cow", "options": ["cat", "dog"]}, "'cow'; expected one of its options"),
+        ({"answer": "C", "options": ["cat", "dog"]}, "'C'; expected one of its options"),
+        ({"answer": "cat", "options": ["cat", "cat"]}, "options that are the same"),
+        ({"answer": "cat", "options": ["cat", "dog"], "metric": "exact"}, "no other metric applies"),
+        ({"answer": "cat", "options": "cat"}, "'cat'; expected a list of texts"),
+        ({"answer": "cat", "metric": "options"}, "is options, and it has none"),
+        ({"answer": "cat", "metric": "bleurt"}, "'bleurt'; expected one of exact, contains"),
+        ({"answer": "cat", "answers": ["dog"]}, "'cat', which is none of its answers"),
+        ({"answers": []}, "expected a list of texts"),
+    ],
+)
+def test_turns_that_cannot_be_scored_are_refused(tmp_path, turn, said):
+    with pytest.raises(DataError, match=said):
+        one_turn(tmp_path, **turn)

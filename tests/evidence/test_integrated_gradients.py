@@ -7,7 +7,7 @@ import checkpoints
 import families
 import pytest
 import torch
-from checkpoints import clip, random_adapter, sound
+from checkpoints import arguments, clip, followed, random_adapter, sound
 
 import lynx
 from lynx import BackboneError
@@ -57,13 +57,8 @@ def by_hand(answered, tokens, blank):
             newline = stream.times.isnan()[:, None]
             streams[sense] = replace(stream, tokens=torch.where(newline, stream.tokens, token))
         prompt = backbone.compose(answered.messages, list(streams.values()))
-        said = backbone.model.get_input_embeddings()(answered.ids[None])
-        behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(answered.ids))
-        logits = backbone.model(
-            inputs_embeds=torch.cat([prompt.inputs_embeds, said], 1),
-            position_ids=torch.cat([prompt.position_ids, behind], -1),
-            use_cache=False,
-        ).logits[0]
+        given = arguments(backbone, followed(backbone, prompt, answered.ids))
+        logits = backbone.model(**given, use_cache=False).logits[0]
     at = prompt.input_ids.shape[1] - 1
     return sum(float(logits[at + t].float().log_softmax(-1)[answered.ids[t]]) for t in tokens)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checkpoints import arguments, followed
 
 from lynx.backbones import decoding
 from lynx.backbones.decoding import OTHERS, NextTokens
@@ -12,11 +13,13 @@ QUESTION = "what is it ?"
 
 def likely(evidence):
     """Log-probabilities (n, V) of the next token before each token of an answer, by one pass over all."""
-    with evidence.answered.replay() as replay, torch.no_grad():
-        at = torch.tensor(evidence.steps) + replay.start - 1
-        logits = replay.backbone.model(
-            inputs_embeds=replay.inputs, position_ids=replay._positions, use_cache=False
-        ).logits
+    answered = evidence.answered
+    backbone = answered.model.backbone
+    with answered.alone(), torch.no_grad():
+        prompt = backbone.compose(answered.messages, list(answered.streams.values()))
+        at = torch.tensor(evidence.steps) + prompt.input_ids.shape[1] - 1
+        given = arguments(backbone, followed(backbone, prompt, answered.ids))
+        logits = backbone.model(**given, use_cache=False).logits
         return logits[0, at].float().log_softmax(-1)
 
 

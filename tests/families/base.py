@@ -4,7 +4,7 @@ A checkpoint has a stock model with random weights, a byte-level tokenizer, a te
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,13 @@ class SmallFamily:
     name: str
     special: tuple[str, ...]
     """Special tokens of its tokenizer, beside those of all; the image's and the video's are the last."""
+    end = "<|im_end|>"
+    """The one that ends an answer."""
     named: dict[str, str] = {}
     """Those that its tokenizer has names for."""
     template: str
     preprocessor: dict[str, Any]
     """What preprocessor_config.json says of the size of frames."""
-    true_preprocessor: dict[str, Any]
-    """The same of the catalog's models."""
     variants: dict[str, dict[str, Any]] = {}
     """Further checkpoints that the whole suite runs over: name, and options of `write`."""
 
@@ -56,7 +56,8 @@ class SmallFamily:
     """Of the text configuration, where that width asks for something else."""
 
     tower = "model.vision_tower.encoder"
-    """Where the tower's layers are."""
+    llm = LLM
+    """Where the tower's layers are, and the LLM's."""
     short_targets: list[str]
     """LoRA targets of the tower as people shorten them."""
     older_names: dict[str, tuple[str, str]]
@@ -86,17 +87,21 @@ class SmallFamily:
         """`preprocessor`, or what it is with these options of `write`."""
         return self.preprocessor
 
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Byte-level: any text, no unknown token."""
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    def true_preprocessor(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What `preprocessor` is in a model of the catalog, whose row has this size (height, width)."""
+        return {"size": {"height": size[0], "width": size[1]}}
+
+    def tokenizer(self, merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+        """Byte-level: any text, no unknown token. merges: what becomes a token together, in this order."""
+        alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=list(merges)))
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *self.special)
         core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
         return PreTrainedTokenizerFast(
             tokenizer_object=core,
-            eos_token="<|im_end|>",
+            eos_token=self.end,
             pad_token="<|endoftext|>",
             clean_up_tokenization_spaces=False,
             extra_special_tokens=self.named,
@@ -163,10 +168,9 @@ class SmallFamily:
 
 def text_options(words: PreTrainedTokenizerFast, **sizes: Any) -> dict[str, Any]:
     """The options of a small Qwen2."""
-    ids = words.convert_tokens_to_ids
     small = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=HEADS)
     more = dict(num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=None)
-    ends = dict(eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<|endoftext|>"))
+    ends = dict(eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
     return {"vocab_size": len(words), **small, **more, **ends, **sizes}
 
 

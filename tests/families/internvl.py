@@ -17,7 +17,6 @@ class SmallInternVL(SmallFamily):
         "video_token": "<video>",
     }
     template = IN_ORDER.replace("VIDEO", "<video>\\n")  # without images
-    true_preprocessor = {"size": {"height": 448, "width": 448}}
     variants = {"internvl_qwen3": {"model_type": "qwen3", "head_dim": 16}}
     """InternVL 3.5's LLM: heads of their own width, norms of queries and keys."""
     short_targets = ["q_proj", "k_proj", "v_proj", "projection_layer", "fc1", "fc2"]
@@ -46,7 +45,8 @@ class SmallInternVL(SmallFamily):
         return {"size": {"height": side, "width": side}}
 
     def stock_media(self, backbone, video):
-        count = (backbone.model.config.vision_config.image_size[0] // 8) ** 2
+        vision = backbone.model.config.vision_config
+        count = (vision.image_size[0] // vision.patch_size[0] // 2) ** 2
         context = "<img>" + "<IMG_CONTEXT>" * count + "</img>"
         text = "\n".join(f"Frame{i + 1}: {context}" for i in range(len(video))) + "\n"
         return text, {"pixel_values": backbone.video_pixels(video.pixels)}

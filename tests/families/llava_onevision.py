@@ -1,6 +1,8 @@
 """LLaVA-OneVision in small: SigLIP, two layers of projector, Qwen2; frames of 28 px in patches of 4."""
 
 from transformers import (
+    Dinov2Config,
+    LlamaConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
@@ -23,7 +25,6 @@ class SmallLlavaOnevision(SmallFamily):
         "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
-    true_preprocessor = {"size": {"height": 384, "width": 384}}
     quantizable = {"hidden": 64, "tied": False}
     short_targets = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
     older_names = {
@@ -32,22 +33,28 @@ class SmallLlavaOnevision(SmallFamily):
         "original": ("model.vision_tower.vision_tower.vision_model.encoder", "model.layers"),
     }
     answers_as_in_history = False
+    variants = {"llava_onevision_inner": {"inner": -2}, "llava_onevision_dinov2": {"other": True}}
+    """A projector that reads the tower before its last layer; another tower and LLM."""
     pixel_cases = {"wide": (2, 50, 70), "tall": (2, 90, 31), "exact": (2, 28, 28), "small": (2, 9, 12)}
 
     def write(self, folder, *, seed=0, tied=True, **sizes):
         """As for all families, but tied unless said otherwise, as the smallest real one is."""
         return super().write(folder, seed=seed, tied=tied, **sizes)
 
-    def model(self, words, tied, *, hidden=48, layers=2, side=28, ffn=80):
+    def model(self, words, tied, *, hidden=48, layers=2, side=28, ffn=80, inner=-1, other=False):
         ids = words.convert_tokens_to_ids
-        vision = SiglipVisionConfig(
-            hidden_size=32, intermediate_size=56, num_hidden_layers=layers + 1, num_attention_heads=HEADS,
-            image_size=side, patch_size=4, vision_use_head=False,
-        )  # fmt: skip
+        tower = dict(hidden_size=32, num_hidden_layers=layers + 1, num_attention_heads=HEADS)
+        tower |= dict(image_size=side, patch_size=4)
         sizes = dict(hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers)
+        text = text_options(words, **sizes, tie_word_embeddings=tied)
+        if other:
+            vision, llm = Dinov2Config(**tower, mlp_ratio=2), LlamaConfig(**text)
+        else:
+            vision = SiglipVisionConfig(**tower, intermediate_size=56, vision_use_head=False)
+            llm = Qwen2Config(**text)
         config = LlavaOnevisionConfig(
-            vision_config=vision,
-            text_config=Qwen2Config(**text_options(words, **sizes, tie_word_embeddings=tied)),
+            vision_config=vision, text_config=llm, vision_feature_layer=inner,
+            vision_feature_select_strategy="default" if other else "full",  # "default": no class token
             image_token_index=ids("<image>"), video_token_index=ids("<video>"), tie_word_embeddings=tied,
         )  # fmt: skip
         return LlavaOnevisionForConditionalGeneration(config)
@@ -63,9 +70,14 @@ class SmallLlavaOnevision(SmallFamily):
         return text + "<|im_start|>assistant\n"
 
     def stock_media(self, backbone, video):
-        side = backbone.model.config.vision_config.image_size // 4
+        vision = backbone.model.config.vision_config
+        side = vision.image_size // vision.patch_size
         text = "<video>" * (len(video) * ((side + 1) // 2) ** 2 + 1)  # the newline is the last of them
         return text, {"pixel_values_videos": backbone.video_pixels(video.pixels)[None]}
+
+    def even_queries(self, backbone, layer):
+        patches = super().even_queries(backbone, layer)
+        return patches + hasattr(backbone.model.model.vision_tower.embeddings, "cls_token")
 
     def video_processor(self, statistics):
         from transformers import LlavaOnevisionVideoProcessor

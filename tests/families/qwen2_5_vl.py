@@ -17,7 +17,6 @@ class SmallQwen25VL(SmallFamily):
         "VIDEO", "<|vision_start|><|video_pad|><|vision_end|>"
     )  # without images and tools
     preprocessor = {"min_pixels": 16 * 16, "max_pixels": 40 * 40, "patch_size": PATCH}
-    true_preprocessor = {"min_pixels": 128 * 28 * 28, "max_pixels": 768 * 28 * 28}
     stays_precise = ("lm_head", "model.visual")
     larger_tower = {"hidden_size": 96, "intermediate_size": 256, "out_hidden_size": 128}
     larger_text = {"rope_parameters": {"mrope_section": [4, 6, 6]}}
@@ -54,12 +53,16 @@ class SmallQwen25VL(SmallFamily):
         )  # fmt: skip
         return Qwen2_5_VLForConditionalGeneration(config)
 
+    def true_preprocessor(self, size):
+        return {"min_pixels": 128 * 28 * 28, "max_pixels": 768 * 28 * 28}
+
     def prompt(self, messages, video):
         system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         return system + super().prompt(messages, video)
 
     def stock_media(self, backbone, video):
-        patches, grid = patchify(backbone.video_pixels(video.pixels))
+        side = backbone.model.config.vision_config.patch_size
+        patches, grid = patchify(backbone.video_pixels(video.pixels), side)
         text = "<|vision_start|>" + "<|video_pad|>" * (len(patches) // 4) + "<|vision_end|>"
         step = torch.tensor([2 * float(video.times[1] - video.times[0])])
         return text, {"pixel_values_videos": patches, "video_grid_thw": grid, "second_per_grid_ts": step}
@@ -76,7 +79,7 @@ class SmallQwen25VL(SmallFamily):
     def split_heads(self, backbone, kept, layer, pixels):
         steps = len(pixels) // 2
         q, k, v = kept[layer, "qkv"].unflatten(1, (3, HEADS, -1)).unbind(1)  # (steps * n, H, d)
-        angles = window_order(backbone, rotary_angles(backbone, steps))  # (steps * n, d / 2)
+        angles = self.tower_order(backbone, rotary_angles(backbone, steps))  # (steps * n, d / 2)
         cos, sin = (torch.cat([f(angles)] * 2, -1)[:, None] for f in (torch.cos, torch.sin))
 
         def rotate(x):
@@ -85,10 +88,14 @@ class SmallQwen25VL(SmallFamily):
 
         return [x.unflatten(0, (steps, -1)).transpose(1, 2) for x in (rotate(q), rotate(k), v)]
 
+    def tower_order(self, backbone, x):
+        """From 2 x 2 blocks row by row to the tower's order: window by window."""
+        return window_order(backbone, x)
+
     def even_queries(self, backbone, layer):
         side = backbone.square // PATCH
         place = torch.arange(side * side).view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).reshape(-1, 1)
-        place = window_order(backbone, place).flatten().view(backbone.windows(layer), -1)[0]
+        place = self.tower_order(backbone, place).flatten().view(backbone.windows(layer), -1)[0]
         return ((place // side % 2 == 0) & (place % side % 2 == 0)).nonzero().flatten()
 
     @property
@@ -115,9 +122,9 @@ class SmallQwen25VL(SmallFamily):
         return {"": patches, "/grid": grid}
 
 
-def patchify(pixels):
+def patchify(pixels, side=PATCH):
     """Patches one by one, and their grid: 2 x 2 of them stay together, two frames share a patch."""
-    steps, rows, cols = len(pixels) // 2, pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+    steps, rows, cols = len(pixels) // 2, pixels.shape[2] // side, pixels.shape[3] // side
     patches = []
     for t in range(steps):
         pair = pixels[2 * t : 2 * t + 2].transpose(0, 1)  # (3, 2, H, W)
@@ -125,8 +132,8 @@ def patchify(pixels):
             for block_col in range(0, cols, 2):
                 for row in (block_row, block_row + 1):
                     for col in (block_col, block_col + 1):
-                        y, x = PATCH * row, PATCH * col
-                        patches.append(pair[:, :, y : y + PATCH, x : x + PATCH].flatten())
+                        y, x = side * row, side * col
+                        patches.append(pair[:, :, y : y + side, x : x + side].flatten())
     return torch.stack(patches), torch.tensor([[steps, rows, cols]])
 
 

@@ -17,8 +17,9 @@ from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.evaluation.recordings import evaluate
 from lynx.media.audio import read_audio
+from lynx.training.questions import training_clip
 from lynx.training.stream_cache import StreamCache
-from lynx.training.tuning import answer_loss, training_clip
+from lynx.training.tuning import answer_loss
 from lynx.types import Stream
 from lynx.world.pretraining.text import REAL_SOUNDS, vocabulary
 from recipes.real_sounds import crossvalidation

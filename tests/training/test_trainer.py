@@ -1,6 +1,7 @@
 """The training loop: order, learning rate, exact resume, and refusals."""
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -90,6 +91,44 @@ def test_a_vector_moves_faster_and_may_go_unused_for_a_step(tmp_path):
     assert float(moved) == pytest.approx(0.05, rel=1e-3)
     assert fit.weights["type_embedding.a"].tolist() == pytest.approx([-0.05 * VECTOR_RATE] * 3, rel=1e-3)
     assert fit.weights["unused"].tolist() == [1, 1]
+
+
+def test_small_updates_add_up_in_bf16_also_over_an_interruption(tmp_path):
+    """Each of the 20 is a quarter of the distance between 1 and the next smaller number of bf16."""
+    config = TrainConfig(lr=1e-3, steps=20, batch_size=2, warmup=0.0, save_every=5, weight_decay=0.0)
+
+    def run(folder, stop_at=None):
+        weight, calls = nn.Parameter(torch.ones(3, dtype=torch.bfloat16)), []
+
+        def loss(indices):
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            calls.append(indices)
+            return {"loss": weight.sum()}
+
+        trainer = Trainer({"x.lora_A.weight": weight}, len(POINTS), loss, config, folder, progress=False)
+        if stop_at is None:
+            trainer.run()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.run()
+        return weight
+
+    whole = run(tmp_path / "whole")
+    fallen = sum(warmup_cosine(step, 20, 1e-3, 0.0) for step in range(20))
+    assert whole.tolist() == torch.full((3,), 1 - fallen).bfloat16().tolist() != [1.0] * 3
+    run(tmp_path / "broken", stop_at=13)
+    assert run(tmp_path / "broken").equal(whole)
+
+
+def test_a_run_without_a_terminal_says_now_and_then_how_far_it_is(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    fit = Fit()
+    config = replace(CONFIG, steps=45, save_every=0)
+    Trainer(fit.weights, len(POINTS), fit.loss, config, tmp_path, progress=True).run()
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0].startswith("10 steps took") and "the other 35 take about 0:00:0" in told[0]
+    assert [line.split(":")[0] for line in told[1:]] == [f"step {k} of 45" for k in (20, 40, 45)]
 
 
 def test_seeds_differ_and_last():

@@ -14,15 +14,16 @@ from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import render_clip
 from lynx.errors import AdapterError, DataError
+from lynx.training import own_answers
 from lynx.training.alignment import align
-from lynx.training.tuning import (
+from lynx.training.questions import (
     TrainingClip,
     needs_new_sense,
     sample_questions,
     sample_sense_count,
     training_clip,
-    tune,
 )
+from lynx.training.tuning import tune
 from lynx.types import sample_times
 
 SHORT = TuneConfig(
@@ -42,7 +43,7 @@ def test_a_clip_has_the_questions_that_its_media_answer():
     ]
     deaf = training_clip(stages.clips(1, ("video",))[0], ["audio"], "key")
     assert (deaf.senses, len(deaf.turns)) == (("video",), 2)
-    unknown = Example("x", {"video": "", "audio": ""}, (Turn("?", "!"),))
+    unknown = Example("x", {"video": "", "audio": ""}, (Turn("?", "!"),))  # about the new sense, then
     assert training_clip(unknown, ["audio"], "key").turns == unknown.turns
     assert needs_new_sense(unknown.turns[0], ["audio"])
     unseen = Example("x", {"audio": ""}, (Turn("?", "!", "", ("video",)),))
@@ -456,3 +457,93 @@ def test_data_without_the_sense_are_refused(model, tmp_path):
     with pytest.raises(DataError, match="none of the 2 examples has a question that needs 'audio'"):
         tune(model, "audio", stages.clips(2, ("video",)), SHORT, tmp_path, progress=False)
     assert model.parts("audio") == ("vision",)
+
+
+# --- nothing is lost where the data has one sense alone ---------------------------------------------
+
+
+def sounds_alone(n, with_video=False):
+    """Clips with a sound, each with one question that does not say what it needs."""
+    senses = ("video", "audio") if with_video else ("audio",)
+    return [
+        Example(
+            each.id,
+            {sense: each.media[sense] for sense in senses},
+            (Turn("what sound do you hear ?", ("bell", "drum")[i % 2]),),
+        )
+        for i, each in enumerate(stages.clips(n))
+    ]
+
+
+def test_a_clip_without_the_sense_is_for_replay_whatever_its_questions_say():
+    here, without = sounds_alone(2, with_video=True)
+    seen = replace(without, media={"video": without.media["video"]})
+    clips = [training_clip(each, ["audio"], "k") for each in (here, seen)]
+    assert [needs_new_sense(clip.turns[0], ["audio"]) for clip in clips] == [True, False]
+    assert training_clip(replace(here, media={"depth": here.media["video"]}), ["audio"], "k") is None
+
+
+def test_data_without_the_sense_is_refused(model, tmp_path):
+    """It trained an adapter for sound to 100 % once, on silent clips."""
+    silent = [replace(e, media={"video": e.media["video"]}) for e in sounds_alone(3, with_video=True)]
+    with pytest.raises(DataError, match="none of the 3 examples has a question that needs 'audio'"):
+        tune(model, "audio", silent, SHORT, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("with_video", [False, True])
+def test_own_answers_are_replayed_where_the_data_has_no_other_questions(model, tmp_path, with_video):
+    clips = sounds_alone(4, with_video)
+    report = tune(model, "audio", clips, replace(SHORT, steps=8), tmp_path, progress=False)
+    rows = log(tmp_path)
+    assert all("replay_accuracy" in row and "accuracy" in row for row in rows)
+    lines = (tmp_path / "training" / "tune" / "own_answers.jsonl").read_text().splitlines()
+    said = [json.loads(line) for line in lines]
+    pool = own_answers.ABOUT_VIDEO if with_video else own_answers.GENERAL
+    for row in said:
+        for turn in row["turns"]:
+            assert turn["question"] in pool and turn["type"] == own_answers.OWN
+            assert turn["senses"] == (["video"] if with_video else [])
+    first = said[0]["turns"][0]
+    frames = clips[0].media["video"].at(sample_times(2.0, stages.FRAMES)) if with_video else None
+    with model.using():
+        seen = [model.encode("video", frames)] if with_video else []
+        prompt = model.backbone.compose([{"role": "user", "content": first["question"]}], seen)
+        ids = model.generate(prompt, max_new_tokens=own_answers.LONGEST)[0]
+    assert first["answer"] == model.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert report["damage"]["n"] > 0 and 0 <= report["damage"]["agreement"] <= 1
+
+
+def test_replay_of_the_data_alone_warns_where_there_is_nothing(model, tmp_path, caplog):
+    own = Sampling(replay_from="data")
+    tune(model, "audio", sounds_alone(3), replace(SHORT, steps=1), tmp_path, sampling=own, progress=False)
+    assert "may forget what it could do" in caplog.text
+    assert not (tmp_path / "training" / "tune" / "own_answers.jsonl").exists()
+    assert all("replay_accuracy" not in row for row in log(tmp_path))
+
+
+def test_own_answers_keep_what_the_backbone_could_do(model, tmp_path):
+    """The same training on sounds alone, with and without them: nats that the old answers lost."""
+    config = replace(SHORT, steps=60, lr=3e-3)
+    lost = {}
+    for source in ("data", "self"):
+        sampling = Sampling(replay_from=source, conversation=0.0)
+        clips, folder = sounds_alone(6, True), tmp_path / source
+        report = tune(model, "audio", clips, config, folder, sampling=sampling, progress=False)
+        lost[source] = report["damage"]["nats"]
+    assert lost["self"] < 0.5 * lost["data"], lost
+
+
+def test_words_that_a_closed_vocabulary_lacks_are_refused_before_anything_is_encoded(model, tmp_path):
+    model.backbone.words = frozenset({"bell"})
+    with pytest.raises(DataError, match=r"1 words of the answers are not in it: drum \(2\)"):
+        tune(model, "audio", sounds_alone(4), SHORT, tmp_path, progress=False)
+    assert not (tmp_path / "training").exists()
+    tune(
+        model, "audio", sounds_alone(4), replace(SHORT, steps=1), tmp_path, allow_unknown_words=True,
+        sampling=Sampling(replay_from="data"), progress=False,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="nothing of its own to replay"):
+        tune(
+            model, "audio", sounds_alone(4), replace(SHORT, steps=2), tmp_path / "own",
+            allow_unknown_words=True, sampling=Sampling(replay_from="self"), progress=False,
+        )  # fmt: skip

@@ -20,6 +20,7 @@ import gradio as gr
 import lynx
 from lynx.adapters.format import FILES
 from lynx.adapters.saving import save_adapter
+from lynx.backbones.estimate import describe
 from lynx.config import LIMITS, Limits
 from lynx.errors import LynxError
 from lynx.ui import launch, views
@@ -300,7 +301,8 @@ def test_a_list_that_is_wrong_is_said_at_the_start(listed, message, tmp_path, mo
 def test_by_default_the_menu_that_fits_and_the_adapters_of_the_checkout_are_offered(monkeypatch, root):
     monkeypatch.setattr("lynx.backbones.estimate.free_bytes", lambda device: 6 * 10**9)
     policy = host_policy("0.0.0.0", {})
-    assert list(policy.backbones) == ["lynx-tiny", "llava-onevision-0.5b", "internvl3-1b"]
+    small = ["lynx-tiny", "smolvlm2-500m", "llava-onevision-0.5b", "internvl3-1b"]
+    assert list(policy.backbones) == small
     assert set(policy.adapters) == {f"adapters/{Path(each).name}" for each in adapter_folders()}
     began = first_setup(policy)
     assert began.backbone == EMBEDDED and "adapters/audio" in began.adapters
@@ -346,6 +348,10 @@ def test_custom_backbones_are_off_where_strangers_come(page, desk):
     with gr.Blocks():
         local = Layout(Setup(), list(MENU), [])
     assert local.backbone.allow_custom_value and local.adapters.allow_custom_value
+    assert [value for _, value in local.backbone.choices] == list(MENU)
+    (said,) = [shown for shown, value in local.backbone.choices if value == "smolvlm2-500m"]
+    assert said == "smolvlm2-500m: answers about real clips on a CPU; 1 GB to download"
+    assert describe("smolvlm2-500m")["weights_gb"]["bf16"] == pytest.approx(1, abs=0.05)
     owners = HostPolicy(True, {EMBEDDED: EMBEDDED}, {}, ("lab",))
     with gr.Blocks():
         assert Layout(Setup(), [EMBEDDED], [], owners).adapters.info == (

@@ -1,5 +1,6 @@
 """The figures of an evaluation, and that answers given side by side are those given alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
@@ -119,7 +120,8 @@ def test_adapters_off_answers_are_those_of_a_stock_model_in_every_family(family:
     expected = []
     for question in QUESTIONS:
         message = {"role": "user", "content": question}
-        inputs = checkpoints.stock_inputs(model.backbone, clip(4), [message])
+        seen = replace(clip(4), times=session.plan.times)
+        inputs = checkpoints.stock_inputs(model.backbone, seen, [message])
         ids = stock.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, pad_token_id=0)
         new = ids[0, inputs["input_ids"].shape[1] :]
         expected.append(model.backbone.tokenizer.decode(new, skip_special_tokens=True).strip())

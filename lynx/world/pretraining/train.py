@@ -172,7 +172,8 @@ def video_streams(backbone: LlavaOnevision, features: Tensor, clips: int) -> lis
     tokens = torch.cat([tokens, model.image_newline[None, None].expand(clips, 1, -1)], 1)
     layout = backbone.layout(FRAMES)
     times = layout.seconds(sample_times(DURATION, FRAMES))
-    return [Stream(VIDEO, clip, times, layout.cell, layout.grid, None) for clip in tokens]
+    rest = times, layout.cell, layout.grid, None
+    return [Stream(VIDEO, clip, *rest, duration=DURATION) for clip in tokens]
 
 
 def _average_gradients(modules: nn.Module, processes: int) -> None:

@@ -1,0 +1,110 @@
+"""Options in a file: `--config run.yaml` of the stages, and recipes of several stages for `lynx run`.
+
+A file holds a command's options by their names; what is typed beside it counts more. Every stage writes the
+options of its run into its folder in the same form.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lynx.config import short_repr
+from lynx.errors import DataError, writing
+
+FLAG = "--config"
+UNSAVED = ("help", "config", "json", "verbose", "check")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises: DataError: there is none."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds {short_repr(values)}, expected options by name, such as steps: 100")
+    return {str(name): value for name, value in values.items()}
+
+
+def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words of a command line with those that its `--config` file stands for before them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(FLAG)
+    path = first.parse_known_args(list(words))[0].config
+    if path is None or FLAG not in parser.format_usage():
+        return list(words)
+    typed = {word.partition("=")[0] for word in words if word.startswith("--")}
+    values = {name: value for name, value in read_yaml(path).items() if _flag(name) not in typed}
+    return [*as_words(parser, values, str(path)), *words]
+
+
+def as_words(parser: argparse.ArgumentParser, values: Mapping[str, Any], source: str) -> list[str]:
+    """Options by name -> the words that a person would type. source: where they are from, for errors.
+
+    Raises: DataError: the command has no such option.
+    """
+    actions = {flag: action for action in parser._actions for flag in action.option_strings}
+    words: list[str] = []
+    for name, value in values.items():
+        flag = _flag(name)
+        if (action := actions.get(flag)) is None or name in UNSAVED:
+            raise DataError(f"{source}: {parser.prog} has no option {name!r}")
+        words += _words_of(action, flag, value)
+    return words
+
+
+def _words_of(action: argparse.Action, flag: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if action.nargs == 0:
+        if isinstance(action, argparse.BooleanOptionalAction) and not value:
+            return [f"--no-{flag[2:]}"]
+        return [flag] if value else []
+    several = value if isinstance(value, list) else [value]
+    if type(action).__name__ == "_AppendAction":
+        each = [item if isinstance(item, list) else [item] for item in several]
+        return [word for item in each for word in (flag, *map(_word, item))]
+    if isinstance(value, list):
+        return [flag, *map(_word, several)] if several else []
+    return [flag, _word(value)]
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | bool) else str(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def as_values(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a run by name, as plain values, without those that say nothing."""
+    found = {}
+    for action in parser._actions:
+        value = getattr(options, action.dest, None)
+        if action.option_strings and action.dest not in UNSAVED and value not in (None, [], {}, False):
+            found[action.dest] = _plain(value)
+        elif isinstance(action, argparse.BooleanOptionalAction) and value is False:
+            found[action.dest] = False
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | str | dict) else str(value)
+
+
+def save_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Write options so that `--config` takes them. Raises: DataError: the disk does not take them."""
+    import yaml
+
+    with writing(path, DataError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")

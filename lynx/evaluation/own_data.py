@@ -1,0 +1,94 @@
+"""One's own data: questions asked with the added senses, without them, and with them withheld."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lynx.datasets.base import Example
+from lynx.errors import DataError
+from lynx.evaluation.predictions import Prediction, PredictionFile, refuse_fewer
+from lynx.evaluation.runner import (
+    INTERNAL,
+    Progress,
+    Senses,
+    Setting,
+    answer,
+    digest_of,
+    draw,
+    identity,
+    left_out,
+    questions_of,
+    senses_of,
+)
+from lynx.evaluation.scorers import Answered, own, summarize
+from lynx.model import Lynx
+from lynx.types import VIDEO
+
+WITH, WITHOUT, WITHHELD = "with", "without", "withheld"
+"""With the senses; the same without the added ones, adapters off; without them, adapters on."""
+
+
+def compare_own(
+    model: Lynx,
+    examples: Sequence[Example],
+    setting: Setting,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    n: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Ask the questions of one's own data with the added senses, without them, and with them withheld.
+
+    Raises: DataError: no example has a medium for an added sense, or one has none that the model can use.
+    """
+    senses = senses_of(model)
+    added = tuple(sense for sense in senses if sense != VIDEO)
+    everything = questions_of(examples)
+    if not everything:
+        raise DataError("the data have no questions; expected turns with a question and an answer")
+    asked = draw(everything, n, seed)
+    if added and not any(sense in example.media for example, _ in asked for sense in added):
+        raise DataError(f"no row has a medium for an added sense of the model: it has {', '.join(added)}")
+    if none := [example.id for example, _ in asked if not set(senses) & set(example.media)]:
+        raise DataError(
+            f"example {none[0]!r} has no medium that the model can use: it has {', '.join(senses)}"
+        )
+
+    def conditions(given: Senses) -> dict[str, tuple[Senses, Senses]]:
+        seen = tuple(sense for sense in given if sense == VIDEO)
+        more = {WITHOUT: (seen, ()), WITHHELD: (seen, added)} if added else {}
+        return {WITH: (given, given), **more}
+
+    unused = Counter(sense for example, _ in asked for sense in example.media if sense not in senses)
+    total = sum(len(mine) for _, mine in everything)
+    settings: dict[str, Any] = {"n": n, "seed": seed, "questions": total, "frames": setting.frames}
+    settings |= {"max_new_tokens": setting.max_new_tokens, **identity(model, senses)}
+    count = sum(len(mine) for _, mine in asked)
+    settings |= {"asked": digest_of(asked), "rows": count * len(conditions(senses))}
+    file = PredictionFile(out, settings, resume)
+    keys = answer(model, asked, senses, conditions, file, setting, progress)
+    told = {key: value for key, value in settings.items() if key not in INTERNAL}
+    predictions = [file.done[key] for key in keys]
+    told |= {"not_used": dict(unused), "left_out": left_out(predictions)}
+    scores = told | score_own(predictions)
+    file.finish(keys, scores)
+    return scores
+
+
+def score_own(predictions: Sequence[Prediction], run: Path | None = None) -> dict[str, Any]:
+    """The scores of one's own data: of each metric that rows ask for, under each condition.
+
+    run: what describes the run of the predictions. Raises: DataError: there are fewer than it has.
+    """
+    if run is not None:
+        refuse_fewer(predictions, run)
+    by_condition: dict[str, list[Answered]] = defaultdict(list)
+    for each in predictions:
+        by_condition[each.condition].append(each.answered)
+    scores: dict[str, dict[str, Any]] = defaultdict(dict)
+    for condition, rows in by_condition.items():
+        for metric, (mine, judged) in own(rows).items():
+            scores[metric][condition] = summarize(mine, judged)
+    return {"scores": dict(scores)}

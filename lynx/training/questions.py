@@ -1,0 +1,116 @@
+"""Which clips of a data set stage 3 trains on, and which of their senses and questions a step draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lynx.backbones import Backbone
+from lynx.config import Sampling
+from lynx.datasets.base import Example, Turn
+from lynx.datasets.clips import content_key
+from lynx.errors import DataError
+from lynx.training.own_answers import OWN
+from lynx.types import VIDEO
+
+
+@dataclass(frozen=True)
+class TrainingClip:
+    """A clip to train on: its content key, its senses, and the questions that they can answer."""
+
+    key: str
+    senses: tuple[str, ...]
+    turns: tuple[Turn, ...]
+
+
+def training_clip(example: Example, modalities: Sequence[str], key: str) -> TrainingClip | None:
+    """An example as a clip to train these senses on; None where its media answer none of its questions."""
+    there = set(example.media)  # `in` would make a lazy mapping render
+    senses = tuple(sense for sense in (VIDEO, *modalities) if sense in there)
+    # Where no new sense is there, a question that does not say what it needs is about what is.
+    unsaid = () if not there.isdisjoint(modalities) else senses
+    named = (turn if turn.senses else replace(turn, senses=unsaid) for turn in example.turns if senses)
+    turns = tuple(turn for turn in named if set(turn.senses) <= set(senses))
+    return TrainingClip(key, senses, turns) if turns else None
+
+
+def needs_new_sense(turn: Turn, modalities: Sequence[str]) -> bool:
+    """Whether a question needs a sense that is being trained; one without `senses` does, unless the backbone
+    has answered it itself."""
+    unsaid = not turn.senses and turn.type != OWN
+    return unsaid or not set(modalities).isdisjoint(turn.senses)
+
+
+def sample_sense_count(modalities: Sequence[str], sampling: Sampling) -> int:
+    """How many new senses the clips of a batch show: one, or with chance `sampling.together` two or more.
+
+    The same for all clips of a batch, so that their rows have similar lengths, with little padding.
+    """
+    several = float(torch.rand(())) < sampling.together
+    return int(torch.randint(2, len(modalities) + 1, ())) if several and len(modalities) > 1 else 1
+
+
+def sample_questions(
+    clip: TrainingClip, modalities: Sequence[str], sampling: Sampling, sense_count: int = 1
+) -> tuple[tuple[str, ...], list[Turn]]:
+    """The senses that a clip shows, `sense_count` of the new ones, and the questions it is asked.
+
+    Drawn by torch's generator. A share `sampling.replay` of the questions needs no new sense, if the clip has
+    that many; in all they are at most `sampling.questions`.
+    """
+    shown = shuffled([sense for sense in clip.senses if sense in modalities])[:sense_count]
+    without_video = bool(shown) and float(torch.rand(())) < sampling.drop_video
+    turns = [turn for turn in shuffled(clip.turns) if set(turn.senses) <= {VIDEO, *shown}]
+    if without_video and (alone := [turn for turn in turns if VIDEO not in turn.senses]):
+        return tuple(sense for sense in clip.senses if sense in shown), alone[: sampling.questions]
+    new = [turn for turn in turns if needs_new_sense(turn, modalities)]
+    old = [turn for turn in turns if not needs_new_sense(turn, modalities)]
+    if old and VIDEO in clip.senses and float(torch.rand(())) < sampling.drop_modality:
+        shown, new = [], []
+    most = sampling.questions or len(new) + len(old)
+    if new:
+        share = sampling.replay
+        # old / (old + new) = share; a clip with fewer old questions still asks its new ones
+        wanted = len(old) if share == 1 else round(len(new) * share / (1 - share))
+        old = old[: min(wanted, round(most * share))]
+        new = [] if share == 1 else new[: most - len(old)]
+    senses = tuple(sense for sense in clip.senses if sense not in modalities or sense in shown)
+    return senses, [*new, *old[:most]]
+
+
+def shuffled(items: Sequence[Any]) -> list[Any]:
+    """The items in an order drawn by torch's generator."""
+    return [items[i] for i in torch.randperm(len(items)).tolist()]
+
+
+def training_clips(
+    examples: Sequence[Example], modalities: Sequence[str], progress: bool
+) -> tuple[list[TrainingClip], list[int]]:
+    """The clips that have something to ask, and the indices of their examples."""
+    clips, kept = [], []
+    for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
+        example = examples[i]
+        if clip := training_clip(example, modalities, content_key(example)):
+            clips.append(clip)
+            kept.append(i)
+    if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
+        needed = f"needs {' or '.join(map(repr, modalities))} and its media"
+        raise DataError(f"none of the {len(examples)} examples has a question that {needed}")
+    return clips, kept
+
+
+def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> None:
+    """Raises: DataError: a closed vocabulary lacks words of the answers, so that others would be learned."""
+    lacking: dict[str, int] = {}
+    for word in (w for clip in clips for turn in clip.turns for w in backbone.unknown_words(turn.answer)):
+        lacking[word] = lacking.get(word, 0) + 1
+    if lacking:
+        often = sorted(lacking, key=lambda word: -lacking[word])
+        listed = ", ".join(f"{word} ({lacking[word]})" for word in often[:20])
+        more = f" and {len(often) - 20} more" if len(often) > 20 else ""
+        raise DataError(
+            f"{backbone.source} has a closed vocabulary, and {len(lacking)} words of the answers are not in "
+            f"it: {listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
+        )

@@ -1,0 +1,277 @@
+"""The ten benchmarks end to end on the embedded backbone, and one's own data under three conditions."""
+
+import json
+
+import layouts
+import pytest
+import torch
+
+import lynx
+from lynx.cli.main import main
+from lynx.datasets.base import Example, Turn, Wanted
+from lynx.datasets.jsonl import open_jsonl
+from lynx.errors import DataError, MediaError
+from lynx.evaluation.batch_answers import answer_alone
+from lynx.evaluation.benchmark_run import BenchmarkRun
+from lynx.evaluation.benchmarks import REGISTRY, get
+from lynx.evaluation.own_data import compare_own
+from lynx.evaluation.predictions import PredictionFile, read_predictions
+from lynx.evaluation.runner import Setting, answer, draw, questions_of, senses_of
+from lynx.media.writer import write_video
+
+ADDED = ("audio", "depth", "high_fps", "multi_view")
+GIVEN = {
+    "avsd": ("video", "audio"), "avqa": ("video", "audio"), "music-avqa": ("video", "audio"),
+    "scanqa": ("video", "depth"), "sqa3d": ("video", "depth"), "video-mme": ("video", "high_fps"),
+    "mvbench": ("video", "high_fps"), "mlvu": ("video", "high_fps"), "ego-exo": ("video", "multi_view"),
+    "avut": ("video", "audio"),
+}  # fmt: skip
+MAIN = {"avsd": "cider", "scanqa": "em", "sqa3d": "em"}  # all others: accuracy
+QUESTIONS = {"avsd": 3, "music-avqa": 8, "sqa3d": 6, "mvbench": 20, "mlvu": 8}  # all others: 3
+FEW = Setting(frames=2, max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def model(root):
+    return lynx.load("lynx-tiny", adapters=[root / "adapters" / sense for sense in ADDED])
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A benchmark in a folder of its layout."""
+
+    def make(name, **more):
+        layouts.WRITERS[name](tmp_path / name)
+        return BenchmarkRun(get(name), tmp_path / name, **more)
+
+    return make
+
+
+def left_out(name):
+    return [sense for sense in ADDED if sense not in GIVEN[name]]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_question_is_asked_and_scored(model, bench, name, tmp_path):
+    run, out = bench(name), tmp_path / "out"
+    scores = run.evaluate(model, FEW, left_out(name), out)
+    n = QUESTIONS.get(name, 3)
+    assert (scores["n"], scores["questions"], scores["failed"], scores["subset"]) == (n, n, 0, False)
+    assert scores["senses"] == list(GIVEN[name])
+    metric = scores[MAIN.get(name, "accuracy")]
+    assert 0 <= metric["low"] <= metric["mean"] <= metric["high"]
+    assert json.loads((out / "scores.json").read_text()) == scores
+    predictions = read_predictions(out / "predictions.jsonl")
+    assert len(predictions) == n and all(each.prompt for each in predictions)
+    if name in ("music-avqa", "sqa3d"):  # lynx-tiny says nothing to long prompts of words it does not know
+        assert any(each.answered.prediction for each in predictions)
+
+
+def test_a_file_of_right_answers_is_right(bench, tmp_path, capsys):
+    """All but the rows of MLVU and AVSD that cannot be: scored without a model."""
+    for name in REGISTRY:
+        run = bench(name)
+        rows = [
+            {"id": q.id, "prediction": q.turn.answer, "answers": q.turn.references, "options": q.turn.options}
+            | {"type": q.turn.type, "groups": dict(q.turn.groups), "metric": "", "error": "", "clip": each.id}
+            | {"prompt": q.turn.question, "condition": "", "notes": []}
+            for each, mine in run.read()[1]
+            for q in mine
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert main(["eval", name, "--score", str(file), "--json"]) == 0
+        scores = json.loads(capsys.readouterr().out)
+        assert scores["n"] == QUESTIONS.get(name, 3)
+        if name == "avsd":
+            assert scores["rouge_l"]["mean"] == 1 and scores["bleu_4"] == pytest.approx(1, abs=1e-3)
+        else:
+            right = 7 / 8 if name == "mlvu" else 1
+            assert scores[MAIN.get(name, "accuracy")]["mean"] == pytest.approx(right)
+
+
+def test_the_answers_are_those_of_stock_generate_and_the_dialog_is_given(model, bench):
+    run = bench("avsd")
+    scores = run.evaluate(model, FEW, left_out("avsd"))
+    (example, (question,)) = run.read()[1][0]
+    assert [each["role"] for each in question.messages()] == ["user", "assistant", "user"]
+    streams = model.chat(frames=2, **{sense: example.media[sense] for sense in GIVEN["avsd"]}).encode()
+    prompt = model.backbone.compose(question.messages(), [streams[sense] for sense in GIVEN["avsd"]])
+    with model.using("audio"):
+        alone = answer_alone(model.backbone, prompt, 4)
+    assert scores["n"] == 3 and alone == run_answers(run, model)[question.id]
+
+
+def run_answers(run, model):
+    file = PredictionFile(None, {})
+    senses = senses_of(model, left_out(run.benchmark.name))
+    answer(model, run.read()[1], senses, lambda given: {"": (given, given)}, file, FEW)
+    return {id: each.answered.prediction for (id, _), each in file.done.items()}
+
+
+def test_batches_give_the_answers_of_one_by_one(model, bench, tmp_path):
+    run = bench("music-avqa")
+    for size in (1, 3):
+        setting = Setting(frames=2, max_new_tokens=4, batch_size=size)
+        run.evaluate(model, setting, left_out("music-avqa"), tmp_path / str(size))
+    one, three = (tmp_path / f"{size}/predictions.jsonl" for size in (1, 3))
+    assert one.read_text() == three.read_text()
+
+
+def test_a_killed_run_is_gone_on_with(model, bench, tmp_path):
+    run, out = bench("avqa"), tmp_path / "out"
+    scores = run.evaluate(model, FEW, left_out("avqa"), out)
+    whole = (out / "predictions.jsonl").read_text()
+    with pytest.raises(DataError, match="exists: go on with --resume"):
+        run.evaluate(model, FEW, left_out("avqa"), out)
+    lines = whole.splitlines(keepends=True)
+    changed = lines[1].replace('"prediction": "', '"prediction": "kept ')
+    (out / "predictions.jsonl").write_text(changed + lines[2][:40])  # the first was lost, the last is torn
+    assert main(["eval", "avqa", "--score", str(out / "predictions.jsonl")]) == 1
+    (out / "predictions.jsonl").write_text(changed + lines[2][:40])
+    again = run.evaluate(model, FEW, left_out("avqa"), out, resume=True)
+    assert (out / "predictions.jsonl").read_text() == lines[0] + changed + lines[2]
+    assert again["n"] == scores["n"]
+    with pytest.raises(DataError, match="holds a run with frames 2, not 1"):
+        run.evaluate(model, Setting(frames=1, max_new_tokens=4), left_out("avqa"), out, resume=True)
+    with pytest.raises(DataError, match="holds a run with without"):
+        run.evaluate(model, FEW, ADDED, out, resume=True)
+    (run.folder / "val_qa.json").write_text((run.folder / "val_qa.json").read_text().replace("rain", "snow"))
+    with pytest.raises(DataError, match="holds a run with asked"):
+        run.evaluate(model, FEW, left_out("avqa"), out, resume=True)
+
+
+def test_missing_and_damaged_clips_end_the_run_or_count_as_wrong(model, bench):
+    run = bench("avqa")
+    lenient = Setting(frames=2, max_new_tokens=4, allow_missing=True)
+    (run.folder / "videos/bbcdefghijk_000000.mp4").write_bytes(b"no clip")
+    with pytest.raises(MediaError, match="example 'bbcdefghijk_000000'"):
+        run.evaluate(model, FEW, left_out("avqa"))
+    assert run.evaluate(model, lenient, left_out("avqa"))["failed"] == 1
+    (run.folder / "videos/bbcdefghijk_000000.mp4").unlink()
+    with pytest.raises(DataError, match="bbcdefghijk_000000.mp4 does not exist"):
+        run.evaluate(model, FEW, left_out("avqa"))
+    scores = run.evaluate(model, lenient, left_out("avqa"))
+    assert (scores["n"], scores["failed"]) == (3, 1)
+    checked = run.check()
+    assert checked["media"] == {"present": 1, "missing": 1} and "bbcdefghijk" in checked["missing"][0]
+    assert checked["by_type"] == {"Which": 3} and checked["files"] == ["val_qa.json"]
+    assert checked["first_prompt"][0]["content"].startswith("Select the best answer")
+
+
+def test_an_added_sense_that_a_clip_does_not_have_is_left_out_and_counted(model, bench, tmp_path):
+    run, out = bench("avqa"), tmp_path / "out"
+    silent = run.folder / "videos/bbcdefghijk_000000.mp4"
+    write_video(silent, torch.zeros(16, 3, 64, 64, dtype=torch.uint8), 16)
+    with pytest.raises(MediaError, match="example 'bbcdefghijk_000000'.* sound"):
+        run.evaluate(model, FEW, left_out("avqa"))
+    lenient = Setting(frames=2, max_new_tokens=4, allow_missing=True)
+    scores = run.evaluate(model, lenient, left_out("avqa"), out)
+    assert (scores["left_out"], scores["failed"]) == ({"audio": 1}, 0)
+    (*_, last) = read_predictions(out / "predictions.jsonl")
+    assert last.left_out == ("audio",) and "sound" in last.notes[-1]
+
+
+def test_subsets_are_drawn_by_seed_and_marked(model, bench):
+    run = bench("sqa3d", n=2, seed=3)
+    scores = run.evaluate(model, FEW, left_out("sqa3d"))
+    assert (scores["n"], scores["questions"], scores["subset"]) == (2, 6, True)
+    asked = run.read()[1]
+    ids = [[q.id for _, mine in draw(asked, 2, seed) for q in mine] for seed in (3, 3, 4)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_sense_that_the_data_lack_is_refused(model, bench):
+    with pytest.raises(DataError, match="avqa has no 'depth', it has video, audio, high_fps"):
+        bench("avqa").evaluate(model, FEW)
+    with pytest.raises(DataError, match="no 'smell' to leave out"):
+        senses_of(model, ["smell"])
+    with pytest.raises(DataError, match="no sense is left"):
+        senses_of(model, ["video", *ADDED])
+
+
+def test_the_system_message_is_given(bench):
+    run = bench("mlvu", prompt="official")
+    assert run.check()["first_prompt"][0]["role"] == "system"
+
+
+def test_questions_need_their_own_ids():
+    turns = (Turn("a ?", "a", id="1"), Turn("b ?", "b", id="1"))
+    with pytest.raises(DataError, match="2 questions have the id '1'"):
+        questions_of([Example("a", {}, turns)])
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    """Two clips with sound and one without, with questions of several metrics."""
+    rows = []
+    for number in range(2):
+        layouts.clip(tmp_path / f"{number}.mp4")
+        turns = [
+            {"question": "what sound do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}
+        ]
+        turns.append({"question": "which ?", "options": ["red", "blue"], "answer": "red", "type": "color"})
+        turns.append({"question": "what is it ?", "answers": ["a circle", "circle"], "metric": "rouge_l"})
+        rows.append(
+            {"id": "same", "media": {"video": f"{number}.mp4", "audio": f"{number}.mp4"}, "turns": turns}
+        )
+    file = tmp_path / "val.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_own_data_with_without_and_withheld(root, own_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["eval", "jsonl", str(own_file), "--adapter", str(root / "adapters/audio"), "--frames", "2"]
+    words += ["--max-new-tokens", "4", "--json"]
+    assert main([*words, "--out", str(out)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    scores = report["scores"]
+    assert set(scores) == {"exact", "options", "rouge_l"}
+    assert list(scores["exact"]) == ["with", "without", "withheld"]
+    assert all(part["n"] == 2 for metric in scores.values() for part in metric.values())
+    assert scores["exact"]["with"]["by_type"]["sound"]["n"] == 2
+    predictions = {each.key: each.answered.prediction for each in read_predictions(out / "predictions.jsonl")}
+    assert len(predictions) == 18
+    # each condition is what a chat says: all media; the stock model; the adapter on without its sense
+    model = lynx.load("lynx-tiny", adapters=[root / "adapters/audio"])
+    clip, question = own_file.parent / "0.mp4", "what sound do you hear ?"
+    heard = model.chat(video=clip, audio=clip, frames=2).ask(question, max_new_tokens=4)
+    seen = lynx.load("lynx-tiny").chat(video=clip, frames=2).ask(question, max_new_tokens=4)
+    assert (predictions["0-0", "with"], predictions["0-0", "without"]) == (heard, seen)
+    streams = model.chat(video=clip, frames=2).encode()
+    prompt = model.backbone.compose([{"role": "user", "content": question}], list(streams.values()))
+    with model.using("audio"):
+        assert predictions["0-0", "withheld"] == answer_alone(model.backbone, prompt, 4)
+    assert main(["eval", "jsonl", "--score", str(out / "predictions.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == scores
+    assert main([*words, "--check"]) == 0
+    assert json.loads(capsys.readouterr().out)["by_type"] == {"": 2, "color": 2, "sound": 2}
+
+
+def test_own_data_without_the_sense_are_refused(model, own_file):
+    rows = [json.loads(line) for line in own_file.read_text().splitlines()]
+    for row in rows:
+        del row["media"]["audio"]
+    own_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = open_jsonl("jsonl", own_file, Wanted())
+    with pytest.raises(DataError, match="no row has a medium for an added sense of the model"):
+        compare_own(model, examples, FEW)
+
+
+def test_the_command_asks_a_benchmark(root, tmp_path, capsys):
+    layouts.avut(tmp_path / "avut")
+    words = ["eval", "avut", "--data", str(tmp_path / "avut"), "--adapter", str(root / "adapters/audio")]
+    assert main([*words, "--frames", "2", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["benchmark"], scores["n"], scores["senses"]) == ("avut", 3, ["video", "audio"])
+    assert scores["by_type"]["Audio Content Counting"]["n"] == 3
+    assert main([*words, "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["media"] == {"present": 3, "missing": 0}
+    assert main(["eval", "avut"]) == 1 and "--data is missing" in capsys.readouterr().err
+    assert (
+        main(["eval", "nothing", "--data", "x"]) == 1 and "no benchmark 'nothing'" in capsys.readouterr().err
+    )
+    assert main([*words, "--prompt", "official", "--check"]) == 1
+    assert "avut has no prompt 'official'; it has common" in capsys.readouterr().err
+    assert torch.is_grad_enabled()
