@@ -26,6 +26,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.evidence
+	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.media
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.tuning

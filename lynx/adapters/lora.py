@@ -99,11 +99,11 @@ class Fused:
 
 def with_lora(forward: Forward, a: Tensor, b: Tensor, scale: float) -> Forward:
     """`forward` of a layer plus `scale` times b a x. a: (r, in), b: (out, r)."""
-    a_t, b_t = a.t()[None], b.t()[None]
+    a_t, b_t, width = a.t()[None], b.t()[None], a.shape[1]
     batched = a.dtype is torch.float32  # in bf16 a CPU is slow at products with a transposed matrix
 
     def fused(x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        if batched and x.ndim == 3 and x.size(0) == 1:  # of one token two calls cost less than three
+        if batched and x.ndim == 3 and x.numel() == width:  # for one token two calls cost less than three
             return torch.baddbmm(forward(x), torch.bmm(x, a_t), b_t, alpha=scale)
         return torch.add(forward(x), F.linear(F.linear(x, a), b), alpha=scale)
 

@@ -118,6 +118,10 @@ def estimate(
     shapes = [shape for part in ("vision", "llm") for shape in backbone.lora_shapes(part, rank).values()]
     peaks = [costs.prefill(length, media=sum(tokens.values())), costs.vision(frames, size)]
     streams = sum(tokens.values()) * backbone.token_width * dtype.itemsize
+    copied = 0  # LLM LoRAs that are on together, or are in another precision than the LLM
+    if len(senses) > 1 or (senses and costs.lora_bytes > dtype.itemsize):
+        llm = sum(map(math.prod, backbone.lora_shapes("llm", rank).values()))
+        copied = len(senses) * llm * dtype.itemsize
     if senses:
         peaks.append(costs.vision(frames, adapted=True))
     if target.type == "cpu":  # on a GPU, pictures are drawn and kept in the CPU's memory
@@ -145,7 +149,7 @@ def estimate(
         adapters=len(senses) * costs.lora_bytes * sum(map(math.prod, shapes)),
         kv_cache=costs.kv_cache(length),
         activations=max(peaks),
-        kept=streams + min(others, MAX_BYTES),
+        kept=streams + copied + min(others, MAX_BYTES),
         available=free_bytes(target),
     )
 

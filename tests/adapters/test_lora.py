@@ -36,9 +36,10 @@ def loaded(folder, precision):
     return model
 
 
-def outputs(layer, size, dtype, device="cpu"):
+def outputs(layer, size, dtype, device="cpu", shape=(2, 5)):
     """Of fixed inputs, and the gradient with respect to them."""
-    x = torch.randn(2, 5, size, generator=torch.Generator().manual_seed(0)).to(device, dtype).requires_grad_()
+    x = torch.randn(*shape, size, generator=torch.Generator().manual_seed(0))
+    x = x.to(device, dtype).requires_grad_()
     y = layer(x)
     y.float().square().sum().backward()
     return y.detach(), x.grad
@@ -57,9 +58,10 @@ def same(one, other):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("names", [("first_llm",), BOTH, ("second_vision",)])
-def test_loras_that_are_on_compute_what_peft_does(folder, precision, names):
+@pytest.mark.parametrize("shape", [(2, 5), (1, 1), (5,)])
+def test_loras_that_are_on_compute_what_peft_does(folder, precision, names, shape):
     model = loaded(folder, precision)
-    inputs = model.backbone.dtype, model.backbone.device
+    inputs = model.backbone.dtype, model.backbone.device, shape
     layers = [layer for layer in model.lora._layers.values() if names[0] in compat.lora_names(layer.peft)]
     assert len(layers) == len(model.lora.tensors(names[0])) // 2
     with model.lora.active(names):

@@ -107,6 +107,21 @@ def test_what_is_estimated_is_what_is_measured(folder, precision):
     assert found.kv_cache + found.activations + found.kept == pytest.approx(others, rel=0.1)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_loras_that_are_on_together_are_copied_to_is_counted(folder, precision):
+    model = lynx.load(folder, precision=precision)
+    for name in ("audio", "depth"):
+        model.add_adapter(Adapter(name, name))
+        model.add_lora(name, "llm", LoraSettings(64, 64.0, 0.0))
+    with model.using("audio", "depth"):
+        copied = model.lora._fused.currsize
+    given = {"precision": precision, "device": "cpu"}
+    for senses, more in ((["audio"], 0), (["audio", "depth"], copied // 2)):
+        kept = [estimate(folder, senses=senses, rank=rank, **given).kept for rank in (64, 32)]
+        assert kept[0] - kept[1] == more
+    assert copied
+
+
 def test_tokens_are_those_of_the_streams(folder):
     model = lynx.load(folder)
     found = estimate(folder, frames=5, senses=["audio"], size=SIZE)
