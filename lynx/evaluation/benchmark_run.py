@@ -57,7 +57,7 @@ class BenchmarkRun:
             "split": split,
             "files": [file.name for file in self.dataset.files(self.folder, split)],
             "prompt": self.prompt or self.dataset.default,
-            "n": self.n,
+            "drawn": self.n,
             "seed": self.seed,
         }
 
@@ -100,7 +100,7 @@ class BenchmarkRun:
         told = {key: value for key, value in settings.items() if key not in INTERNAL}
         told |= {"subset": len(rows) < total, "left_out": left_out([file.done[key] for key in keys])}
         scores = told | summarize(rows, self.benchmark.judge()(rows))
-        file.finish(keys, scores)
+        file.finish(keys, scores, self.benchmark.official([file.done[key] for key in keys]))
         return scores
 
 
