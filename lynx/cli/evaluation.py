@@ -1,5 +1,6 @@
 """`lynx eval`: the benchmarks, one's own data, the miniature world, labeled recordings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ def _benchmark_name(parser: Parser) -> None:
         metavar="SENSE",
         help="leave a sense out, its adapter off; repeatable",
     ),
+    option(
+        "--choose",
+        choices=["answer", "likelihood"],
+        default="answer",
+        help="likelihood: the likeliest letter of the options, as the released code of AVQA; "
+        "default: the letter that the answer means",
+    ),
     _run_options("questions"),
     adapter_option,
     model_options(),
@@ -111,7 +119,7 @@ def _eval_benchmark(options: Options) -> Result:
     if options.check:
         return run.check()
     _check_resume(options)
-    setting = _setting(options, benchmark.max_new_tokens)
+    setting = replace(_setting(options, benchmark.max_new_tokens), choose=options.choose)
     run.dataset.files(run.folder, run.split or run.dataset.evaluated)  # found out before a model is loaded
     model = load_model(options)
     with progress("clips") as tell:

@@ -13,7 +13,7 @@ from lynx.cli.main import main
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.datasets.jsonl import open_jsonl
 from lynx.datasets.sources import open_data
-from lynx.errors import DataError, MediaError
+from lynx.errors import BackboneError, DataError, MediaError
 from lynx.evaluation.batch_answers import answer_alone
 from lynx.evaluation.benchmark_run import BenchmarkRun
 from lynx.evaluation.benchmarks import REGISTRY, get
@@ -208,6 +208,29 @@ def test_a_sense_that_the_data_lack_is_refused(model, bench):
         senses_of(model, ["smell"])
     with pytest.raises(DataError, match="no sense is left"):
         senses_of(model, ["video", *ADDED])
+
+
+def test_the_likeliest_letter_is_chosen_where_that_is_asked_for(model, bench, tmp_path, folder):
+    stock, run = lynx.load(folder), bench("avqa")
+    likely = Setting(frames=2, choose="likelihood")
+    scores = run.evaluate(stock, likely, out=tmp_path / "out")
+    assert (scores["choose"], scores["unparsed"]) == ("likelihood", 0)
+    said = {
+        each.answered.id: each.answered.prediction
+        for each in read_predictions(tmp_path / "out/predictions.jsonl")
+    }
+    (example, (question, *_)) = run.read()[1][0]
+    streams = stock.chat(video=example.media["video"], frames=2).encode()
+    prompt = stock.backbone.compose(question.messages(), list(streams.values()))
+    given = checkpoints.arguments(stock.backbone, prompt)
+    with torch.no_grad():
+        logits = stock.backbone.model(**given).logits[0, -1]
+    ids = [stock.backbone.tokenizer.encode(letter)[0] for letter in "ABCD"]
+    assert said[question.id] == "ABCD"[int(logits[ids].argmax())]
+    with pytest.raises(DataError, match="sqa3d has no letters to choose among"):
+        bench("sqa3d").evaluate(stock, likely)
+    with pytest.raises(BackboneError, match="lynx-tiny has no token that is 'A'"):
+        run.evaluate(model, likely, left_out("avqa"))
 
 
 def test_the_official_results_of_video_mme_are_written(model, bench, tmp_path):
