@@ -1,5 +1,6 @@
 """`lynx eval`: the benchmarks, one's own data, the miniature world, labeled recordings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lynx.cli.registry import (
     open_examples,
     option,
     progress,
+    table,
 )
 from lynx.errors import DataError
 
@@ -30,7 +32,7 @@ def _run_options(samples: str) -> Declare:
         group.add_argument("--n", type=count, help=text)
         group.add_argument("--seed", type=int, default=0, metavar="N", help="draws them (default: 0)")
         text = "moments of a clip that are looked at (default: as in training, else the backbone's own)"
-        group.add_argument("--frames", type=count, help=text)
+        group.add_argument("--frames", type=count, metavar="N", help=text)
         text = "questions that are answered side by side (default: 8)"
         group.add_argument("--batch-size", type=count, default=8, metavar="N", help=text)
         text = "folder for predictions.jsonl, scores.json and run.json"
@@ -85,6 +87,13 @@ def _benchmark_name(parser: Parser) -> None:
         metavar="SENSE",
         help="leave a sense out, its adapter off; repeatable",
     ),
+    option(
+        "--choose",
+        choices=["answer", "likelihood"],
+        default="answer",
+        help="likelihood: the likeliest letter of the options, as the released code of AVQA; "
+        "default: the letter that the answer means",
+    ),
     _run_options("questions"),
     adapter_option,
     model_options(),
@@ -110,7 +119,7 @@ def _eval_benchmark(options: Options) -> Result:
     if options.check:
         return run.check()
     _check_resume(options)
-    setting = _setting(options, benchmark.max_new_tokens)
+    setting = replace(_setting(options, benchmark.max_new_tokens), choose=options.choose)
     run.dataset.files(run.folder, run.split or run.dataset.evaluated)  # found out before a model is loaded
     model = load_model(options)
     with progress("clips") as tell:
@@ -126,19 +135,20 @@ def _eval_benchmark(options: Options) -> Result:
     adapter_option,
     model_options(),
 )
-def _eval_jsonl(options: Options) -> Result:
+def _eval_jsonl(options: Options) -> Result | str:
     """Ask the questions of your own data with the added senses, without them, and with them withheld.
 
     with: all media, adapters on. without: the video alone, adapters off. withheld: the video alone, adapters
     on: what was learned of the answers' words, without the sense.
     """
     from lynx.datasets.sources import open_data
-    from lynx.evaluation.own_data import compare_own, score_own
+    from lynx.evaluation.own_data import compare_own, remarks, score_own, side_by_side
     from lynx.evaluation.predictions import RUN, read_predictions
     from lynx.evaluation.runner import check, questions_of
 
     if options.score:
-        return score_own(read_predictions(options.score), options.score.parent / RUN)
+        report = score_own(read_predictions(options.score), options.score.parent / RUN)
+        return report if options.json else table(side_by_side(report["scores"]))
     if options.file is None:
         raise DataError("FILE is missing: the .jsonl file with the questions")
     lenient = options.check or options.allow_missing
@@ -149,9 +159,10 @@ def _eval_jsonl(options: Options) -> Result:
     model = load_model(options)
     setting = _setting(options, options.max_new_tokens)
     with progress("clips") as tell:
-        return compare_own(
+        report = compare_own(
             model, examples, setting, options.out, options.resume, tell, options.n, options.seed
         )
+    return report if options.json else "\n".join([table(side_by_side(report["scores"])), *remarks(report)])
 
 
 @command(

@@ -1,7 +1,8 @@
 """Greedy answers to many questions about clips.
 
 `answer_batch` computes what the prompts about a clip share once and writes all answers side by side.
-`answer_alone` asks transformers' own `generate`, one prompt at a time: what a chat does.
+`answer_alone` asks transformers' own `generate`, one prompt at a time: what a chat does. `likeliest` does not
+let it answer, but takes the likeliest of a few words.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from lynx.backbones import Backbone
 from lynx.backbones.decoding import generate
+from lynx.errors import BackboneError
 from lynx.types import Prompt
 
 MAX_NEW_TOKENS = 20
@@ -78,3 +80,27 @@ def _text(backbone: Backbone, ids: Tensor) -> str:
 def answer_alone(backbone: Backbone, prompt: Prompt, limit: int = MAX_NEW_TOKENS) -> str:
     """The answer of transformers' own `generate` to one prompt, greedy, under the adapters that are on."""
     return _text(backbone, generate(backbone, prompt, max_new_tokens=limit)[0])
+
+
+@torch.no_grad()
+def likeliest(backbone: Backbone, prompt: Prompt, words: Sequence[str]) -> str:
+    """Which of these words is likeliest to begin the answer, each with or without a space before it.
+
+    Raises: BackboneError: the tokenizer has no token of its own for one of them.
+    """
+    tokens = {word: _tokens_of(backbone, word) for word in words}
+    output = backbone.model(
+        **backbone.inputs(prompt.input_ids, prompt.inputs_embeds),
+        attention_mask=prompt.attention_mask, position_ids=prompt.position_ids, logits_to_keep=1,
+    )
+    logits = output.logits[0, -1].float()  # (V,)
+    return max(words, key=lambda word: float(logits[tokens[word]].max()))
+
+
+def _tokens_of(backbone: Backbone, word: str) -> list[int]:
+    """The tokens that are this word alone, with or without a space. Raises: BackboneError: there is none."""
+    encoded = [backbone.tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}")]
+    found = [ids[0] for ids in encoded if len(ids) == 1 and _text(backbone, torch.tensor(ids)) == word]
+    if not found:
+        raise BackboneError(f"{backbone.source} has no token that is {word!r}: let it answer")
+    return found

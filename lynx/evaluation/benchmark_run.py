@@ -57,7 +57,7 @@ class BenchmarkRun:
             "split": split,
             "files": [file.name for file in self.dataset.files(self.folder, split)],
             "prompt": self.prompt or self.dataset.default,
-            "n": self.n,
+            "drawn": self.n,
             "seed": self.seed,
         }
 
@@ -77,8 +77,11 @@ class BenchmarkRun:
     ) -> dict[str, Any]:
         """Ask the questions and score the answers; with `out` both are written there.
 
-        Raises: DataError: the data set has no medium for a sense of the model that is not left out.
+        Raises: DataError: the data set has no medium for a sense of the model that is not left out, or no
+        letters to choose among.
         """
+        if setting.choose == "likelihood" and "{options}" not in self.dataset.prompt(self.prompt).template:
+            raise DataError(f"{self.benchmark.name} has no letters to choose among: leave out --choose")
         senses = senses_of(model, without)
         examples, everything = self.read()
         if lost := [sense for sense in senses if not all(sense in each.media for each in examples)]:
@@ -90,7 +93,7 @@ class BenchmarkRun:
         asked = draw(everything, self.n, self.seed)
         total = sum(len(mine) for _, mine in everything)
         setting = replace(setting, system=self.dataset.prompt(self.prompt).system)
-        shown = {"frames": setting.frames, "max_new_tokens": setting.max_new_tokens}
+        shown = {"frames": setting.frames, "max_new_tokens": setting.max_new_tokens, "choose": setting.choose}
         settings = self.settings() | {"questions": total, "without": list(without)} | shown
         count = sum(len(mine) for _, mine in asked)
         settings |= {"asked": digest_of(asked), "rows": count, **identity(model, senses)}
@@ -100,7 +103,7 @@ class BenchmarkRun:
         told = {key: value for key, value in settings.items() if key not in INTERNAL}
         told |= {"subset": len(rows) < total, "left_out": left_out([file.done[key] for key in keys])}
         scores = told | summarize(rows, self.benchmark.judge()(rows))
-        file.finish(keys, scores)
+        file.finish(keys, scores, self.benchmark.official([file.done[key] for key in keys]))
         return scores
 
 

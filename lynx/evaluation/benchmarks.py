@@ -11,7 +11,10 @@ from lynx.config import Extensions
 from lynx.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lynx.datasets.public import PublicDataset
+    from lynx.evaluation.predictions import Prediction
     from lynx.evaluation.scorers import Scorer
 
 
@@ -24,11 +27,16 @@ class Benchmark:
     scorer: str  # of `lynx.evaluation.scorers`, or alike
     max_new_tokens: int = 16
     dialog: bool = False  # whether the last turn alone is asked, behind the others and their true answers
+    results: str = ""  # import string of what makes the authors' own file of results from the predictions
 
     def dataset(self) -> "PublicDataset":
         """Where its questions come from."""
         found: PublicDataset = resolve_name(self.data)
         return found
+
+    def official(self, predictions: "Sequence[Prediction]") -> Any:
+        """What the authors' own scorer reads, as JSON values; None where it is not known."""
+        return resolve_name(self.results)(predictions) if self.results else None
 
     def judge(self) -> "Scorer":
         """What scores its answers."""
@@ -42,7 +50,12 @@ _ROWS = (
     Benchmark("music-avqa", "lynx.datasets.music_avqa:MUSIC_AVQA", "lynx.evaluation.scorers:closed_set", 32),
     Benchmark("scanqa", "lynx.datasets.scanqa:SCANQA", "lynx.evaluation.scorers:scanqa", 32),
     Benchmark("sqa3d", "lynx.datasets.sqa3d:SQA3D", "lynx.evaluation.scorers:situated", 32),
-    Benchmark("video-mme", "lynx.datasets.video_mme:VIDEO_MME", "lynx.evaluation.scorers:video_mme"),
+    Benchmark(
+        "video-mme",
+        "lynx.datasets.video_mme:VIDEO_MME",
+        "lynx.evaluation.scorers:video_mme",
+        results="lynx.evaluation.official_results:video_mme",
+    ),
     Benchmark("mvbench", "lynx.datasets.mvbench:MVBENCH", "lynx.evaluation.scorers:mvbench"),
     Benchmark("mlvu", "lynx.datasets.mlvu:MLVU", "lynx.evaluation.scorers:mlvu"),
     Benchmark("ego-exo", "lynx.datasets.ego_exo:EGO_EXO", "lynx.evaluation.scorers:labels"),

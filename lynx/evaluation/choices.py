@@ -3,6 +3,7 @@
 import re
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lynx.datasets.base import LETTERS
 from lynx.evaluation.metrics import normalize
@@ -76,6 +77,9 @@ def choose_first_letter(prediction: str) -> str | None:
     return found[1].upper() if found else None
 
 
+_plain = lru_cache(4096)(normalize)  # the same few answers in thousands of rows
+
+
 def only_answer(prediction: str, answers: Sequence[str]) -> str | None:
     """The one of a closed set of answers that occurs in a prediction, as whole words; None: none or several.
 
@@ -83,7 +87,7 @@ def only_answer(prediction: str, answers: Sequence[str]) -> str | None:
     ten") is not counted.
     """
     said = f" {normalize(prediction)} "
-    found = {plain: answer for answer in answers if (plain := normalize(answer)) and f" {plain} " in said}
+    found = {plain: answer for answer in answers if (plain := _plain(answer)) and f" {plain} " in said}
     inside = {one for one in found for other in found if one != other and f" {one} " in f" {other} "}
     longest = [plain for plain in found if plain not in inside]
     return found[longest[0]] if len(longest) == 1 else None

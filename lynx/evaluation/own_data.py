@@ -1,7 +1,7 @@
 """One's own data: questions asked with the added senses, without them, and with them withheld."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def compare_own(
 
     unused = Counter(sense for example, _ in asked for sense in example.media if sense not in senses)
     total = sum(len(mine) for _, mine in everything)
-    settings: dict[str, Any] = {"n": n, "seed": seed, "questions": total, "frames": setting.frames}
+    settings: dict[str, Any] = {"drawn": n, "seed": seed, "questions": total, "frames": setting.frames}
     settings |= {"max_new_tokens": setting.max_new_tokens, **identity(model, senses)}
     count = sum(len(mine) for _, mine in asked)
     settings |= {"asked": digest_of(asked), "rows": count * len(conditions(senses))}
@@ -92,3 +92,39 @@ def score_own(predictions: Sequence[Prediction], run: Path | None = None) -> dic
         for metric, (mine, judged) in own(rows).items():
             scores[metric][condition] = summarize(mine, judged)
     return {"scores": dict(scores)}
+
+
+def side_by_side(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of `score_own` as rows: a metric, all questions or those of a type, a column a condition.
+
+    In percent (CIDEr times 100), with the interval where all questions are counted.
+    """
+    rows = []
+    for metric, columns in scores.items():
+        first = next(iter(columns.values()))
+        row: dict[str, Any] = {"metric": metric, "type": "all", "n": first["n"]}
+        for condition, summary in columns.items():
+            mean, low, high = (100 * summary[_value(metric)][part] for part in ("mean", "low", "high"))
+            row[condition] = f"{mean:.1f} ({low:.1f}-{high:.1f})"
+        rows.append(row)
+        for kind, counted in first.get("by_type", {}).items():
+            row = {"metric": metric, "type": kind or "-", "n": counted["n"]}
+            for condition, summary in columns.items():
+                row[condition] = f"{100 * summary['by_type'][kind][_value(metric)]:.1f}"
+            rows.append(row)
+    return rows
+
+
+def remarks(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures has to know: what was not used, and what could not be read."""
+    told = [
+        f"{count} rows have {sense}, which no adapter is for" for sense, count in report["not_used"].items()
+    ]
+    told += [f"{count} answers were given without {sense}" for sense, count in report["left_out"].items()]
+    failed = sum(part["failed"] for columns in report["scores"].values() for part in columns.values())
+    return [*told, f"{failed} answers are missing and count as wrong"] if failed else told
+
+
+def _value(metric: str) -> str:
+    """The name of a metric's values."""
+    return "accuracy" if metric == "options" else metric

@@ -17,6 +17,7 @@ from lynx.errors import DataError, writing
 from lynx.evaluation.scorers import Answered
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
+OFFICIAL = "official.json"
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,19 @@ class PredictionFile:
             with writing(file, DataError), file.open("a", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(each.to_dict()) + "\n" for each in new)
 
-    def finish(self, keys: Sequence[tuple[str, str]], scores: Mapping[str, Any]) -> None:
-        """Put the predictions in the order of their questions, and the scores beside them."""
+    def finish(
+        self, keys: Sequence[tuple[str, str]], scores: Mapping[str, Any], official: Any = None
+    ) -> None:
+        """Put the predictions in the order of their questions, and the scores beside them.
+
+        official: what the authors' own scorer reads; None where there is no such file.
+        """
         if self.folder is not None:
             lines = (json.dumps(self.done[key].to_dict()) + "\n" for key in keys)
             _write(self.folder / PREDICTIONS, "".join(lines))
             _write(self.folder / SCORES, json.dumps(scores, indent=1) + "\n")
+            if official is not None:
+                _write(self.folder / OFFICIAL, json.dumps(official, indent=1) + "\n")
 
 
 def _cut_torn_line(file: Path) -> None:

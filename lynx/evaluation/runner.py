@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lynx.config import short_repr
-from lynx.datasets.base import Example, Turn
+from lynx.datasets.base import LETTERS, Example, Turn
 from lynx.datasets.clips import naming
 from lynx.datasets.jsonl import paths_of
 from lynx.datasets.public import missing_files
 from lynx.errors import DataError, MediaError
-from lynx.evaluation.batch_answers import answer_batch
+from lynx.evaluation.batch_answers import answer_batch, likeliest
 from lynx.evaluation.predictions import Prediction, PredictionFile
 from lynx.evaluation.scorers import Answered
 from lynx.model import Lynx
@@ -101,6 +101,7 @@ class Setting:
     frames: int | None = None  # moments of a clip; None: as the adapter was trained, or the backbone's own
     max_new_tokens: int = 16
     batch_size: int = 8
+    choose: str = "answer"  # or "likelihood": the likeliest letter of the options, nothing is written
     allow_missing: bool = False
     """Whether a medium that cannot be read is no error: questions are answered without an added sense, and
     are wrong where none is left."""
@@ -131,8 +132,13 @@ class _Batches:
 
     def _answer(self, on: Senses) -> None:
         rows, prompts, clips = zip(*self.waiting.pop(on), strict=True)
+        backbone = self.model.backbone
         with self.model.using(*on):
-            said = answer_batch(self.model.backbone, prompts, clips, self.setting.max_new_tokens)
+            if self.setting.choose == "likelihood":
+                letters = (LETTERS[: len(row.answered.options)] for row in rows)
+                said = [likeliest(backbone, *each) for each in zip(prompts, letters, strict=True)]
+            else:
+                said = answer_batch(backbone, prompts, clips, self.setting.max_new_tokens)
         self.file.add(row.saying(text) for row, text in zip(rows, said, strict=True))
 
 

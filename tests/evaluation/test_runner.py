@@ -1,7 +1,9 @@
 """The ten benchmarks end to end on the embedded backbone, and one's own data under three conditions."""
 
 import json
+from dataclasses import replace
 
+import checkpoints
 import layouts
 import pytest
 import torch
@@ -10,11 +12,12 @@ import lynx
 from lynx.cli.main import main
 from lynx.datasets.base import Example, Turn, Wanted
 from lynx.datasets.jsonl import open_jsonl
-from lynx.errors import DataError, MediaError
+from lynx.datasets.sources import open_data
+from lynx.errors import BackboneError, DataError, MediaError
 from lynx.evaluation.batch_answers import answer_alone
 from lynx.evaluation.benchmark_run import BenchmarkRun
 from lynx.evaluation.benchmarks import REGISTRY, get
-from lynx.evaluation.own_data import compare_own
+from lynx.evaluation.own_data import compare_own, remarks
 from lynx.evaluation.predictions import PredictionFile, read_predictions
 from lynx.evaluation.runner import Setting, answer, draw, questions_of, senses_of
 from lynx.media.writer import write_video
@@ -109,13 +112,30 @@ def run_answers(run, model):
     return {id: each.answered.prediction for (id, _), each in file.done.items()}
 
 
-def test_batches_give_the_answers_of_one_by_one(model, bench, tmp_path):
-    run = bench("music-avqa")
-    for size in (1, 3):
-        setting = Setting(frames=2, max_new_tokens=4, batch_size=size)
-        run.evaluate(model, setting, left_out("music-avqa"), tmp_path / str(size))
-    one, three = (tmp_path / f"{size}/predictions.jsonl" for size in (1, 3))
-    assert one.read_text() == three.read_text()
+@pytest.mark.parametrize("family", checkpoints.FAMILIES)
+def test_batches_over_clips_of_different_sizes_give_the_answers_of_one_by_one(family, tmp_path):
+    model = lynx.load(checkpoints.FAMILIES[family](tmp_path / "checkpoint"))
+    checkpoints.random_adapter(model, "audio")
+    clips = [checkpoints.clip(8, 50, 70), checkpoints.clip(8, 90, 60, seed=3), checkpoints.clip(4, seed=5)]
+    texts = [("what is it ?", "who else is there with them ?"), ("where ?",), ("why is it so then ?",)]
+    examples = []
+    for clip, mine in zip(clips, texts, strict=True):
+        turns = tuple(Turn(text, "x", id=text) for text in mine)
+        examples.append(Example(mine[0], {"video": clip, "audio": checkpoints.sound()}, turns))
+    both, conditions = ("video", "audio"), {"with": (("video", "audio"),) * 2, "without": (("video",), ())}
+    file, setting = PredictionFile(None, {}), Setting(frames=3, max_new_tokens=6, batch_size=4)
+    answer(model, questions_of(examples), both, lambda given: conditions, file, setting)
+    said = {}
+    for example in examples:
+        streams = model.chat(**example.media, frames=3).encode()
+        for turn in example.turns:
+            for name, (given, on) in conditions.items():
+                message = {"role": "user", "content": turn.question}
+                prompt = model.backbone.compose([message], [streams[sense] for sense in given])
+                with model.using(*on):
+                    said[turn.id, name] = answer_alone(model.backbone, prompt, 6)
+    assert {key: each.answered.prediction for key, each in file.done.items()} == said
+    assert len(set(said.values())) > 4  # they are not all the same
 
 
 def test_a_killed_run_is_gone_on_with(model, bench, tmp_path):
@@ -190,6 +210,44 @@ def test_a_sense_that_the_data_lack_is_refused(model, bench):
         senses_of(model, ["video", *ADDED])
 
 
+def test_the_likeliest_letter_is_chosen_where_that_is_asked_for(model, bench, tmp_path, folder):
+    stock, run = lynx.load(folder), bench("avqa")
+    likely = Setting(frames=2, choose="likelihood")
+    scores = run.evaluate(stock, likely, out=tmp_path / "out")
+    assert (scores["choose"], scores["unparsed"]) == ("likelihood", 0)
+    said = {
+        each.answered.id: each.answered.prediction
+        for each in read_predictions(tmp_path / "out/predictions.jsonl")
+    }
+    (example, (question, *_)) = run.read()[1][0]
+    streams = stock.chat(video=example.media["video"], frames=2).encode()
+    prompt = stock.backbone.compose(question.messages(), list(streams.values()))
+    given = checkpoints.arguments(stock.backbone, prompt)
+    with torch.no_grad():
+        logits = stock.backbone.model(**given).logits[0, -1]
+    ids = [stock.backbone.tokenizer.encode(letter)[0] for letter in "ABCD"]
+    assert said[question.id] == "ABCD"[int(logits[ids].argmax())]
+    with pytest.raises(DataError, match="sqa3d has no letters to choose among"):
+        bench("sqa3d").evaluate(stock, likely)
+    with pytest.raises(BackboneError, match="lynx-tiny has no token that is 'A'"):
+        run.evaluate(model, likely, left_out("avqa"))
+
+
+def test_the_official_results_of_video_mme_are_written(model, bench, tmp_path):
+    run = bench("video-mme")
+    run.evaluate(model, FEW, left_out("video-mme"), tmp_path / "out")
+    written = json.loads((tmp_path / "out/official.json").read_text())
+    given = json.loads((run.folder / "video_mme.json").read_text())
+    assert [set(video) | {"url"} for video in written] == [set(video) for video in given]
+    for mine, theirs in zip(written, given, strict=True):
+        assert mine["video_id"] == theirs["video_id"] and mine["duration"] == theirs["duration"]
+        for question, asked in zip(mine["questions"], theirs["questions"], strict=True):
+            assert {key: question[key] for key in ("question_id", "task_type", "options", "answer")} == {
+                key: asked[key] for key in ("question_id", "task_type", "options", "answer")
+            }
+            assert isinstance(question["response"], str)
+
+
 def test_the_system_message_is_given(bench):
     run = bench("mlvu", prompt="official")
     assert run.check()["first_prompt"][0]["role"] == "system"
@@ -245,8 +303,34 @@ def test_own_data_with_without_and_withheld(root, own_file, tmp_path, capsys):
         assert predictions["0-0", "withheld"] == answer_alone(model.backbone, prompt, 4)
     assert main(["eval", "jsonl", "--score", str(out / "predictions.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"] == scores
+    assert main(["eval", "jsonl", "--score", str(out / "predictions.jsonl")]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["metric", "type", "n", "with", "without", "withheld"]
+    assert [line.split()[:3] for line in lines] == [
+        *(["exact", "all", "2"], ["exact", "sound", "2"]),
+        *(["options", "all", "2"], ["options", "color", "2"], ["rouge_l", "all", "2"]),
+    ]
+    assert "(0.0-0.0)" in lines[0] or "(100.0-100.0)" in lines[0]
     assert main([*words, "--check"]) == 0
     assert json.loads(capsys.readouterr().out)["by_type"] == {"": 2, "color": 2, "sound": 2}
+
+
+def test_a_sense_that_works_is_better_with_than_without_and_withheld(root):
+    model = lynx.load("lynx-tiny", adapters=[root / "adapters/audio"])
+    examples = list(open_data("world", split="test", seed=11, n=16, senses=("video", "audio")))
+    heard = [replace(e, turns=tuple(t for t in e.turns if t.senses == ("audio",))) for e in examples]
+    report = compare_own(model, [each for each in heard if each.turns], Setting())
+    figures = {name: part["exact"]["mean"] for name, part in report["scores"]["exact"].items()}
+    assert report["scores"]["exact"]["with"]["n"] >= 16
+    assert figures["with"] > 0.85 and max(figures["without"], figures["withheld"]) < 0.6
+    assert remarks(report) == []
+    assert remarks(
+        {"not_used": {"depth": 3}, "left_out": {"audio": 2}, "scores": {"exact": {"with": {"failed": 1}}}}
+    ) == [
+        "3 rows have depth, which no adapter is for",
+        "2 answers were given without audio",
+        "1 answers are missing and count as wrong",
+    ]
 
 
 def test_own_data_without_the_sense_are_refused(model, own_file):

@@ -1,8 +1,13 @@
 """Scorers: every row counts, and the published figure stands beside the right one where they differ."""
 
+import os
+from pathlib import Path
+from statistics import fmean
+
 import pytest
 
 from lynx.errors import DataError
+from lynx.evaluation.benchmarks import get
 from lynx.evaluation.metrics import contains, interval
 from lynx.evaluation.scorers import (
     Answered,
@@ -133,6 +138,26 @@ def test_intervals_hold_the_mean_and_narrow():
     assert interval([0.0, 1.0] * 50) == (low, high)
     with pytest.raises(DataError, match="no values"):
         interval([])
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "said", "right", "published"),
+    [
+        ("music-avqa", "music_avqa", "none", 0, 0.2818),
+        ("music-avqa", "music_avqa", "piano", 0.0182, 0.2107),
+        ("sqa3d", "sqa3d", "a", 0, 0.2398),
+        ("sqa3d", "sqa3d", "e", 0, 0.5448),
+    ],
+)
+def test_what_published_metrics_give_one_word_to_all_real_questions(name, folder, said, right, published):
+    if not (annotations := os.environ.get("BENCHMARK_ANNOTATIONS")):
+        pytest.skip("BENCHMARK_ANNOTATIONS names no folder of annotations")
+    benchmark = get(name)
+    turns = [t for e in benchmark.dataset().examples(Path(annotations, folder), "test") for t in e.turns]
+    answered = [Answered(turn.id, said, turn.references, turn.options) for turn in turns]
+    values = list(benchmark.judge()(answered).values.values())
+    expected = [right, published, right][: len(values)]  # SQA3D has em_words as well
+    assert [fmean(each) for each in values] == pytest.approx(expected, abs=5e-5)
 
 
 def test_contains_whole_words():
