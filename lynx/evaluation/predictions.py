@@ -1,6 +1,7 @@
 """The answers of a run on disk: `predictions.jsonl`, one a line, beside `run.json`, which says of what run.
 
-A killed run is gone on with where its settings are the same. Scores are made from the file alone.
+A killed run is gone on with where its settings are the same; what had failed is tried again. Scores are made
+from the file alone.
 """
 
 import json
@@ -44,10 +45,12 @@ class Prediction:
         """It, with why nothing was said."""
         return replace(self, answered=replace(self.answered, error=error))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+    @property
+    def line(self) -> str:
+        """A line of the file."""
         own = {name: value for name, value in asdict(self).items() if name != "answered"}
-        return asdict(self.answered) | own | {"groups": dict(self.answered.groups)}
+        values = asdict(self.answered) | own | {"groups": dict(self.answered.groups)}
+        return json.dumps(values) + "\n"
 
     @classmethod
     def of(cls, row: Row) -> "Prediction":
@@ -121,18 +124,17 @@ class PredictionFile:
         if file.exists():
             if not resume:
                 raise DataError(f"{file} exists: go on with --resume, or give another --out")
-            before = read_json(folder / RUN)
-            if other := [
-                key for key in given if not isinstance(before, dict) or before.get(key) != given[key]
-            ]:
-                was = before.get(other[0]) if isinstance(before, dict) else None
+            run = read_json(folder / RUN)
+            if other := [key for key in given if not isinstance(run, dict) or run.get(key) != given[key]]:
+                was = run.get(other[0]) if isinstance(run, dict) else None
                 now = short_repr(given[other[0]])
                 raise DataError(
                     f"{folder} holds a run with {other[0]} {short_repr(was)}, not {now}: give another --out"
                 )
             _cut_torn_line(file)
-            if file.stat().st_size:
-                self.done = {each.key: each for each in read_predictions(file)}
+            before = read_predictions(file) if file.stat().st_size else []
+            self.done = {each.key: each for each in before if not each.answered.error}
+            _write(file, "".join(each.line for each in self.done.values()))
         else:
             _write(folder / RUN, json.dumps(given, indent=1) + "\n")
 
@@ -143,7 +145,7 @@ class PredictionFile:
         if self.folder is not None:
             file = self.folder / PREDICTIONS
             with writing(file, DataError), file.open("a", encoding="utf-8") as lines:
-                lines.writelines(json.dumps(each.to_dict()) + "\n" for each in new)
+                lines.writelines(each.line for each in new)
 
     def finish(
         self, keys: Sequence[tuple[str, str]], scores: Mapping[str, Any], official: Any = None
@@ -153,8 +155,7 @@ class PredictionFile:
         official: what the authors' own scorer reads; None where there is no such file.
         """
         if self.folder is not None:
-            lines = (json.dumps(self.done[key].to_dict()) + "\n" for key in keys)
-            _write(self.folder / PREDICTIONS, "".join(lines))
+            _write(self.folder / PREDICTIONS, "".join(self.done[key].line for key in keys))
             _write(self.folder / SCORES, json.dumps(scores, indent=1) + "\n")
             if official is not None:
                 _write(self.folder / OFFICIAL, json.dumps(official, indent=1) + "\n")

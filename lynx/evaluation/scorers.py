@@ -15,7 +15,7 @@ from lynx.datasets.base import METRICS
 from lynx.errors import DataError
 from lynx.evaluation import captions, refined_match
 from lynx.evaluation.choices import choose, choose_as_lmms_eval, choose_first_letter, only_answer
-from lynx.evaluation.metrics import contains, exact_match, interval, normalize
+from lynx.evaluation.metrics import chance_level, contains, exact_match, interval, normalize
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def labels(rows: Sequence[Answered]) -> Judged:
     """One of a few labels, `options`, and how often always saying the commonest would be right."""
     judged = closed_set(rows)
     del judged.values["accuracy_substring"]
-    answers = [row.answers[0] for row in rows]
-    judged.corpus["majority"] = max(map(answers.count, answers)) / len(answers)
+    judged.corpus["majority"] = chance_level([row.answers[0] for row in rows])
     return judged
 
 

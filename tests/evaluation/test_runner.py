@@ -161,7 +161,7 @@ def test_a_killed_run_is_gone_on_with(model, bench, tmp_path):
         run.evaluate(model, FEW, left_out("avqa"), out, resume=True)
 
 
-def test_missing_and_damaged_clips_end_the_run_or_count_as_wrong(model, bench):
+def test_missing_and_damaged_clips_end_the_run_or_count_as_wrong(model, bench, tmp_path):
     run = bench("avqa")
     lenient = Setting(frames=2, max_new_tokens=4, allow_missing=True)
     (run.folder / "videos/bbcdefghijk_000000.mp4").write_bytes(b"no clip")
@@ -171,12 +171,16 @@ def test_missing_and_damaged_clips_end_the_run_or_count_as_wrong(model, bench):
     (run.folder / "videos/bbcdefghijk_000000.mp4").unlink()
     with pytest.raises(DataError, match="bbcdefghijk_000000.mp4 does not exist"):
         run.evaluate(model, FEW, left_out("avqa"))
-    scores = run.evaluate(model, lenient, left_out("avqa"))
+    scores = run.evaluate(model, lenient, left_out("avqa"), tmp_path / "out")
     assert (scores["n"], scores["failed"]) == (3, 1)
     checked = run.check()
     assert checked["media"] == {"present": 1, "missing": 1} and "bbcdefghijk" in checked["missing"][0]
     assert checked["by_type"] == {"Which": 3} and checked["files"] == ["val_qa.json"]
     assert checked["first_prompt"][0]["content"].startswith("Select the best answer")
+    layouts.clip(run.folder / "videos/bbcdefghijk_000000.mp4")  # what failed is tried again
+    scores = run.evaluate(model, lenient, left_out("avqa"), tmp_path / "out", resume=True)
+    assert (scores["n"], scores["failed"]) == (3, 0)
+    assert len(read_predictions(tmp_path / "out/predictions.jsonl")) == 3
 
 
 def test_an_added_sense_that_a_clip_does_not_have_is_left_out_and_counted(model, bench, tmp_path):
