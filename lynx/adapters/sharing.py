@@ -8,6 +8,7 @@ from typing import Any
 from lynx import hub
 from lynx.adapters.format import (
     CONFIG,
+    CURVES,
     FILES,
     Adapter,
     check_backbone,
@@ -63,7 +64,8 @@ def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = Fa
         raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
     adapter, current = read_adapter(folder, backbone).adapter, current_folder(folder)
     files: dict[str, Path | bytes] = {name: current / name for name in FILES if (current / name).is_file()}
-    files["README.md"] = model_card(adapter, repo).encode()
+    curves = [name for name in CURVES.values() if name in files]
+    files["README.md"] = model_card(adapter, repo, curves).encode()
     commit = hub.upload(repo, files, FILES, f"Adapter {adapter.name} for {backbone.source}", private)
     return HubAdapter(adapter, repo, commit, folder, tuple(sorted(files)))
 

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lynx import compat
-from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
+from lynx.adapters.format import CONFIG, CURVE, current_folder, read_adapter_config
 from lynx.config import TrainConfig
-from lynx.errors import AdapterError, DataError, writing
+from lynx.errors import AdapterError, DataError, LynxError, writing
+from lynx.visualization.curve import draw_curve
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ learning rate, and a LoRA acts through sums of many products of numbers, a vecto
 LOG_EVERY, MEASURED = 20, 10
 """Steps between two lines of the log, and those after which it is said how long the run will take."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+SHORTEST, REDRAWN = 10, 60
+"""Steps of a run that has a curve, at least, and seconds between two drawings of it while it runs."""
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
 
@@ -134,6 +137,7 @@ class Trainer:
         epochs = config.epochs * examples / self.per_step  # in steps
         self.steps = math.ceil(epochs) if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
+        self._drawable = True
         self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
     @property
@@ -176,7 +180,7 @@ class Trainer:
         history = [json.loads(line) for line in lines[:start]]
         if main:  # what an interrupted run wrote after its checkpoint is cut off
             path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-        begin = time.perf_counter()
+        begin = drawn = time.perf_counter()
         silent = None if self.progress and main else True
         steps, title = range(start, self.steps), self.folder.name
         bar = tqdm(steps, desc=title, initial=start, total=self.steps, disable=silent)
@@ -194,6 +198,10 @@ class Trainer:
                         log.flush()
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
+                if time.perf_counter() - drawn > REDRAWN:
+                    drawn = time.perf_counter()
+                    self._draw(history)
+        self._draw(history)
         last = _means(history[-max(1, len(history) // 10) :])
         return {
             "modules": sum(".lora_B." in name for name in self.weights),
@@ -214,6 +222,21 @@ class Trainer:
                         self.steps - step, left)  # fmt: skip
         if step % LOG_EVERY == 0 or step == self.steps:
             logger.info("step %d of %d: loss %.4f, about %s left", step, self.steps, row["loss"], left)
+
+    def _draw(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write the curve of the run so far, where it can be drawn."""
+        if len(history) < SHORTEST or not self.accelerator.is_main_process or not self._drawable:
+            return
+        path = self.folder / CURVE
+        try:
+            picture = draw_curve(history, f"{self.folder.name}: {len(history):,} of {self.steps:,} steps")
+        except LynxError as error:  # without matplotlib
+            self._drawable = False
+            logger.info("no %s: %s", CURVE, error)
+            return
+        with writing(path, DataError):
+            picture.save(partial := path.with_suffix(".part"), "png", optimize=True)
+            partial.replace(path)
 
     def finish(self) -> None:
         """Delete the checkpoint, once the adapter is saved."""

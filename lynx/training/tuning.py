@@ -205,7 +205,7 @@ def tune(
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
             if run.accelerator.is_main_process:
-                save_adapter(model, name, folder)
+                save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
     return report

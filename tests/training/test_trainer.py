@@ -352,3 +352,18 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
     with checkpointed(model, "non-reentrant"):
         assert any(module.training for module in model.modules())
     assert not any(module.training for module in model.modules())
+
+
+def test_a_run_leaves_its_curve_and_says_once_where_it_cannot_be_drawn(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("matplotlib")
+    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    config = replace(CONFIG, steps=12)
+    Fit().trainer(tmp_path / "long", config).run()
+    assert (tmp_path / "long" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    Fit().trainer(tmp_path / "short").run()
+    assert not (tmp_path / "short" / "curve.png").exists(), "a few steps are no curve"
+    monkeypatch.setattr("lynx.training.trainer.REDRAWN", 0)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    Fit().trainer(tmp_path / "bare", config).run()
+    assert caplog.text.count("no curve.png: drawing the curve of a run needs matplotlib") == 1
+    assert not (tmp_path / "bare" / "curve.png").exists()

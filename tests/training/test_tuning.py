@@ -547,3 +547,16 @@ def test_words_that_a_closed_vocabulary_lacks_are_refused_before_anything_is_enc
             model, "audio", sounds_alone(4), replace(SHORT, steps=2), tmp_path / "own",
             allow_unknown_words=True, sampling=Sampling(replay_from="self"), progress=False,
         )  # fmt: skip
+
+
+def test_the_card_shows_the_curves_of_the_runs_that_made_the_adapter(folder, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    curve = tmp_path / "training" / "tune" / "curve.png"
+    tune(model, "audio", stages.clips(4), replace(SHORT, steps=10), tmp_path, progress=False)
+    first, card = curve.read_bytes(), (tmp_path / "README.md").read_text()
+    assert "![The run of tune](training/tune/curve.png)" in card and "of align]" not in card
+    save_adapter(model, "audio", tmp_path)
+    assert curve.read_bytes() == first
+    alone = model.adapter("audio").training["align"]
+    save_adapter(model, "audio", tmp_path, training={"align": alone})
+    assert "curve.png" not in (tmp_path / "README.md").read_text() and not curve.exists()
