@@ -25,6 +25,7 @@ from lynx.cli.registry import (
 from lynx.cli.run_config import save_values
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.errors import DataError, LynxError, writing
+from lynx.training.options import Validation
 
 if TYPE_CHECKING:
     from lynx.training.preflight import Preflight
@@ -166,8 +167,17 @@ def _align(options: Options) -> Result | str:
         help="train all the same on answers with words that a closed vocabulary does not have",
     ),
     adapter_option,
+    option(
+        "--val-data",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "PATH"),
+        help="held-out clips, as --data names them: of its split val, of labelled recordings the folds that "
+        "--held-out names; repeatable",
+    ),
     lambda parser: add_options(parser, TuneConfig),
     lambda parser: add_options(parser, Sampling, "what a step shows and asks"),
+    lambda parser: add_options(parser, Validation, "held-out clips"),
     lambda parser: add_moved_options(parser, (*MOVED, "--noise", "--mixup"), RECIPE),
 )
 def _tune(options: Options) -> Result | str:
@@ -176,6 +186,8 @@ def _tune(options: Options) -> Result | str:
     from lynx.training.tuning import tune
 
     config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)
+    validation = read_options(options, Validation)
+    validation.check(bool(options.val_data) or validation.val_share > 0)
     # the world draws these senses; files are taken as they are, and clips without the sense serve replay
     drawn = ("video", *options.modality)
     examples = open_examples(
@@ -186,6 +198,7 @@ def _tune(options: Options) -> Result | str:
         used=drawn if all(map(modalities.find, drawn)) else None,  # an adapter's own name is no medium's
         folder=options.out,
     )
+    held_out = _held_out(options, drawn)
     if options.check:
         unknown = options.allow_unknown_words
         return _checked(options, examples, tuple(options.modality), allow_unknown_words=unknown)
@@ -193,6 +206,22 @@ def _tune(options: Options) -> Result | str:
     trained = options.modality if more else modality
     model = load_model(options)
     more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
-    report = tune(model, trained, examples, config, options.out, sampling=sampling, **more_options)
+    more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out}
+    report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)
     return {"written": str(options.out), **report}
+
+
+VALIDATED = {"labelled": "test", "world": "validation"}
+"""Source -> what its held-out split is called, where that is not "val"."""
+
+
+def _held_out(options: Options, drawn: tuple[str, ...]) -> list[Any]:
+    """The examples of `--val-data`."""
+    found: list[Any] = []
+    for words in options.val_data or []:
+        folds = options.held_out if words[0] == "labelled" else []
+        asked = Options(**{**vars(options), "data": [words], "data_path": None, "held_out": folds})
+        split = VALIDATED.get(words[0], "val")
+        found += open_examples(asked, split=split, senses=lambda name: drawn if name == "world" else None)
+    return found

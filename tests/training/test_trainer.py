@@ -18,7 +18,9 @@ from torch import nn
 from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
+from lynx.training.options import Validation
 from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
+from lynx.training.validation import HeldOut
 
 CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
 POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -122,7 +124,7 @@ def test_small_updates_add_up_in_bf16_also_over_an_interruption(tmp_path):
 
 
 def test_a_run_without_a_terminal_says_now_and_then_how_far_it_is(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    caplog.set_level(logging.INFO, "lynx.training")
     fit = Fit()
     config = replace(CONFIG, steps=45, save_every=0)
     Trainer(fit.weights, len(POINTS), fit.loss, config, tmp_path, progress=True).run()
@@ -356,14 +358,111 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
 
 def test_a_run_leaves_its_curve_and_says_once_where_it_cannot_be_drawn(tmp_path, monkeypatch, caplog):
     pytest.importorskip("matplotlib")
-    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    caplog.set_level(logging.INFO, "lynx.training")
     config = replace(CONFIG, steps=12)
     Fit().trainer(tmp_path / "long", config).run()
     assert (tmp_path / "long" / "curve.png").read_bytes().startswith(b"\x89PNG")
     Fit().trainer(tmp_path / "short").run()
     assert not (tmp_path / "short" / "curve.png").exists(), "a few steps are no curve"
-    monkeypatch.setattr("lynx.training.trainer.REDRAWN", 0)
+    monkeypatch.setattr("lynx.training.run_log.REDRAWN", 0)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     Fit().trainer(tmp_path / "bare", config).run()
     assert caplog.text.count("no curve.png: drawing the curve of a run needs matplotlib") == 1
     assert not (tmp_path / "bare" / "curve.png").exists()
+
+
+# --- held-out clips --------------------------------------------------------------------------------
+
+
+class Judged(Fit):
+    """A fit that is measured on points of its own; `losses` in place of them: what to say, in turn."""
+
+    def __init__(self, stop_at=None, losses=None, **settings):
+        super().__init__(stop_at)
+        self.settings, self.losses, self.measured = settings, losses, []
+
+    def measure(self, share):
+        a, b = list(self.weights.values())[:2]
+        with torch.no_grad():
+            error = float((POINTS @ a.T @ b.T - 1).square().mean())
+        if self.losses:
+            error = self.losses[len(self.measured)]
+        self.measured.append([weight.detach().clone() for weight in self.weights.values()])
+        return torch.tensor([[error * 4, 4], [3, 4], [0, 0]], dtype=torch.float64)
+
+    def trainer(self, folder, config=CONFIG):
+        held_out = HeldOut(self.measure, Validation(**self.settings), {"held_out": "points"})
+        return Trainer(
+            self.weights, len(POINTS), self.loss, config, folder, held_out=held_out, progress=False
+        )
+
+
+def test_held_out_clips_are_measured_every_few_steps_and_after_the_last(tmp_path):
+    fit = Judged(val_every=3)
+    report = fit.trainer(tmp_path).run()
+    found = rows(tmp_path)
+    assert [row["step"] for row in found if "val_loss" in row] == [2, 5, 6]
+    assert found[2]["val_accuracy"] == 0.75 and "val_replay_accuracy" not in found[2]
+    assert report["validation"]["step"] == 7
+    assert report["validation"]["loss"] == found[6]["val_loss"] < found[2]["val_loss"]
+    assert not any(name.startswith("val_") for name in report["last"])
+    plain = Fit()
+    plain.trainer(tmp_path / "plain").run()
+    for one, other in zip(fit.weights.values(), plain.weights.values(), strict=True):
+        assert one.equal(other), "looking changes nothing"
+
+
+def test_the_best_weights_are_kept_and_used(tmp_path):
+    fit = Judged(val_every=2, keep_best=True, losses=[0.9, 0.4, 0.4, 0.6])
+    report = fit.trainer(tmp_path).run()
+    assert (report["validation"]["step"], report["validation"]["loss"]) == (4, 0.4)
+    assert all(w.equal(kept) for w, kept in zip(fit.weights.values(), fit.measured[1], strict=True))
+    assert not fit.weights["x.lora_A.weight"].equal(fit.measured[3][0])
+
+
+def test_a_run_whose_held_out_loss_falls_no_more_ends(tmp_path):
+    fit = Judged(val_every=1, patience=2, losses=[0.9, 0.8, 0.85, 0.8, 0.1])
+    report = fit.trainer(tmp_path).run()
+    assert report["steps"] == fit.calls == len(rows(tmp_path)) == 4
+    assert report["validation"]["step"] == 4, "the last weights, as nobody asked for the best"
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4])
+def test_an_interrupted_run_keeps_the_same_best_weights_and_ends_at_the_same_step(tmp_path, stop_at):
+    """It is killed before, at and after the best measurement; the next steps are measured anew."""
+    losses = {1: 0.9, 2: 0.5, 3: 0.3, 4: 0.35, 5: 0.4, 6: 0.2}
+    given = {"val_every": 1, "keep_best": True, "patience": 2}
+    config = replace(CONFIG, steps=8)
+
+    class Known(Judged):
+        def measure(self, share):
+            self.losses = [losses[self.before + self.calls]] * (len(self.measured) + 1)
+            return super().measure(share)
+
+    whole, broken, resumed = (Known(stop_at=stop, **given) for stop in (None, stop_at, None))
+    whole.before = broken.before = 0
+    report = whole.trainer(tmp_path / "whole", config).run()
+    assert (report["steps"], report["validation"]["step"]) == (5, 3)
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path / "broken", config).run()
+    resumed.before = stop_at // 2 * 2
+    again = resumed.trainer(tmp_path / "broken", config).run()
+    assert resumed.calls == 5 - stop_at // 2 * 2
+    assert again["validation"] == report["validation"]
+    for name, weight in whole.weights.items():
+        assert weight.equal(resumed.weights[name]), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
+def test_a_log_that_lacks_rows_cannot_say_what_was_best(tmp_path):
+    Judged(val_every=2, keep_best=True).trainer(tmp_path).run()
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"log.jsonl lacks rows.*--no-resume"):
+        Judged(val_every=2, keep_best=True).trainer(tmp_path).run()
+    with pytest.raises(DataError, match="other settings .*val_every 2 -> 3"):
+        Judged(val_every=3, keep_best=True).trainer(tmp_path).run()
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(AdapterError, match="held-out clips is nan at step 1"):
+        Judged(val_every=2, losses=[math.nan]).trainer(tmp_path).run()
