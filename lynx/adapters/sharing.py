@@ -54,14 +54,19 @@ def pull_adapter(source: str, folder: Path | None = None, revision: str | None =
     return HubAdapter(inspect_adapter(folder), snapshot.repo, snapshot.commit, folder, present)
 
 
+def check_repo(repo: str) -> None:
+    """Raises: AdapterError: not the id of a repository to push to."""
+    if hub.parse_id(repo) is None or "@" in repo:
+        raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
+
+
 def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = False) -> HubAdapter:
     """Upload a folder's adapter to the Hub in one commit, with a model card made for that repository.
 
     Only files of the format are uploaded, not notes and checkpoints beside them. Raises: LynxError: it does
     not fit the backbone; the Hub refuses.
     """
-    if hub.parse_id(repo) is None or "@" in repo:
-        raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
+    check_repo(repo)
     adapter, current = read_adapter(folder, backbone).adapter, current_folder(folder)
     files: dict[str, Path | bytes] = {name: current / name for name in FILES if (current / name).is_file()}
     curves = [name for name in CURVES.values() if name in files]

@@ -5,9 +5,13 @@ affect what is trained.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lynx.config import Config, option
 from lynx.errors import DataError
+
+Tracker = Literal["none", "tensorboard", "wandb", "trackio", "comet_ml"]
+NO_TRACKER = "none"
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,11 @@ class Validation(Config):
             raise DataError(
                 f"{' and '.join(idle)}: no clips are held out; give --val-data NAME PATH or --val-share 0.1"
             )
+
+
+@dataclass(frozen=True)
+class Watch(Config):
+    """Stages 2 and 3: what is kept of a run, and where it is shown. None of it affects what is trained."""
+
+    keep: int = option(0, "checkpoints that are kept, the newest ones, also when the run has ended")
+    log_with: Tracker = option(NO_TRACKER, "tracker that gets the log too; its package has to be installed")

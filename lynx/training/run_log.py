@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lynx.adapters.format import CURVE
 from lynx.errors import DataError, LynxError, writing
+from lynx.training.trackers import Tracked
 from lynx.visualization.curve import draw_curve
 
 logger = logging.getLogger(__name__)
@@ -27,16 +28,20 @@ SHORTEST, REDRAWN = 10, 60
 class RunLog:
     """The rows of a run of `steps` steps that goes on after `start` of them, whose rows are read.
 
-    writes: whether this is the process that does. progress: whether it is said how far it is.
+    writes: whether this is the process that does. progress: whether it is said how far it is. tracked: gets
+    every row, too.
     """
 
-    def __init__(self, folder: Path, start: int, steps: int, writes: bool, progress: bool) -> None:
+    def __init__(
+        self, folder: Path, start: int, steps: int, tracked: Tracked, *, writes: bool, progress: bool
+    ) -> None:
         self.folder, self.start, self.steps, self.writes = folder, start, steps, writes
         self.path = folder / LOG
         lines = self.path.read_text(encoding="utf-8").splitlines() if start and self.path.exists() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines[:start]]
         silent = None if progress and writes else True
         self.bar = tqdm(range(start, steps), folder.name, initial=start, total=steps, disable=silent)
+        self.tracked = tracked
         self._in_words = progress and writes and self.bar.disable
         self._drawable = writes
         self._begin = self._drawn = time.perf_counter()
@@ -50,9 +55,12 @@ class RunLog:
                 partial = self.path.with_suffix(".part")
                 partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
                 partial.replace(self.path)
-        with self.path.open("a", encoding="utf-8") as self._file:
-            yield self
-        self.bar.close()
+        try:
+            with self.path.open("a", encoding="utf-8") as self._file:
+                yield self
+        finally:
+            self.bar.close()
+            self.tracked.finish()
 
     def add(self, row: dict[str, Any]) -> None:
         """A step's row, with the seconds since the run began or went on."""
@@ -65,6 +73,7 @@ class RunLog:
             with writing(self.path, DataError):
                 self._file.write(json.dumps(row) + "\n")
                 self._file.flush()
+        self.tracked.log(row)
         if time.perf_counter() - self._drawn > REDRAWN:
             self._drawn = time.perf_counter()
             self.draw()

@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lynx import compat
 from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError, writing
+from lynx.training.checkpoints import Checkpoints
+from lynx.training.options import NO_TRACKER, Watch
 from lynx.training.run_log import RunLog
+from lynx.training.trackers import Tracked, require_tracker
 from lynx.training.validation import LOSS, PREFIX, HeldOut
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 VECTOR_RATE = 10.0
 """Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
-CHECKPOINT = "checkpoint.safetensors"
 UNSHOWN = ("step", "lr", "seconds")
 """Names in the log of which a mean says nothing."""
 FREE = frozenset({"save_every", "resume", "epochs"})
@@ -93,7 +93,7 @@ class Trainer:
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
     of: JSON values that identify model and data; a checkpoint with other values is of another run.
-    held_out: clips that are measured while it trains.
+    held_out: clips that are measured while it trains. watch: what is kept of the run, and where it is shown.
 
     A recipe overrides `learning_rate` and `step`, and `state` and `load_state` where it keeps tensors of its
     own over the steps.
@@ -110,16 +110,23 @@ class Trainer:
         batch_size: int | None = None,
         of: Mapping[str, Any] | None = None,
         held_out: HeldOut | None = None,
+        watch: Watch | None = None,
         progress: bool = True,
     ) -> None:
         if not examples:
             raise DataError("there is nothing to train on: the data set is empty")
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
-        self.held_out, self.progress = held_out, progress
+        self.held_out, self.watch, self.progress = held_out, watch or Watch(), progress
+        require_tracker(self.watch.log_with)
+        self.checkpoints = Checkpoints(folder, self.watch.keep)
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
         # one for the process: where it is a GPU, asking for the CPU here would be an error
         taken = compat.accelerate_device()
-        self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
+        self.accelerator = Accelerator(
+            cpu=on_cpu and (taken is None or taken.type == "cpu"),
+            log_with=None if self.watch.log_with == NO_TRACKER else self.watch.log_with,
+            project_dir=folder,
+        )
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
         # What is optimized is fp32: bf16 has 8 bits, and would round most updates away.
         self._masters = {name: weight.detach().float() for name, weight in self.weights.items()}
@@ -142,7 +149,7 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         """The file from which a killed run goes on."""
-        return self.folder / CHECKPOINT
+        return self.checkpoints.newest
 
     @property
     def id(self) -> str:
@@ -174,7 +181,11 @@ class Trainer:
         with writing(self.folder, DataError):
             self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
-        log = RunLog(self.folder, start, self.steps, self.accelerator.is_main_process, self.progress)
+        main = self.accelerator.is_main_process
+        if main and not start:
+            self.checkpoints.clear()  # of a run that is not gone on with
+        tracked = Tracked(self.accelerator, self.folder, _settings(self._identity))
+        log = RunLog(self.folder, start, self.steps, tracked, writes=main, progress=self.progress)
         if self._best and len(log.rows) < start:
             raise DataError(f"{log.path} lacks rows, which say what was best: start anew with --no-resume")
         with _random_state_kept(), log.open():
@@ -220,10 +231,10 @@ class Trainer:
         return report | ({"validation": self.held_out.report(rows)} if self.held_out else {})
 
     def finish(self) -> None:
-        """Delete the checkpoint, once the adapter is saved."""
+        """Delete the checkpoints, once the adapter is saved, unless they are to be kept."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.checkpoint.unlink(missing_ok=True)
+        if self.accelerator.is_main_process and not self.watch.keep:
+            self.checkpoints.clear()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of step 0..steps-1."""
@@ -300,41 +311,30 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            metadata = {
-                "step": str(step),
-                "silent": json.dumps(sorted(self.without_gradient)),
-                "run": json.dumps(self._identity, sort_keys=True),
-            }
-            partial = self.checkpoint.with_suffix(".part")
-            with writing(self.checkpoint, DataError, (SafetensorError,)):
-                save_file({name: tensor.cpu() for name, tensor in self.state().items()}, partial, metadata)
-                partial.replace(self.checkpoint)
+            about = {"silent": sorted(self.without_gradient), "run": self._identity}
+            self.checkpoints.save(self.state(), about, step)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one of this run; returns the step to go on with."""
         if not self.checkpoint.exists():
             return 0
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                metadata = file.metadata()
-                was, now = _settings(json.loads(metadata["run"])), _settings(self._identity)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.checkpoint} is damaged ({error}): start anew with --no-resume") from error
+        path = self.checkpoint
+        tensors, about = self.checkpoints.load()
+        was, now = _settings(about["run"]), _settings(self._identity)
         free = {*FREE, "steps"}  # a run can be made longer
         changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
         if was["steps"] != now["steps"]:
             logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
         if changed:
             raise DataError(
-                f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
-                "another folder, or --no-resume"
+                f"{path} is of a run with other settings ({', '.join(changed)}): give those, another folder, "
+                "or --no-resume"
             )
         self.load_state(tensors)
-        self.without_gradient = set(json.loads(metadata["silent"]))
-        logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
-        return int(metadata["step"])
+        self.without_gradient = set(about["silent"])
+        logger.info("going on from step %s of %s", about["step"], path)
+        return int(about["step"])
 
 
 def _settings(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
-from lynx.training.options import Validation
+from lynx.training.options import Validation, Watch
 from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.questions import (
@@ -165,6 +165,7 @@ def tune(
     sampling: Sampling | None = None,
     validation: Validation | None = None,
     held_out: Sequence[Example] = (),
+    watch: Watch | None = None,
     cache: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
@@ -179,7 +180,7 @@ def tune(
     any of the senses. With `config.resume` a finished run is not repeated.
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
-    whether the weights that did best are kept.
+    whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
     cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
@@ -218,6 +219,7 @@ def tune(
                 **sampling.to_dict(),
             },
             held_out=HeldOut(measure, validation, aside) if data.held_out else None,
+            watch=watch,
             progress=progress,
         )
         if (report := run.finished("tune", *named.values())) is not None:

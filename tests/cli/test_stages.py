@@ -1,5 +1,6 @@
 """The options of the stages on the command line, from end to end on `lynx-tiny`."""
 
+import importlib.util
 import json
 import shutil
 
@@ -58,3 +59,12 @@ def test_options_that_would_do_nothing_are_refused_before_anything_is_read(data,
     words = ["tune", "--modality", "audio", "--data", "jsonl", str(data / "not there"), "--out", str(out)]
     assert main([*words, "--keep-best"]) == 1
     assert "keep_best: no clips are held out; give --val-data" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+@pytest.mark.parametrize("stage", ["align", "tune"])
+def test_a_tracker_that_is_not_installed_is_said_before_anything_is_read(stage, tmp_path, capsys):
+    words = [stage, "--modality", "audio", "--data", "jsonl", "not there", "--out", str(tmp_path)]
+    words += ["--guidance", str(tmp_path / "none")] if stage == "align" else []
+    assert main([*words, "--log-with", "wandb"]) == 1
+    assert "log_with is 'wandb', and its package is not installed: pip install wandb" in capsys.readouterr().err

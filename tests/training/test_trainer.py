@@ -1,24 +1,28 @@
 """The training loop: order, learning rate, exact resume, and refusals."""
 
+import importlib.util
 import json
 import logging
 import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import stages
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from torch import nn
 
 from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
-from lynx.training.options import Validation
+from lynx.training.options import Validation, Watch
 from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
 from lynx.training.validation import HeldOut
 
@@ -48,8 +52,8 @@ class Fit:
         noisy = nn.functional.dropout(POINTS[indices], 0.3)
         return {"loss": (noisy @ a.T @ b.T - 1).square().mean(), "spread": noisy.std()}
 
-    def trainer(self, folder: Path, config: TrainConfig = CONFIG) -> Trainer:
-        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False)
+    def trainer(self, folder: Path, config: TrainConfig = CONFIG, **more) -> Trainer:
+        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False, **more)
 
 
 def rows(folder: Path) -> list[dict]:
@@ -392,9 +396,7 @@ class Judged(Fit):
 
     def trainer(self, folder, config=CONFIG):
         held_out = HeldOut(self.measure, Validation(**self.settings), {"held_out": "points"})
-        return Trainer(
-            self.weights, len(POINTS), self.loss, config, folder, held_out=held_out, progress=False
-        )
+        return super().trainer(folder, config, held_out=held_out)
 
 
 def test_held_out_clips_are_measured_every_few_steps_and_after_the_last(tmp_path):
@@ -466,3 +468,92 @@ def test_a_log_that_lacks_rows_cannot_say_what_was_best(tmp_path):
 def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(AdapterError, match="held-out clips is nan at step 1"):
         Judged(val_every=2, losses=[math.nan]).trainer(tmp_path).run()
+
+
+# --- checkpoints that are kept ---------------------------------------------------------------------
+
+
+def kept_of(folder):
+    return sorted(path.name for path in folder.glob("checkpoint*"))
+
+
+def test_as_many_checkpoints_are_kept_as_asked_and_the_run_goes_on_from_the_newest_that_is_there(tmp_path):
+    config, watch = replace(CONFIG, steps=9, save_every=2), Watch(keep=3)
+    whole = Fit()
+    first = whole.trainer(tmp_path, config, watch=watch)
+    first.run()
+    first.finish()
+    last_three = ["checkpoint-0000004.safetensors", "checkpoint-0000006.safetensors"]
+    assert kept_of(tmp_path) == [*last_three, "checkpoint.safetensors"]
+    ended = {name: weight.detach().clone() for name, weight in whole.weights.items()}
+    newest = tmp_path / "checkpoint.safetensors"
+    newest.write_bytes(newest.read_bytes()[:50])
+    with pytest.raises(DataError, match="damaged .*delete it to go on from checkpoint-0000006.safetensors"):
+        Fit().trainer(tmp_path, config, watch=watch).run()
+    newest.unlink()
+    again = Fit()
+    again.trainer(tmp_path, config, watch=watch).run()
+    assert again.calls == 3
+    assert all(weight.equal(ended[name]) for name, weight in again.weights.items())
+    assert kept_of(tmp_path) == [*last_three, "checkpoint.safetensors"]
+
+
+def test_a_run_that_starts_anew_leaves_no_checkpoint_of_the_one_before(tmp_path):
+    Fit().trainer(tmp_path, watch=Watch(keep=3)).run()
+    broken = Fit(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path, replace(CONFIG, resume=False)).run()
+    assert kept_of(tmp_path) == []
+
+
+# --- trackers ---------------------------------------------------------------------------------------
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_the_run(tmp_path):
+    for name, package in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("trackio", "trackio")):
+        if not importlib.util.find_spec(name):
+            with pytest.raises(DataError, match=f"log_with is '{name}'.*pip install {package}"):
+                Fit().trainer(tmp_path, watch=Watch(log_with=name))
+    with pytest.raises(DataError, match="log_with is 'mlflow'; it can be none or tensorboard"):
+        Watch(log_with="mlflow")
+
+
+class Lines(GeneralTracker):
+    """A tracker that writes what it is told."""
+
+    name, requires_logging_directory = "lines", False
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.settings, self.ended = [], None, False
+
+    @property
+    def tracker(self):
+        return self.told
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **more):
+        self.told.append((step, values))
+
+    def finish(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("stop_at", [None, 3])
+def test_a_tracker_gets_the_settings_and_every_row(tmp_path, stop_at):
+    trainer, lines = Fit(stop_at).trainer(tmp_path), Lines()
+    trainer.accelerator = Accelerator(cpu=True, log_with=lines)
+    with pytest.raises(KeyboardInterrupt) if stop_at else nullcontext():
+        trainer.run()
+    found = rows(tmp_path)
+    assert [step for step, _ in lines.told] == [row["step"] + 1 for row in found]
+    assert [values["loss"] for _, values in lines.told] == [row["loss"] for row in found]
+    assert lines.settings["lr"] == 0.05 and lines.settings["examples"] == 5 and lines.ended
+
+
+def test_tensorboard_gets_the_rows(tmp_path):
+    pytest.importorskip("tensorboard")
+    Fit().trainer(tmp_path, watch=Watch(log_with="tensorboard")).run()
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
