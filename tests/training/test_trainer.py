@@ -261,8 +261,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from safetensors.torch import save_file
-from test_trainer import CONFIG, POINTS, Fit, Trainer, replace
-fit = Fit()
+from test_trainer import CONFIG, POINTS, Judged, replace
+fit = Judged(val_every=1, keep_best=True)
 a, b = fit.weights.values()
 fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
 trainer = fit.trainer(Path(sys.argv[2]), replace(CONFIG, steps=3))
@@ -275,13 +275,13 @@ trainer.accelerator.end_training()
 """
 
 
-def test_two_processes_equal_one_with_their_batches_together(tmp_path):
+def test_two_processes_equal_one_with_their_batches_together_and_share_the_measuring(tmp_path):
     (tmp_path / "script.py").write_text(PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(tmp_path / "script.py"), PATHS, str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    fit = Fit()
+    fit = Judged(val_every=1, keep_best=True)
     a, b = fit.weights.values()
     fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
     fit.trainer(tmp_path / "one", replace(CONFIG, steps=3, batch_size=4)).run()
@@ -289,7 +289,9 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path):
     for name, weight in fit.weights.items():
         assert ranks[0][name].equal(ranks[1][name])
         torch.testing.assert_close(ranks[0][name], weight.detach())
-    assert len(rows(tmp_path)) == 3
+    together, alone = rows(tmp_path), rows(tmp_path / "one")
+    assert len(together) == 3 and together[0]["val_accuracy"] == 0.75
+    assert [row["val_loss"] for row in together] == pytest.approx([row["val_loss"] for row in alone])
 
 
 def test_epochs_count_examples(tmp_path):
@@ -387,12 +389,13 @@ class Judged(Fit):
 
     def measure(self, share):
         a, b = list(self.weights.values())[:2]
+        part = POINTS[share[0] :: share[1]]
         with torch.no_grad():
-            error = float((POINTS @ a.T @ b.T - 1).square().mean())
+            error = float((part @ a.T @ b.T - 1).square().mean())
         if self.losses:
             error = self.losses[len(self.measured)]
         self.measured.append([weight.detach().clone() for weight in self.weights.values()])
-        return torch.tensor([[error * 4, 4], [3, 4], [0, 0]], dtype=torch.float64)
+        return torch.tensor([[error * len(part), len(part)], [3, 4], [0, 0]], dtype=torch.float64)
 
     def trainer(self, folder, config=CONFIG):
         held_out = HeldOut(self.measure, Validation(**self.settings), {"held_out": "points"})
