@@ -8,6 +8,7 @@ from pathlib import Path
 import checkpoints
 import hub_server
 import pytest
+import stages
 import yaml
 from checkpoints import random_adapter
 from hub_server import OWNER, READER, Hub
@@ -20,6 +21,7 @@ from lynx.adapters.saving import save_adapter
 from lynx.backbones import load_backbone
 from lynx.cli.main import main
 from lynx.errors import BackboneError
+from lynx.media.writer import write_video
 from lynx.ui.engine import Engine
 from lynx.ui.types import Setup
 
@@ -245,6 +247,35 @@ def test_push_is_refused_without_the_right_or_where_it_would_be_public(server, r
     assert server.repos["owner/open"].refs["main"] == before and "owner/not-there" not in server.repos
     run(*push, "owner/mine", "--private", *to, token=OWNER)
     assert server.repos["owner/mine"].private
+
+
+def test_tuning_puts_the_adapter_on_the_hub_with_its_curve_when_it_has_ended(
+    server, run, backbone, saved, tmp_path, capsys
+):
+    pytest.importorskip("matplotlib")
+    out = shutil.copytree(saved, tmp_path / "audio")
+    rows = []
+    for example in stages.clips(2):
+        name = f"{example.id}.mp4"
+        write_video(tmp_path / name, example.media["video"].pixels, 2, example.media["audio"])
+        turn = {"question": "hear ?", "answer": "bell", "senses": ["audio"]}
+        rows.append({"id": name, "media": {"video": name, "audio": name}, "turns": [turn]})
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("tune", "--modality", "audio", "--backbone", backbone, "--out", out, "--data", "jsonl", tmp_path)
+    words += ("--frames", 2, "--steps", 10, "--rank", 2, "--batch-size", 2, "--replay-from", "data")
+    for wrong in (("--push", "no id"), ("--private",), ("--modality", "audio", "depth", "--push", "o/n")):
+        run(*words, *wrong, refused=("push",))
+    assert not (out / "training").exists(), "before anything is trained"
+    assert main([*map(str, words), "--push", "owner/tuned"]) == 1  # with nobody's token
+    assert f"the adapter is in {out}: `lynx adapters push {out} owner/tuned` tries" in capsys.readouterr().err
+    told = run(*words, "--push", "owner/tuned", "--private", token=OWNER)
+    assert told["pushed"] == {"repo": "owner/tuned", "commit": server.repos["owner/tuned"].refs["main"]}
+    assert server.repos["owner/tuned"].private and told["steps"] == 10
+    there = server.repos["owner/tuned"].files
+    assert there["training/tune/curve.png"].startswith(b"\x89PNG")
+    assert "![The run of tune](training/tune/curve.png)" in there["README.md"].decode()
+    run("adapters", "pull", "owner/tuned", "--out", tmp_path / "back", token=OWNER)
+    assert (tmp_path / "back" / "training" / "tune" / "curve.png").is_file()
 
 
 def test_push_refuses_what_does_not_pass_check(server, run, backbone, saved, tmp_path):

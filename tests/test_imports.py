@@ -32,7 +32,7 @@ CONFINED = {
     "spaces": ("lynx/ui/", "lynx/compat.py"),
     "av": ("lynx/media/",),
     "moviepy": ("lynx/compat.py",),
-    "matplotlib": ("lynx/visualization/interface_chart.py",),
+    "matplotlib": ("lynx/visualization/interface_chart.py", "lynx/visualization/curve.py"),
     "trimesh": ("lynx/media/mesh.py",),
     "embreex": ("lynx/media/mesh.py",),
     "peft": ("lynx/adapters/lora.py", "lynx/compat.py"),

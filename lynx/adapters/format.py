@@ -40,7 +40,10 @@ PARTS = ("vision", "llm")
 TYPE_EMBEDDING = "type_embedding"  # the name of its tensor (D,)
 TYPE_EMBEDDING_FILE = f"{TYPE_EMBEDDING}.safetensors"
 _PEFT_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG, WEIGHTS))
-FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, FAMILIAR_FILE, *_PEFT_FILES)
+CURVE = "curve.png"
+CURVES = {stage: f"training/{stage}/{CURVE}" for stage in ("align", "tune")}
+"""The picture of each stage's run, which the card shows."""
+FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, FAMILIAR_FILE, *_PEFT_FILES, *CURVES.values())
 """Every file that an adapter may have."""
 NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
@@ -100,7 +103,7 @@ def resolve_adapter(source: str | Path) -> Path:
     """The folder of an adapter: a path that exists, the name of one that comes with lynx, else a Hub id
     ("owner/name", "owner/name@revision").
 
-    Only JSON, safetensors and the card are downloaded. Raises: AdapterError.
+    Only JSON, safetensors, the card and its pictures are downloaded. Raises: AdapterError.
     """
     if (folder := local_adapter(source)) is not None:
         return folder

@@ -1,7 +1,8 @@
 """The model card of an adapter, made from its `lynx_config.json`: what the Hub shows, and how to load it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lynx import hub, modalities
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 COMMAND = "command"
 """Key in the metrics of the command that measured the values beside it."""
 
+GAP = "\n\n"
 
-def model_card(adapter: "Adapter", where: str) -> str:
-    """The README of an adapter. where: the folder or Hub id that it can be loaded from."""
+
+def model_card(adapter: "Adapter", where: str, curves: Sequence[str] = ()) -> str:
+    """The README of an adapter. where: the folder or Hub id that it can be loaded from.
+
+    curves: pictures of its training, as paths beside the card.
+    """
     source = str(adapter.backbone.get("source") or "")
     # an adapter is of no use without its backbone, so it carries the backbone's license where that is known
     license = next((row.license for row in CATALOG.values() if row.source == source), "apache-2.0")
@@ -57,7 +63,7 @@ with model.using():                 # without the adapter: the stock model, bit 
 
 ## Trained
 
-{_json(adapter.training)}
+{"".join(f"![The run of {Path(each).parent.name}]({each}){GAP}" for each in curves)}{_json(adapter.training)}
 """,
     )
 

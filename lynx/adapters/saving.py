@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lynx.adapters.format import (
     CONFIG,
+    CURVES,
     FILES,
     FORMAT,
     NEW,
@@ -47,10 +48,12 @@ def save_adapter(
     *,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    run: Path | None = None,
 ) -> Path:
     """Write a registered adapter with the LoRAs it has; other files in the folder stay.
 
-    training, metrics: replace those of the adapter's description. Every tensor is read back and compared.
+    training, metrics: replace those of the adapter's description. run: folder of a run whose curve the card
+    shows, if not `folder`. Every tensor is read back and compared.
     Raises: AdapterError where the adapter has no LoRA, or it cannot be written; then the folder holds the
     adapter that it held before, or the new one.
     """
@@ -63,6 +66,7 @@ def save_adapter(
     values = {key: _json_value(value) for key, value in values.items() if value is not None}
     partial = folder / PARTIAL
     try:
+        curves = _curves(values["training"], folder, run or folder)
         finish_saving(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -78,7 +82,10 @@ def save_adapter(
                 _write_tensors({TYPE_EMBEDDING: embedding}, partial / TYPE_EMBEDDING_FILE)
             if (familiar := model.familiar(adapter.name)) is not None:
                 familiar.save(partial / FAMILIAR_FILE)
-            card = model_card(Adapter(**values), f"adapters/{adapter.name}")
+            for place, picture in curves.items():
+                (partial / place).parent.mkdir(parents=True)
+                (partial / place).write_bytes(picture)
+            card = model_card(Adapter(**values), f"adapters/{adapter.name}", list(curves))
             (partial / "README.md").write_text(card, encoding="utf-8")
             text = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"
             (partial / CONFIG).write_text(text, encoding="utf-8")
@@ -89,6 +96,12 @@ def save_adapter(
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
     return folder
+
+
+def _curves(stages: Mapping[str, Any], *roots: Path) -> dict[str, bytes]:
+    """The pictures of an adapter's stages, by their places in its folder; the last root counts most."""
+    places = {root / name: name for root in roots for stage, name in CURVES.items() if stage in stages}
+    return {name: path.read_bytes() for path, name in places.items() if path.is_file()}
 
 
 def finish_saving(folder: Path) -> None:
@@ -104,7 +117,7 @@ def finish_saving(folder: Path) -> None:
         if not file.is_file():
             place.unlink(missing_ok=True)
             continue
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         link = place.with_name(place.name + ".part")
         link.unlink(missing_ok=True)
         try:

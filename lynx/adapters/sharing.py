@@ -8,6 +8,7 @@ from typing import Any
 from lynx import hub
 from lynx.adapters.format import (
     CONFIG,
+    CURVES,
     FILES,
     Adapter,
     check_backbone,
@@ -53,17 +54,23 @@ def pull_adapter(source: str, folder: Path | None = None, revision: str | None =
     return HubAdapter(inspect_adapter(folder), snapshot.repo, snapshot.commit, folder, present)
 
 
+def check_repo(repo: str) -> None:
+    """Raises: AdapterError: not the id of a repository to push to."""
+    if hub.parse_id(repo) is None or "@" in repo:
+        raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
+
+
 def push_adapter(folder: Path, repo: str, backbone: Backbone, private: bool = False) -> HubAdapter:
     """Upload a folder's adapter to the Hub in one commit, with a model card made for that repository.
 
     Only files of the format are uploaded, not notes and checkpoints beside them. Raises: LynxError: it does
     not fit the backbone; the Hub refuses.
     """
-    if hub.parse_id(repo) is None or "@" in repo:
-        raise AdapterError(f"{repo!r} is no Hub id to push to: expected owner/name")
+    check_repo(repo)
     adapter, current = read_adapter(folder, backbone).adapter, current_folder(folder)
     files: dict[str, Path | bytes] = {name: current / name for name in FILES if (current / name).is_file()}
-    files["README.md"] = model_card(adapter, repo).encode()
+    curves = [name for name in CURVES.values() if name in files]
+    files["README.md"] = model_card(adapter, repo, curves).encode()
     commit = hub.upload(repo, files, FILES, f"Adapter {adapter.name} for {backbone.source}", private)
     return HubAdapter(adapter, repo, commit, folder, tuple(sorted(files)))
 

@@ -24,7 +24,8 @@ from lynx.cli.registry import (
 )
 from lynx.cli.run_config import save_values
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
-from lynx.errors import DataError, LynxError, writing
+from lynx.errors import AdapterError, DataError, LynxError, writing
+from lynx.training.options import Validation, Watch
 
 if TYPE_CHECKING:
     from lynx.training.preflight import Preflight
@@ -69,6 +70,15 @@ def _as_table(found: "Preflight") -> str:
     return table([{"what": name, "there": value} for name, value in rows.items()])
 
 
+def _watch(options: Options) -> Watch:
+    """What is kept of a run. Raises: DataError: its tracker is not installed."""
+    from lynx.training.trackers import require_tracker
+
+    watch = read_options(options, Watch)
+    require_tracker(watch.log_with)
+    return watch
+
+
 RUN = "run.yaml"
 """Name of the file of a run's options, in its stage's folder."""
 RECIPE = "it is part of the recipe of adapters/sounds, see recipes/real_sounds/README.md"
@@ -107,6 +117,7 @@ def _guide(options: Options) -> Result | str:
     option("--name", help="what the adapter is called (default: as the sense)"),
     rendering_option("how its pseudo-frames are drawn, where that is not lynx's default"),
     lambda parser: add_options(parser, AlignConfig),
+    lambda parser: add_options(parser, Watch, "what is kept of the run"),
     lambda parser: add_moved_options(parser, MOVED, RECIPE),
 )
 def _align(options: Options) -> Result | str:
@@ -115,7 +126,7 @@ def _align(options: Options) -> Result | str:
     from lynx.training.alignment import align
     from lynx.training.guidance import Guidance
 
-    config = read_options(options, AlignConfig)
+    config, watch = read_options(options, AlignConfig), _watch(options)
     sense = modalities.get(options.modality).from_dict(options.rendering)
     if options.check:
         examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
@@ -123,7 +134,7 @@ def _align(options: Options) -> Result | str:
     guidance = Guidance.load(options.guidance)  # before the data is looked through
     examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     model = load_model(options)
-    report = align(model, sense, examples, guidance, config, options.out, name=options.name)
+    report = align(model, sense, examples, guidance, config, options.out, name=options.name, watch=watch)
     save_values(options.out / "training" / "align" / RUN, options.given)
     return {"written": str(options.out), **report}
 
@@ -165,9 +176,21 @@ def _align(options: Options) -> Result | str:
         action="store_true",
         help="train all the same on answers with words that a closed vocabulary does not have",
     ),
+    option("--push", metavar="OWNER/NAME", help="put the adapter on the Hub when it is trained"),
+    option("--private", action="store_true", help="with --push: nobody else may see it"),
     adapter_option,
+    option(
+        "--val-data",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "PATH"),
+        help="held-out clips, as --data names them: of its split val, of labelled recordings the folds that "
+        "--held-out names; repeatable",
+    ),
     lambda parser: add_options(parser, TuneConfig),
     lambda parser: add_options(parser, Sampling, "what a step shows and asks"),
+    lambda parser: add_options(parser, Validation, "held-out clips"),
+    lambda parser: add_options(parser, Watch, "what is kept of the run"),
     lambda parser: add_moved_options(parser, (*MOVED, "--noise", "--mixup"), RECIPE),
 )
 def _tune(options: Options) -> Result | str:
@@ -176,6 +199,9 @@ def _tune(options: Options) -> Result | str:
     from lynx.training.tuning import tune
 
     config, sampling = read_options(options, TuneConfig), read_options(options, Sampling)
+    validation, watch = read_options(options, Validation), _watch(options)
+    validation.check(bool(options.val_data) or validation.val_share > 0)
+    _check_push(options)
     # the world draws these senses; files are taken as they are, and clips without the sense serve replay
     drawn = ("video", *options.modality)
     examples = open_examples(
@@ -186,6 +212,7 @@ def _tune(options: Options) -> Result | str:
         used=drawn if all(map(modalities.find, drawn)) else None,  # an adapter's own name is no medium's
         folder=options.out,
     )
+    held_out = _held_out(options, drawn)
     if options.check:
         unknown = options.allow_unknown_words
         return _checked(options, examples, tuple(options.modality), allow_unknown_words=unknown)
@@ -193,6 +220,52 @@ def _tune(options: Options) -> Result | str:
     trained = options.modality if more else modality
     model = load_model(options)
     more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
-    report = tune(model, trained, examples, config, options.out, sampling=sampling, **more_options)
+    more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
+    report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)
-    return {"written": str(options.out), **report}
+    return {"written": str(options.out), **report, **_pushed(options, model)}
+
+
+def _check_push(options: Options) -> None:
+    """Raises: LynxError: `--push` could not do what it says; found out now, not after hours."""
+    from lynx.adapters.sharing import check_repo
+
+    if options.push is None:
+        if options.private:
+            raise DataError("--private says who may see what --push puts on the Hub: give --push OWNER/NAME")
+        return
+    check_repo(options.push)
+    if len(options.modality) > 1:
+        several = " and ".join(options.modality)
+        raise DataError(f"--push takes one adapter, not {several}: push each with `lynx adapters push`")
+
+
+def _pushed(options: Options, model: Any) -> Result:
+    """What `--push` did, by one of the processes. Raises: AdapterError: the Hub refused."""
+    from accelerate import PartialState
+
+    from lynx.adapters.sharing import push_adapter
+
+    if options.push is None or not PartialState().is_main_process:
+        return {}
+    try:
+        pushed = push_adapter(options.out, options.push, model.backbone, options.private)
+    except LynxError as error:
+        again = f"lynx adapters push {options.out} {options.push}" + " --private" * options.private
+        raise AdapterError(f"{error}; the adapter is in {options.out}: `{again}` tries again") from error
+    return {"pushed": {"repo": pushed.repo, "commit": pushed.commit}}
+
+
+VALIDATED = {"labelled": "test", "world": "validation"}
+"""Source -> what its held-out split is called, where that is not "val"."""
+
+
+def _held_out(options: Options, drawn: tuple[str, ...]) -> list[Any]:
+    """The examples of `--val-data`."""
+    found: list[Any] = []
+    for words in options.val_data or []:
+        folds = options.held_out if words[0] == "labelled" else []
+        asked = Options(**{**vars(options), "data": [words], "data_path": None, "held_out": folds})
+        split = VALIDATED.get(words[0], "val")
+        found += open_examples(asked, split=split, senses=lambda name: drawn if name == "world" else None)
+    return found

@@ -54,9 +54,14 @@ def naming(example: Example) -> Iterator[None]:
         raise MediaError(f"example {example.id!r}: {error}") from error
 
 
-def content_key(example: Example) -> str:
-    """32 hex digits that identify an example's media and moments: from its `key`, else from the bytes."""
-    key = media_key(example.media, example.key)
+def recording_key(example: Example) -> str:
+    """32 hex digits that identify an example's media: from its `key`, else from the bytes."""
+    return media_key(example.media, example.key)
+
+
+def content_key(example: Example, recording: str | None = None) -> str:
+    """32 hex digits that identify an example's media and moments. recording: the media's, where known."""
+    key = recording_key(example) if recording is None else recording
     if example.moments == Moments():
         return key
     given = {name: value and float(value) for name, value in asdict(example.moments).items()}

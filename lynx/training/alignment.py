@@ -28,6 +28,7 @@ from lynx.modalities import Modality
 from lynx.model import Lynx
 from lynx.training.guidance import Guidance
 from lynx.training.losses import attention_loss, response_distance, statistics_loss
+from lynx.training.options import Watch
 from lynx.training.trainer import Trainer, digest_of, seeded
 
 
@@ -100,11 +101,13 @@ def align(
     out_dir: str | Path = "adapter",
     *,
     name: str | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a sense's vision LoRA on unpaired media and write it as an adapter; returns the report.
 
     modality: a name, or a `Modality` with a rendering of its own. name: the adapter's, if not the modality's.
+    watch: what is kept of the run, and where it is shown.
     The adapter stays loaded. With `steps=0` it is written unaligned: the encoder as it is.
 
     Raises: AdapterError: an adapter of that name is loaded, or a `lora_B` got no gradient. DataError: the
@@ -141,6 +144,7 @@ def align(
             # the number of clips closest to so many pseudo-frames
             batch_size=max(1, round(config.batch_size / len(pixels(0)))),
             of=of,
+            watch=watch,
             progress=progress,
         )
         if (finished := trainer.finished("align", out_dir)) is not None:

@@ -1,5 +1,7 @@
 """Which clips of a data set stage 3 trains on, and which of their senses and questions a step draws."""
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,19 +12,26 @@ from tqdm import tqdm
 from lynx.backbones import Backbone
 from lynx.config import Sampling
 from lynx.datasets.base import Example, Turn
-from lynx.datasets.clips import content_key
+from lynx.datasets.clips import content_key, recording_key
 from lynx.errors import DataError
+from lynx.training.options import Validation
 from lynx.training.own_answers import OWN
 from lynx.types import VIDEO
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip to train on: its content key, its senses, and the questions that they can answer."""
+    """A clip to train on: its content key, its senses, and the questions that they can answer.
+
+    recording: the key of its media, of which other clips may be other moments.
+    """
 
     key: str
     senses: tuple[str, ...]
     turns: tuple[Turn, ...]
+    recording: str = ""
 
 
 def training_clip(example: Example, modalities: Sequence[str], key: str) -> TrainingClip | None:
@@ -85,6 +94,63 @@ def shuffled(items: Sequence[Any]) -> list[Any]:
     return [items[i] for i in torch.randperm(len(items)).tolist()]
 
 
+@dataclass
+class TrainingData:
+    """The clips to train on, those held out, and the examples of both, in this order."""
+
+    clips: list[TrainingClip]
+    held_out: list[TrainingClip]
+    examples: list[Example]
+
+    @property
+    def keys(self) -> list[str]:
+        """The content keys of the examples."""
+        return [clip.key for clip in (*self.clips, *self.held_out)]
+
+
+def training_data(
+    examples: Sequence[Example],
+    modalities: Sequence[str],
+    validation: Validation,
+    held_out: Sequence[Example] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> TrainingData:
+    """The clips that have something to ask: of `examples` all but the share that is held out, and those of
+    `held_out`. Raises: DataError: no question needs one of the senses, in either part."""
+    clips, kept = training_clips(examples, modalities, progress)
+    away = hold_out([clip.recording for clip in clips], validation.val_share, seed)
+    train = [i for i, clip in enumerate(clips) if clip.recording not in away]
+    aside = [i for i, clip in enumerate(clips) if clip.recording in away]
+    others, kept_of_others = training_clips(held_out, modalities, progress) if held_out else ([], [])
+    data = TrainingData(
+        [clips[i] for i in train],
+        [*(clips[i] for i in aside), *others],
+        [*(examples[kept[i]] for i in (*train, *aside)), *(held_out[i] for i in kept_of_others)],
+    )
+    for part, name in ((data.clips, "to train on"), (data.held_out, "that are held out")):
+        there = any(needs_new_sense(turn, modalities) for clip in part for turn in clip.turns)
+        if part and not there:
+            needed = f"needs {' or '.join(map(repr, modalities))} and its media"
+            raise DataError(f"none of the {len(part)} clips {name} has a question that {needed}")
+    trained = {clip.recording for clip in data.clips}
+    if seen := sum(clip.recording in trained for clip in data.held_out):
+        logger.warning("%d of %d held-out clips are trained on, too", seen, len(data.held_out))
+    return data
+
+
+def hold_out(recordings: Sequence[str], share: float, seed: int) -> set[str]:
+    """A share of the recordings, at least one where it is above 0, whatever their order.
+
+    Raises: DataError: none is left.
+    """
+    there = sorted(set(recordings), key=lambda key: hashlib.blake2b(f"{seed} {key}".encode()).digest())
+    count = max(1, round(share * len(there))) if share else 0
+    if share and count >= len(there):
+        raise DataError(f"val_share is {share:g}, of {len(there)} recordings: none would be left to train on")
+    return set(there[:count])
+
+
 def training_clips(
     examples: Sequence[Example], modalities: Sequence[str], progress: bool
 ) -> tuple[list[TrainingClip], list[int]]:
@@ -92,8 +158,9 @@ def training_clips(
     clips, kept = [], []
     for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
         example = examples[i]
-        if clip := training_clip(example, modalities, content_key(example)):
-            clips.append(clip)
+        recording = recording_key(example)
+        if clip := training_clip(example, modalities, content_key(example, recording)):
+            clips.append(replace(clip, recording=recording))
             kept.append(i)
     if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
         needed = f"needs {' or '.join(map(repr, modalities))} and its media"

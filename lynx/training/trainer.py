@@ -10,24 +10,24 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lynx import compat
 from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError, writing
+from lynx.training.checkpoints import Checkpoints
+from lynx.training.options import NO_TRACKER, Watch
+from lynx.training.run_log import RunLog
+from lynx.training.trackers import Tracked, require_tracker
+from lynx.training.validation import LOSS, PREFIX, HeldOut
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ Loss = Callable[[list[int]], dict[str, Tensor]]
 VECTOR_RATE = 10.0
 """Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
-LOG_EVERY, MEASURED = 20, 10
-"""Steps between two lines of the log, and those after which it is said how long the run will take."""
-CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+UNSHOWN = ("step", "lr", "seconds")
+"""Names in the log of which a mean says nothing."""
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
 
@@ -94,6 +93,7 @@ class Trainer:
     weights: name -> parameter with gradients. folder: where the log and the checkpoint are kept.
     batch_size: examples a forward pass, if not the config's.
     of: JSON values that identify model and data; a checkpoint with other values is of another run.
+    held_out: clips that are measured while it trains. watch: what is kept of the run, and where it is shown.
 
     A recipe overrides `learning_rate` and `step`, and `state` and `load_state` where it keeps tensors of its
     own over the steps.
@@ -109,16 +109,24 @@ class Trainer:
         *,
         batch_size: int | None = None,
         of: Mapping[str, Any] | None = None,
+        held_out: HeldOut | None = None,
+        watch: Watch | None = None,
         progress: bool = True,
     ) -> None:
         if not examples:
             raise DataError("there is nothing to train on: the data set is empty")
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
-        self.progress = progress
+        self.held_out, self.watch, self.progress = held_out, watch or Watch(), progress
+        require_tracker(self.watch.log_with)
+        self.checkpoints = Checkpoints(folder, self.watch.keep)
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
         # one for the process: where it is a GPU, asking for the CPU here would be an error
         taken = compat.accelerate_device()
-        self.accelerator = Accelerator(cpu=on_cpu and (taken is None or taken.type == "cpu"))
+        self.accelerator = Accelerator(
+            cpu=on_cpu and (taken is None or taken.type == "cpu"),
+            log_with=None if self.watch.log_with == NO_TRACKER else self.watch.log_with,
+            project_dir=folder,
+        )
         fused = {weight.device.type for weight in self.weights.values()} <= {"cpu", "cuda"}
         # What is optimized is fp32: bf16 has 8 bits, and would round most updates away.
         self._masters = {name: weight.detach().float() for name, weight in self.weights.items()}
@@ -134,12 +142,14 @@ class Trainer:
         epochs = config.epochs * examples / self.per_step  # in steps
         self.steps = math.ceil(epochs) if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
-        self._identity = {**(of or {}), "config": config.to_dict(), "steps": self.steps, "examples": examples}
+        self._best: dict[str, Tensor] = {}  # weights of the best measurement, where those are kept
+        of = {**(of or {}), **(held_out.identity if held_out else {})}
+        self._identity = {**of, "config": config.to_dict(), "steps": self.steps, "examples": examples}
 
     @property
     def checkpoint(self) -> Path:
         """The file from which a killed run goes on."""
-        return self.folder / CHECKPOINT
+        return self.checkpoints.newest
 
     @property
     def id(self) -> str:
@@ -171,55 +181,60 @@ class Trainer:
         with writing(self.folder, DataError):
             self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
-        main, path = self.accelerator.is_main_process, self.folder / LOG
-        lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
-        history = [json.loads(line) for line in lines[:start]]
-        if main:  # what an interrupted run wrote after its checkpoint is cut off
-            path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-        begin = time.perf_counter()
-        silent = None if self.progress and main else True
-        steps, title = range(start, self.steps), self.folder.name
-        bar = tqdm(steps, desc=title, initial=start, total=self.steps, disable=silent)
-        with _random_state_kept(), path.open("a", encoding="utf-8") as log:
-            for step in bar:
+        main = self.accelerator.is_main_process
+        if main and not start:
+            self.checkpoints.clear()  # of a run that is not gone on with
+        tracked = Tracked(self.accelerator, self.folder, _settings(self._identity))
+        log = RunLog(self.folder, start, self.steps, tracked, writes=main, progress=self.progress)
+        if self._best and len(log.rows) < start:
+            raise DataError(f"{log.path} lacks rows, which say what was best: start anew with --no-resume")
+        with _random_state_kept(), log.open():
+            for step in log.bar:
+                if self.held_out and self.held_out.exhausted(log.rows):
+                    logger.info("the held-out loss fell no more: ended after %d steps", step)
+                    break
                 row = self.step(step)
-                row["seconds"] = round(time.perf_counter() - begin, 3)
-                history.append(row)
-                bar.set_postfix(loss=f"{row['loss']:.4f}")
-                if self.progress and main and bar.disable:
-                    self._tell(row, step + 1 - start)
-                if main:
-                    with writing(path, DataError):
-                        log.write(json.dumps(row) + "\n")
-                        log.flush()
+                log.add(row | self._measured(row, log))
                 if self.config.save_every and (step + 1) % self.config.save_every == 0:
                     self._save(step + 1)
-        last = _means(history[-max(1, len(history) // 10) :])
-        return {
+        for name, weight in self._best.items():
+            self._put(name, weight)
+        log.draw(self.held_out.best(log.rows) if self.held_out and self._best else None)
+        return self._report(log.rows)
+
+    def _measured(self, row: Mapping[str, float], log: RunLog) -> dict[str, float]:
+        """What held-out clips say of the weights after a step, if it is time; the best weights are kept."""
+        held_out = self.held_out
+        if held_out is None or not held_out.due(step := int(row["step"]), self.steps):
+            return {}
+        found = held_out.row(self.accelerator)
+        if not math.isfinite(found[LOSS]):
+            raise AdapterError(f"the loss on held-out clips is {found[LOSS]} at step {step}: lower lr")
+        if held_out.config.keep_best and held_out.best([*log.rows, found]) == len(log.rows):
+            self._best = {name: master.clone() for name, master in self._masters.items()}
+            logger.debug("step %d is the best so far", step + 1)
+        return found
+
+    def _report(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        done = int(rows[-1]["step"]) + 1 if rows else self.steps
+        last = _means(rows[-max(1, len(rows) // 10) :])
+        shown = sorted(name for name in last if not name.startswith(PREFIX) and name not in UNSHOWN)
+        report = {
             "modules": sum(".lora_B." in name for name in self.weights),
             "parameters": sum(weight.numel() for weight in self.weights.values()),
             "without_gradient": sorted(self.without_gradient) if self.steps else [],
-            "steps": self.steps,
+            "steps": done,
             "batch": self.per_step,
-            "seconds": history[-1]["seconds"] if history else 0.0,
-            "last": {name: last[name] for name in sorted(last.keys() - {"step", "lr", "seconds"})},
+            "seconds": rows[-1]["seconds"] if rows else 0.0,
+            "last": {name: last[name] for name in shown},
         }
-
-    def _tell(self, row: Mapping[str, float], done: int) -> None:
-        """Log a step, where there is no terminal for a bar. done: steps of this process, with this one."""
-        step = int(row["step"]) + 1
-        left = timedelta(seconds=round(row["seconds"] / done * (self.steps - step)))
-        if done == MEASURED and self.steps > step:
-            logger.info("%d steps took %.1f s: the other %d take about %s", done, row["seconds"],
-                        self.steps - step, left)  # fmt: skip
-        if step % LOG_EVERY == 0 or step == self.steps:
-            logger.info("step %d of %d: loss %.4f, about %s left", step, self.steps, row["loss"], left)
+        return report | ({"validation": self.held_out.report(rows)} if self.held_out else {})
 
     def finish(self) -> None:
-        """Delete the checkpoint, once the adapter is saved."""
+        """Delete the checkpoints, once the adapter is saved, unless they are to be kept."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.checkpoint.unlink(missing_ok=True)
+        if self.accelerator.is_main_process and not self.watch.keep:
+            self.checkpoints.clear()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of step 0..steps-1."""
@@ -268,8 +283,9 @@ class Trainer:
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the weights, and the optimizer's own tensors."""
+        """What a resumed run needs: the weights, the best ones, and the optimizer's own tensors."""
         tensors = {f"weight/{name}": master for name, master in self._masters.items()}
+        tensors |= {f"best/{name}": weight for name, weight in self._best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         return tensors
@@ -280,51 +296,45 @@ class Trainer:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             if kind == "weight":
-                self._masters[rest].copy_(tensor)
-                self.weights[rest].data.copy_(tensor)
+                self._put(rest, tensor)
+            elif kind == "best":
+                self._best[rest] = tensor.to(self._masters[rest])
             elif kind == "optimizer":
                 index, _, key = rest.partition("/")
                 state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
+    def _put(self, name: str, weight: Tensor) -> None:
+        self._masters[name].copy_(weight)
+        self.weights[name].data.copy_(weight)
+
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            metadata = {
-                "step": str(step),
-                "silent": json.dumps(sorted(self.without_gradient)),
-                "run": json.dumps(self._identity, sort_keys=True),
-            }
-            partial = self.checkpoint.with_suffix(".part")
-            with writing(self.checkpoint, DataError, (SafetensorError,)):
-                save_file({name: tensor.cpu() for name, tensor in self.state().items()}, partial, metadata)
-                partial.replace(self.checkpoint)
+            about = {"silent": sorted(self.without_gradient), "run": self._identity}
+            self.checkpoints.save(self.state(), about, step)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one of this run; returns the step to go on with."""
         if not self.checkpoint.exists():
             return 0
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                metadata = file.metadata()
-                was, now = _settings(json.loads(metadata["run"])), _settings(self._identity)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.checkpoint} is damaged ({error}): start anew with --no-resume") from error
+        path = self.checkpoint
+        tensors, about = self.checkpoints.load()
+        was, now = _settings(about["run"]), _settings(self._identity)
         free = {*FREE, "steps"}  # a run can be made longer
         changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
         if was["steps"] != now["steps"]:
             logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
         if changed:
             raise DataError(
-                f"{self.checkpoint} is of a run with other settings ({', '.join(changed)}): give those, "
-                "another folder, or --no-resume"
+                f"{path} is of a run with other settings ({', '.join(changed)}): give those, another folder, "
+                "or --no-resume"
             )
         self.load_state(tensors)
-        self.without_gradient = set(json.loads(metadata["silent"]))
-        logger.info("going on from step %s of %s", metadata["step"], self.checkpoint)
-        return int(metadata["step"])
+        self.without_gradient = set(about["silent"])
+        logger.info("going on from step %s of %s", about["step"], path)
+        return int(about["step"])
 
 
 def _settings(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
+from lynx.training.options import Validation, Watch
 from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.questions import (
@@ -39,10 +40,11 @@ from lynx.training.questions import (
     sample_questions,
     sample_sense_count,
     shuffled,
-    training_clips,
+    training_data,
 )
 from lynx.training.stream_cache import StreamCache
 from lynx.training.trainer import Trainer, digest_of, seeded
+from lynx.training.validation import MEASURED, HeldOut
 from lynx.types import VIDEO, Stream
 
 logger = logging.getLogger(__name__)
@@ -119,6 +121,40 @@ class TuningLoss:
         return batch
 
 
+class HeldOutLoss:
+    """What held-out clips say of a LoRA: each shows all its senses and is asked all its questions, so that
+    nothing is drawn; under no dropout and without gradients."""
+
+    def __init__(
+        self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int
+    ) -> None:
+        self.loss, self.lora = loss, lora
+        most = loss.sampling.questions or max((len(clip.turns) for clip in clips), default=1)
+        parts = [(clip, clip.turns[i : i + most]) for clip in clips for i in range(0, len(clip.turns), most)]
+        self.batches = [parts[i : i + batch_size] for i in range(0, len(parts), batch_size)]
+
+    @torch.no_grad()
+    def __call__(self, share: tuple[int, int]) -> Tensor:
+        """(3, 2): sums and numbers of what `MEASURED` names, over every k-th batch from the i-th on.
+
+        The loss is over answer tokens, as in a step; the accuracies are of new and of other questions.
+        """
+        model, cache = self.loss.model, self.loss.cache
+        sums = torch.zeros(len(MEASURED), 2, dtype=torch.float64)
+        for batch in self.batches[share[0] :: share[1]]:
+            streams = [[cache.stream(sense, clip.key) for sense in clip.senses] for clip, _ in batch]
+            turns = [list(asked) for _, asked in batch]
+            with model.lora.active([self.lora]):
+                packed = self.loss.packer.pack(streams, turns)
+                loss, right = answer_loss(model.backbone, packed)  # (), (Q,)
+            tokens = int((packed.labels != IGNORE).sum())
+            new = torch.tensor([needs_new_sense(t, self.loss.modalities) for each in turns for t in each])
+            right = right.cpu().double()
+            found = ([float(loss) * tokens, tokens], *([right[of].sum(), of.sum()] for of in (new, ~new)))
+            sums += torch.tensor(found, dtype=torch.float64)
+        return sums
+
+
 def tune(
     model: Lynx,
     modality: str | Sequence[str],
@@ -127,6 +163,9 @@ def tune(
     out_dir: str | Path = "adapter",
     *,
     sampling: Sampling | None = None,
+    validation: Validation | None = None,
+    held_out: Sequence[Example] = (),
+    watch: Watch | None = None,
     cache: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
@@ -140,6 +179,8 @@ def tune(
     several modalities the adapters are in `out_dir/<modality>`, and share one LLM LoRA, trained on clips with
     any of the senses. With `config.resume` a finished run is not repeated.
 
+    validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
+    whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
     cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
@@ -148,9 +189,12 @@ def tune(
     config, sampling, out_dir = config or TuneConfig(), sampling or Sampling(), Path(out_dir)
     named = _adapters_to_tune(model, modality, out_dir)
     senses = {model.adapter(name).modality: name for name in named}
-    clips, kept = training_clips(examples, tuple(senses), progress)
+    validation = validation or Validation()
+    validation.check(bool(held_out) or validation.val_share > 0)
+    data = training_data(examples, tuple(senses), validation, held_out, config.seed, progress)
+    clips = data.clips
     if not allow_unknown_words:
-        refuse_unknown_words(model.backbone, clips)
+        refuse_unknown_words(model.backbone, [*clips, *data.held_out])
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
@@ -158,10 +202,13 @@ def tune(
         lora = _start_lora(model, list(named), config, frames)
         embeddings = {name: vector for name, vector in model.type_embeddings.items() if name in named}
         streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
+        asked = loss(model, tuple(senses), clips, streams, sampling)
+        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size)
+        aside = {"held_out": digest_of(*(clip.key for clip in data.held_out))}
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
             len(clips),
-            loss(model, tuple(senses), clips, streams, sampling),
+            asked,
             config,
             training,
             of={
@@ -171,6 +218,8 @@ def tune(
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
+            held_out=HeldOut(measure, validation, aside) if data.held_out else None,
+            watch=watch,
             progress=progress,
         )
         if (report := run.finished("tune", *named.values())) is not None:
@@ -181,7 +230,7 @@ def tune(
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
         share = run.accelerator.process_index, run.accelerator.num_processes
-        encoded = streams.prepare([examples[i] for i in kept], [c.key for c in clips], share, progress)
+        encoded = streams.prepare(data.examples, data.keys, share, progress)
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded
         own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
@@ -205,7 +254,7 @@ def tune(
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
             if run.accelerator.is_main_process:
-                save_adapter(model, name, folder)
+                save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
     return report

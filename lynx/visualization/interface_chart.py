@@ -27,12 +27,12 @@ MARGIN, LEGEND, DOT = 24, 300, 7.2  # pixels; DOT is a diameter
 ENTRY, LINE, LETTERS = 52, 20, 42  # pixels of a legend's entry and of a line; letters in a line
 
 
-def require_matplotlib() -> None:
-    """Raises: LynxError that says what to install, where there is no matplotlib."""
+def require_matplotlib(what: str = "drawing the map") -> None:
+    """Raises: LynxError that says what to install for `what`, where there is no matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise LynxError("drawing the map needs matplotlib: pip install 'lynx[plots]'") from error
+        raise LynxError(f"{what} needs matplotlib: pip install 'lynx[plots]'") from error
 
 
 def draw(found: InterfaceMap, width: int = 1040, height: int = 640) -> Image.Image:

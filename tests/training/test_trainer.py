@@ -1,24 +1,30 @@
 """The training loop: order, learning rate, exact resume, and refusals."""
 
+import importlib.util
 import json
 import logging
 import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import stages
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from torch import nn
 
 from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
+from lynx.training.options import Validation, Watch
 from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
+from lynx.training.validation import HeldOut
 
 CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
 POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -46,8 +52,8 @@ class Fit:
         noisy = nn.functional.dropout(POINTS[indices], 0.3)
         return {"loss": (noisy @ a.T @ b.T - 1).square().mean(), "spread": noisy.std()}
 
-    def trainer(self, folder: Path, config: TrainConfig = CONFIG) -> Trainer:
-        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False)
+    def trainer(self, folder: Path, config: TrainConfig = CONFIG, **more) -> Trainer:
+        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False, **more)
 
 
 def rows(folder: Path) -> list[dict]:
@@ -122,7 +128,7 @@ def test_small_updates_add_up_in_bf16_also_over_an_interruption(tmp_path):
 
 
 def test_a_run_without_a_terminal_says_now_and_then_how_far_it_is(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "lynx.training.trainer")
+    caplog.set_level(logging.INFO, "lynx.training")
     fit = Fit()
     config = replace(CONFIG, steps=45, save_every=0)
     Trainer(fit.weights, len(POINTS), fit.loss, config, tmp_path, progress=True).run()
@@ -255,8 +261,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from safetensors.torch import save_file
-from test_trainer import CONFIG, POINTS, Fit, Trainer, replace
-fit = Fit()
+from test_trainer import CONFIG, POINTS, Judged, replace
+fit = Judged(val_every=1, keep_best=True)
 a, b = fit.weights.values()
 fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
 trainer = fit.trainer(Path(sys.argv[2]), replace(CONFIG, steps=3))
@@ -269,13 +275,13 @@ trainer.accelerator.end_training()
 """
 
 
-def test_two_processes_equal_one_with_their_batches_together(tmp_path):
+def test_two_processes_equal_one_with_their_batches_together_and_share_the_measuring(tmp_path):
     (tmp_path / "script.py").write_text(PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(tmp_path / "script.py"), PATHS, str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    fit = Fit()
+    fit = Judged(val_every=1, keep_best=True)
     a, b = fit.weights.values()
     fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
     fit.trainer(tmp_path / "one", replace(CONFIG, steps=3, batch_size=4)).run()
@@ -283,7 +289,9 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path):
     for name, weight in fit.weights.items():
         assert ranks[0][name].equal(ranks[1][name])
         torch.testing.assert_close(ranks[0][name], weight.detach())
-    assert len(rows(tmp_path)) == 3
+    together, alone = rows(tmp_path), rows(tmp_path / "one")
+    assert len(together) == 3 and together[0]["val_accuracy"] == 0.75
+    assert [row["val_loss"] for row in together] == pytest.approx([row["val_loss"] for row in alone])
 
 
 def test_epochs_count_examples(tmp_path):
@@ -352,3 +360,203 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
     with checkpointed(model, "non-reentrant"):
         assert any(module.training for module in model.modules())
     assert not any(module.training for module in model.modules())
+
+
+def test_a_run_leaves_its_curve_and_says_once_where_it_cannot_be_drawn(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("matplotlib")
+    caplog.set_level(logging.INFO, "lynx.training")
+    config = replace(CONFIG, steps=12)
+    Fit().trainer(tmp_path / "long", config).run()
+    assert (tmp_path / "long" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    Fit().trainer(tmp_path / "short").run()
+    assert not (tmp_path / "short" / "curve.png").exists(), "a few steps are no curve"
+    monkeypatch.setattr("lynx.training.run_log.REDRAWN", 0)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    Fit().trainer(tmp_path / "bare", config).run()
+    assert caplog.text.count("no curve.png: drawing the curve of a run needs matplotlib") == 1
+    assert not (tmp_path / "bare" / "curve.png").exists()
+
+
+# --- held-out clips --------------------------------------------------------------------------------
+
+
+class Judged(Fit):
+    """A fit that is measured on points of its own; `losses` in place of them: what to say, in turn."""
+
+    def __init__(self, stop_at=None, losses=None, **settings):
+        super().__init__(stop_at)
+        self.settings, self.losses, self.measured = settings, losses, []
+
+    def measure(self, share):
+        a, b = list(self.weights.values())[:2]
+        part = POINTS[share[0] :: share[1]]
+        with torch.no_grad():
+            error = float((part @ a.T @ b.T - 1).square().mean())
+        if self.losses:
+            error = self.losses[len(self.measured)]
+        self.measured.append([weight.detach().clone() for weight in self.weights.values()])
+        return torch.tensor([[error * len(part), len(part)], [3, 4], [0, 0]], dtype=torch.float64)
+
+    def trainer(self, folder, config=CONFIG):
+        held_out = HeldOut(self.measure, Validation(**self.settings), {"held_out": "points"})
+        return super().trainer(folder, config, held_out=held_out)
+
+
+def test_held_out_clips_are_measured_every_few_steps_and_after_the_last(tmp_path):
+    fit = Judged(val_every=3)
+    report = fit.trainer(tmp_path).run()
+    found = rows(tmp_path)
+    assert [row["step"] for row in found if "val_loss" in row] == [2, 5, 6]
+    assert found[2]["val_accuracy"] == 0.75 and "val_replay_accuracy" not in found[2]
+    assert report["validation"]["step"] == 7
+    assert report["validation"]["loss"] == found[6]["val_loss"] < found[2]["val_loss"]
+    assert not any(name.startswith("val_") for name in report["last"])
+    plain = Fit()
+    plain.trainer(tmp_path / "plain").run()
+    for one, other in zip(fit.weights.values(), plain.weights.values(), strict=True):
+        assert one.equal(other), "looking changes nothing"
+
+
+def test_the_best_weights_are_kept_and_used(tmp_path):
+    fit = Judged(val_every=2, keep_best=True, losses=[0.9, 0.4, 0.4, 0.6])
+    report = fit.trainer(tmp_path).run()
+    assert (report["validation"]["step"], report["validation"]["loss"]) == (4, 0.4)
+    assert all(w.equal(kept) for w, kept in zip(fit.weights.values(), fit.measured[1], strict=True))
+    assert not fit.weights["x.lora_A.weight"].equal(fit.measured[3][0])
+
+
+def test_a_run_whose_held_out_loss_falls_no_more_ends(tmp_path):
+    fit = Judged(val_every=1, patience=2, losses=[0.9, 0.8, 0.85, 0.8, 0.1])
+    report = fit.trainer(tmp_path).run()
+    assert report["steps"] == fit.calls == len(rows(tmp_path)) == 4
+    assert report["validation"]["step"] == 4, "the last weights, as nobody asked for the best"
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4])
+def test_an_interrupted_run_keeps_the_same_best_weights_and_ends_at_the_same_step(tmp_path, stop_at):
+    """It is killed before, at and after the best measurement; the next steps are measured anew."""
+    losses = {1: 0.9, 2: 0.5, 3: 0.3, 4: 0.35, 5: 0.4, 6: 0.2}
+    given = {"val_every": 1, "keep_best": True, "patience": 2}
+    config = replace(CONFIG, steps=8)
+
+    class Known(Judged):
+        def measure(self, share):
+            self.losses = [losses[self.before + self.calls]] * (len(self.measured) + 1)
+            return super().measure(share)
+
+    whole, broken, resumed = (Known(stop_at=stop, **given) for stop in (None, stop_at, None))
+    whole.before = broken.before = 0
+    report = whole.trainer(tmp_path / "whole", config).run()
+    assert (report["steps"], report["validation"]["step"]) == (5, 3)
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path / "broken", config).run()
+    resumed.before = stop_at // 2 * 2
+    again = resumed.trainer(tmp_path / "broken", config).run()
+    assert resumed.calls == 5 - stop_at // 2 * 2
+    assert again["validation"] == report["validation"]
+    for name, weight in whole.weights.items():
+        assert weight.equal(resumed.weights[name]), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
+def test_a_log_that_lacks_rows_cannot_say_what_was_best(tmp_path):
+    Judged(val_every=2, keep_best=True).trainer(tmp_path).run()
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"log.jsonl lacks rows.*--no-resume"):
+        Judged(val_every=2, keep_best=True).trainer(tmp_path).run()
+    with pytest.raises(DataError, match="other settings .*val_every 2 -> 3"):
+        Judged(val_every=3, keep_best=True).trainer(tmp_path).run()
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(AdapterError, match="held-out clips is nan at step 1"):
+        Judged(val_every=2, losses=[math.nan]).trainer(tmp_path).run()
+
+
+# --- checkpoints that are kept ---------------------------------------------------------------------
+
+
+def kept_of(folder):
+    return sorted(path.name for path in folder.glob("checkpoint*"))
+
+
+def test_as_many_checkpoints_are_kept_as_asked_and_the_run_goes_on_from_the_newest_that_is_there(tmp_path):
+    config, watch = replace(CONFIG, steps=9, save_every=2), Watch(keep=3)
+    whole = Fit()
+    first = whole.trainer(tmp_path, config, watch=watch)
+    first.run()
+    first.finish()
+    last_three = ["checkpoint-0000004.safetensors", "checkpoint-0000006.safetensors"]
+    assert kept_of(tmp_path) == [*last_three, "checkpoint.safetensors"]
+    ended = {name: weight.detach().clone() for name, weight in whole.weights.items()}
+    newest = tmp_path / "checkpoint.safetensors"
+    newest.write_bytes(newest.read_bytes()[:50])
+    with pytest.raises(DataError, match="damaged .*delete it to go on from checkpoint-0000006.safetensors"):
+        Fit().trainer(tmp_path, config, watch=watch).run()
+    newest.unlink()
+    again = Fit()
+    again.trainer(tmp_path, config, watch=watch).run()
+    assert again.calls == 3
+    assert all(weight.equal(ended[name]) for name, weight in again.weights.items())
+    assert kept_of(tmp_path) == [*last_three, "checkpoint.safetensors"]
+
+
+def test_a_run_that_starts_anew_leaves_no_checkpoint_of_the_one_before(tmp_path):
+    Fit().trainer(tmp_path, watch=Watch(keep=3)).run()
+    broken = Fit(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        broken.trainer(tmp_path, replace(CONFIG, resume=False)).run()
+    assert kept_of(tmp_path) == []
+
+
+# --- trackers ---------------------------------------------------------------------------------------
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_the_run(tmp_path):
+    for name, package in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("trackio", "trackio")):
+        if not importlib.util.find_spec(name):
+            with pytest.raises(DataError, match=f"log_with is '{name}'.*pip install {package}"):
+                Fit().trainer(tmp_path, watch=Watch(log_with=name))
+    with pytest.raises(DataError, match="log_with is 'mlflow'; it can be none or tensorboard"):
+        Watch(log_with="mlflow")
+
+
+class Lines(GeneralTracker):
+    """A tracker that writes what it is told."""
+
+    name, requires_logging_directory = "lines", False
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.settings, self.ended = [], None, False
+
+    @property
+    def tracker(self):
+        return self.told
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **more):
+        self.told.append((step, values))
+
+    def finish(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("stop_at", [None, 3])
+def test_a_tracker_gets_the_settings_and_every_row(tmp_path, stop_at):
+    trainer, lines = Fit(stop_at).trainer(tmp_path), Lines()
+    trainer.accelerator = Accelerator(cpu=True, log_with=lines)
+    with pytest.raises(KeyboardInterrupt) if stop_at else nullcontext():
+        trainer.run()
+    found = rows(tmp_path)
+    assert [step for step, _ in lines.told] == [row["step"] + 1 for row in found]
+    assert [values["loss"] for _, values in lines.told] == [row["loss"] for row in found]
+    assert lines.settings["lr"] == 0.05 and lines.settings["examples"] == 5 and lines.ended
+
+
+def test_tensorboard_gets_the_rows(tmp_path):
+    pytest.importorskip("tensorboard")
+    Fit().trainer(tmp_path, watch=Watch(log_with="tensorboard")).run()
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

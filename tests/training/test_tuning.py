@@ -12,19 +12,24 @@ from lynx.adapters.format import CONFIG, NEW
 from lynx.adapters.saving import save_adapter
 from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
-from lynx.datasets.clips import render_clip
+from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.training import own_answers
 from lynx.training.alignment import align
+from lynx.training.options import Validation
+from lynx.training.packing import IGNORE, Packer
 from lynx.training.questions import (
     TrainingClip,
+    hold_out,
     needs_new_sense,
     sample_questions,
     sample_sense_count,
     training_clip,
+    training_data,
 )
-from lynx.training.tuning import tune
-from lynx.types import sample_times
+from lynx.training.stream_cache import StreamCache
+from lynx.training.tuning import HeldOutLoss, TuningLoss, answer_loss, tune
+from lynx.types import Moments, sample_times
 
 SHORT = TuneConfig(
     steps=6, rank=2, alpha=4, batch_size=2, frames=stages.FRAMES, lr=2e-2, save_every=2, warmup=0.0
@@ -547,3 +552,104 @@ def test_words_that_a_closed_vocabulary_lacks_are_refused_before_anything_is_enc
             model, "audio", sounds_alone(4), replace(SHORT, steps=2), tmp_path / "own",
             allow_unknown_words=True, sampling=Sampling(replay_from="self"), progress=False,
         )  # fmt: skip
+
+
+def test_the_card_shows_the_curves_of_the_runs_that_made_the_adapter(folder, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    curve = tmp_path / "training" / "tune" / "curve.png"
+    tune(model, "audio", stages.clips(4), replace(SHORT, steps=10), tmp_path, progress=False)
+    first, card = curve.read_bytes(), (tmp_path / "README.md").read_text()
+    assert "![The run of tune](training/tune/curve.png)" in card and "of align]" not in card
+    save_adapter(model, "audio", tmp_path)
+    assert curve.read_bytes() == first
+    alone = model.adapter("audio").training["align"]
+    save_adapter(model, "audio", tmp_path, training={"align": alone})
+    assert "curve.png" not in (tmp_path / "README.md").read_text() and not curve.exists()
+
+
+# --- held-out clips -------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_recordings_is_held_out_whatever_their_order():
+    keys = [f"clip{i}" for i in range(40)] * 2  # other moments of the same recordings
+    away = hold_out(keys, 0.25, seed=0)
+    assert len(away) == 10 and away == hold_out(keys[::-1], 0.25, seed=0) != hold_out(keys, 0.25, seed=1)
+    assert not hold_out(keys, 0.0, seed=0) and len(hold_out(keys, 0.001, seed=0)) == 1
+    with pytest.raises(DataError, match="val_share is 0.9, of 2 recordings: none would be left"):
+        hold_out(keys[:2], 0.9, seed=0)
+
+
+def test_the_held_out_clips_are_no_moments_of_recordings_that_are_trained_on():
+    whole = stages.clips(6)
+    parts = [replace(example, moments=Moments(start=1.0)) for example in whole]
+    data = training_data([*whole, *parts], ("audio",), Validation(val_share=0.3), progress=False)
+    trained = {clip.recording for clip in data.clips}
+    assert len(data.clips) == 8 and len(data.held_out) == 4 and len(trained) == 4
+    assert trained.isdisjoint(clip.recording for clip in data.held_out)
+    assert data.keys == [content_key(example) for example in data.examples]
+
+
+def test_held_out_clips_that_are_trained_on_are_said_and_useless_ones_refused(caplog):
+    clips = stages.clips(3)
+    training_data(clips, ("audio",), Validation(), clips[:2], progress=False)
+    assert "2 of 2 held-out clips are trained on, too" in caplog.text
+    with pytest.raises(DataError, match="none of the 1 examples has a question that needs 'audio'"):
+        training_data(clips, ("audio",), Validation(), stages.clips(1, ("video",)), progress=False)
+    for settings in ({"keep_best": True}, {"patience": 2}):
+        with pytest.raises(DataError, match=r"no clips are held out; give --val-data"):
+            Validation(**settings).check(held_out=False)
+
+
+def test_what_is_measured_is_the_mean_over_answers_asked_one_by_one(model, tmp_path):
+    """In batches, in parts of the questions, and shared by two processes."""
+    held_out = stages.clips(3, seed=1)
+    config = replace(SHORT, steps=2)
+    report = tune(model, "audio", stages.clips(3), config, tmp_path, held_out=held_out, progress=False)
+    data = training_data(held_out, ("audio",), Validation(), progress=False)
+    streams = StreamCache(tmp_path / "more", model, {"video": "video", "audio": "audio"}, stages.FRAMES)
+    streams.prepare(data.examples, data.keys, progress=False)
+    one_by_one, right = [], {True: [], False: []}
+    packer, backbone = Packer(model.backbone), model.backbone
+    for clip in data.clips:
+        for turn in clip.turns:
+            packed = packer.pack([[streams.stream(s, clip.key) for s in clip.senses]], [[turn]])
+            with torch.no_grad(), model.lora.active(["audio_llm"]):
+                loss, hit = answer_loss(backbone, packed)
+            one_by_one += [float(loss)] * int((packed.labels != IGNORE).sum())
+            right[needs_new_sense(turn, ("audio",))].append(float(hit))
+    found = report["validation"]
+    assert found["loss"] == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-5)
+    assert found["accuracy"] == sum(right[True]) / len(right[True])
+    assert found["replay_accuracy"] == sum(right[False]) / len(right[False])
+    parts = TuningLoss(model, ("audio",), data.clips, streams, Sampling(questions=1))
+    measure = HeldOutLoss(parts, "audio_llm", data.clips, 2)
+    whole, halves = measure((0, 1)), measure((0, 2)) + measure((1, 2))
+    assert float(whole[0, 0] / whole[0, 1]) == pytest.approx(found["loss"], rel=1e-5)
+    torch.testing.assert_close(halves, whole)
+
+
+def test_an_interrupted_run_with_held_out_clips_ends_with_the_same_bits(folder, model, tmp_path, monkeypatch):
+    config = replace(SHORT, dropout=0.1)
+    given = {"validation": Validation(val_share=0.2, val_every=1, keep_best=True), "progress": False}
+    report = tune(model, "audio", stages.clips(5), config, tmp_path / "whole", **given)
+    assert report["examples"] == 4 and report["encoded"] == 5
+    broken = stages.small_model_with(folder)
+    with monkeypatch.context() as patch:
+        Killed(patch, 7)  # of a step and a measurement in turn
+        with pytest.raises(KeyboardInterrupt):
+            tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", **given)
+    again = tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", **given)
+    whole = model.lora.tensors("audio_llm")
+    assert all(tensor.equal(whole[name]) for name, tensor in broken.lora.tensors("audio_llm").items())
+    assert again["validation"] == report["validation"]
+    losses = [row["val_loss"] for row in log(tmp_path / "broken")]
+    assert len(losses) == 6 and min(losses) == report["validation"]["loss"]
+
+
+def test_measuring_leaves_the_weights_and_their_gradients_as_they_would_be(folder, model, tmp_path):
+    tune(model, "audio", stages.clips(3), SHORT, tmp_path / "without", progress=False)
+    other = stages.small_model_with(folder)
+    given = {"held_out": stages.clips(2, seed=1), "validation": Validation(val_every=1), "progress": False}
+    tune(other, "audio", stages.clips(3), SHORT, tmp_path / "with", **given)
+    plain = model.lora.tensors("audio_llm")
+    assert all(tensor.equal(plain[name]) for name, tensor in other.lora.tensors("audio_llm").items())
