@@ -432,6 +432,7 @@ def test_the_command_imports(ours, folder, tmp_path, capsys):
     assert main([*words, "--backbone", str(folder), *told_how]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["written"] == str(out) and told["parts"]["llm"]["modules"] == 14
+    assert (told["style"], told["token_pooling"]) == ("released", "none")
     written = json.loads((out / CONFIG).read_text())
     assert (written["rendering"]["n_mels"], written["placement"]) == (32, "parallel")
     assert main([*words, "--backbone", str(folder)]) == 1
