@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LayerReduction = Literal["mean", "sum"]
 QuerySubset = Literal["even", "all"]
-TokenPooling = Literal["none", "space", "halves", "bands"]
+TokenPooling = Literal["none", "space", "halves", "bands", "moments"]
 ReplayFrom = Literal["auto", "data", "self"]
 Placement = Literal["continue", "parallel", "share"]
 Checkpointing = Literal["off", "non-reentrant"]
@@ -74,6 +74,7 @@ class GuideConfig(Config):
 
     frames: int | None = option(None, "frames of a clip; the backbone's own number if not given", low=1)
     batch_size: int = option(32, "frames in one forward pass of the encoder", low=1)
+    stat_newline: bool = option(False, "count each clip's newline token in L_stat, as the released code does")
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ class TuneConfig(TrainConfig):
     token_pooling: TokenPooling = option(
         "none",
         "modality tokens the LLM gets: all (none), their mean over space, one a pseudo-frame (space), of "
-        "every grid cell the means over the earlier and the later half of the clip (halves), or the same of "
-        "every row of cells (bands)",
+        "every grid cell the means over the earlier and the later half of the clip (halves), the same of "
+        "every row of cells (bands), or the mean over the pictures of a moment, if it has several (moments)",
     )
     placement: Placement = option(
         "continue",

@@ -171,6 +171,36 @@ def plain_and_pooled(model, how, video):
     return model.encode("plain", frames), model.encode("pooled", frames)
 
 
+@pytest.mark.parametrize("kinds", [1, 2, 3])
+def test_the_pictures_of_a_moment_are_averaged_token_by_token(model, kinds):
+    random_adapter(model, "plain")
+    video = clip(2 * kinds)
+    times = torch.tensor([1.0, 4.0], dtype=torch.float64).repeat_interleave(kinds)
+    frames = replace(video, times=times, labels=tuple("abc"[:kinds]) * 2 if kinds > 1 else ())
+    whole = model.encode("plain", frames)
+    pooled = pool(whole, "moments")
+    model.adapters["plain"] = replace(model.adapters["plain"], token_pooling="moments")
+    assert model.encode("plain", frames).tokens.equal(pooled.tokens)
+    assert len(pooled.tokens) == model.tokens("plain", 2, pictures=kinds) == 2 * 16 + 1
+    pictures = whole.tokens[:-1].view(2, kinds, 16, -1)
+    torch.testing.assert_close(pooled.tokens[:-1].view(2, 16, -1), sum(pictures.unbind(1)) / kinds)
+    assert pooled.tokens[-1].equal(whole.tokens[-1]) and pooled.times[-1].isnan()
+    assert pooled.times[:-1].tolist() == [1.0] * 16 + [4.0] * 16
+    assert pooled.cells[:-1].tolist() == 2 * [[row, col] for row in range(4) for col in range(4)]
+    assert pooled.grid == whole.grid == (4, 4) and pooled.steps == 2
+
+
+def test_pictures_of_two_moments_are_never_averaged(model):
+    """As where three views follow each other and the backbone makes one token of two pictures."""
+    random_adapter(model, "plain")
+    stream = model.encode("plain", replace(clip(4), labels=("a", "b") * 2))
+    odd = replace(stream, frames=replace(clip(6), labels=("a", "b", "c") * 2))
+    assert pool(odd, "moments").steps == 2
+    odd = replace(stream, frames=replace(clip(9), labels=("a", "b", "c") * 3))
+    with pytest.raises(AdapterError, match="different moments"):
+        pool(odd, "moments")
+
+
 def test_pooled_streams_have_one_token_a_frame(model):
     video = clip(5)
     whole, pooled = plain_and_pooled(model, "space", video)

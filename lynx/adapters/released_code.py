@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from lynx.backbones import Backbone
 from lynx.compat import PEFT_PREFIX, peft_layer
 from lynx.config import LoraSettings, read_json_object
 from lynx.errors import AdapterError, writing
+from lynx.modalities import Modality
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 """Names of a part's weight file; the first that exists is read."""
+STYLE = "released"
+"""Style of the pictures that such checkpoints were trained on."""
 TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 2e-2
 """Largest difference of an import's outputs, relative to the largest output: in fp32, in other precisions."""
 
@@ -89,20 +92,25 @@ def import_adapter(
     name: str | None = None,
     rendering: Mapping[str, Any] | None = None,
     placement: str = "continue",
+    token_pooling: str | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of the released code as an adapter, and verify it; returns a report.
 
-    rendering: how its pseudo-frames were drawn, where that is not the modality's default. placement: which
-    positions its tokens had, one of PLACEMENTS.
+    rendering: how its pseudo-frames were drawn, where the released code's defaults are not right; its `style`
+    is the released code's if that draws the sense in its own way, and if none is given. token_pooling: what
+    the LLM got, one of POOLINGS; None: as there, the mean over the two pictures of a moment, if it has two.
+    placement: which positions its tokens had, one of PLACEMENTS.
     Raises: LynxError: it cannot be converted exactly, or `out` is not empty; then nothing is written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdapterError(f"{out} is there already: give another folder")
-    drawn = modalities.get(modality).from_dict(dict(rendering or {})).to_dict()
+    drawn = _drawn(modality, rendering or {})
+    pooling = token_pooling or ("moments" if drawn.to_dict().get("show") == "both" else "none")
     parts = {part: read_part(folder / part, part, backbone) for part in _parts(folder)}
     reports = {part: read.report() for part, read in parts.items()}
     model, name = AdaptedBackbone(backbone), name or modality
-    model.add_adapter(Adapter(name, modality, drawn, placement=placement, training={"imported": reports}))
+    adapter = Adapter(name, modality, drawn.to_dict(), token_pooling=pooling, placement=placement)
+    model.add_adapter(replace(adapter, training={"imported": reports}))
     try:
         # what the checkpoint's own tensors compute, before there is a LoRA of ours
         expected = {part: _outputs(model, name, part, read) for part, read in parts.items()}
@@ -130,7 +138,15 @@ def import_adapter(
     finally:
         if name in model.adapters:
             model.unload_adapter(name)
-    return {"parts": reports, "largest_difference": differences}
+    assumed = {"style": drawn.style, "rendering": drawn.to_dict(), "token_pooling": pooling}
+    return {**assumed, "parts": reports, "largest_difference": differences}
+
+
+def _drawn(modality: str, rendering: Mapping[str, Any]) -> Modality:
+    """The sense as the released code draws it, if that is known and no other style is asked for."""
+    kind = modalities.get(modality)
+    style = {"style": STYLE} if STYLE in kind.styles else {}
+    return kind.from_dict(style | dict(rendering))
 
 
 def _parts(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from lynx.cli.registry import (
     rendering_option,
     table,
 )
-from lynx.config import Placement
+from lynx.config import Placement, TokenPooling
 from lynx.errors import AdapterError, LynxError
 
 
@@ -163,7 +163,15 @@ def _push(options: Options) -> Result:
     option("--out", type=Path, required=True, metavar="DIR", help="where ours is written"),
     option("--modality", default="audio", help="the sense it was trained for (default: audio)"),
     option("--name", help="what the adapter is called (default: as the modality)"),
-    rendering_option("how its pseudo-frames were drawn, where that is not lynx's default"),
+    rendering_option(
+        "how its pseudo-frames were drawn, where that is not the released code's default; style lynx for "
+        "pictures as lynx draws them"
+    ),
+    option(
+        "--token-pooling",
+        choices=get_args(TokenPooling),
+        help="which of its tokens the LLM got (default: all, or of two pictures of a moment the mean)",
+    ),
     option(
         "--placement",
         default="continue",
@@ -177,6 +185,7 @@ def _import(options: Options) -> Result:
     from lynx.adapters.released_code import import_adapter, read_backbone_name
 
     backbone = _load_backbone(options, read_backbone_name(options.folder))
-    given = {name: getattr(options, name) for name in ("modality", "name", "rendering", "placement")}
+    names = ("modality", "name", "rendering", "placement", "token_pooling")
+    given = {name: getattr(options, name) for name in names}
     report = import_adapter(options.folder, backbone, options.out, **given)
     return {"written": str(options.out), "modality": options.modality, "backbone": backbone.source, **report}

@@ -1,5 +1,6 @@
 """`lynx guide`, `align`, `tune`: the stages; their options are the fields of their configuration."""
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,6 +30,14 @@ from lynx.training.options import Validation, Watch
 
 if TYPE_CHECKING:
     from lynx.training.preflight import Preflight
+
+
+def _keeping(text: str) -> str:
+    if text not in ("auto", "disk", "off"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of auto, disk, off; the folder of the streams is given with --cache-dir"
+        )
+    return text
 
 
 def _stage_options(parser: Parser) -> None:
@@ -167,6 +176,14 @@ def _align(options: Options) -> Result | str:
     ),
     option(
         "--cache",
+        type=_keeping,
+        default="auto",
+        metavar="{auto,disk,off}",
+        help="keep the encoded streams on disk, or encode them whenever a step needs them (off); auto: on "
+        "disk if they leave half of it free (default: auto)",
+    ),
+    option(
+        "--cache-dir",
         type=Path,
         metavar="PATH",
         help="folder of the encoded streams, which several runs may share (default: one in --out)",
@@ -219,7 +236,7 @@ def _tune(options: Options) -> Result | str:
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    more_options = {"cache": options.cache, "allow_unknown_words": options.allow_unknown_words}
+    more_options = {name: getattr(options, name) for name in ("cache", "cache_dir", "allow_unknown_words")}
     more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)

@@ -15,10 +15,13 @@ from lynx.streams.key import media_key
 from lynx.types import VIDEO, Frames, Moments
 
 
-def render_clip(modalities: Mapping[str, Modality], example: Example, frames: int) -> dict[str, Frames]:
+def render_clip(
+    modalities: Mapping[str, Modality], example: Example, frames: int, only: str | None = None
+) -> dict[str, Frames]:
     """Every sense of `modalities`, at the example's moments: `frames` of them unless it says how many.
 
-    The video says how long the clip is; where there is none, the longest sense does.
+    The video says how long the clip is; where there is none, the longest sense does. only: the sense that is
+    drawn, at the moments of all.
 
     Raises: DataError: the example has no medium for one of the senses. MediaError, naming the example: a
     medium that cannot be read, or a part that the clip does not have.
@@ -37,7 +40,11 @@ def render_clip(modalities: Mapping[str, Modality], example: Example, frames: in
     if (part := moments.part(duration)) != (0, duration):
         media = part_of(media, part, duration)
     with naming(example):
-        return {sense: modality.render(media[sense], times) for sense, modality in modalities.items()}
+        return {
+            sense: modality.render(media[sense], times)
+            for sense, modality in modalities.items()
+            if only in (None, sense)
+        }
 
 
 def leading(lasts: Mapping[str, float]) -> str:

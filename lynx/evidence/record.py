@@ -130,7 +130,8 @@ def _sense(
     modality, frames = modalities.find(name), stream.frames
     moments = stream.times[~stream.times.isnan()].unflatten(0, (-1, stream.grid[0] * stream.grid[1]))[:, 0]
     per_moment = -(-len(frames) // len(moments))
-    kinds = list(frames.labels[::per_moment]) if len(set(frames.labels)) > 1 else None
+    # none where a token stands for all kinds of pictures of its moment
+    kinds = list(frames.labels[::per_moment]) if len(set(frames.labels)) > per_moment else None
     return {
         "label": labels.get(sense, sense),
         "modality": name,

@@ -10,6 +10,8 @@ from lynx.modalities.base import Color, Modality
 from lynx.modalities.depth import Depth
 from lynx.modalities.high_fps import HighFps
 from lynx.modalities.multi_view import MultiView
+from lynx.modalities.released import ReleasedAudio as ReleasedAudio  # found by their style
+from lynx.modalities.released import ReleasedDepth as ReleasedDepth
 from lynx.modalities.video import Video
 
 REGISTRY: dict[str, type[Modality]] = {

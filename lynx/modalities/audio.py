@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -188,7 +189,7 @@ class Audio(Modality):
     takes = "audio"
     suffixes = (".wav", ".ogg", ".flac", ".mp3", ".m4a", ".opus", *Video.suffixes)
     example_questions = ("What sound do you hear?",)
-    Rendering = AudioRendering
+    Rendering: ClassVar[type] = AudioRendering
 
     @classmethod
     def drawing_bytes(cls, seconds: float) -> int:
@@ -249,7 +250,7 @@ class Audio(Modality):
         """
         times, r = torch.as_tensor(times, dtype=torch.float64), self.rendering
         spacing = float(times.diff().median()) if len(times) > 1 else 0.0
-        heard, step = _Heard(source, r.sample_rate), r.hop / r.sample_rate  # seconds from column to column
+        heard, step = Heard(source, r.sample_rate), r.hop / r.sample_rate  # seconds from column to column
         if not (spacing or r.seconds_per_frame):
             spacing = heard.part[1] - heard.part[0] if heard.part else heard.hold()
         seconds = r.seconds_per_frame or max(spacing, r.least_s)
@@ -281,7 +282,7 @@ class Audio(Modality):
             yield Frames(pixels, times[begin : begin + size], duration, notes=notes)
 
 
-class _Heard:
+class Heard:
     """What pictures show of a sound, from a file or from memory; it can be listened to again."""
 
     def __init__(self, source: MediaSource, rate: int) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -60,6 +60,18 @@ class Modality(ABC):
     """Questions that need the sense; model cards show the first."""
     Rendering: ClassVar[type]
     """The frozen dataclass of its rendering parameters."""
+    style: ClassVar[str] = "lynx"
+    """Which way it is drawn, where there are several: see `styles`."""
+    styles: ClassVar[dict[str, type[Any]]]
+    """The classes that draw this sense, by the `style` of a rendering."""
+
+    def __init_subclass__(cls, style: str = "") -> None:
+        """style: of a class that draws the sense it inherits from in another way."""
+        super().__init_subclass__()
+        if style:
+            cls.style, cls.styles[style] = style, cls
+        else:
+            cls.styles = {cls.style: cls}
 
     def __init__(self, rendering: Any = None) -> None:
         self.rendering = self.Rendering() if rendering is None else rendering
@@ -70,11 +82,18 @@ class Modality(ABC):
 
     @classmethod
     def from_dict(cls, parameters: dict[str, Any]) -> Self:
-        """The modality with these rendering parameters, defaults for those left out.
+        """The modality of the `style` that these rendering parameters name; defaults for those left out.
 
         Raises DataError for unknown parameters, since a sense has to be drawn as in training.
         """
         known = [field.name for field in fields(cls.Rendering)]
+        if "style" in parameters and "style" not in known:
+            parameters = dict(parameters)
+            style = parameters.pop("style")
+            if not isinstance(style, str) or style not in cls.styles:
+                styles = " or ".join(cls.styles)
+                raise DataError(f"style of {cls.name} is {short_repr(style)}; it can be {styles}.")
+            return cast(Self, cls.styles[style].from_dict(parameters))
         unknown = sorted(set(parameters) - set(known))
         if unknown:
             raise DataError(
@@ -90,7 +109,8 @@ class Modality(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The rendering parameters as JSON-ready values."""
-        return asdict(self.rendering)
+        style = {} if self.style == Modality.style else {"style": self.style}
+        return style | asdict(self.rendering)
 
     @classmethod
     def files(cls, path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -223,6 +224,8 @@ class Depth(Modality):
     example_file = "scan"
     example_questions = ("Which shape is nearest?",)
     Rendering = DepthRendering
+    holes_as: ClassVar[str] = "black"
+    """How depth without a return is drawn, for a note."""
 
     @classmethod
     def files(cls, path: Path) -> list[Path]:
@@ -353,26 +356,38 @@ class Depth(Modality):
             if clip.poses is None:
                 raise MediaError("Normals in the world's frame need camera poses: give pose/*.txt.")
             if lost := (~_has_pose(clip.poses[index])).sum():
-                notes.append(f"{lost} of {len(index)} maps have no camera pose: their surfaces are black")
+                notes.append(f"{lost} of {len(index)} maps have no camera pose: their surfaces are not drawn")
         return tuple(notes)
 
     def _draw(self, clip: DepthClip, depth: np.ndarray, index: np.ndarray, k: int) -> dict[str, np.ndarray]:
         """Pictures (n, H, W, 3) uint8 of maps (n, H, W), those at `index`, by what they show."""
         r, drawn = self.rendering, {}
         if r.show != "normals":
-            drawn["distance"] = turbo(depth, r.near, r.far, r.scale)
+            drawn["distance"] = self._colors(depth)
         if r.show != "turbo":
             camera = clip.intrinsics
             if camera is None:
                 camera = pinhole(max(depth.shape[-2:]) * k)
                 camera[:2, 2] = (np.array(depth.shape[:-3:-1]) * k - 1) / 2
-            normals = np.stack([surface_normals(one, resized(camera, 1 / k)) for one in depth])
+            normals = np.stack([self._normals(one, resized(camera, 1 / k)) for one in depth])
             if r.frame == "world" and clip.poses is not None:
                 poses = clip.poses[index, :3, :3]
                 turn = np.where(_has_pose(clip.poses[index])[:, None, None], poses, 0)  # lost: black
                 normals = np.einsum("nij,nhwj->nhwi", turn, normals).astype(np.float32)
-            drawn["surface"] = draw_normals(normals, r.frame)
+            drawn["surface"] = self._shade(normals)
         return drawn
+
+    def _colors(self, depth: np.ndarray) -> np.ndarray:
+        """Distance in maps (n, H, W) as colors (n, H, W, 3) uint8."""
+        return turbo(depth, self.rendering.near, self.rendering.far, self.rendering.scale)
+
+    def _normals(self, depth: np.ndarray, camera: np.ndarray) -> np.ndarray:
+        """Unit vectors (H, W, 3) float32 of a map (H, W), zero where none is known; camera: (3, 3) pixels."""
+        return surface_normals(depth, camera)
+
+    def _shade(self, normals: np.ndarray) -> np.ndarray:
+        """Such vectors (n, H, W, 3), in the rendering's frame, as colors uint8."""
+        return draw_normals(normals, self.rendering.frame)
 
     def _statistics(self, depth: np.ndarray) -> tuple[float, ...]:
         """Of a map (H, W): how many pixels, returns, returns far out of range; median of returns, meters."""
@@ -387,7 +402,7 @@ class Depth(Modality):
             raise MediaError("None of the depth maps holds a measurement: every pixel is 0, 'no return'.")
         notes, middle = [], float(np.nanmedian(statistics[:, 3]))
         if (holes := 1 - returned / pixels) >= 0.01 and not clip.background:
-            notes.append(f"{holes:.0%} of the depth has no return and is drawn black")
+            notes.append(f"{holes:.0%} of the depth has no return and is drawn {self.holes_as}")
         if outside / returned > 0.5:
             end = f"farther than {r.far:g}" if middle > r.near else f"nearer than {r.near:g}"
             drawn = f"is {end} m (around {middle:.3g} m) and is drawn as if it were there"

@@ -99,7 +99,7 @@ def _fit(
     pictures = {sense: model.modality(sense).pictures(source) for sense, source in media.items()}  # a moment
 
     def tokens(frames: int) -> dict[str, int]:
-        return {sense: model.tokens(sense, frames * count, size) for sense, count in pictures.items()}
+        return {sense: model.tokens(sense, frames, size, count) for sense, count in pictures.items()}
 
     def length(frames: int) -> int:
         return sum(tokens(frames).values()) + (backbone.captions(times(frames)) if VIDEO in media else 0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones import Backbone
 from lynx.backbones.kv_cache import KvCaches
+from lynx.errors import AdapterError
 from lynx.media.thumbnails import thumbnails
 from lynx.streams.key import stream_key
 from lynx.types import VIDEO, Frames, Stream, TokenLayout
@@ -93,15 +94,22 @@ class StreamEncoder(AdaptedBackbone):
         stream = Stream(sense, tokens, times, layout.cell, layout.grid, frames, *marks, frames.duration)
         return stream if sense == VIDEO else pool(stream, self.adapter(sense).token_pooling)
 
-    def tokens(self, sense: str, frames: int, size: tuple[int, int] | None = None) -> int:
-        """Number of tokens of a stream of that many (pseudo-)frames; size: (H, W) of the video's."""
+    def tokens(
+        self, sense: str, frames: int, size: tuple[int, int] | None = None, pictures: int = 1
+    ) -> int:
+        """Number of tokens of a stream of that many frames; size: (H, W) of the video's.
+
+        pictures: pseudo-frames for each frame of the video.
+        """
         if sense == VIDEO:
             return self.backbone.tokens(frames, size)
         rows, columns = self.backbone.token_grid
-        steps, newlines = divmod(self.backbone.tokens(frames), rows * columns)
+        steps, newlines = divmod(self.backbone.tokens(frames * pictures), rows * columns)
         pooling = self.adapter(sense).token_pooling
         if pooling in ("halves", "bands"):
             steps = min(2, steps)
+        elif pooling == "moments":
+            steps = min(frames, steps)
         return steps * {"space": 1, "bands": rows}.get(pooling, rows * columns) + newlines
 
 
@@ -112,8 +120,11 @@ def pool(stream: Stream, how: str) -> Stream:
     halves: the mean of every cell over the earlier half of the moments, and that over the later half; of an
     odd number the earlier half has one more.
     bands: of these halves the mean of every row of cells, which in a spectrogram is a band of frequencies.
+    moments: the mean of every cell over the pictures of a moment, which `Frames.labels` tell apart.
+    Raises: AdapterError: a token stands for pictures of two moments.
     """
-    if how == "none":
+    kinds = max(1, len(set(stream.frames.labels)))
+    if how == "none" or (how == "moments" and kinds == 1):
         return stream
     newline, grid = stream.times.isnan(), stream.grid
     tokens = stream.tokens[~newline.to(stream.tokens.device)].unflatten(0, (-1, math.prod(grid)))  # (T, N, D)
@@ -122,6 +133,15 @@ def pool(stream: Stream, how: str) -> Stream:
     if how == "space":
         tokens, times = tokens.mean(dim=1, keepdim=True), times[:, :1]  # (T, 1, D), (T, 1)
         cells, grid = torch.zeros_like(cells[:, :1]), (1, 1)
+    elif how == "moments":
+        each, rest = divmod(len(tokens), len(stream.frames) // kinds)
+        if rest:
+            raise AdapterError(
+                f"{stream.sense} has {kinds} pictures of a moment, of which this backbone joins two of "
+                "different moments: they cannot be averaged"
+            )
+        tokens, times = (x.unflatten(0, (-1, each)).mean(dim=1) for x in (tokens, times))
+        cells = cells[: len(tokens)]
     else:
         halves = min(2, len(tokens))  # a single moment has no later half
         tokens = torch.stack([half.mean(dim=0) for half in tokens.tensor_split(halves)])  # (2, N, D)

@@ -26,7 +26,7 @@ from lynx.datasets.clips import render_clip
 from lynx.errors import AdapterError, DataError
 from lynx.modalities import Modality
 from lynx.model import Lynx
-from lynx.training.guidance import Guidance
+from lynx.training.guidance import Guidance, counted_tokens
 from lynx.training.losses import attention_loss, response_distance, statistics_loss
 from lynx.training.options import Watch
 from lynx.training.trainer import Trainer, digest_of, seeded
@@ -46,6 +46,7 @@ class AlignmentLoss:
         self._keys = [mean.to(device, dtype) for mean in guidance.keys]  # K_v(l): (W, H, n, d) a layer
         self._values = [mean.to(device, dtype) for mean in guidance.values]  # V_v(l), likewise
         self._mean, self._var = guidance.token_mean.to(device), guidance.token_var.to(device)  # (D,) each
+        self._newlines = guidance.stat_newline
         self._distances: dict[int, list[tuple[Tensor, int]]] = {}
 
     @contextmanager
@@ -54,8 +55,8 @@ class AlignmentLoss:
         with recording(self.backbone, vision=self._compare):
             yield
 
-    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Pixels (B, 3, H, W) of pseudo-frames -> loss, attention_loss, statistics_loss: scalars."""
+    def __call__(self, pixels: Tensor, clips: int = 1) -> dict[str, Tensor]:
+        """Pixels (B, 3, H, W) of pseudo-frames of so many clips -> loss, attention_loss, statistics_loss."""
         self._distances = {}
         tokens, layout = self.backbone.encode(pixels)  # (n, D); `_compare` is called for every layer
         # A recomputed forward pass adds to another dict: what was collected here is final.
@@ -68,8 +69,8 @@ class AlignmentLoss:
             for layer in sorted(distances)
         ]
         attention = attention_loss(layers, self.config.layer_reduction)
-        on_frames = (layout.frame >= 0).to(tokens.device)  # without newlines, which show nothing
-        statistics = statistics_loss(tokens[on_frames], self._mean, self._var)
+        counted = counted_tokens(tokens, layout, clips if self._newlines else 0)
+        statistics = statistics_loss(counted, self._mean, self._var)
         loss = self.config.attention_weight * attention + self.config.beta * statistics
         return {"loss": loss, "attention_loss": attention, "statistics_loss": statistics}
 
@@ -138,7 +139,7 @@ def align(
         trainer = Trainer(
             model.lora.tensors(lora),
             len(examples),
-            lambda indices: loss(torch.cat([pixels(index) for index in indices])),
+            lambda indices: loss(torch.cat([pixels(index) for index in indices]), len(indices)),
             config,
             out_dir / "training" / "align",
             # the number of clips closest to so many pseudo-frames

@@ -9,7 +9,7 @@ and two guidances merge by their counts.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
 from lynx.errors import DataError, writing
 from lynx.model import Lynx
-from lynx.types import VIDEO
+from lynx.types import VIDEO, TokenLayout
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Guidance:
     and each window has a mean of its own; 1 elsewhere.
     token_mean, token_var: (D,) float32, variance biased.
     backbone: what they were taken from, as adapters describe it.
+    stat_newline: whether the moments count a newline token a clip; then alignment counts it, too.
     """
 
     keys: tuple[Tensor, ...]
@@ -53,14 +54,20 @@ class Guidance:
     frames: int
     tokens: int
     backbone: Mapping[str, Any]
+    stat_newline: bool = False
 
     def merge(self, other: "Guidance") -> "Guidance":
-        """The guidance of both sets of frames together. Raises: DataError: of different backbones."""
+        """The guidance of both sets of frames together.
+
+        Raises: DataError: of different backbones, or only one counts newlines.
+        """
         if self.backbone.get("fingerprint") != other.backbone.get("fingerprint"):
             raise DataError(
                 f"guidance of {self.backbone.get('source')!r} and of {other.backbone.get('source')!r} "
                 "cannot be merged: they are of different backbones"
             )
+        if self.stat_newline != other.stat_newline:
+            raise DataError("only one of the guidances was taken with stat_newline: take both alike")
         frames = self.frames + other.frames
         keys, values = (
             tuple(torch.lerp(a, b, other.frames / frames) for a, b in zip(mine, theirs, strict=True))
@@ -71,7 +78,7 @@ class Guidance:
             (other.token_mean.double(), other.token_var.double() * other.tokens, other.tokens),
         )
         var = (deviations / count).float()
-        return Guidance(keys, values, mean.float(), var, frames, count, self.backbone)
+        return Guidance(keys, values, mean.float(), var, frames, count, self.backbone, self.stat_newline)
 
     def check(self, backbone: Backbone) -> None:
         """Raises: DataError where these statistics are not of this backbone."""
@@ -95,6 +102,7 @@ class Guidance:
                     raise DataError(f"the mean {kind} of layer {layer} is not finite in float16")
                 tensors[f"{kind}.{layer:03d}"] = mean.half()
         counts = {"frames": self.frames, "tokens": self.tokens, "backbone": dict(self.backbone)}
+        counts |= {"stat_newline": True} if self.stat_newline else {}
         partial = path.with_name(path.name + ".part")
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         with writing(path, DataError, (SafetensorError,)):
@@ -133,6 +141,20 @@ def _merge_moments(a: Moments, b: Moments) -> Moments:
     count = a[2] + b[2]
     delta = b[0] - a[0]
     return a[0] + delta * (b[2] / count), a[1] + b[1] + delta**2 * (a[2] * b[2] / count), count
+
+
+def counted_tokens(tokens: Tensor, layout: TokenLayout, newlines: int = 0) -> Tensor:
+    """The tokens of frames among tokens (n, D), and so many of the newline token that ends a clip.
+
+    A newline shows nothing; the released code counts one a clip all the same (`stat_newline`).
+    Raises: DataError: newlines are asked for, and this backbone has none.
+    """
+    on_frames = (layout.frame >= 0).to(tokens.device)
+    if not newlines:
+        return tokens[on_frames]
+    if bool(on_frames.all()):
+        raise DataError("stat_newline: the clips of this backbone end in no newline token; leave it out")
+    return torch.cat([tokens[on_frames], tokens[~on_frames][-1:].expand(newlines, -1)])
 
 
 class Accumulator:
@@ -196,9 +218,9 @@ def guide(
     layers = range(len(backbone.vision_attention_modules()))
     accumulator = Accumulator([backbone.windows(layer) for layer in layers])
 
-    def encode(frames: Sequence[Tensor]) -> None:
+    def encode(frames: Sequence[Tensor], clips: int = 0) -> None:
         tokens, layout = backbone.encode(torch.cat(list(frames)))  # (n, D)
-        accumulator.add_tokens(tokens[(layout.frame >= 0).to(tokens.device)])  # newlines show nothing
+        accumulator.add_tokens(counted_tokens(tokens, layout, clips if config.stat_newline else 0))
 
     # Frames are collected across clips, so that short clips fill a batch too; batches are even, since some
     # families merge two frames into a token.
@@ -210,11 +232,11 @@ def guide(
             frames = render_clip({VIDEO: video}, examples[i], moments)[VIDEO]
             # The one resolution of all pseudo-frames, not the video's own: a mean needs equal positions.
             waiting += backbone.pixels(frames.pixels).split(1)
-            while len(waiting) >= size:
+            while len(waiting) > size:
                 encode(waiting[:size])
                 del waiting[:size]
         if waiting:
-            encode(waiting)
-    guidance = accumulator.result(describe_backbone(backbone))
+            encode(waiting, clips=len(examples))
+    guidance = replace(accumulator.result(describe_backbone(backbone)), stat_newline=config.stat_newline)
     logger.info("guidance over %d frames, %d tokens", guidance.frames, guidance.tokens)
     return guidance

@@ -2,7 +2,7 @@
 
 A step: choose what each clip shows and which questions it is asked, pack them (`packing.py`: all questions of
 a clip share its tokens in one pass), run the LLM, take the cross-entropy of the answers' tokens. Everything
-but the LLM LoRA is frozen, so streams are encoded once and read from disk (`stream_cache.py`). Beside the
+but the LLM LoRA is frozen, so streams can be encoded once and read from disk (`stream_cache.py`). Beside the
 questions that need the sense, some are replayed that need only what the model could do before.
 
 Several senses may be tuned together. They then share one LLM LoRA, which each of their adapters carries, and
@@ -42,7 +42,7 @@ from lynx.training.questions import (
     shuffled,
     training_data,
 )
-from lynx.training.stream_cache import StreamCache
+from lynx.training.stream_cache import Keeping, StreamCache
 from lynx.training.trainer import Trainer, digest_of, seeded
 from lynx.training.validation import MEASURED, HeldOut
 from lynx.types import VIDEO, Stream
@@ -166,7 +166,8 @@ def tune(
     validation: Validation | None = None,
     held_out: Sequence[Example] = (),
     watch: Watch | None = None,
-    cache: str | Path | None = None,
+    cache: Keeping = "auto",
+    cache_dir: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
     allow_unknown_words: bool = False,
@@ -181,7 +182,8 @@ def tune(
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
     whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
-    cache: folder of the encoded streams, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
+    cache: whether encoded streams are kept on disk, see `Keeping`; no result depends on it. cache_dir: their
+    folder, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
     answers with words that cannot be said.
@@ -201,7 +203,8 @@ def tune(
         undo.callback(_llm_restorer(model, list(named)))
         lora = _start_lora(model, list(named), config, frames)
         embeddings = {name: vector for name, vector in model.type_embeddings.items() if name in named}
-        streams = StreamCache(cache or training / "streams", model, {VIDEO: VIDEO, **senses}, frames)
+        place = cache_dir or training / "streams"
+        streams = StreamCache(place, model, {VIDEO: VIDEO, **senses}, frames, cache)
         asked = loss(model, tuple(senses), clips, streams, sampling)
         measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size)
         aside = {"held_out": digest_of(*(clip.key for clip in data.held_out))}
@@ -243,7 +246,7 @@ def tune(
             raise AdapterError(f"these weights never got a gradient: {', '.join(lost)}")
         report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
-        report |= {"modalities": list(senses), "run": run.id}
+        report |= {"modalities": list(senses), "cache": streams.keep, "run": run.id}
         report["damage"] = asdict(damage := own.damage([lora]))
         logger.info("%s", damage)
         for embedding in embeddings.values():

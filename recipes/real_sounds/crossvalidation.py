@@ -79,9 +79,9 @@ def train(
     model = lynx.load()
     alone = [replace(example, turns=()) for example in first]  # sounds, and not what they are
     align(model, Audio(RENDERING), alone, guidance, ALIGN, out, name="sounds")
-    tune_regularized(model, "sounds", first, TUNE, out, REGULARIZATION, sampling=SAMPLING, cache=cache)
+    tune_regularized(model, "sounds", first, TUNE, out, REGULARIZATION, sampling=SAMPLING, cache_dir=cache)
     tune_regularized(
-        model, "sounds", second, SETTLE, out, SETTLE_REGULARIZATION, sampling=SAMPLING, cache=cache
+        model, "sounds", second, SETTLE, out, SETTLE_REGULARIZATION, sampling=SAMPLING, cache_dir=cache
     )
     return model, talk(model, as_people_ask(second), out, cache)
 
@@ -96,7 +96,7 @@ def talk(model: Lynx, known: Sequence[Example], out: Path, cache: Path) -> dict[
         out,
         SETTLE_REGULARIZATION,
         sampling=TALKING,
-        cache=cache,
+        cache_dir=cache,
         loss=ConversationLoss,
     )
 

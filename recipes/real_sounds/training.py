@@ -153,7 +153,7 @@ def tune_regularized(
     regularization: Regularization,
     *,
     sampling: Sampling | None = None,
-    cache: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     loss: type[RegularizedLoss] = RegularizedLoss,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def tune_regularized(
         config,
         out_dir,
         sampling=sampling,
-        cache=cache,
+        cache_dir=cache_dir,
         loss=partial(loss, regularization=regularization),
         trainer=partial(AveragingTrainer, regularization=regularization),
         progress=progress,

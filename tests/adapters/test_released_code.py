@@ -1,11 +1,15 @@
 """Checkpoints of the released code: made here from an adapter of ours, under the names of older versions."""
 
+import dataclasses
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
 import families
+import numpy as np
 import pytest
 import torch
 from checkpoints import arguments, clip, random_adapter
@@ -19,6 +23,9 @@ from lynx.adapters.saving import save_adapter
 from lynx.backbones import FAMILIES, load_backbone
 from lynx.cli.main import main
 from lynx.errors import AdapterError, DataError
+from lynx.modalities.audio import Audio
+from lynx.modalities.released import ReleasedAudioRendering, ReleasedDepth
+from lynx.types import DepthClip
 
 LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 OUTSIDE = "base_model.model.vision_tower.vision_model.head.attention.out_proj"
@@ -360,7 +367,53 @@ def test_the_rendering_it_was_trained_with_travels_with_it(ours, backbone, tmp_p
     if "share" not in backbone.placements:
         with pytest.raises(AdapterError, match="share"):
             import_adapter(checkpoint, backbone, tmp_path / "c", modality="audio", placement="share")
-    assert adapter.training["imported"]["llm"]["alpha"] == 8 and adapter.rendering["hop_s"] == 0.008
+    assert adapter.training["imported"]["llm"]["alpha"] == 8 and adapter.rendering["hop_s"] == 0.01
+
+
+def test_pictures_are_the_released_code_s_unless_another_style_is_named(ours, backbone, tmp_path):
+    checkpoint = released(ours, tmp_path / "in")
+    rendering = {"sound": None, "lynx": {"style": "lynx"}, "far": {"far": 4.0}, "turbo": {"show": "turbo"}}
+    told = {
+        name: import_adapter(
+            checkpoint, backbone, tmp_path / name,
+            modality="depth" if name in ("far", "turbo") else "audio", rendering=parameters,
+        )
+        for name, parameters in rendering.items()
+    }  # fmt: skip
+    written = {name: read_adapter_config(tmp_path / name) for name in told}
+    assert [told[name]["style"] for name in told] == ["released", "lynx", "released", "released"]
+    for name, adapter in written.items():
+        assert adapter.rendering == told[name]["rendering"]
+        assert adapter.token_pooling == told[name]["token_pooling"]
+    assert written["sound"].rendering == {"style": "released"} | dataclasses.asdict(ReleasedAudioRendering())
+    assert written["lynx"].rendering == Audio().to_dict()
+    far = written["far"].rendering
+    assert (far["far"], far["show"], far["style"]) == (4.0, "both", "released")
+    assert [each.token_pooling for each in written.values()] == ["none", "none", "moments", "none"]
+    other = import_adapter(checkpoint, backbone, tmp_path / "all", modality="depth", token_pooling="none")
+    assert other["token_pooling"] == read_adapter_config(tmp_path / "all").token_pooling == "none"
+    fast = import_adapter(checkpoint, backbone, tmp_path / "fast", modality="high_fps")
+    assert fast["style"] == "lynx" and "style" not in fast["rendering"]
+
+
+def test_an_imported_adapter_sees_the_released_pictures(ours, folder, tmp_path):
+    """Rendered, encoded and averaged as one: through the model that loads it."""
+    model = lynx.load(folder)
+    import_adapter(released(ours, tmp_path / "in"), model.backbone, tmp_path / "out", modality="depth")
+    model.load_adapter(tmp_path / "out")
+    depth = np.full((2, 6, 8), 2.0, np.float32)
+    depth[:, :, 4:] = 0
+    camera = np.array([[8.0, 0, 3.5], [0, 8.0, 2.5], [0, 0, 1]])
+    source, times = DepthClip.of(depth, intrinsics=camera), torch.tensor([0.5, 1.5])
+    stream = model.stream("depth", source, times)
+    expected = ReleasedDepth().render(source, times)
+    assert stream.frames.pixels.equal(expected.pixels) and len(expected.pixels) == 4
+    pictures = model.encode("depth", replace(expected, labels=()))
+    assert len(stream.tokens) == model.tokens("depth", 2, pictures=2) <= len(pictures.tokens)
+    cells = math.prod(stream.grid)
+    whole = pictures.tokens[~pictures.times.isnan()].view(2, -1, cells, pictures.tokens.shape[1])
+    found = stream.tokens[~stream.times.isnan()].view(2, cells, -1)
+    torch.testing.assert_close(found, whole.mean(1))
 
 
 def test_names_without_their_wrappers():
@@ -379,6 +432,7 @@ def test_the_command_imports(ours, folder, tmp_path, capsys):
     assert main([*words, "--backbone", str(folder), *told_how]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["written"] == str(out) and told["parts"]["llm"]["modules"] == 14
+    assert (told["style"], told["token_pooling"]) == ("released", "none")
     written = json.loads((out / CONFIG).read_text())
     assert (written["rendering"]["n_mels"], written["placement"]) == (32, "parallel")
     assert main([*words, "--backbone", str(folder)]) == 1

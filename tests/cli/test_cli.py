@@ -173,6 +173,14 @@ def test_an_option_that_moved_says_where_it_went(capsys, words):
     assert "recipes/real_sounds/README.md" in said
 
 
+def test_the_folder_of_the_streams_has_an_option_of_its_own(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["tune", "--modality", "audio", "--out", "x", "--cache", "runs/streams"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert left.value.code == 2 and "'runs/streams' is none of auto, disk, off; the folder" in said
+    assert "--cache-dir" in said
+
+
 @pytest.mark.parametrize(
     "name, vision, llm", [("llava-onevision-0.5b", 33.493, 35.193), ("llava-onevision-7b", 33.493, 161.481)]
 )

@@ -15,6 +15,7 @@ from lynx.evidence.attribution import Attribution
 from lynx.evidence.evidence import Candidate, Evidence
 from lynx.evidence.record import attribution_record, evidence_record, find_attribution
 from lynx.modalities.multi_view import View
+from lynx.streams.encoder import pool
 from lynx.types import Frames, Stream, sample_times
 
 TIMES = [0.5, 1.5]
@@ -96,6 +97,10 @@ def test_senses_say_where_and_when_their_cells_are(evidence):
     views = {"multi_view": stream("multi_view", labels=("left", "right"))}
     pair = replace(evidence, attention=replace(evidence.attention, streams=views))
     assert evidence_record(pair, {})["senses"]["multi_view"]["pictures"] == ["left", "right"]
+    joined = {"multi_view": pool(views["multi_view"], "moments")}  # a cell is of both pictures
+    both = evidence_record(replace(evidence, attention=replace(evidence.attention, streams=joined)), {})
+    assert both["senses"]["multi_view"]["pictures"] is None
+    assert len(both["senses"]["multi_view"]["times"]) == 1
 
 
 def test_an_attribution_is_found_by_its_word_and_method(evidence):

@@ -165,6 +165,22 @@ def assert_same(ours, slow, tolerance=1e-5):
         torch.testing.assert_close(ours[1][name], gradient, rtol=1e-4, atol=tolerance * scale, msg=name)
 
 
+def test_the_statistics_count_newlines_if_the_guidance_does(model, guidance):
+    """As the released code does: one for each clip of the batch."""
+    with_lora(model)
+    pixels, guidance = pictures(model, 4), replace(guidance, stat_newline=True)
+    loss = AlignmentLoss(model.backbone, guidance, AlignConfig())
+    with loss.listening(), model.sensing("audio", train=True), torch.no_grad():
+        found = loss(pixels, clips=3)["statistics_loss"]
+        tokens = model.backbone.encode(pixels)[0]  # the newline last
+    counted = torch.cat([tokens, tokens[-1:], tokens[-1:]])
+    mean, var = counted.mean(0), counted.var(0, correction=0)
+    expected = (mean - guidance.token_mean).norm() + (var - guidance.token_var).norm()
+    torch.testing.assert_close(found, expected)
+    plain = statistics_loss(tokens[:-1], guidance.token_mean, guidance.token_var)
+    assert not torch.isclose(found, plain, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

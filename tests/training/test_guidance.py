@@ -10,8 +10,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from lynx.config import GuideConfig
 from lynx.errors import DataError
-from lynx.training.guidance import Accumulator, Guidance, guide
-from lynx.types import sample_times
+from lynx.training.guidance import Accumulator, Guidance, counted_tokens, guide
+from lynx.types import TokenLayout, sample_times
 
 CONFIG = GuideConfig(frames=stages.FRAMES, batch_size=4)
 
@@ -69,6 +69,34 @@ def test_merged_guidance_is_that_of_all_frames(model, examples, guidance):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(merged.token_mean, guidance.token_mean)
     torch.testing.assert_close(merged.token_var, guidance.token_var)
+
+
+def test_newlines_are_counted_where_that_is_asked(model, examples, guidance, tmp_path):
+    """One for each of the five clips, as the released code does; by hand from the moments without them."""
+    config = GuideConfig(frames=stages.FRAMES, batch_size=4, stat_newline=True)
+    counted = guide(model, examples, config, progress=False)
+    newline = model.backbone.model.model.image_newline.double()
+    assert (counted.frames, counted.tokens) == (guidance.frames, guidance.tokens + 5)
+    n, mean = guidance.tokens, guidance.token_mean.double()
+    with_newlines = (n * mean + 5 * newline) / (n + 5)
+    squares = n * (guidance.token_var.double() + mean.square()) + 5 * newline.square()
+    torch.testing.assert_close(counted.token_mean.double(), with_newlines, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        counted.token_var.double(), squares / (n + 5) - with_newlines.square(), rtol=1e-4, atol=1e-6
+    )
+    assert all(a.equal(b) for a, b in zip(counted.keys, guidance.keys, strict=True))
+    read = Guidance.load(counted.save(tmp_path / "counted.safetensors"))
+    assert read.stat_newline and read.merge(counted).stat_newline
+    assert not Guidance.load(guidance.save(tmp_path / "plain.safetensors")).stat_newline
+    with pytest.raises(DataError, match="stat_newline"):
+        guidance.merge(counted)
+
+
+def test_a_backbone_without_newlines_has_none_to_count():
+    tokens, layout = torch.ones(4, 2), TokenLayout.of(1, (2, 2))
+    assert counted_tokens(tokens, layout).equal(tokens)
+    with pytest.raises(DataError, match="no newline token"):
+        counted_tokens(tokens, layout, 2)
 
 
 def test_means_stay_exact_over_many_frames():

@@ -3,18 +3,21 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import stages
 from stages import SENSES, streams_of
 
+from lynx.adapters.format import Adapter
 from lynx.datasets.base import Example
 from lynx.datasets.clips import content_key
 from lynx.errors import DataError
 from lynx.training.stream_cache import StreamCache
+from lynx.types import DepthClip
 
 
-def open_cache(root, model, frames=stages.FRAMES):
-    return StreamCache(root, model, SENSES, frames)
+def open_cache(root, model, frames=stages.FRAMES, keep="disk"):
+    return StreamCache(root, model, SENSES, frames, keep)
 
 
 def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
@@ -123,3 +126,76 @@ def test_damaged_shards_are_named(model, tmp_path):
     (cache.folders["video"] / "0.safetensors").write_bytes(b"broken")
     with pytest.raises(DataError, match="0.safetensors is damaged"):
         cache.refresh()
+
+
+def test_streams_that_are_not_kept_have_the_same_bits(model, tmp_path):
+    examples = stages.clips(3)
+    examples[2] = stages.clips(3, ("audio",), seed=1)[2]
+    keys = [content_key(example) for example in examples]
+    kept, needed = open_cache(tmp_path / "kept", model), open_cache(tmp_path / "off", model, keep="off")
+    assert kept.prepare(examples, keys, progress=False) == 3
+    assert needed.prepare(examples, keys, progress=False) == 0 and not (tmp_path / "off").exists()
+    for example, key in zip(examples, keys, strict=True):
+        for sense in example.media.keys() & SENSES.keys():
+            one, other = kept.stream(sense, key), needed.stream(sense, key)
+            assert one.tokens.equal(other.tokens) and one.cells.equal(other.cells)
+            assert one.times.nan_to_num(-1).equal(other.times.nan_to_num(-1))
+            assert (one.sense, one.grid, one.frames, one.placement, one.duration) == (
+                other.sense, other.grid, other.frames, other.placement, other.duration,
+            )  # fmt: skip
+    with pytest.raises(DataError, match="has no stream of 'audio'"):
+        needed.stream("audio", "another clip")
+
+
+def test_only_what_a_step_shows_is_encoded_and_not_twice_in_a_row(model, tmp_path, monkeypatch):
+    examples = stages.clips(2)
+    keys = [content_key(example) for example in examples]
+    cache, encoded, encode = open_cache(tmp_path, model, keep="off"), [], model.encode
+    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    cache.prepare(examples, keys, progress=False)
+    for key in (keys[0], keys[0], keys[1]):
+        cache.stream("audio", key)
+    assert encoded == ["audio", "audio"]
+
+
+def test_what_is_on_disk_already_is_read(model, tmp_path, monkeypatch):
+    examples = stages.clips(3)
+    keys = [content_key(example) for example in examples]
+    open_cache(tmp_path, model).prepare(examples[:2], keys[:2], progress=False)
+    cache = open_cache(tmp_path, model, keep="off")
+    assert cache.prepare(examples, keys, progress=False) == 0
+    expected = [stream.tokens for stream in streams_of(model, examples[2])]
+    encoded, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    for key in keys:
+        found = [cache.stream(sense, key).tokens for sense in SENSES]
+    assert encoded == list(SENSES) and all(a.equal(b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("free", "place", "said"), [(2.0, "disk", "kept there"), (1.99, "off", "whenever")])
+def test_auto_leaves_half_of_the_disk_free(model, tmp_path, monkeypatch, caplog, free, place, said):
+    space = shutil.disk_usage(tmp_path)
+    examples = stages.clips(2)
+    examples[1] = stages.clips(2, ("video",))[1]
+    keys = [content_key(example) for example in examples]
+    bytes_needed = 3 * (2 * 4 + 1) * 32 * 4  # streams, tokens, width, float32
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: space._replace(free=free * bytes_needed))
+    cache = open_cache(tmp_path, model, keep="auto")
+    with caplog.at_level("INFO", "lynx"):
+        assert cache.prepare(examples, keys, progress=False) == (2 if place == "disk" else 0)
+    assert cache.keep == place
+    (line,) = [line for line in caplog.messages if "streams of 2 clips take 0.00346 MB" in line]
+    assert said in line
+    for sense in SENSES:
+        assert len(cache.stream(sense, keys[0]).tokens) == 9
+
+
+def test_the_disk_is_asked_for_every_picture_of_a_moment(model, tmp_path):
+    """Distance and surfaces: two streams' worth for each moment."""
+    model.add_adapter(Adapter("depth", "depth", {"show": "both"}))
+    clip = DepthClip.of(np.full((2, 8, 8), 2.0, np.float32))
+    cache = StreamCache(tmp_path, model, {"depth": "depth"}, stages.FRAMES)
+    example = Example("a", {"depth": clip}, key="a")
+    assert cache._bytes([example]) == (2 * 2 * 4 + 1) * 32 * 4
+    cache.prepare([example], ["a"], progress=False)
+    assert cache.stream("depth", "a").tokens.nbytes == cache._bytes([example])

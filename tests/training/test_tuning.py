@@ -300,6 +300,40 @@ def test_an_interrupted_run_ends_with_the_same_bits(folder, model, tmp_path, mon
     assert all(tensor.equal(whole[name]) for name, tensor in broken.lora.tensors("audio_llm").items())
 
 
+@pytest.mark.parametrize("checkpointing", ["off", "non-reentrant"])
+def test_streams_that_are_not_kept_change_no_bit(folder, model, tmp_path, monkeypatch, checkpointing):
+    """Of weights, losses, damage and what a clip looks like; also where a run goes on the other way."""
+    config = replace(SHORT, dropout=0.1, checkpointing=checkpointing, type_embedding=True)
+    given = {"sampling": Sampling(drop_modality=0.3, conversation=0.5), "progress": False}
+    runs = {"disk": model, "off": stages.small_model_with(folder), "mixed": stages.small_model_with(folder)}
+    found = {
+        keep: tune(runs[keep], "audio", stages.clips(5), config, tmp_path / keep, cache=keep, **given)
+        for keep in ("disk", "off")
+    }
+    with monkeypatch.context() as patch:
+        Killed(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            tune(runs["mixed"], "audio", stages.clips(5), config, tmp_path / "mixed", cache="off", **given)
+    found["mixed"] = tune(runs["mixed"], "audio", stages.clips(5), config, tmp_path / "mixed", **given)
+    assert [each["cache"] for each in found.values()] == ["disk", "off", "disk"]  # the last by itself
+    assert [each["encoded"] for each in found.values()] == [5, 0, 5]
+    assert not (tmp_path / "off" / "training" / "tune" / "streams").exists()
+    weights = model.lora.tensors("audio_llm")
+    for keep in ("off", "mixed"):
+        others = runs[keep].lora.tensors("audio_llm")
+        assert all(weight.equal(others[name]) for name, weight in weights.items())
+        assert runs[keep].type_embedding("audio").equal(model.type_embedding("audio"))
+        assert found[keep]["damage"] == found["disk"]["damage"]
+    rows = {}
+    for keep in ("disk", "off"):
+        log = (tmp_path / keep / "training" / "tune" / "log.jsonl").read_text()
+        rows[keep] = [json.loads(line) | {"seconds": 0} for line in log.splitlines()]
+    assert rows["off"] == rows["disk"] and len(rows["off"]) == 6
+    for keep in ("off", "mixed"):
+        one, other = (run.familiar_tokens["audio"] for run in (model, runs[keep]))
+        assert one.directions.equal(other.directions) and one.limit == other.limit
+
+
 def test_checkpointing_gives_the_same_weights(folder, model, tmp_path):
     config = replace(SHORT, steps=2, dropout=0.1)
     tune(model, "audio", stages.clips(3), config, tmp_path / "off", progress=False)
