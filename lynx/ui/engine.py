@@ -18,6 +18,7 @@ from lynx.config import LIMITS, short_repr
 from lynx.errors import LynxError, MediaError
 from lynx.streams.budget import same_file
 from lynx.types import VIDEO
+from lynx.ui.background import aside
 from lynx.ui.host_policy import LOCAL, HostPolicy
 from lynx.ui.kept_answers import Downloads, KeptAnswers
 from lynx.ui.models import ModelCache
@@ -287,7 +288,8 @@ class Engine:
         _, session = self._again(given)
         word, method = chosen
         path = self.downloads.path(given.request.conversation, "answer.mp4")
-        return write_film(session, path, word, method=ATTRIBUTION if method == HIDING else method)
+        shown = ATTRIBUTION if method == HIDING else method
+        return aside(write_film, session, path, word, method=shown)
 
     def export(self, view: EvidenceView, chosen: Chosen, kind: str) -> Path:
         """Write all that is known of an answer as "json" or "csv", or what is shown as "png".

@@ -28,6 +28,7 @@ from lynx.media.maps import MAPS
 from lynx.media.mesh import MESHES
 from lynx.media.side_files import SETTINGS
 from lynx.modalities.depth import Depth
+from lynx.ui.background import aside
 from lynx.ui.visitors import own_folder
 
 KEPT_SECONDS = 3600.0  # since the last use; Gradio keeps the upload itself as long
@@ -117,7 +118,8 @@ class Uploads:
                     self._owners.setdefault(place, set()).add(visitor)
                     return str(_recording(place / name))
             with self._draft() as draft:
-                fill(paths, draft / "whole" / name, partial(self._make_room, draft, name, visitor))
+                make_room = partial(self._make_room, draft, name, visitor)
+                aside(fill, paths, draft / "whole" / name, make_room)
                 with self._lock:
                     if not place.is_dir():  # else the same files were uploaded twice at the same time
                         (draft / "whole").rename(place)
