@@ -300,9 +300,12 @@ def test_a_list_that_is_wrong_is_said_at_the_start(listed, message, tmp_path, mo
 
 def test_by_default_the_menu_that_fits_and_the_adapters_of_the_checkout_are_offered(monkeypatch, root):
     monkeypatch.setattr("lynx.backbones.estimate.free_bytes", lambda device: 6 * 10**9)
+    monkeypatch.setattr("lynx.compat.cpu_bf16", lambda: "AVX512-BF16")
+    halved = host_policy("0.0.0.0", {}).backbones
+    monkeypatch.setattr("lynx.compat.cpu_bf16", lambda: None)  # a CPU on which they are loaded in fp32
     policy = host_policy("0.0.0.0", {})
     small = ["lynx-tiny", "smolvlm2-500m", "llava-onevision-0.5b", "internvl3-1b"]
-    assert list(policy.backbones) == small
+    assert list(policy.backbones) == small and set(small) | {"qwen3-vl-2b", "internvl3-2b"} == set(halved)
     assert set(policy.adapters) == {f"adapters/{Path(each).name}" for each in adapter_folders()}
     began = first_setup(policy)
     assert began.backbone == EMBEDDED and "adapters/audio" in began.adapters

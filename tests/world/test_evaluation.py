@@ -59,10 +59,10 @@ def model(folder: Path) -> Lynx:
     for sense in MEASURED:
         model.add_adapter(Adapter(name=sense, modality=sense))
         for part in ("vision", "llm"):
-            model.add_lora(sense, part, LoraSettings(rank=4, alpha=8, dropout=0.0))
-    for name, weight in model.backbone.model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, 0.1)
+            lora = model.add_lora(sense, part, LoraSettings(rank=4, alpha=8, dropout=0.0))
+            for name, weight in model.lora.tensors(lora).items():
+                if ".lora_B." in name:
+                    weight.data.normal_(0, 0.1)
     return model
 
 
