@@ -50,7 +50,7 @@ def run(arm: str, seed: int, modality: str, steps: int, folder: Path) -> dict[st
         clips = open_data("world", seed=DATA_SEED, n=steps * TUNE.batch_size, senses=("video", modality))
         settings = replace(TUNE, seed=seed, steps=steps, save_every=0)
         tuned = tune(
-            model, modality, clips, settings, out, sampling=SAMPLING, cache=folder / "streams"
+            model, modality, clips, settings, out, sampling=SAMPLING, cache_dir=folder / "streams"
         )
         log = [json.loads(line) for line in (out / "training" / "tune" / "log.jsonl").open()]
         result.write_text(json.dumps({"align": aligned["last"], "tune": tuned["last"], "log": log}))
