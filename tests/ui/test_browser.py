@@ -448,10 +448,21 @@ def test_the_question_and_its_answer_are_in_sight(app, open_page, width, height)
         page.locator("#suggestions button").first.wait_for()
         page.wait_for_selector("#seen-picture img")
         is_in_sight()
-    page.locator("#suggestions button").first.click()  # while the model for the second one is loaded
+    page.locator("#hint").get_by_text("ten real sounds").wait_for()  # its model has been loaded
+    page.locator("#suggestions button").first.click()
     page.wait_for_selector("#chat .chips")
     page.wait_for_selector("#notice .progress-text", state="detached")  # nothing waits any more
     is_in_sight()
+
+
+def test_a_question_asked_while_the_model_of_an_example_is_loaded_is_answered(app, open_page):
+    page = open_page(app)
+    for chosen in ("Hear it: a bell", "A dog barks"):
+        page.get_by_role("button", name=chosen).click()
+        page.locator("#suggestions button").first.wait_for()
+    page.locator("#suggestions button").first.click()  # at once
+    page.wait_for_selector("#chat .chips")
+    assert page.locator(".toast-body").count() == 0
 
 
 def test_a_bark_is_heard_after_three_clicks(app, open_page):
