@@ -270,6 +270,8 @@ def decoding(
 
 def share_of_bandwidth(backbone: Any, rate: float) -> dict[str, float]:
     """The rate in tokens a second without an adapter, as a share of what reading the LLM's weights allows."""
+    from lynx.evaluation.verify import bandwidth
+
     embedding = backbone.model.get_input_embeddings().weight
     head = backbone.model.get_output_embeddings().weight
     # the embedding is looked up, not read through; where it is tied to the head, the head is
@@ -282,17 +284,6 @@ def share_of_bandwidth(backbone: Any, rate: float) -> dict[str, float]:
         "bandwidth_gb_s": round(limit / 1e9, 1),
         "share_of_bandwidth_limit": round(rate * size / limit, 3),
     }
-
-
-def bandwidth(device: torch.device) -> float:
-    """Bytes a second that the device reads: the best of five products of 1 GB with a vector."""
-    block, vector = torch.rand(250_000, 1000, device=device), torch.rand(1000, device=device)
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        float((block @ vector)[0])
-        best = max(best, block.nbytes / (time.perf_counter() - start))
-    return best
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def verify(
         for name, check in run.checks(tuple(adapters)).items():
             progress(name)
             checks.append(Check(name, *_tried(check)))
+    progress("decoding")  # behind the peak, since the bandwidth is measured with a gigabyte
+    checks.append(Check("decoding", *_tried(run.speed)))
     checks.append(Check("memory", *run.memory(peak[0] - before)))
     environment = {name: _version(name) for name in PACKAGES} | {
         "python": platform.python_version(), "system": platform.platform(terse=True),
@@ -145,7 +147,7 @@ class _Run:
         return "fp32" if self.backbone.dtype == torch.float32 else "bf16"
 
     def checks(self, adapters: tuple[str | Path, ...]) -> dict[str, Callable[[], tuple[str, str]]]:
-        """All but that of memory, by name, in an order that loads adapters last of what can fail."""
+        """All but those of speed and memory, by name, adapters last of what can fail."""
         switched = {f"adapter {each} on and off": partial(self.adapter, each) for each in adapters}
         return {
             "weights": self.weights,
@@ -156,7 +158,6 @@ class _Run:
             "no adapter: a second turn": self.second_turn,
             "attention rows": self.rows,
             **(switched or {"an adapter on and off": partial(self.adapter, None)}),
-            "decoding": self.speed,
             DESCRIBE: self.says,
         }
 
