@@ -286,6 +286,13 @@ class Backbone(ABC):
         return list(model.model.multi_modal_projector.parameters())
 
     @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a frame, in a tower that takes one square."""
+        vision: Any = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side
+
+    @property
     @abstractmethod
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of one pseudo-frame."""

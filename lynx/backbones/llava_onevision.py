@@ -84,13 +84,6 @@ class LlavaOnevision(Backbone):
         return int(self.model.config.video_token_id)
 
     @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in the vision tower."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return side, side
-
-    @property
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens of one frame, after pooling."""
         rows, cols = self.patch_grid

@@ -60,13 +60,6 @@ class SmolVLM(Backbone):
         return int(self.model.config.image_token_id)
 
     @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in the vision tower."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return side, side
-
-    @property
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of one frame, after pixel shuffle."""
         rows, cols = self.patch_grid
