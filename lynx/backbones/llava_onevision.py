@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lynx.backbones.base import Backbone, VisionSizes
+from lynx.backbones.base import Backbone
+from lynx.backbones.sizes import VisionSizes
 from lynx.errors import BackboneError
 from lynx.types import TokenLayout
 

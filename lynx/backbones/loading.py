@@ -23,7 +23,7 @@ from transformers import (
 
 from lynx import compat, hub
 from lynx.backbones.attention import ATTENTION
-from lynx.backbones.base import Backbone, Preprocessing
+from lynx.backbones.base import Backbone
 from lynx.backbones.catalog import CATALOG, EMBEDDED, FAMILIES
 from lynx.backbones.familiarity import FAMILIAR_FILE, FamiliarTokens
 from lynx.backbones.memory import explain_out_of_memory, is_out_of_memory
@@ -36,6 +36,7 @@ from lynx.backbones.quantization import (
     pick_precision,
     quantization_config,
 )
+from lynx.backbones.sizes import Preprocessing
 from lynx.config import Extensions
 from lynx.errors import AdapterError, BackboneError
 

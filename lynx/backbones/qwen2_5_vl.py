@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from lynx import compat
 from lynx.backbones.attention import PACKED
-from lynx.backbones.base import Backbone, VisionSizes
+from lynx.backbones.base import Backbone
+from lynx.backbones.sizes import VisionSizes
 from lynx.types import PLACEMENTS, Stream, TokenLayout
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx import compat
-from lynx.backbones.base import VisionSizes
 from lynx.backbones.qwen2_5_vl import Qwen25VL
+from lynx.backbones.sizes import VisionSizes
 from lynx.types import VIDEO, Stream, TokenLayout
 
 _RUNNING_STATE = (
