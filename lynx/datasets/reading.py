@@ -1,8 +1,8 @@
 """Clips that are read and drawn by worker processes, ahead of their use.
 
-A reader is told what is to be drawn in the order of its use. As many clips as are allowed are drawn ahead, and
-each comes when it is its turn: what a step sees does not depend on which worker drew it, nor when. Drawing is
-deterministic, and whatever is random in a step is drawn by the process that trains.
+A reader is told what is to be drawn in the order of its use, draws a number of clips ahead, and gives each
+when it is its turn: what a step sees depends neither on which worker drew it nor on when. Drawing is
+deterministic; whatever is random in a step is drawn by the process that trains.
 
 Unusual here: these are not the workers of torch's DataLoader. A forked one inherits the locks of FFmpeg's and
 torch's threads, a spawned one imports the user's `__main__` again, and both pass tensors through /dev/shm, of

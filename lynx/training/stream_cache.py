@@ -1,13 +1,13 @@
 """Streams of frozen encoders, encoded once and kept on disk, or encoded whenever a step needs them.
 
 On disk there is one folder for everything that decides what a stream is (backbone, precision, sense,
-rendering, vision LoRA, pooling, number of frames), named by its digest; in it safetensors shards whose tensors
-are named by the content of the media. Shards are memory-mapped; a run that is killed loses one shard at most.
-Several processes, of one run or of several, may write into a folder at once.
+rendering, vision LoRA, pooling, number of frames), named by its digest; in it safetensors shards, whose
+tensors are named by the content of the media. Shards are memory-mapped; a run that is killed loses one shard
+at most. Several processes, of one run or of several, may write into a folder at once.
 
-What a batch needs and is not on disk is drawn ahead by workers and encoded together, several clips in a pass.
-A stream then is that of the disk to rounding, since a product of matrices may add up in another order when it
-has more rows. Which clips go together is decided by the batch alone, so that a batch always has the same bits.
+What a batch needs and is not on disk is drawn ahead by workers and encoded together, short clips in one pass.
+Such a stream is that of the disk to rounding, since a product of matrices may add up in another order when it
+has more rows. Which clips go together is decided by the batch alone, so a batch always has the same bits.
 """
 
 import hashlib

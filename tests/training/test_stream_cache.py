@@ -20,6 +20,18 @@ def open_cache(root, model, frames=stages.FRAMES, keep="disk"):
     return StreamCache(root, model, SENSES, frames, keep)
 
 
+def counted(model, monkeypatch):
+    """The sense of every clip that is encoded from now on."""
+    encoded, encode = [], model.encode_clips
+
+    def encode_clips(sense, clips):
+        encoded.extend([sense] * len(clips))
+        return encode(sense, clips)
+
+    monkeypatch.setattr(model, "encode_clips", encode_clips)
+    return encoded
+
+
 def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
     examples = stages.clips(3)
     examples[2] = stages.clips(3, ("video",), seed=1)[2]
@@ -150,8 +162,7 @@ def test_streams_that_are_not_kept_have_the_same_bits(model, tmp_path):
 def test_only_what_a_step_shows_is_encoded_and_not_twice_in_a_row(model, tmp_path, monkeypatch):
     examples = stages.clips(2)
     keys = [content_key(example) for example in examples]
-    cache, encoded, encode = open_cache(tmp_path, model, keep="off"), [], model.encode
-    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    cache, encoded = open_cache(tmp_path, model, keep="off"), counted(model, monkeypatch)
     cache.prepare(examples, keys, progress=False)
     for key in (keys[0], keys[0], keys[1]):
         cache.stream("audio", key)
@@ -165,8 +176,7 @@ def test_what_is_on_disk_already_is_read(model, tmp_path, monkeypatch):
     cache = open_cache(tmp_path, model, keep="off")
     assert cache.prepare(examples, keys, progress=False) == 0
     expected = [stream.tokens for stream in streams_of(model, examples[2])]
-    encoded, encode = [], model.encode
-    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    encoded = counted(model, monkeypatch)
     for key in keys:
         found = [cache.stream(sense, key).tokens for sense in SENSES]
     assert encoded == list(SENSES) and all(a.equal(b) for a, b in zip(found, expected, strict=True))
