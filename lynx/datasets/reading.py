@@ -13,7 +13,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
@@ -85,7 +85,7 @@ class ClipReader:
         if not self.workers:
             yield from (render_clip(*drawing) for drawing in drawings)
             return
-        waiting = deque()
+        waiting: deque[Future[dict[str, Frames]]] = deque()
         try:
             for drawing in drawings:
                 waiting.append(self._threads.submit(self._draw, drawing))

@@ -169,8 +169,8 @@ class _Connection:
         level = logging.getLogger("lynx").getEffectiveLevel()
         try:
             message = _pickled((function, args, seconds, level))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise NotSent(f"{type(error).__name__}: {error}") from error
+        except (pickle.PicklingError, AttributeError, TypeError) as problem:
+            raise NotSent(f"{type(problem).__name__}: {problem}") from problem
         try:
             _send(self._to, message)
             kind, result = self._receive(time.monotonic() + seconds)
