@@ -1,4 +1,4 @@
-"""Clips drawn ahead by workers are those drawn in the process, in order; what goes wrong is said at their turn."""
+"""Clips that workers draw ahead are those that this process draws, in order; errors come at their turn."""
 
 import os
 import signal
