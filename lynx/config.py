@@ -38,12 +38,6 @@ def option(default: Any, help: str, low: float = 0, high: float = math.inf) -> A
     return field(default=default, metadata={"help": help, "range": (low, high)})
 
 
-WORKERS = (
-    "processes that read and draw clips ahead of the steps that need them; 0: the one that trains. If not "
-    "given as many as there are cores left over, 4 at most, and none where the media are in memory or few"
-)
-
-
 @dataclass(frozen=True)
 class LoraSettings:
     """Size of one LoRA; its update is scaled by `alpha / rank`."""
@@ -81,7 +75,6 @@ class GuideConfig(Config):
     frames: int | None = option(None, "frames of a clip; the backbone's own number if not given", low=1)
     batch_size: int = option(32, "frames in one forward pass of the encoder", low=1)
     stat_newline: bool = option(False, "count each clip's newline token in L_stat, as the released code does")
-    workers: int | None = option(None, WORKERS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,6 @@ class TrainConfig(Config):
     checkpointing: Checkpointing = option("off", "non-reentrant: less memory, activations are computed twice")
     save_every: int = option(100, "steps between checkpoints; 0 keeps none")
     resume: bool = option(True, "go on from the checkpoint in the output folder if there is one")
-    workers: int | None = option(None, WORKERS)
 
     def __post_init__(self) -> None:
         if self.checkpointing == "reentrant":

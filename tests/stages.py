@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
+import psutil
 import torch
 
 from lynx.config import AlignConfig, GuideConfig
@@ -62,6 +63,12 @@ def _clip_file(path: Path, example: Example) -> Example:
     assert isinstance(video, Frames) and isinstance(sound, Waveform)
     write_video(path, video.pixels, 2, sound)
     return replace(example, media={"video": path, "audio": path})
+
+
+def clip_workers() -> list[int]:
+    """Process ids of this process's workers that draw clips, and not of those that read meshes."""
+    drawing = ["lynx.media.worker", "0", "1"]  # no limit of memory, one thread of a decoder
+    return [child.pid for child in psutil.Process().children() if child.cmdline()[-3:] == drawing]
 
 
 def small_guidance(model: Lynx) -> Guidance:

@@ -23,6 +23,7 @@ import torch
 
 from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
+from lynx.errors import DataError
 from lynx.media.worker import NotSent, Workers
 from lynx.modalities import Modality
 from lynx.types import DepthClip, FileSource, Frames, Recording, Waveform
@@ -118,7 +119,10 @@ def clip_reader(
 
     workers: how many; None: as many as there are cores left over, MOST at most, and none where the media are
     in memory or few. device: that of the model, which on the CPU takes a core for each of torch's threads.
+    Raises: DataError: a negative number.
     """
+    if workers is not None and workers < 0:
+        raise DataError(f"workers is {workers}; it must be at least 0")
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         taken = torch.get_num_threads() if device.type == "cpu" else 1

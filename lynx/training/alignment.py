@@ -133,12 +133,13 @@ def align(
     *,
     name: str | None = None,
     watch: Watch | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a sense's vision LoRA on unpaired media and write it as an adapter; returns the report.
 
     modality: a name, or a `Modality` with a rendering of its own. name: the adapter's, if not the modality's.
-    watch: what is kept of the run, and where it is shown.
+    watch: what is kept of the run, and where it is shown. workers: see `clip_reader`; they change no result.
     The adapter stays loaded. With `steps=0` it is written unaligned: the encoder as it is.
 
     Raises: AdapterError: an adapter of that name is loaded, or a `lora_B` got no gradient. DataError: the
@@ -184,7 +185,7 @@ def align(
             return finished
         to_draw = trainer.steps * config.accumulate * clips  # in each process
         pictures.reader = readers.enter_context(
-            clip_reader(config.workers, examples, to_draw, backbone.device, trainer.accelerator.num_processes)
+            clip_reader(workers, examples, to_draw, backbone.device, trainer.accelerator.num_processes)
         )
         with loss.listening(), checkpointed(backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):

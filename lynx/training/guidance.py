@@ -212,9 +212,17 @@ class Accumulator:
 
 @torch.no_grad()
 def guide(
-    model: Lynx, examples: Sequence[Example], config: GuideConfig | None = None, progress: bool = True
+    model: Lynx,
+    examples: Sequence[Example],
+    config: GuideConfig | None = None,
+    progress: bool = True,
+    *,
+    workers: int | None = None,
 ) -> Guidance:
-    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
+    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA.
+
+    workers: see `clip_reader`; no result depends on them.
+    """
     config = config or GuideConfig()
     backbone, video = model.backbone, modalities.get(VIDEO)()
     layers = range(len(backbone.vision_attention_modules()))
@@ -233,7 +241,7 @@ def guide(
     with (
         model.sensing(VIDEO),
         recording(backbone, vision=accumulator.add_attention),
-        clip_reader(config.workers, examples, count, backbone.device) as reader,
+        clip_reader(workers, examples, count, backbone.device) as reader,
     ):
         drawn = reader.read(drawings, AHEAD)
         for clip in tqdm(drawn, "guide", count, unit="clip", disable=None if progress else True):

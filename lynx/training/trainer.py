@@ -42,7 +42,7 @@ VECTOR_RATE = 10.0
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
 UNSHOWN = ("step", "lr", "seconds")
 """Names in the log of which a mean says nothing."""
-FREE = frozenset({"save_every", "resume", "epochs", "workers"})
+FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
 
 

@@ -200,6 +200,7 @@ def tune(
     watch: Watch | None = None,
     cache: Keeping = "auto",
     cache_dir: str | Path | None = None,
+    workers: int | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
     allow_unknown_words: bool = False,
@@ -214,8 +215,9 @@ def tune(
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
     whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
-    cache: whether encoded streams are kept on disk, see `Keeping`; no result depends on it. cache_dir: their
-    folder, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
+    cache: whether encoded streams are kept on disk, see `Keeping`; the streams are the same but for rounding.
+    cache_dir: their folder, in `out_dir` if None. workers: see `clip_reader`; no result depends on them.
+    loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
     answers with words that cannot be said.
@@ -268,7 +270,7 @@ def tune(
         share = run.accelerator.process_index, run.accelerator.num_processes
         to_draw = min(len(clips), run.steps * config.accumulate * config.batch_size)  # at least, in a process
         streams.reader = readers.enter_context(
-            clip_reader(config.workers, data.examples, to_draw, model.backbone.device, share[1])
+            clip_reader(workers, data.examples, to_draw, model.backbone.device, share[1])
         )
         encoded = streams.prepare(data.examples, data.keys, share, progress)
         run.accelerator.wait_for_everyone()

@@ -45,10 +45,6 @@ def same(found, drawing):
     )
 
 
-def workers():
-    return [child.pid for child in psutil.Process().children() if "lynx.media.worker" in child.cmdline()]
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_draw_what_this_process_draws_in_order(files, count):
     """From files, drawn when they are looked at, and in memory; all senses, or some at the moments of all."""
@@ -102,7 +98,7 @@ def test_a_reader_that_crashes_names_the_clip_and_the_next_has_a_new_worker(file
 def test_a_reader_that_is_killed_says_that_memory_may_be_short(files):
     with ClipReader(1) as reader:
         next(reader.read(drawings(files[:1]), 0))
-        (worker,) = workers()
+        (worker,) = stages.clip_workers()
         asleep = drawings(files[:1], audio=functions.SlowSound())
         folder = files[0].media["audio"].parent
         found = reader.read(asleep, 0)
@@ -127,14 +123,14 @@ def test_a_sense_that_only_this_process_has_is_drawn_here(files, caplog):
 def test_nothing_is_left_running_even_of_what_is_being_drawn(files):
     with ClipReader(2) as reader:
         next(reader.read(drawings(files), ahead=2))
-        started = workers()
+        started = stages.clip_workers()
         assert 1 <= len(started) <= 2
         slow = reader.read(drawings(files, audio=functions.SlowSound()), ahead=2)
         reader._threads.submit(next, slow)
         time.sleep(1.0)
         begin = time.monotonic()
     assert time.monotonic() - begin < 10
-    assert not workers() and not any(map(psutil.pid_exists, started))
+    assert not stages.clip_workers() and not any(map(psutil.pid_exists, started))
 
 
 def test_control_c_ends_the_run_and_its_workers(files):

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import psutil
 import pytest
 import stages
 from training.test_tuning import SHORT, Killed
@@ -21,10 +20,6 @@ pytest.importorskip("resource")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return stages.clip_files(tmp_path_factory.mktemp("clips"), 6)
-
-
-def workers():
-    return [child for child in psutil.Process().children() if "lynx.media.worker" in child.cmdline()]
 
 
 def rows(folder):
@@ -48,39 +43,38 @@ def test_tuning_without_a_cache_has_the_same_bits_whoever_draws_and_wherever_it_
     models, reports = {}, {}
     for count in (0, 1, 2):
         models[count] = stages.small_model_with(folder)
-        chosen = replace(config, workers=count)
-        reports[count] = tune(models[count], "audio", files, chosen, tmp_path / f"{count}", **given)
+        out = tmp_path / f"{count}"
+        reports[count] = tune(models[count], "audio", files, config, out, workers=count, **given)
     models["resumed"] = stages.small_model_with(folder)
-    again = models["resumed"], "audio", files
+    again = models["resumed"], "audio", files, config, tmp_path / "resumed"
     with monkeypatch.context() as patch:
         Killed(patch, 7)  # in the fourth step: two passes each, and one of the held-out clips
         with pytest.raises(KeyboardInterrupt):
-            tune(*again, replace(config, workers=2), tmp_path / "resumed", **given)
-    assert len(rows(tmp_path / "resumed")) == 3 and not workers()
+            tune(*again, workers=2, **given)
+    assert len(rows(tmp_path / "resumed")) == 3 and not stages.clip_workers()
     assert (tmp_path / "resumed" / "training" / "tune" / "checkpoint.safetensors").exists()
-    # with another number of workers
-    reports["resumed"] = tune(*again, replace(config, workers=1), tmp_path / "resumed", **given)
+    reports["resumed"] = tune(*again, workers=1, **given)
     for name in (1, 2, "resumed"):
         assert rows(tmp_path / f"{name}") == rows(tmp_path / "0")
         assert same_weights(models[0], models[name], "audio_llm")
         assert reports[name]["damage"] == reports[0]["damage"] and reports[name]["cache"] == "off"
     assert len({row["loss"] for row in rows(tmp_path / "0")}) == config.steps
-    assert not workers(), "nothing is left running"
+    assert not stages.clip_workers(), "nothing is left running"
 
 
 def test_streams_that_workers_drew_lie_on_disk_as_those_that_this_process_drew(folder, files, tmp_path):
     reports, models = {}, {}
     for count in (0, 2):
         models[count] = stages.small_model_with(folder)
-        config = replace(SHORT, workers=count)
-        reports[count] = tune(models[count], "audio", files, config, tmp_path / f"{count}", progress=False)
+        given = {"workers": count, "progress": False}
+        reports[count] = tune(models[count], "audio", files, SHORT, tmp_path / f"{count}", **given)
     assert [reports[count]["encoded"] for count in (0, 2)] == [6, 6]
     assert same_weights(models[0], models[2], "audio_llm") and rows(tmp_path / "0") == rows(tmp_path / "2")
 
 
 def test_guidance_and_alignment_have_the_same_bits_whoever_draws(folder, files, tmp_path):
     found = [
-        guide(stages.small_model(folder), files, GuideConfig(frames=3, batch_size=4, workers=count), False)
+        guide(stages.small_model(folder), files, GuideConfig(frames=3, batch_size=4), False, workers=count)
         for count in (0, 2)
     ]
     assert found[0].frames == 18 and found[0].token_mean.equal(found[1].token_mean)
@@ -88,11 +82,12 @@ def test_guidance_and_alignment_have_the_same_bits_whoever_draws(folder, files, 
     models = {}
     for count in (0, 2):
         models[count] = stages.small_model(folder)
-        config = AlignConfig(steps=5, rank=2, alpha=4, batch_size=4, frames=2, save_every=2, workers=count)
-        align(models[count], "audio", files, found[0], config, tmp_path / f"{count}", progress=False)
+        config = AlignConfig(steps=5, rank=2, alpha=4, batch_size=4, frames=2, save_every=2)
+        given = {"workers": count, "progress": False}
+        align(models[count], "audio", files, found[0], config, tmp_path / f"{count}", **given)
     assert rows(tmp_path / "0") == rows(tmp_path / "2")
     assert same_weights(models[0], models[2], "audio_vision")
-    assert not workers()
+    assert not stages.clip_workers()
 
 
 @pytest.mark.parametrize("cache", ["off", "disk"])
@@ -102,6 +97,5 @@ def test_a_clip_that_becomes_unreadable_ends_the_run_with_its_name_and_no_worker
     model = stages.small_model_with(folder)
     files[1].media["video"].write_bytes(b"no film any more")
     with pytest.raises(MediaError, match="^example 'clip1': 'clip1.mp4' "):
-        config = replace(SHORT, workers=2)
-        tune(model, "audio", files, config, tmp_path / "out", cache=cache, progress=False)
-    assert not workers() and model.parts("audio") == ("vision",)
+        tune(model, "audio", files, SHORT, tmp_path / "out", cache=cache, workers=2, progress=False)
+    assert not stages.clip_workers() and model.parts("audio") == ("vision",)
