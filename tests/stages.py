@@ -1,13 +1,16 @@
 """What the tests of the three stages share: a small random backbone and a few clips of noise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
+import psutil
 import torch
 
 from lynx.config import AlignConfig, GuideConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import render_clip
+from lynx.media.writer import write_video
 from lynx.model import Lynx, load
 from lynx.training.alignment import align
 from lynx.training.guidance import Guidance, guide
@@ -47,6 +50,25 @@ def _clip(i: int, senses: tuple[str, ...], generator: torch.Generator) -> Exampl
         Turn("behind ?", "more dots", "back", ("multi_view",)),
     )
     return Example(f"clip{i}", {sense: media[sense] for sense in senses}, turns)
+
+
+def clip_files(folder: Path, n: int) -> list[Example]:
+    """`n` clips of 2 s as real files, noise to see, a tone to hear, and questions about both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_clip_file(folder / f"{example.id}.mp4", example) for example in clips(n)]
+
+
+def _clip_file(path: Path, example: Example) -> Example:
+    video, sound = example.media["video"], example.media["audio"]
+    assert isinstance(video, Frames) and isinstance(sound, Waveform)
+    write_video(path, video.pixels, 2, sound)
+    return replace(example, media={"video": path, "audio": path})
+
+
+def clip_workers() -> list[int]:
+    """Process ids of this process's workers that draw clips, and not of those that read meshes."""
+    drawing = ["lynx.media.worker", "0", "1"]  # no limit of memory, one thread of a decoder
+    return [child.pid for child in psutil.Process().children() if child.cmdline()[-3:] == drawing]
 
 
 def small_guidance(model: Lynx) -> Guidance:

@@ -9,9 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from lynx.errors import MediaError
+from lynx.modalities.audio import Audio
 from lynx.types import DepthClip
 
 calls = 0
+
+
+class CrashingSound(Audio):
+    """A sense whose drawing crashes the process where a file named "crash" stands beside the recording."""
+
+    def render(self, source, times):
+        if (Path(source).parent / "crash").exists():
+            crash()
+        return super().render(source, times)
+
+
+class SlowSound(Audio):
+    """A sense that takes half a minute to draw, and says who draws it."""
+
+    def render(self, source, times):
+        (Path(source).parent / f"{os.getpid()}.pid").touch()
+        time.sleep(30)
+        return super().render(source, times)
 
 
 def crash():

@@ -46,6 +46,9 @@ def _stage_options(parser: Parser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
     text = "look at the data and say what is wrong with it, and what the run would take; train nothing"
     parser.add_argument("--check", action="store_true", help=text)
+    text = "processes that read and draw clips ahead of the steps that need them; 0: the one that trains "
+    text += "(default: as many as there are cores left over, 4 at most; 0 where media are in memory or few)"
+    parser.add_argument("--workers", type=int, metavar="N", help=text)
     data_options()(parser)
     model_options()(parser)
 
@@ -112,7 +115,7 @@ def _guide(options: Options) -> Result | str:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=options.out.parent).close()
     model = load_model(options)
-    guidance = guide(model, examples, read_options(options, GuideConfig))
+    guidance = guide(model, examples, read_options(options, GuideConfig), workers=options.workers)
     path = guidance.save(options.out)
     return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
 
@@ -143,7 +146,8 @@ def _align(options: Options) -> Result | str:
     guidance = Guidance.load(options.guidance)  # before the data is looked through
     examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
     model = load_model(options)
-    report = align(model, sense, examples, guidance, config, options.out, name=options.name, watch=watch)
+    more = {"name": options.name, "watch": watch, "workers": options.workers}
+    report = align(model, sense, examples, guidance, config, options.out, **more)
     save_values(options.out / "training" / "align" / RUN, options.given)
     return {"written": str(options.out), **report}
 
@@ -236,7 +240,8 @@ def _tune(options: Options) -> Result | str:
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    more_options = {name: getattr(options, name) for name in ("cache", "cache_dir", "allow_unknown_words")}
+    names = ("cache", "cache_dir", "workers", "allow_unknown_words")
+    more_options = {name: getattr(options, name) for name in names}
     more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -16,12 +16,12 @@ from lynx.types import VIDEO, Frames, Moments
 
 
 def render_clip(
-    modalities: Mapping[str, Modality], example: Example, frames: int, only: str | None = None
+    modalities: Mapping[str, Modality], example: Example, frames: int, only: Collection[str] | None = None
 ) -> dict[str, Frames]:
     """Every sense of `modalities`, at the example's moments: `frames` of them unless it says how many.
 
-    The video says how long the clip is; where there is none, the longest sense does. only: the sense that is
-    drawn, at the moments of all.
+    The video says how long the clip is; where there is none, the longest sense does. only: the senses that
+    are drawn, at the moments of all.
 
     Raises: DataError: the example has no medium for one of the senses. MediaError, naming the example: a
     medium that cannot be read, or a part that the clip does not have.
@@ -43,7 +43,7 @@ def render_clip(
         return {
             sense: modality.render(media[sense], times)
             for sense, modality in modalities.items()
-            if only in (None, sense)
+            if only is None or sense in only
         }
 
 

@@ -18,7 +18,7 @@ from av.stream import Disposition
 
 from lynx.config import LIMITS
 from lynx.errors import MediaError
-from lynx.media import lengths
+from lynx.media import lengths, worker
 from lynx.media.downmix import placed
 from lynx.media.file_cache import cached_by_file
 from lynx.media.frame_folder import FrameFolder
@@ -63,6 +63,9 @@ def open_recording(path: str | Path) -> Iterator[InputContainer]:
     try:
         # an absolute path, since FFmpeg takes what stands before a colon for a protocol
         with av.open(os.path.abspath(path), options=options) as container:
+            for stream in container.streams:
+                if stream.codec_context is not None:  # else it is of data
+                    stream.codec_context.thread_count = worker.decoder_threads
             yield container
     except PatchWelcomeError as error:  # such as Ogg files joined although their sample rates differ
         problem = f"{path.name!r} changes in mid-file in a way that FFmpeg cannot read; convert it first."

@@ -9,6 +9,8 @@ next call a new worker. It is a guard against crashes, no sandbox.
 Unusual here: a worker is a plain subprocess, not one of `multiprocessing`, whose spawn imports the user's
 `__main__` again. Messages are pickles of protocol 5 over its pipes, with arrays and tensors beside them.
 Workers are started by the first call (about 2 s), stay warm, and end with the process that started them.
+
+`Workers` are others of the same kind: those that read and draw clips ahead of training.
 """
 
 import atexit
@@ -52,6 +54,12 @@ GRACE = 5
 """Seconds after which a call that takes too long ends by itself, where its parent is gone."""
 MESHES_ARE_READ_BY = ("trimesh", "trimesh.ray.ray_pyembree")
 """Imported by a worker before its memory is limited, where they are installed."""
+decoder_threads = 0
+"""Threads of each of FFmpeg's decoders in this process; 0: as many as there are cores."""
+
+
+class NotSent(pickle.PicklingError):
+    """A function or its arguments cannot be pickled, or not be found in a worker."""
 
 
 def call(function: Callable[..., T], *args: Any, about: str, seconds: float | None = None) -> T:
@@ -70,54 +78,71 @@ def separate() -> bool:
     return _worker is None and LIMITS.max_workers > 0 and _pool.possible
 
 
-class _Pool:
-    """The workers of this process, and those of them that wait for a call. Thread-safe."""
+class Workers:
+    """Processes that answer calls, at most `most` at a time, each started when it is needed. Thread-safe.
 
-    def __init__(self) -> None:
+    max_bytes: of the memory that one may take beside its libraries; 0: no limit. decoder_threads: of FFmpeg
+    in each, 0: as many as there are cores.
+    """
+
+    def __init__(self, most: int, max_bytes: int = 0, decoder_threads: int = 0) -> None:
+        self.most, self.max_bytes, self.decoder_threads = most, max_bytes, decoder_threads
         self.possible = resource is not None
         self.forget()
 
     def forget(self) -> None:
         """Have no workers; in a fork, which shares the pipes of its parent's."""
-        self._free = threading.BoundedSemaphore(max(1, LIMITS.max_workers))
+        self._free = threading.BoundedSemaphore(max(1, self.most))
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._closed = False
 
     def call(self, function: Callable[..., T], args: tuple[Any, ...], about: str, seconds: float) -> T:
+        """As the module's `call`. Raises: NotSent: these cannot be pickled, or not be found there."""
         with self._free:
             with self._lock:  # the last used one, which may still hold this file
                 worker = self._idle.pop() if self._idle else None
             if worker is None or not worker.alive:
                 try:
-                    worker = _Connection()
+                    worker = _Connection(self.max_bytes, self.decoder_threads)
                 except OSError as error:
                     logger.warning("no worker can be started (%s): files are read in this process", error)
                     self.possible = False
                     return function(*args)
+            with self._lock:
+                self._busy.add(worker)
+                if self._closed:  # while it was started
+                    worker.process.kill()
             try:
                 return worker.call(function, args, about, seconds)
             finally:
-                if worker.alive:
-                    with self._lock:
+                with self._lock:
+                    self._busy.remove(worker)
+                    if worker.alive:
                         self._idle.append(worker)
 
     def close(self) -> None:
-        """End the idle workers."""
+        """End all workers. A call that is waited for in another thread ends with a MediaError there."""
         with self._lock:
+            self._closed = True
             for worker in self._idle:
                 worker.end()
             self._idle.clear()
+            for worker in self._busy:
+                worker.process.kill()  # whose pipes are closed by the thread that reads them
 
 
 class _Connection:
     """One worker, as its parent has it. Raises OSError if there can be none, MediaError if it is slow."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int, decoder_threads: int) -> None:
+        self.max_bytes = max_bytes
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         known = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         known |= {"CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "2"}  # one a thread is 64 MB each
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lynx.media.worker"],
+            [sys.executable, "-m", "lynx.media.worker", str(max_bytes), str(decoder_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | known,
@@ -142,7 +167,10 @@ class _Connection:
 
     def call(self, function: Callable[..., T], args: tuple[Any, ...], about: str, seconds: float) -> T:
         level = logging.getLogger("lynx").getEffectiveLevel()
-        message = _pickled(("call", (function, args, seconds, level)))
+        try:
+            message = _pickled((function, args, seconds, level))
+        except (pickle.PicklingError, AttributeError, TypeError) as problem:
+            raise NotSent(f"{type(problem).__name__}: {problem}") from problem
         try:
             _send(self._to, message)
             kind, result = self._receive(time.monotonic() + seconds)
@@ -157,17 +185,22 @@ class _Connection:
             raise
         if kind == "returned":
             return result
+        if kind == "not found":
+            raise NotSent(result)
         error, told = result
         if kind == "memory":
             self.end()  # what it took may not come back
-            limit = f"{amount(LIMITS.max_worker_bytes, 'bytes')} ({LIMITS.variable('max_worker_bytes')})"
-            raise MediaError(f"{about} needs more memory than {limit}: {_LESS}.") from _InWorker(told)
+            limit = f"{amount(self.max_bytes, 'bytes')} ({LIMITS.variable('max_worker_bytes')})"
+            most = limit if self.max_bytes else "there is"
+            raise MediaError(f"{about} needs more memory than {most}: {_LESS}.") from _InWorker(told)
         raise error from _InWorker(told)
 
     def _ended(self, about: str, seconds: float) -> str:
         code = self.process.returncode
         if code == -signal.SIGALRM:
             return _too_slow(about, seconds)
+        if code == -signal.SIGKILL:
+            return f"{about} cannot be read: its reader was killed, as it is where memory runs out: {_LESS}."
         name = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
         return f"{about} cannot be read: reading it crashed the reader ({name}): export it anew."
 
@@ -195,8 +228,9 @@ _LESS = "make it smaller, or cut it"
 
 
 def _too_slow(about: str, seconds: float) -> str:
-    variable = LIMITS.variable("max_reading_seconds")
-    return f"{about} cannot be read: it took more than {seconds:g} s ({variable}): {_LESS}."
+    usual = seconds == LIMITS.max_reading_seconds
+    variable = f" ({LIMITS.variable('max_reading_seconds')})" if usual else ""
+    return f"{about} cannot be read: it took more than {seconds:g} s{variable}: {_LESS}."
 
 
 class _InWorker(Exception):
@@ -286,8 +320,8 @@ class _Worker:
         with self._lock:
             _send(self._to, message)
 
-    def serve(self) -> NoReturn:
-        _prepare()
+    def serve(self, max_bytes: int) -> NoReturn:
+        _prepare(max_bytes)
         self.send("ready", None)
         while True:
             try:
@@ -304,7 +338,11 @@ class _Worker:
 
     def _answer(self, content: list[bytearray]) -> None:
         try:
-            _, (function, args, seconds, level) = _value(content)
+            function, args, seconds, level = _value(content)
+        except Exception as error:  # of a class that is nowhere but in the parent
+            self.send("not found", f"{type(error).__name__}: {error}")
+            return
+        try:
             logging.getLogger("lynx").setLevel(level)
             signal.alarm(int(seconds) + GRACE)
             result = function(*args)
@@ -342,39 +380,42 @@ def _of_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _prepare() -> None:
+def _prepare(max_bytes: int) -> None:
     """Import what reads files, then limit this process's addresses to what it has and what it may take."""
-    for name in ("lynx.media.audio", "lynx.media.depth", "lynx.media.video", *MESHES_ARE_READ_BY):
+    meshes = MESHES_ARE_READ_BY if max_bytes else ()
+    for name in ("lynx.media.audio", "lynx.media.depth", "lynx.media.video", *meshes):
         try:
             importlib.import_module(name)
         except ImportError:  # the reader says what is missing
             pass
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not max_bytes:
+        return
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:  # not Linux: addresses in use are unknown, and libraries alone may have many
         return
-    limit = used + LIMITS.max_worker_bytes
+    limit = used + max_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def serve() -> NoReturn:
-    """Be a worker until the parent is gone."""
-    global _worker  # noqa: PLW0603  what this process is
-    _worker = _Worker()
-    _worker.serve()
+def serve(max_bytes: int, threads: int) -> NoReturn:
+    """Be a worker until the parent is gone; the values are those of `Workers`."""
+    global _worker, decoder_threads  # noqa: PLW0603  what this process is
+    _worker, decoder_threads = _Worker(), threads
+    _worker.serve(max_bytes)
 
 
 _worker: _Worker | None = None
-_pool = _Pool()
+_pool = Workers(LIMITS.max_workers, LIMITS.max_worker_bytes)
 atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
 
 if __name__ == "__main__":
     # its classes have to be those of `lynx.media.worker`, not of `__main__`
-    importlib.import_module("lynx.media.worker").serve()
+    importlib.import_module("lynx.media.worker").serve(*map(int, sys.argv[1:]))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -35,6 +35,35 @@ class StreamEncoder(AdaptedBackbone):
     def encode(self, sense: str, frames: Frames) -> Stream:
         """(Pseudo-)frames of one clip -> the stream of that sense, through its vision LoRA; no gradients."""
         return self._placed(sense, frames, *self._encode_pixels(sense, frames.pixels, len(frames)))
+
+    def encode_clips(self, sense: str, clips: Sequence[Frames]) -> list[Stream]:
+        """The streams of a sense in several clips, as `encode` gives them to rounding.
+
+        Clips of fewer frames than go through the tower at once go through it together.
+        """
+        found: dict[int, tuple[Tensor, TokenLayout]] = {}
+        waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}  # by the shape of a frame's pixels
+        most = self.backbone.frames_per_pass
+
+        def encode(together: list[tuple[int, Tensor]]) -> None:
+            with self.sensing(sense), torch.no_grad():
+                encoded = self.backbone.encode(torch.cat([pixels for _, pixels in together]))
+            parts = split(*encoded, [len(pixels) for _, pixels in together])
+            found.update(zip((number for number, _ in together), parts, strict=True))
+            together.clear()
+
+        for number, frames in enumerate(clips):
+            if 2 * len(frames) > most:  # which leaves no room for another of this length
+                found[number] = self._encode_pixels(sense, frames.pixels, len(frames))
+                continue
+            pixels = self._pixels_of(sense, frames.pixels, len(frames))
+            together = waiting.setdefault(pixels.shape[1:], [])
+            if sum(len(others) for _, others in together) + len(pixels) > most:
+                encode(together)
+            together.append((number, pixels))
+        for together in filter(None, waiting.values()):
+            encode(together)
+        return [self._placed(sense, frames, *found[number]) for number, frames in enumerate(clips)]
 
     def stream_key(self, sense: str, source: Any, times: Tensor) -> str:
         """The key of a source's stream under the current adapters: see `lynx.streams.key`."""
@@ -83,10 +112,14 @@ class StreamEncoder(AdaptedBackbone):
 
         total: how many frames the whole video has.
         """
-        size, backbone = self.backbone.frames_per_pass, self.backbone
-        pixels = partial(backbone.video_pixels, total=total) if sense == VIDEO else backbone.pixels
+        size, encode = self.backbone.frames_per_pass, self.backbone.encode
         with self.sensing(sense), torch.no_grad():
-            return join([backbone.encode(pixels(part)) for part in frames.split(size)], size)
+            return join([encode(self._pixels_of(sense, part, total)) for part in frames.split(size)], size)
+
+    def _pixels_of(self, sense: str, frames: Tensor, total: int) -> Tensor:
+        """Frames (T, 3, H, W) uint8, of a video of so many in all -> what the tower takes (T', 3, h, w)."""
+        backbone = self.backbone
+        return backbone.video_pixels(frames, total) if sense == VIDEO else backbone.pixels(frames)
 
     def _placed(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
         """The stream of tokens (n, R): pooled, with their seconds, cells, placement and type embedding."""
@@ -173,3 +206,20 @@ def join(parts: Sequence[tuple[Tensor, TokenLayout]], frames: int) -> tuple[Tens
         cells.append(layout.cell[kept])
     last = parts[-1][1]
     return torch.cat(tokens), replace(last, frame=torch.cat(frame), cell=torch.cat(cells))
+
+
+def split(
+    tokens: Tensor, layout: TokenLayout, lengths: Sequence[int]
+) -> list[tuple[Tensor, TokenLayout]]:
+    """Tokens and layouts of clips that were encoded together, of so many frames each, as if encoded alone.
+
+    Tokens of no frame, such as a newline, end every one of them.
+    """
+    clips = []
+    for begin, end in pairwise(accumulate(lengths, initial=0)):
+        of_none = layout.frame < 0  # (n,) bool, as the next one
+        kept = of_none | ((layout.frame >= begin) & (layout.frame < end))
+        frame = torch.where(of_none, -1, layout.frame - begin)[kept]
+        mine = replace(layout, frame=frame, cell=layout.cell[kept])
+        clips.append((tokens[kept.to(tokens.device)], mine))
+    return clips

@@ -8,6 +8,7 @@ with (`guidance.py`). A batch is counted in pseudo-frames.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from lynx.backbones.attention import recording
 from lynx.backbones.memory import checkpointed
 from lynx.config import AlignConfig
 from lynx.datasets.base import Example
-from lynx.datasets.clips import render_clip
+from lynx.datasets.reading import ClipReader, Drawing, clip_reader
 from lynx.errors import AdapterError, DataError
 from lynx.modalities import Modality
 from lynx.model import Lynx
 from lynx.training.guidance import Guidance, counted_tokens
 from lynx.training.losses import attention_loss, response_distance, statistics_loss
 from lynx.training.options import Watch
-from lynx.training.trainer import Trainer, digest_of, seeded
+from lynx.training.trainer import Pass, Trainer, digest_of, seeded
+from lynx.types import Frames
 
 
 class AlignmentLoss:
@@ -93,6 +95,34 @@ class AlignmentLoss:
         self._distances.setdefault(layer, []).append(distance)
 
 
+class PicturesAhead:
+    """Pixels of a sense in clips, drawn by `reader` in the order in which the passes take them."""
+
+    def __init__(self, backbone: Backbone, sense: Modality, examples: Sequence[Example], frames: int) -> None:
+        self.backbone, self.sense, self.examples, self.frames = backbone, sense, examples, frames
+        self.reader = ClipReader()  # which draws in this process
+        self._drawn: Iterator[dict[str, Frames]] = iter(())
+
+    def expect(self, passes: Iterator[Pass], ahead: int) -> None:
+        """Draw the clips of these passes, so many of them ahead."""
+        drawings = (self._drawing(index) for _, indices in passes for index in indices)
+        self._drawn = self.reader.read(drawings, ahead)
+
+    def take(self, clips: int) -> Tensor:
+        """Pixels (B, 3, H, W) of all pseudo-frames of the next clips that are expected."""
+        return torch.cat([self._pixels(next(self._drawn)) for _ in range(clips)])
+
+    def of(self, index: int) -> Tensor:
+        """Pixels of one clip."""
+        return self._pixels(next(self.reader.read([self._drawing(index)], 0)))
+
+    def _drawing(self, index: int) -> Drawing:
+        return Drawing({self.sense.name: self.sense}, self.examples[index], self.frames)
+
+    def _pixels(self, drawn: dict[str, Frames]) -> Tensor:
+        return self.backbone.pixels(drawn[self.sense.name].pixels)
+
+
 def align(
     model: Lynx,
     modality: str | Modality,
@@ -103,12 +133,13 @@ def align(
     *,
     name: str | None = None,
     watch: Watch | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a sense's vision LoRA on unpaired media and write it as an adapter; returns the report.
 
     modality: a name, or a `Modality` with a rendering of its own. name: the adapter's, if not the modality's.
-    watch: what is kept of the run, and where it is shown.
+    watch: what is kept of the run, and where it is shown. workers: see `clip_reader`; they change no result.
     The adapter stays loaded. With `steps=0` it is written unaligned: the encoder as it is.
 
     Raises: AdapterError: an adapter of that name is loaded, or a `lora_B` got no gradient. DataError: the
@@ -121,10 +152,8 @@ def align(
     adapter = Adapter(name or sense.name, sense.name, sense.to_dict(), frames=frames, backbone=source)
     loss = AlignmentLoss(backbone, guidance, config)
 
-    def pixels(index: int) -> Tensor:
-        return backbone.pixels(render_clip({sense.name: sense}, examples[index], frames)[sense.name].pixels)
-
-    with model.lock, ExitStack() as undo:
+    pictures = PicturesAhead(backbone, sense, examples, frames)
+    with model.lock, ExitStack() as undo, ExitStack() as readers:
         model.add_adapter(adapter)
         undo.callback(model.unload_adapter, adapter.name)
         with seeded(config.seed):
@@ -136,22 +165,28 @@ def align(
             "guidance": digest_of(guidance.token_mean.tolist()),
             "clips": [examples[0].id, examples[-1].id],  # reading the others may render them
         }
+        # those of the first clip say how many clips are closest to so many pseudo-frames
+        clips = max(1, round(config.batch_size / len(pictures.of(0))))
         trainer = Trainer(
             model.lora.tensors(lora),
             len(examples),
-            lambda indices: loss(torch.cat([pixels(index) for index in indices]), len(indices)),
+            lambda indices: loss(pictures.take(len(indices)), len(indices)),
             config,
             out_dir / "training" / "align",
-            # the number of clips closest to so many pseudo-frames
-            batch_size=max(1, round(config.batch_size / len(pixels(0)))),
+            batch_size=clips,
             of=of,
             watch=watch,
+            expect=partial(pictures.expect, ahead=clips),
             progress=progress,
         )
         if (finished := trainer.finished("align", out_dir)) is not None:
             undo.close()
             model.load_adapter(out_dir)
             return finished
+        to_draw = trainer.steps * config.accumulate * clips  # in each process
+        pictures.reader = readers.enter_context(
+            clip_reader(workers, examples, to_draw, backbone.device, trainer.accelerator.num_processes)
+        )
         with loss.listening(), checkpointed(backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
                 report = {"stage": "align", "examples": len(examples), **trainer.run()}

@@ -25,7 +25,7 @@ from lynx.backbones import Backbone
 from lynx.backbones.attention import recording
 from lynx.config import GuideConfig
 from lynx.datasets.base import Example
-from lynx.datasets.clips import render_clip
+from lynx.datasets.reading import Drawing, clip_reader
 from lynx.errors import DataError, writing
 from lynx.model import Lynx
 from lynx.types import VIDEO, TokenLayout
@@ -33,6 +33,8 @@ from lynx.types import VIDEO, TokenLayout
 logger = logging.getLogger(__name__)
 
 FORMAT = "lynx-guidance-1"
+AHEAD = 4
+"""Clips that are drawn ahead."""
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,17 @@ class Accumulator:
 
 @torch.no_grad()
 def guide(
-    model: Lynx, examples: Sequence[Example], config: GuideConfig | None = None, progress: bool = True
+    model: Lynx,
+    examples: Sequence[Example],
+    config: GuideConfig | None = None,
+    progress: bool = True,
+    *,
+    workers: int | None = None,
 ) -> Guidance:
-    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
+    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA.
+
+    workers: see `clip_reader`; no result depends on them.
+    """
     config = config or GuideConfig()
     backbone, video = model.backbone, modalities.get(VIDEO)()
     layers = range(len(backbone.vision_attention_modules()))
@@ -226,12 +236,17 @@ def guide(
     # families merge two frames into a token.
     size = config.batch_size + config.batch_size % 2
     waiting: list[Tensor] = []
-    with model.sensing(VIDEO), recording(backbone, vision=accumulator.add_attention):
-        for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
-            moments = config.frames or backbone.default_frames
-            frames = render_clip({VIDEO: video}, examples[i], moments)[VIDEO]
+    moments, count = config.frames or backbone.default_frames, len(examples)
+    drawings = (Drawing({VIDEO: video}, examples[i], moments) for i in range(count))
+    with (
+        model.sensing(VIDEO),
+        recording(backbone, vision=accumulator.add_attention),
+        clip_reader(workers, examples, count, backbone.device) as reader,
+    ):
+        drawn = reader.read(drawings, AHEAD)
+        for clip in tqdm(drawn, "guide", count, unit="clip", disable=None if progress else True):
             # The one resolution of all pseudo-frames, not the video's own: a mean needs equal positions.
-            waiting += backbone.pixels(frames.pixels).split(1)
+            waiting += backbone.pixels(clip[VIDEO].pixels).split(1)
             while len(waiting) > size:
                 encode(waiting[:size])
                 del waiting[:size]

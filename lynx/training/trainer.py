@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 Loss = Callable[[list[int]], dict[str, Tensor]]
 """Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
 
+Pass = tuple[int, list[int]]
+"""A forward pass that is to come: the seed of its random draws, and the indices of its examples."""
+
 VECTOR_RATE = 10.0
 """Learning rate of a vector (a type embedding) relative to a LoRA's: AdamW moves every number by the
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
@@ -94,6 +97,7 @@ class Trainer:
     batch_size: examples a forward pass, if not the config's.
     of: JSON values that identify model and data; a checkpoint with other values is of another run.
     held_out: clips that are measured while it trains. watch: what is kept of the run, and where it is shown.
+    expect: is told, before the first step, the passes of this process in their order, to read ahead.
 
     A recipe overrides `learning_rate` and `step`, and `state` and `load_state` where it keeps tensors of its
     own over the steps.
@@ -111,12 +115,14 @@ class Trainer:
         of: Mapping[str, Any] | None = None,
         held_out: HeldOut | None = None,
         watch: Watch | None = None,
+        expect: Callable[[Iterator[Pass]], None] | None = None,
         progress: bool = True,
     ) -> None:
         if not examples:
             raise DataError("there is nothing to train on: the data set is empty")
         self.weights, self.loss, self.config, self.folder = dict(weights), loss, config, folder
         self.held_out, self.watch, self.progress = held_out, watch or Watch(), progress
+        self.expect = expect
         require_tracker(self.watch.log_with)
         self.checkpoints = Checkpoints(folder, self.watch.keep)
         on_cpu = next(iter(self.weights.values())).device.type == "cpu"
@@ -188,6 +194,8 @@ class Trainer:
         log = RunLog(self.folder, start, self.steps, tracked, writes=main, progress=self.progress)
         if self._best and len(log.rows) < start:
             raise DataError(f"{log.path} lacks rows, which say what was best: start anew with --no-resume")
+        if self.expect:
+            self.expect(self.passes(start))
         with _random_state_kept(), log.open():
             for step in log.bar:
                 if self.held_out and self.held_out.exhausted(log.rows):
@@ -240,6 +248,22 @@ class Trainer:
         """The learning rate of step 0..steps-1."""
         return warmup_cosine(step, self.steps, self.config.lr, self.config.warmup)
 
+    def passes(self, start: int = 0) -> Iterator[Pass]:
+        """The forward passes of this process, from those of step `start` on."""
+        order = Order(self.order.examples, self.order.size, self.order.seed)  # which runs ahead of the steps
+        for step in range(start, self.steps):
+            for part in range(self.config.accumulate):
+                number = self._number(step, part)
+                yield self._seed(number), order.batch(number)
+
+    def _number(self, step: int, part: int) -> int:
+        """Of this process's pass among those of all steps and processes."""
+        at = step * self.config.accumulate + part
+        return at * self.accelerator.num_processes + self.accelerator.process_index
+
+    def _seed(self, number: int) -> int:
+        return seed_of(self.config.seed, "step", number)
+
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; returns its row of the log: means over its forward passes."""
         accelerator, config = self.accelerator, self.config
@@ -247,8 +271,8 @@ class Trainer:
             weight.grad = None
         passes = []
         for part in range(config.accumulate):
-            number = (step * config.accumulate + part) * accelerator.num_processes + accelerator.process_index
-            torch.manual_seed(seed_of(config.seed, "step", number))
+            number = self._number(step, part)
+            torch.manual_seed(self._seed(number))
             found = self.loss(self.order.batch(number))
             accelerator.backward(found["loss"] / config.accumulate)
             passes.append({name: float(value.detach()) for name, value in found.items()})

@@ -10,9 +10,11 @@ which is applied once, whichever of them are used.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from lynx.backbones.familiarity import CLIPS, FamiliarTokens, familiar_tokens
 from lynx.backbones.memory import checkpointed
 from lynx.config import Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
+from lynx.datasets.reading import clip_reader
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.training.options import Validation, Watch
@@ -43,7 +46,7 @@ from lynx.training.questions import (
     training_data,
 )
 from lynx.training.stream_cache import Keeping, StreamCache
-from lynx.training.trainer import Trainer, digest_of, seeded
+from lynx.training.trainer import Pass, Trainer, digest_of, seeded
 from lynx.training.validation import MEASURED, HeldOut
 from lynx.types import VIDEO, Stream
 
@@ -85,6 +88,14 @@ class Batch(NamedTuple):
     conversation: bool
 
 
+class Drawn(NamedTuple):
+    """What a step shows, as the cache is asked for it, and its questions."""
+
+    shown: list[tuple[str, tuple[str, ...]]]
+    turns: list[list[Turn]]
+    conversation: bool
+
+
 class TuningLoss:
     """The loss of stage 3 over indices of clips. A recipe that shows or asks otherwise overrides a method."""
 
@@ -99,6 +110,7 @@ class TuningLoss:
         self.model, self.modalities, self.clips = model, modalities, clips
         self.cache, self.sampling = cache, sampling
         self.packer = Packer(model.backbone)
+        self._ahead: Iterator[tuple[Drawn, list[list[Stream]]]] = iter(())  # of the passes that are expected
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
         """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
@@ -109,16 +121,35 @@ class TuningLoss:
         kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
         return {"loss": loss} | {name: each.mean() for name, each in kinds.items() if len(each)}
 
-    def choose(self, indices: Sequence[int]) -> Batch:
-        """Draw the streams and questions of these clips for one step, by torch's generator."""
+    def expect(self, passes: Iterator[Pass], ahead: int) -> None:
+        """Let the cache draw what these passes will show, so many clips ahead of the one that is used."""
+        drawn, to_show = tee(self._draw_as_in(*each) for each in passes)
+        self._ahead = zip(drawn, self.cache.batches((each.shown for each in to_show), ahead), strict=True)
+
+    def _draw_as_in(self, seed: int, indices: Sequence[int]) -> Drawn:
+        with torch.random.fork_rng(devices=[]):  # in the midst of another step, whose draws go on
+            torch.default_generator.manual_seed(seed)  # alone: dropout may be drawn on another device
+            return self.draw(indices)
+
+    def draw(self, indices: Sequence[int]) -> Drawn:
+        """What these clips show and are asked in one step, by torch's generator."""
         conversation = float(torch.rand(())) < self.sampling.conversation
         sense_count = sample_sense_count(self.modalities, self.sampling)
-        batch = Batch([], [], conversation)
+        drawn = Drawn([], [], conversation)
         for clip in (self.clips[index] for index in indices):
             senses, turns = sample_questions(clip, self.modalities, self.sampling, sense_count)
-            batch.streams.append([self.cache.stream(sense, clip.key) for sense in senses])
-            batch.turns.append(turns)
-        return batch
+            drawn.shown.append((clip.key, senses))
+            drawn.turns.append(turns)
+        return drawn
+
+    def choose(self, indices: Sequence[int]) -> Batch:
+        """Draw the streams and questions of these clips for one step, by torch's generator."""
+        drawn = self.draw(indices)
+        expected, streams = next(self._ahead, (None, None))
+        if streams is None or expected != drawn:  # nobody said that this step would come
+            self._ahead = iter(())
+            (streams,) = self.cache.batches([drawn.shown], len(indices))
+        return Batch(streams, drawn.turns, drawn.conversation)
 
 
 class HeldOutLoss:
@@ -128,7 +159,7 @@ class HeldOutLoss:
     def __init__(
         self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int
     ) -> None:
-        self.loss, self.lora = loss, lora
+        self.loss, self.lora, self.batch_size = loss, lora, batch_size
         most = loss.sampling.questions or max((len(clip.turns) for clip in clips), default=1)
         parts = [(clip, clip.turns[i : i + most]) for clip in clips for i in range(0, len(clip.turns), most)]
         self.batches = [parts[i : i + batch_size] for i in range(0, len(parts), batch_size)]
@@ -141,8 +172,9 @@ class HeldOutLoss:
         """
         model, cache = self.loss.model, self.loss.cache
         sums = torch.zeros(len(MEASURED), 2, dtype=torch.float64)
-        for batch in self.batches[share[0] :: share[1]]:
-            streams = [[cache.stream(sense, clip.key) for sense in clip.senses] for clip, _ in batch]
+        mine = self.batches[share[0] :: share[1]]
+        shown = ([(clip.key, clip.senses) for clip, _ in batch] for batch in mine)
+        for batch, streams in zip(mine, cache.batches(shown, self.batch_size), strict=True):
             turns = [list(asked) for _, asked in batch]
             with model.lora.active([self.lora]):
                 packed = self.loss.packer.pack(streams, turns)
@@ -168,6 +200,7 @@ def tune(
     watch: Watch | None = None,
     cache: Keeping = "auto",
     cache_dir: str | Path | None = None,
+    workers: int | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
     allow_unknown_words: bool = False,
@@ -182,8 +215,9 @@ def tune(
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
     whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
-    cache: whether encoded streams are kept on disk, see `Keeping`; no result depends on it. cache_dir: their
-    folder, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
+    cache: whether encoded streams are kept on disk, see `Keeping`; the streams are the same but for rounding.
+    cache_dir: their folder, in `out_dir` if None. workers: see `clip_reader`; no result depends on them.
+    loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
     answers with words that cannot be said.
@@ -198,7 +232,7 @@ def tune(
     if not allow_unknown_words:
         refuse_unknown_words(model.backbone, [*clips, *data.held_out])
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
-    with model.lock, ExitStack() as undo:
+    with model.lock, ExitStack() as undo, ExitStack() as readers:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
         undo.callback(_llm_restorer(model, list(named)))
         lora = _start_lora(model, list(named), config, frames)
@@ -223,6 +257,7 @@ def tune(
             },
             held_out=HeldOut(measure, validation, aside) if data.held_out else None,
             watch=watch,
+            expect=partial(asked.expect, ahead=config.batch_size),
             progress=progress,
         )
         if (report := run.finished("tune", *named.values())) is not None:
@@ -233,6 +268,10 @@ def tune(
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
         share = run.accelerator.process_index, run.accelerator.num_processes
+        to_draw = min(len(clips), run.steps * config.accumulate * config.batch_size)  # at least, in a process
+        streams.reader = readers.enter_context(
+            clip_reader(workers, data.examples, to_draw, model.backbone.device, share[1])
+        )
         encoded = streams.prepare(data.examples, data.keys, share, progress)
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded

@@ -216,6 +216,28 @@ def test_tokens_are_counted_before_they_are_there(model):
         assert len(banded.tokens) == model.tokens("banded", n) and banded.grid == (halved.grid[0], 1)
 
 
+def test_short_clips_are_encoded_together_as_each_alone(model, monkeypatch):
+    """In order, with what ends each of them, also beside clips of other lengths and shapes, and long ones."""
+    random_adapter(model, "audio")
+    random_adapter(model, "pooled", token_pooling="halves")
+    most = model.backbone.frames_per_pass
+    sizes = [(1, 50, 70), (3, 50, 70), (2, 70, 40), (most + 1, 50, 70), (3, 50, 70), (4, 70, 40), (1, 50, 70)]
+    videos = [clip(*size, seed=i) for i, size in enumerate(sizes)]
+    encode, passes = model.backbone.encode, []
+    monkeypatch.setattr(model.backbone, "encode", lambda pixels: passes.append(len(pixels)) or encode(pixels))
+    for sense in ("video", "audio", "pooled"):
+        expected = [model.encode(sense, video) for video in videos]
+        alone = len(passes)
+        found = model.encode_clips(sense, videos)
+        together, passes = passes[alone:], []
+        assert len(together) < alone and max(together) <= most
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.tokens, other.tokens, rtol=1e-5, atol=1e-5)
+            assert one.cells.equal(other.cells) and one.grid == other.grid and one.duration == other.duration
+            assert one.times.nan_to_num(-1).equal(other.times.nan_to_num(-1))
+    assert model.encode_clips("audio", []) == []
+
+
 @torch.no_grad()
 def test_every_token_says_what_it_stands_for(model):
     """Change one corner of one frame: in the first layers' sum the tokens there change the most."""

@@ -185,12 +185,12 @@ def test_a_fork_has_workers_of_its_own():
 
 
 def test_where_no_process_can_be_made_files_are_read_in_this_one(monkeypatch, caplog):
-    monkeypatch.setattr(worker, "_pool", worker._Pool())
+    monkeypatch.setattr(worker, "_pool", worker.Workers(worker.LIMITS.max_workers))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert call(functions.pid, about="'a'") == os.getpid() == call(functions.pid, about="'a'")
     assert caplog.text.count("no worker can be started") == 1
     monkeypatch.setattr(worker, "LIMITS", dataclasses.replace(worker.LIMITS, max_workers=0))
-    monkeypatch.setattr(worker, "_pool", worker._Pool())
+    monkeypatch.setattr(worker, "_pool", worker.Workers(worker.LIMITS.max_workers))
     assert call(functions.pid, about="'a'") == os.getpid()
 
 

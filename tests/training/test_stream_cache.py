@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import stages
+import torch
 from stages import SENSES, streams_of
 
 from lynx.adapters.format import Adapter
@@ -18,6 +19,18 @@ from lynx.types import DepthClip
 
 def open_cache(root, model, frames=stages.FRAMES, keep="disk"):
     return StreamCache(root, model, SENSES, frames, keep)
+
+
+def counted(model, monkeypatch):
+    """The sense of every clip that is encoded from now on."""
+    encoded, encode = [], model.encode_clips
+
+    def encode_clips(sense, clips):
+        encoded.extend([sense] * len(clips))
+        return encode(sense, clips)
+
+    monkeypatch.setattr(model, "encode_clips", encode_clips)
+    return encoded
 
 
 def test_streams_are_encoded_once_and_kept_as_they_are(model, tmp_path):
@@ -150,12 +163,49 @@ def test_streams_that_are_not_kept_have_the_same_bits(model, tmp_path):
 def test_only_what_a_step_shows_is_encoded_and_not_twice_in_a_row(model, tmp_path, monkeypatch):
     examples = stages.clips(2)
     keys = [content_key(example) for example in examples]
-    cache, encoded, encode = open_cache(tmp_path, model, keep="off"), [], model.encode
-    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    cache, encoded = open_cache(tmp_path, model, keep="off"), counted(model, monkeypatch)
     cache.prepare(examples, keys, progress=False)
     for key in (keys[0], keys[0], keys[1]):
         cache.stream("audio", key)
     assert encoded == ["audio", "audio"]
+
+
+def test_batches_are_encoded_together_as_each_clip_alone(model, tmp_path, monkeypatch):
+    """What is on disk is read, the rest is encoded once a batch; the same bits whatever was asked before."""
+    examples = stages.clips(4)
+    keys = [content_key(example) for example in examples]
+    kept = open_cache(tmp_path / "kept", model)
+    kept.prepare(examples, keys, progress=False)
+    open_cache(tmp_path, model).prepare(examples[:1], keys[:1], progress=False)
+    cache, encoded = open_cache(tmp_path, model, keep="off"), counted(model, monkeypatch)
+    cache.prepare(examples, keys, progress=False)
+    both = ("video", "audio")
+    shown = [
+        [(keys[0], both), (keys[1], both), (keys[2], ("audio",)), (keys[1], both)],
+        [(keys[0], ("video",))],
+        [(keys[3], ()), (keys[2], both)],
+    ]
+    drawn = []
+    render = model.modality("audio").render.__func__
+    monkeypatch.setattr(
+        type(model.modality("audio")), "render", lambda *given: drawn.append(given) or render(*given)
+    )
+    found = list(cache.batches(shown, 2))
+    assert encoded == ["video", "audio", "audio", "video", "audio"] and len(drawn) == 3
+    assert [[[stream.sense for stream in clip] for clip in batch] for batch in found] == [
+        [list(senses) for _, senses in batch] for batch in shown
+    ]
+    for batch, streams in zip(shown, found, strict=True):
+        for (key, senses), clip in zip(batch, streams, strict=True):
+            for sense, stream in zip(senses, clip, strict=True):
+                expected = kept.stream(sense, key)
+                torch.testing.assert_close(stream.tokens, expected.tokens, rtol=1e-5, atol=1e-5)
+                assert stream.cells.equal(expected.cells) and stream.frames is None
+                assert (stream.grid, stream.placement) == (expected.grid, expected.placement)
+    (last,) = cache.batches(shown[2:], 0)
+    assert all(a.tokens.equal(b.tokens) for a, b in zip(last[1], found[2][1], strict=True))
+    with pytest.raises(DataError, match="has no stream of 'audio'"):
+        next(cache.batches([[("another", ("audio",))]], 0))
 
 
 def test_what_is_on_disk_already_is_read(model, tmp_path, monkeypatch):
@@ -165,8 +215,7 @@ def test_what_is_on_disk_already_is_read(model, tmp_path, monkeypatch):
     cache = open_cache(tmp_path, model, keep="off")
     assert cache.prepare(examples, keys, progress=False) == 0
     expected = [stream.tokens for stream in streams_of(model, examples[2])]
-    encoded, encode = [], model.encode
-    monkeypatch.setattr(model, "encode", lambda sense, frames: encoded.append(sense) or encode(sense, frames))
+    encoded = counted(model, monkeypatch)
     for key in keys:
         found = [cache.stream(sense, key).tokens for sense in SENSES]
     assert encoded == list(SENSES) and all(a.equal(b) for a, b in zip(found, expected, strict=True))

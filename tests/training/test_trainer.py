@@ -156,6 +156,21 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, stop_at):
     assert again["last"] == report["last"]
 
 
+@pytest.mark.parametrize("stop_at", [None, 7])
+def test_what_is_to_come_is_told_before_the_first_step_and_comes(tmp_path, stop_at):
+    """Indices and seeds of every pass; of a run that goes on those that are left."""
+    expected, seeds, config = [], [], replace(CONFIG, accumulate=2)
+    if stop_at:
+        with pytest.raises(KeyboardInterrupt):
+            Fit(stop_at).trainer(tmp_path, config).run()
+    fit = Fit()
+    whole = fit.loss
+    fit.loss = lambda indices: seeds.append(torch.initial_seed()) or whole(indices)
+    fit.trainer(tmp_path, config, expect=expected.extend).run()
+    assert expected == list(zip(seeds, fit.seen, strict=True))
+    assert len(expected) == (2 * (7 - 2) if stop_at else 14) and len({seed for seed, _ in expected}) > 9
+
+
 def test_a_killed_process_can_be_resumed(tmp_path):
     script = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\n"

@@ -10,6 +10,7 @@ import torch
 
 from lynx.adapters.format import CONFIG, NEW
 from lynx.adapters.saving import save_adapter
+from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key, render_clip
@@ -301,8 +302,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(folder, model, tmp_path, mon
 
 
 @pytest.mark.parametrize("checkpointing", ["off", "non-reentrant"])
-def test_streams_that_are_not_kept_change_no_bit(folder, model, tmp_path, monkeypatch, checkpointing):
+def test_streams_that_are_not_kept_change_no_bit_where_a_clip_fills_a_pass(
+    folder, model, tmp_path, monkeypatch, checkpointing
+):
     """Of weights, losses, damage and what a clip looks like; also where a run goes on the other way."""
+    monkeypatch.setattr(LlavaOnevision, "frames_per_pass", stages.FRAMES)
     config = replace(SHORT, dropout=0.1, checkpointing=checkpointing, type_embedding=True)
     given = {"sampling": Sampling(drop_modality=0.3, conversation=0.5), "progress": False}
     runs = {"disk": model, "off": stages.small_model_with(folder), "mixed": stages.small_model_with(folder)}
