@@ -6,7 +6,6 @@ with its own attention. So the weights are in memory once, and a difference is l
 
 import importlib.metadata
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from lynx.backbones.attention import stock
 from lynx.backbones.decoding import generate
 from lynx.backbones.estimate import estimate
 from lynx.backbones.loading import stock_processor
+from lynx.backbones.memory import peak_bytes, used_bytes
 from lynx.config import LoraSettings
 from lynx.errors import LynxError
 from lynx.model import Lynx
@@ -89,8 +88,8 @@ def verify(
     given. progress: called with each check's name before it begins.
     Raises: LynxError: the backbone, an adapter or the clip cannot be loaded at all.
     """
-    begin, before = time.perf_counter(), _memory()
-    with _peak() as peak:
+    begin, before = time.perf_counter(), used_bytes()
+    with peak_bytes() as peak:
         model = Lynx(lynx.backbones.load_backbone(source, precision, device))
         run = _Run(model, str(source), video if video is not None else drawn_clip(), precision, device)
         checks = []
@@ -405,33 +404,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _memory() -> int:
-    """Bytes in use now: of the GPU where there is one, else this process's own."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated()
-    found = psutil.Process().memory_info()
-    return int(found.rss - getattr(found, "shared", 0))
-
-
-@contextmanager
-def _peak() -> Iterator[list[int]]:
-    """The most bytes in use while what is inside runs; a list, since it is known afterwards."""
-    seen, ended = [_memory()], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            seen[0] = max(seen[0], _memory())
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        thread.join()
-        if torch.cuda.is_available():
-            seen[0] = torch.cuda.max_memory_allocated()
