@@ -108,7 +108,7 @@ def checkpoint(name: str) -> Path:
     config.text_config.eos_token_id, config.text_config.bos_token_id = words.eos_token_id, None
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    preprocessor = family.true_preprocessor(row.size)
+    preprocessor = family.true_preprocessor(row)
     return families.base.write(folder, model, words, family.template, preprocessor, std=None)
 
 
@@ -207,9 +207,15 @@ def beside_stock(figures: Figures, model: Any, chat: Any, options: argparse.Name
 
     for each in (stock, backbone.model):
         each.generation_config.eos_token_id = None  # all are to say as many tokens
-    given = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
-    given |= {"position_ids": prompt.position_ids, "do_sample": False}
-    plain = decoding(partial(stock.generate, **given), backbone, length, options.tokens)
+
+    def plainly(cache: DynamicCache, max_new_tokens: int) -> Any:
+        return stock.generate(
+            **backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cache.get_seq_length()),
+            attention_mask=prompt.attention_mask, position_ids=prompt.position_ids, cache=cache,
+            do_sample=False, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+
+    plain = decoding(plainly, backbone, length, options.tokens)
 
     def beside(*senses: str) -> dict[str, Any]:
         with model.using(*senses):

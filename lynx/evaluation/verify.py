@@ -193,11 +193,9 @@ class _Run:
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
-            rate = 1 / self.stream.spacing if len(self.frames) > 1 else 1.0
-            known = {"fps": rate, "total_num_frames": len(self.frames), "duration": self.frames.duration}
             theirs = processor(
                 text=[text], videos=[self.frames.pixels.numpy()], return_tensors="pt",
-                do_sample_frames=False, video_metadata=[known | {"frames_indices": range(len(self.frames))}],
+                do_sample_frames=False, video_metadata=[self.metadata()],
             )  # fmt: skip
         except Exception as error:  # whatever another library says of a machine that it does not fit
             return SKIPPED, f"the processor cannot be used here: {_line(error)}"
@@ -209,10 +207,18 @@ class _Run:
         told = f"pixels {'equal' if all(same) and same else 'differ'}, ids {'equal' if ids else 'differ'}"
         return OK if ids and same and all(same) else FAILED, told
 
+    def metadata(self) -> dict[str, Any]:
+        """What a stock processor is told of the clip: at a frame a second, a frame's number is its second."""
+        times = self.frames.times.tolist()
+        known = {"fps": 1.0, "total_num_frames": len(times), "frames_indices": times}
+        return {**known, "duration": self.frames.duration}
+
     @torch.no_grad()
     def prefill(self) -> tuple[str, str]:
         """Logits of the prompt's last positions."""
         ours, theirs = self._logits(), self._stock_logits(self._asking(DESCRIBE))
+        if not theirs.isfinite().all():
+            return FAILED, "stock's own logits are not finite: the weights are damaged, or overflow here"
         if torch.equal(ours, theirs):
             return OK, f"the logits of the last {ours.shape[1]} positions are stock's, bit for bit"
         return FAILED, f"logits differ by up to {float((ours - theirs).abs().max()):.3g}"

@@ -15,6 +15,7 @@ from lynx import compat
 from lynx.adapters.lora import count_parameters
 from lynx.backbones import CATALOG, FAMILIES, load_backbone, parse_source, skeleton
 from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.loading import read_preprocessing
 from lynx.backbones.quantization import describe_auto
 from lynx.errors import BackboneError
 from lynx.types import Stream
@@ -129,6 +130,17 @@ def test_smolvlm_s_rows_have_as_many_parameters_as_was_counted_before(name, weig
     """On models of the stock class, before the rows were typed in."""
     assert sum(p.numel() for p in set(skeleton(name).model.parameters())) == weights
     assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_row_s_checkpoint_at_true_size_is_preprocessed_as_the_row_says(tmp_path, name):
+    """The benchmarks make such checkpoints."""
+    row = CATALOG[name]
+    described = {**families.FAMILIES[row.family].true_preprocessor(row), "image_mean": [0.5] * 3}
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**described, "image_std": [0.5] * 3}))
+    found = read_preprocessing(parse_source(tmp_path))
+    assert (found.size, found.pixels) == (row.size, row.pixels)
 
 
 def test_internvl_s_other_count_is_that_of_the_fused_qkv():
