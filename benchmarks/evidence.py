@@ -20,7 +20,6 @@ model is loaded: what loading takes for a moment, up to twice the weights, would
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -199,36 +198,16 @@ def peaks(source: str, frames: int) -> dict[str, Any]:
 
 def peak_of(source: str, frames: int, what: str) -> int:
     """Peak bytes of this process in an answer, or in the attribution of one of its tokens too."""
+    from lynx.backbones.memory import peak_bytes
     from lynx.evidence.integrated_gradients import integrated_gradients
 
     model = load(source, frames)
-    forget_peak()
-    answered = ask(model, frames).evidence.answered
-    if what == "attribution":
-        with answered.replay() as replay:
-            integrated_gradients(replay, [0])
-    return peak()
-
-
-RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-def forget_peak() -> None:
-    """Count the peak of memory from now on; resident memory only where the system can (Linux)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif RESET.exists():
-        RESET.write_text("5")
-
-
-def peak() -> int:
-    """Peak bytes since `forget_peak`."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if RESET.exists():
-        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with peak_bytes() as peak:
+        answered = ask(model, frames).evidence.answered
+        if what == "attribution":
+            with answered.replay() as replay:
+                integrated_gradients(replay, [0])
+    return peak[0]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Decoding on a GPU, beside the limit of its memory's bandwidth: one command of less than ten minutes.
 
-    python -m benchmarks.gpu [--backbones llava-onevision-0.5b llava-onevision-7b] [--precisions bf16 nf4]
+    python -m benchmarks.gpu [--backbones llava-onevision-0.5b qwen3-vl-2b] [--precisions bf16 nf4]
 
 Of each backbone (the true architecture with random weights, made once in `.cache/benchmarks`) and precision,
 in a process of its own: tokens a second of stock `generate`, of lynx without an adapter and with one, in
@@ -8,7 +8,7 @@ PEFT's layers and in ours, with and without fixed steps; the share of the limit,
 bandwidth over the bytes of weights that a token reads; what capturing a step takes; memory. Then
 `tests/test_cuda.py`. Cases are printed as they end, so that a run that is cut short has told something.
 
-Without a CUDA device it says so, and does the same with a small checkpoint on the CPU.
+Without a CUDA device it says so, and does the same with small checkpoints of the families on the CPU.
 """
 
 import argparse
@@ -31,8 +31,6 @@ from benchmarks.real_size import checkpoint, device_name
 
 RUN_S, CASE_S, TESTS_S = 570, 150, 120
 """Seconds that the whole run takes at most, a case of it, and that are left for the tests."""
-SMALL = "small"
-"""The checkpoint of a run without CUDA."""
 
 
 def main() -> None:
@@ -40,13 +38,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["llava-onevision-0.5b", "llava-onevision-7b"]
+    names = ["llava-onevision-0.5b", "llava-onevision-7b", "qwen3-vl-2b", "smolvlm2-500m"]
     parser.add_argument("--backbones", nargs="+", default=names, help="rows of the catalog")
     parser.add_argument("--precisions", nargs="+", default=["bf16", "nf4"])
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--no-tests", action="store_true", help="leave tests/test_cuda.py out")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -55,12 +53,12 @@ def main() -> None:
         return
     cuda = torch.cuda.is_available()
     if not cuda:
-        print("no CUDA device here: a small checkpoint on the CPU; mind no figures", file=sys.stderr)
-        options.backbones, options.precisions, options.no_tests = [SMALL], ["fp32", "nf4"], True
+        print("no CUDA device here: small checkpoints on the CPU; mind no figures", file=sys.stderr)
+        options.precisions, options.no_tests = ["fp32", "nf4"], True
         options.frames, options.tokens, options.rounds = 2, min(options.tokens, 8), 1
     end = time.monotonic() + RUN_S
     found: dict[str, Any] = {}
-    for name, precision in itertools.product(options.backbones, options.precisions):
+    for precision, name in itertools.product(options.precisions, options.backbones):
         asked = name, precision, options
         found[f"{name}, {precision}"] = figures = in_own_process(*asked, end) if cuda else case(*asked)
         print(f"{name}, {precision}: {json.dumps(figures)}", file=sys.stderr, flush=True)
@@ -102,7 +100,7 @@ def case(name: str, precision: str, options: argparse.Namespace) -> dict[str, An
     import lynx
 
     with tempfile.TemporaryDirectory() as folder:
-        source = small_checkpoint(Path(folder)) if name == SMALL else checkpoint(name)
+        source = checkpoint(name) if torch.cuda.is_available() else small_checkpoint(name, Path(folder))
         start = time.perf_counter()
         model = lynx.load(source, precision=precision)
         figures = {"load_s": round(time.perf_counter() - start, 1)} | decoding(model, options)
@@ -111,12 +109,14 @@ def case(name: str, precision: str, options: argparse.Namespace) -> dict[str, An
     return figures | {"gb_when_it_is_gone": memory(torch.cuda.memory_allocated)}
 
 
-def small_checkpoint(folder: Path) -> Path:
-    """LLaVA-OneVision's, as wide as bitsandbytes' blocks."""
+def small_checkpoint(name: str, folder: Path) -> Path:
+    """Of the family of a row of the catalog, as wide as bitsandbytes' blocks."""
     sys.path.append(str(ROOT / "tests"))  # where small checkpoints are made
     import families
 
-    small = families.FAMILIES["llava_onevision"]
+    from lynx.backbones import CATALOG
+
+    small = families.FAMILIES[CATALOG[name].family]
     return small.write(folder, **small.quantizable)
 
 

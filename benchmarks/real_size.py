@@ -13,7 +13,6 @@ The checkpoint is made once, in `.cache/benchmarks`.
 
 import argparse
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import DynamicCache
 
 from benchmarks import CACHE, interleaved, report, seconds
+from lynx.backbones.memory import peak_bytes, used_bytes
 
 
 def main() -> None:
@@ -67,47 +66,19 @@ class Figures:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
         self.more: dict[str, Any] = {}
-        self._before = resident_bytes()  # of the interpreter and its libraries
+        self._before = used_bytes()  # of the interpreter and its libraries
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what is inside."""
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
         start, spent = time.perf_counter(), time.process_time()
-        with most_resident_bytes() as seen:
+        with peak_bytes() as peak:
             yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-            seen = [torch.cuda.max_memory_allocated() + self._before]
         self.rows[name] = {
             "seconds": round(time.perf_counter() - start, 2),
             "cpu_seconds": round(time.process_time() - spent, 2),
-            "peak_gb": round((max(seen) - self._before) / 1e9, 3),
+            "peak_gb": round((peak[0] - self._before) / 1e9, 3),
         }
-
-
-def resident_bytes() -> int:
-    """Memory of this process, what is read of the weights' mapped file included."""
-    return int(psutil.Process().memory_info().rss)
-
-
-@contextmanager
-def most_resident_bytes() -> Iterator[list[int]]:
-    """What it was every hundredth of a second while what is inside runs."""
-    seen, ended = [resident_bytes()], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.01):
-            seen.append(resident_bytes())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        thread.join()
 
 
 def device_name() -> str:
@@ -137,7 +108,7 @@ def checkpoint(name: str) -> Path:
     config.text_config.eos_token_id, config.text_config.bos_token_id = words.eos_token_id, None
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    preprocessor = family.true_preprocessor(row.size)
+    preprocessor = family.true_preprocessor(row)
     return families.base.write(folder, model, words, family.template, preprocessor, std=None)
 
 
@@ -236,9 +207,15 @@ def beside_stock(figures: Figures, model: Any, chat: Any, options: argparse.Name
 
     for each in (stock, backbone.model):
         each.generation_config.eos_token_id = None  # all are to say as many tokens
-    given = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
-    given |= {"position_ids": prompt.position_ids, "do_sample": False}
-    plain = decoding(partial(stock.generate, **given), backbone, length, options.tokens)
+
+    def plainly(cache: DynamicCache, max_new_tokens: int) -> Any:
+        return stock.generate(
+            **backbone.inputs(prompt.input_ids, prompt.inputs_embeds, cache.get_seq_length()),
+            attention_mask=prompt.attention_mask, position_ids=prompt.position_ids, cache=cache,
+            do_sample=False, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+
+    plain = decoding(plainly, backbone, length, options.tokens)
 
     def beside(*senses: str) -> dict[str, Any]:
         with model.using(*senses):

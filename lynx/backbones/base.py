@@ -95,6 +95,14 @@ class Backbone(ABC):
         self.unexpected = tuple(unexpected)  # tensors of its files that the model has no place for
         self.familiar: FamiliarTokens | None = None  # of the video, where its checkpoint has them
         self.steps: LRUCache[Any, Any] = LRUCache(4)  # of decoding, see `fixed_step`
+        if any(preprocessing.size):
+            patch = self.vision_sizes(model.config).patch
+            grid = tuple(side // patch for side in preprocessing.size)
+            if grid != self.patch_grid:
+                raise BackboneError(
+                    f"the preprocessor JSON of {source} makes frames of {preprocessing.size} pixels, that "
+                    f"is {grid} patches; its tower takes {self.patch_grid}: expected the files of one model"
+                )
         if self.used_layers is not None:  # a LoRA on a layer that nothing reads would never get a gradient
             numbers = "|".join(map(str, range(self.used_layers)))
             self.vision_targets = self.vision_targets.replace(r"\d+", f"({numbers})", 1)

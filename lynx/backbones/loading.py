@@ -5,12 +5,15 @@ A Hub id is downloaded to a folder of the cache at one commit, and read like any
 
 import json
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -48,6 +51,10 @@ extensions = Extensions(
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
+_REFUSALS = (
+    OSError, ImportError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+)  # fmt: skip
+"""What stock code raises of values that it does not expect."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
 
 
@@ -127,6 +134,24 @@ def _read_json(source: CheckpointSource, filename: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+@contextmanager
+def _explain(problem: str) -> Iterator[None]:
+    """Inside the `with`, whatever stock code says of a checkpoint that it cannot take is a BackboneError.
+
+    problem: what could not be done, in words.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        advice = "a file of its weights is damaged or cut off, copy or download it again"
+        raise BackboneError(f"{problem}: {advice} ({error})") from error
+    except (*_REFUSALS, StrictDataclassError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BackboneError(f"{problem}: {reason}") from error
+
+
 def read_config(source: CheckpointSource) -> PreTrainedConfig:
     """The checkpoint's configuration, of a family that lynx knows.
 
@@ -137,11 +162,8 @@ def read_config(source: CheckpointSource) -> PreTrainedConfig:
     if kind is None:
         raise BackboneError(f"{source.name!r} has no configuration: expected config.json with a model_type")
     get_family(str(kind), source.name, source.note)
-    try:
+    with _explain(f"cannot read the configuration of {source.name!r}"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(f"cannot read the configuration of {source.name!r}: {reason}") from error
     return config
 
 
@@ -153,24 +175,39 @@ def read_preprocessing(source: CheckpointSource) -> Preprocessing:
     processor, video, image = (_read_json(source, name) for name in _PROCESSORS)
     values = processor.get("video_processor") or video or image or processor.get("image_processor") or {}
     try:
-        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
+        mean, std = _three(values["image_mean"]), _three(values["image_std"], above=0)
         size = values.get("size") or {}
         if square := values.get("max_image_size"):  # resized twice: to a longer side, then to a square
             first = size or values["video_sampling"]["video_size"]
-            side, longer = int(square["longest_edge"]), int(first["longest_edge"])
+            side, longer = _count(square["longest_edge"]), _count(first["longest_edge"])
             return Preprocessing(mean, std, size=(side, side), longer_side=longer)
         least = values.get("min_pixels", size.get("shortest_edge"))
         most = values.get("max_pixels", size.get("longest_edge"))
         if least is not None and most is not None:
             capped, tokens = bool(values.get("cap_pixels_per_frame")), values.get("max_video_tokens")
-            limits = (int(least), int(most))
+            limits = (_count(least), _count(most))
             return Preprocessing(mean, std, pixels=limits, capped=capped, video_tokens=tokens)
-        return Preprocessing(mean, std, size=(int(size["height"]), int(size["width"])))
-    except (KeyError, TypeError) as error:
+        return Preprocessing(mean, std, size=(_count(size["height"]), _count(size["width"])))
+    except (KeyError, TypeError, ValueError) as error:
         raise BackboneError(
-            f"{source.name!r} has no preprocessor JSON with size (height and width, or the least "
-            "and the most pixels), image_mean and image_std"
+            f"{source.name!r} has no preprocessor JSON with size (height and width, or the least and the "
+            f"most pixels), image_mean and image_std: {type(error).__name__} {error}"
         ) from error
+
+
+def _count(value: Any) -> int:
+    """A whole number, 1 or more. Raises: TypeError, ValueError: it is something else."""
+    if not (number := int(value)) >= 1:
+        raise ValueError(f"{value} is below 1")
+    return number
+
+
+def _three(values: Sequence[float], above: float = -math.inf) -> tuple[float, ...]:
+    """A number for each channel. Raises: TypeError, ValueError: they are something else."""
+    numbers = tuple(map(float, values))
+    if len(numbers) != 3 or not all(above < number < math.inf for number in numbers):
+        raise ValueError(f"{values} is not three numbers above {above:g}")
+    return numbers
 
 
 def _read_model(
@@ -183,7 +220,12 @@ def _read_model(
     if quantized and getattr(config, "quantization_config", None) is None:
         # Given to a checkpoint that has its own, even as None, it would replace it.
         options["quantization_config"] = quantization_config(precision, family.unquantized, dtype)
-    try:
+    if not any(Path(source.location).glob("model*.safetensors")):
+        raise BackboneError(
+            f"cannot load {source.name!r}: it has no model.safetensors, nor shards of it; weights in other "
+            "formats, such as pytorch_model.bin, are not read: save them as safetensors with transformers"
+        )
+    with _explain(f"cannot load {source.name!r} in {precision}"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.location,
             dtype=dtype,
@@ -191,13 +233,16 @@ def _read_model(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which are refused here, by name
             **options,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise BackboneError(f"cannot load {source.name!r} in {precision}: {error}") from error
     model: PreTrainedModel = loaded[0]
+    if mismatched := sorted(loaded[1]["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise BackboneError(
+            f"the weights of {source.name!r} are of another model than its config.json: {len(mismatched)} "
+            f"tensors have another shape, such as {name}: {tuple(found)}, expected {tuple(expected)}"
+        )
     if missing := sorted(loaded[1]["missing_keys"]):
         some = ", ".join(missing[:3])
         raise BackboneError(f"the weights of {source.name!r} lack {len(missing)} tensors, such as {some}")
@@ -252,10 +297,8 @@ def _read_tokenizer(where: CheckpointSource) -> Any:
 
     Raises: BackboneError: there is none, or no template.
     """
-    try:
+    with _explain(f"cannot read the tokenizer of {where.name!r}"):
         tokenizer = AutoTokenizer.from_pretrained(where.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"cannot read the tokenizer of {where.name!r}: {error}") from error
     # The template of the whole model wins over that of its LLM.
     jinja = Path(where.location, "chat_template.jinja")
     template = _read_json(where, "chat_template.json").get("chat_template")
@@ -333,7 +376,7 @@ def skeleton(name: str | Path) -> Backbone:
         where = fetch(where)
         config, preprocessing = read_config(where), read_preprocessing(where)
         extra = _read_json(where, "lynx_tiny.json")
-    with torch.device("meta"):
+    with _explain(f"cannot make a model by the configuration of {where.name!r}"), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     family = get_family(config.model_type)
     return family(

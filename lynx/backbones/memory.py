@@ -6,6 +6,7 @@ Gradient checkpointing, which takes less memory for more time, is switched on he
 import ctypes
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -123,6 +124,38 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     available, container = int(psutil.virtual_memory().available), container_bytes_left()
     return available if container is None else min(available, container)
+
+
+def used_bytes() -> int:
+    """Bytes in use now: of the GPU where there is one, else this process's resident ones, what has been read
+    of the weights' mapped files included.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def peak_bytes() -> Iterator[list[int]]:
+    """The most `used_bytes` while what is inside runs: a list of one, which is right once that has ended."""
+    seen, ended = [used_bytes()], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.01):
+            seen[0] = max(seen[0], used_bytes())
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+        if torch.cuda.is_available():  # which counts itself, without gaps
+            torch.cuda.synchronize()
+            seen[0] = torch.cuda.max_memory_allocated()
 
 
 def container_bytes_left(root: Path = Path("/sys/fs/cgroup")) -> int | None:

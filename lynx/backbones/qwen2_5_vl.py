@@ -16,6 +16,7 @@ from lynx import compat
 from lynx.backbones.attention import PACKED
 from lynx.backbones.base import Backbone
 from lynx.backbones.sizes import VisionSizes
+from lynx.errors import BackboneError
 from lynx.types import PLACEMENTS, Stream, TokenLayout
 
 
@@ -73,7 +74,7 @@ class Qwen25VL(Backbone):
 
     def frame_pixels(self, size: tuple[int, int] | None, frames: int) -> int:
         """Pixels of a frame of the video's own shape, or of the pseudo-frames' square."""
-        return math.prod(self._video_size(size, frames)) if size is not None else self.square**2
+        return math.prod(self.video_size(size, frames)) if size is not None else self.square**2
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, square, square)."""
@@ -82,7 +83,20 @@ class Qwen25VL(Backbone):
     def video_pixels(self, frames: Tensor, total: int | None = None) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, h, w), sides multiples of `merged` and close to the video's shape."""
         height, width = frames.shape[-2:]
-        return self.resize(frames, self._video_size((height, width), total or len(frames)))
+        return self.resize(frames, self.video_size((height, width), total or len(frames)))
+
+    def video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
+        """(height, width) that a frame of so many gets, of a video of that size, as stock has it.
+
+        Raises: BackboneError: stock refuses such a shape.
+        """
+        try:
+            return self._stock_size(size, frames)
+        except ValueError as error:
+            raise BackboneError(
+                f"the video's frames are {size[1]} x {size[0]} pixels, which {self.source} does not take "
+                f"({error}): give a video that is cropped or padded to a shape less narrow"
+            ) from error
 
     def resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         """(T, 3, H, W) uint8 -> (T', 3, *size), T' even: the last frame twice where T is odd."""
@@ -99,7 +113,7 @@ class Qwen25VL(Backbone):
         """The limit of tokens that `capped` is about: of a whole clip."""
         return self.preprocessing.video_tokens or 128_000
 
-    def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
+    def _stock_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         least, most = self.preprocessing.pixels
         if self.preprocessing.capped:  # as stock; 90 % and 5 % are its own
             total = int(0.9 * self.video_tokens * self.merged**2)

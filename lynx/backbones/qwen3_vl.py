@@ -64,7 +64,7 @@ class Qwen3VL(Qwen25VL):
         """The limit of tokens that `capped` is about: of a frame."""
         return self.preprocessing.video_tokens or 768
 
-    def _video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
+    def _stock_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         frames = max(frames, self._temporal)  # one alone, which stock refuses, is shown twice
         least, most = self.preprocessing.pixels
         if self.preprocessing.capped:  # as stock; the 5 % are its own

@@ -6,7 +6,6 @@ with its own attention. So the weights are in memory once, and a difference is l
 
 import importlib.metadata
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from lynx.backbones.attention import stock
 from lynx.backbones.decoding import generate
 from lynx.backbones.estimate import estimate
 from lynx.backbones.loading import stock_processor
+from lynx.backbones.memory import peak_bytes, used_bytes
 from lynx.config import LoraSettings
 from lynx.errors import LynxError
 from lynx.model import Lynx
@@ -89,8 +88,8 @@ def verify(
     given. progress: called with each check's name before it begins.
     Raises: LynxError: the backbone, an adapter or the clip cannot be loaded at all.
     """
-    begin, before = time.perf_counter(), _memory()
-    with _peak() as peak:
+    begin, before = time.perf_counter(), used_bytes()
+    with peak_bytes() as peak:
         model = Lynx(lynx.backbones.load_backbone(source, precision, device))
         run = _Run(model, str(source), video if video is not None else drawn_clip(), precision, device)
         checks = []
@@ -194,11 +193,9 @@ class _Run:
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
-            rate = 1 / self.stream.spacing if len(self.frames) > 1 else 1.0
-            known = {"fps": rate, "total_num_frames": len(self.frames), "duration": self.frames.duration}
             theirs = processor(
                 text=[text], videos=[self.frames.pixels.numpy()], return_tensors="pt",
-                do_sample_frames=False, video_metadata=[known | {"frames_indices": range(len(self.frames))}],
+                do_sample_frames=False, video_metadata=[self.metadata()],
             )  # fmt: skip
         except Exception as error:  # whatever another library says of a machine that it does not fit
             return SKIPPED, f"the processor cannot be used here: {_line(error)}"
@@ -210,10 +207,18 @@ class _Run:
         told = f"pixels {'equal' if all(same) and same else 'differ'}, ids {'equal' if ids else 'differ'}"
         return OK if ids and same and all(same) else FAILED, told
 
+    def metadata(self) -> dict[str, Any]:
+        """What a stock processor is told of the clip: at a frame a second, a frame's number is its second."""
+        times = self.frames.times.tolist()
+        known = {"fps": 1.0, "total_num_frames": len(times), "frames_indices": times}
+        return {**known, "duration": self.frames.duration}
+
     @torch.no_grad()
     def prefill(self) -> tuple[str, str]:
         """Logits of the prompt's last positions."""
         ours, theirs = self._logits(), self._stock_logits(self._asking(DESCRIBE))
+        if not theirs.isfinite().all():
+            return FAILED, "stock's own logits are not finite: the weights are damaged, or overflow here"
         if torch.equal(ours, theirs):
             return OK, f"the logits of the last {ours.shape[1]} positions are stock's, bit for bit"
         return FAILED, f"logits differ by up to {float((ours - theirs).abs().max()):.3g}"
@@ -405,33 +410,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _memory() -> int:
-    """Bytes in use now: of the GPU where there is one, else this process's own."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated()
-    found = psutil.Process().memory_info()
-    return int(found.rss - getattr(found, "shared", 0))
-
-
-@contextmanager
-def _peak() -> Iterator[list[int]]:
-    """The most bytes in use while what is inside runs; a list, since it is known afterwards."""
-    seen, ended = [_memory()], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            seen[0] = max(seen[0], _memory())
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        thread.join()
-        if torch.cuda.is_available():
-            seen[0] = torch.cuda.max_memory_allocated()

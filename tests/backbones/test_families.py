@@ -77,6 +77,24 @@ def left_padded(backbone, prompts):
     return Prompt(torch.cat(ids), torch.cat(embeds), torch.cat(masks), torch.cat(positions, dim=-2))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 50), (3, 50, 1), (3, 2, 500), (5, 600, 2)])
+def test_a_clip_of_any_shape_has_as_many_tokens_as_were_counted_or_is_refused_in_words(kind, model, shape):
+    """Stock Qwen takes frames up to 200 times as long as they are wide."""
+    backbone, video = model.backbone, clip(*shape)
+    if kind.startswith("qwen") and max(shape[1:]) > 200 * min(shape[1:]):
+        said = rf"frames are {shape[2]} x {shape[1]} pixels.*smaller than 200.*cropped or padded"
+        with pytest.raises(BackboneError, match=said):
+            backbone.tokens(shape[0], shape[1:])
+        with pytest.raises(BackboneError, match=said):
+            backbone.video_pixels(video.pixels)
+        with pytest.raises(BackboneError, match=said):
+            model.chat(video=video, frames=shape[0])
+    else:
+        chat = model.chat(video=video, frames=shape[0])
+        chat.ask("what ?", max_new_tokens=2)
+        assert len(chat.streams["video"].tokens) == backbone.tokens(shape[0], shape[1:])
+
+
 def test_every_family_is_among_them():
     assert set(FAMILIES) == set(checkpoints.FAMILIES) <= set(checkpoints.VARIANTS)
 

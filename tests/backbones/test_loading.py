@@ -15,6 +15,7 @@ from lynx import compat
 from lynx.adapters.lora import count_parameters
 from lynx.backbones import CATALOG, FAMILIES, load_backbone, parse_source, skeleton
 from lynx.backbones.llava_onevision import LlavaOnevision
+from lynx.backbones.loading import read_preprocessing
 from lynx.backbones.quantization import describe_auto
 from lynx.errors import BackboneError
 from lynx.types import Stream
@@ -131,6 +132,17 @@ def test_smolvlm_s_rows_have_as_many_parameters_as_was_counted_before(name, weig
     assert count_parameters(name) == {"vision": vision, "llm": llm, "total": vision + llm}
 
 
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_row_s_checkpoint_at_true_size_is_preprocessed_as_the_row_says(tmp_path, name):
+    """The benchmarks make such checkpoints."""
+    row = CATALOG[name]
+    described = {**families.FAMILIES[row.family].true_preprocessor(row), "image_mean": [0.5] * 3}
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**described, "image_std": [0.5] * 3}))
+    found = read_preprocessing(parse_source(tmp_path))
+    assert (found.size, found.pixels) == (row.size, row.pixels)
+
+
 def test_internvl_s_other_count_is_that_of_the_fused_qkv():
     three, fused = 64 * 3 * (1024 + 1024), 64 * (1024 + 3 * 1024)
     as_in_the_paper = 28_311_552 - 24 * (three - fused)
@@ -202,6 +214,75 @@ def test_an_incomplete_checkpoint_is_refused(folder, tmp_path, file, message):
     (tmp_path / "copy" / file).unlink()
     with pytest.raises(BackboneError, match=message):
         load_backbone(tmp_path / "copy")
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def in_another_format(path):
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    path.unlink()
+
+
+def of_another_shape(path):
+    weights = load_file(path)
+    weights[next(name for name in weights if "up_proj" in name)] = torch.zeros(3, 5)
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_off, "damaged or cut off, copy or download it again"),
+        (lambda path: path.write_bytes(b""), "damaged or cut off, copy or download it again"),
+        (in_another_format, r"no model\.safetensors.*pytorch_model\.bin, are not read"),
+        (of_another_shape, r"1 tensors have another shape, such as .*up_proj.*: \(3, 5\), expected \(80"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_named(folder, tmp_path, damage, message):
+    shutil.copytree(folder, tmp_path / "copy")
+    damage(tmp_path / "copy" / "model.safetensors")
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": {"height": 0, "width": 0}}, "0 is below 1"),
+        ({"size": {"height": "large", "width": 28}}, "no preprocessor JSON.*'large'"),
+        ({"size": {"height": 100, "width": 100}}, r"\(25, 25\) patches; its tower takes \(7, 7\)"),
+        ({"image_std": [0.5, 0.5, 0]}, "three numbers above 0"),
+        ({"image_mean": 0.5}, "no preprocessor JSON.*image_mean"),
+        ({"image_mean": [0.5]}, "three numbers"),
+    ],
+)
+def test_a_preprocessor_of_another_model_is_refused(folder, tmp_path, values, message):
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vision_config": 7},
+        {"text_config": {"model_type": "no such LLM"}},
+        {"text_config": {"model_type": "qwen2", "hidden_size": "wide"}},
+        {"text_config": {"model_type": "qwen2", "hidden_size": 48, "num_attention_heads": 0}},
+        {"vision_feature_layer": "last"},
+    ],
+)
+@pytest.mark.parametrize("open_it", [load_backbone, skeleton])
+def test_a_configuration_that_stock_cannot_take_is_one_sentence(folder, tmp_path, changed, open_it):
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(BackboneError, match="configuration|cannot load|of another model"):
+        open_it(tmp_path / "copy")
 
 
 def test_a_missing_tensor_is_refused(folder, tmp_path):

@@ -1,16 +1,21 @@
 import gc
 import platform
+import time
 import weakref
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lynx import BackboneError
 from lynx.backbones.memory import (
     container_bytes_left,
     free_bytes,
+    peak_bytes,
     retry_with_more_room,
     share_memory_between_threads,
+    used_bytes,
 )
 
 
@@ -24,6 +29,24 @@ def test_free_memory_is_what_the_container_leaves(tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 50\n")
     assert container_bytes_left(tmp_path) == 750
+
+
+def test_a_peak_is_seen_that_is_over_before_the_end():
+    before = used_bytes()
+    with peak_bytes() as peak:
+        block = torch.ones(100_000_000, dtype=torch.uint8)
+        time.sleep(0.1)
+        del block
+    assert peak[0] - before > 90_000_000
+
+
+def test_weights_that_are_read_from_a_mapped_file_are_in_use(tmp_path):
+    save_file({"weights": torch.ones(100_000_000, dtype=torch.uint8)}, tmp_path / "model.safetensors")
+    before = used_bytes()
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        weights = file.get_tensor("weights")
+        assert weights.sum() == 100_000_000
+        assert used_bytes() - before > 90_000_000
 
 
 def test_a_call_is_tried_again_after_each_way_to_make_room_that_found_some():

@@ -1,11 +1,15 @@
 """`lynx verify` on every family in small, and that it sees what is wrong."""
 
 import json
+from dataclasses import replace
 
 import checkpoints
 import pytest
+import torch
 from checkpoints import clip, random_adapter
+from families.smolvlm import stock_text
 from safetensors.torch import load_file, save_file
+from transformers.video_utils import VideoMetadata
 
 import lynx
 from lynx.adapters.saving import save_adapter
@@ -65,6 +69,26 @@ def test_other_pixels_than_stock_s_are_seen(tmp_path):
     verdict, seen = run.prefill()
     assert verdict == FAILED and "logits differ by up to" in seen
     assert run.answer()[0] == FAILED
+
+
+def test_a_stock_processor_is_told_the_moments_of_the_frames(tmp_path):
+    """They are in the prompts of SmolVLM2 and Qwen3-VL, and seldom at even distances from 0."""
+    model = lynx.load(checkpoints.FAMILIES["smolvlm"](tmp_path))
+    video = replace(clip(4), times=torch.tensor([0.4, 1.9, 2.6, 3.9]).double(), duration=4.5)
+    run = verifying._Run(model, str(tmp_path), video, "auto", "auto")
+    told = VideoMetadata(**run.metadata())
+    assert isinstance(told.frames_indices, list), "Qwen3-VL's processor takes nothing else"
+    assert told.timestamps == run.frames.times.tolist()
+    text = stock_text(len(run.frames), told.timestamps, told.duration, model.backbone.tokens(1))
+    prompt = model.backbone.compose([{"role": "user", "content": DESCRIBE}], [run.stream])
+    assert text in model.backbone.tokenizer.decode(prompt.input_ids[0])
+
+
+def test_weights_that_are_no_numbers_are_not_said_to_be_lynx_s_fault(tmp_path):
+    model = lynx.load(checkpoints.internvl(tmp_path))
+    model.backbone.model.lm_head.weight.data[0, 0] = float("nan")
+    run = verifying._Run(model, str(tmp_path), clip(2), "auto", "auto")
+    assert run.prefill()[0] == FAILED and "damaged, or overflow" in run.prefill()[1]
 
 
 def test_a_backbone_that_is_not_there_is_one_sentence(capsys):

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from lynx.backbones.catalog import Row
 from lynx.types import Frames
 
 IN_ORDER = (
@@ -87,9 +88,9 @@ class SmallFamily:
         """`preprocessor`, or what it is with these options of `write`."""
         return self.preprocessor
 
-    def true_preprocessor(self, size: tuple[int, int]) -> dict[str, Any]:
-        """What `preprocessor` is in a model of the catalog, whose row has this size (height, width)."""
-        return {"size": {"height": size[0], "width": size[1]}}
+    def true_preprocessor(self, row: Row) -> dict[str, Any]:
+        """What `preprocessor` is in a model of that row of the catalog."""
+        return {"size": dict(zip(("height", "width"), row.size, strict=True))}
 
     def tokenizer(
         self, merges: Sequence[tuple[str, str]] = (), size: int = 0

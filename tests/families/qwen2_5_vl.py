@@ -53,8 +53,8 @@ class SmallQwen25VL(SmallFamily):
         )  # fmt: skip
         return Qwen2_5_VLForConditionalGeneration(config)
 
-    def true_preprocessor(self, size):
-        return {"min_pixels": 128 * 28 * 28, "max_pixels": 768 * 28 * 28}
+    def true_preprocessor(self, row):
+        return {"size": dict(zip(("shortest_edge", "longest_edge"), row.pixels, strict=True))}
 
     def prompt(self, messages, video):
         system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

@@ -12,7 +12,6 @@ class SmallQwen3VL(SmallQwen25VL):
 
     name = "qwen3_vl"
     preprocessor = {"size": {"shortest_edge": 2 * 16 * 16, "longest_edge": 2 * 48 * 48}, "patch_size": PATCH}
-    true_preprocessor = {"size": {"shortest_edge": 4096, "longest_edge": 25_165_824}}
     larger_text = {}
     short_targets = ["qkv", "attn.proj", "linear_fc1", "linear_fc2"]
     pixel_cases = {

@@ -51,8 +51,9 @@ class SmallSmolVLM(SmallFamily):
         )  # fmt: skip
         return SmolVLMForConditionalGeneration(config)
 
-    def true_preprocessor(self, size):
-        return {"size": {"longest_edge": 4 * size[0]}, "max_image_size": {"longest_edge": size[0]}}
+    def true_preprocessor(self, row):
+        side = row.size[0]
+        return {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
 
     def prompt(self, messages, video):
         blocks = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
