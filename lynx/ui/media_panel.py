@@ -123,5 +123,5 @@ class MediaPanel:
         clip = Clip(video, own_sound, recording, around, moments, track, *known)
         drawn = answer_settings(max_new_tokens, temperature)
         return Request(
-            chat.key, chat.setup, clip, ticked, chat.about(clip), question.strip(), False, *drawn
+            chat.key, chat.setup, clip, ticked, chat.about(clip), (question or "").strip(), False, *drawn
         )

@@ -157,7 +157,7 @@ class Page:
         quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}  # the place in the queue
         sending = [ui.editing, *asking]
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_send, sending, answered, **quiet)
-        picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
+        picked = ui.suggestions.select(chat.on_suggestion, None, ui.question, **LIGHT)
         tried = picked.then(chat.on_send, sending, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         found = [ui.chat, ui.shown, ui.on_desk, ui.problem]
