@@ -52,7 +52,7 @@ class ModelPanel:
             offered = self._choose(setup.backbone, setup.adapters)
             return {ui.chat: chat, ui.notice: views.notice(error), **offered}
         chat = replace(chat, setup=setup, senses=senses, before=before)
-        choices = [(sense.label, sense.name) for sense in senses]
+        choices = views.sense_choices(senses)
         return {
             ui.chat: chat,
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
