@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -357,10 +358,9 @@ def waiting_requests(blocks: Any) -> list[Any]:
 def lenient(blocks: Any) -> Any:
     """A subclass of gradio's `Blocks` for pages and clients that are behind, and for long sessions.
 
-    Endpoints take None for inputs that a client left out at the end, so that those written for fewer inputs
-    are still answered. Boxes that were ticked before their choices changed reach the handler as they were
-    sent, which says or mends what is wrong with them. A component that a handler changed keeps its number:
-    gradio gives the changed copy a new one, and then keeps every copy as long as the session lives.
+    Endpoints take None for inputs that a client left out at the end. What was chosen before the choices
+    changed reaches the handler as it was sent, which says or mends what is wrong. A component that a handler
+    changed keeps its number: gradio gives the changed copy a new one, and keeps all while the session lives.
     """
 
     class Lenient(blocks):
@@ -372,8 +372,9 @@ def lenient(blocks: Any) -> Any:
             self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
         ) -> Any:
             for block in block_fn.inputs:
-                if block.get_block_name() == "checkboxgroup":
-                    (state[block._id] if state else block).preprocess = list
+                if hasattr(block, "choices"):
+                    several = getattr(block, "multiselect", block.get_block_name() == "checkboxgroup")
+                    (state[block._id] if state else block).preprocess = partial(_as_sent, several)
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
         async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> Any:
@@ -384,6 +385,14 @@ def lenient(blocks: Any) -> Any:
             return sent
 
     return Lenient
+
+
+def _as_sent(several: bool | None, value: Any) -> Any:
+    """What was chosen, as it was sent. Raises: TypeError: it is nothing that a choice could be."""
+    chosen = (value or []) if several else [value]
+    if isinstance(chosen, list) and all(isinstance(each, str | int | float | None) for each in chosen):
+        return chosen if several else value
+    raise TypeError(f"{value!r} is no choice")
 
 
 def gradio_folder_of_owner() -> str | None:

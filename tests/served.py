@@ -32,12 +32,13 @@ class Served:
         """A handler's function in Gradio's table: the first of that name."""
         return next(each for each in self.blocks.fns.values() if each.name == name)
 
-    def call(self, name: str, values: dict[str, Any] | list[Any], session: str | None = None) -> Any:
-        """What a handler answers: its outputs' data, or the error's text.
+    def call(self, name: Any, values: dict[str, Any] | list[Any], session: str | None = None) -> Any:
+        """What a handler, or that of this name, answers: its outputs' data, or the error's text.
 
         values: by the element's id or label, or in order; what is not given is null.
         """
-        function, session = self.function(name), session or uuid4().hex
+        function = self.function(name) if isinstance(name, str) else name
+        session = session or uuid4().hex
         data = values
         if isinstance(values, dict):
             names = [getattr(each, "elem_id", None) or getattr(each, "label", "") for each in function.inputs]

@@ -329,21 +329,32 @@ def test_a_page_that_is_behind_is_heard_and_a_changed_component_is_kept_once():
 
     def grown(kind):
         with kind() as blocks:
-            boxes, told = gr.CheckboxGroup(["old"]), gr.HTML()
-            gr.Button().click(lambda ticked: (gr.update(choices=["new"]), ticked), boxes, [boxes, told])
+            asked = [gr.CheckboxGroup(["old"]), gr.Dropdown(["old"]), gr.Radio(["old"])]
+            asked.append(gr.Dropdown(["old"], multiselect=True))
+            gr.Button().click(lambda *chosen: chosen, asked, asked)
         function, state = next(iter(blocks.fns.values())), SessionState(blocks)
         before = len(state.blocks_config.blocks)
-        for change in (gr.update(choices=["new"]), ["new"], gr.update(choices=["newer"]), ["newer"]):
-            asyncio.run(blocks.postprocess_data(function, [change, ""], state))
+        for change in ("new", "newer"):
+            asyncio.run(blocks.postprocess_data(function, [gr.update(choices=[change])] * 4, state))
+            asyncio.run(blocks.postprocess_data(function, [[change], change, change, [change]], state))
         return blocks, function, state, len(state.blocks_config.blocks) - before
 
+    sent = [["old"], "old", "old", ["old"]]
     blocks, function, state, more = grown(compat.lenient(gr.Blocks))
     assert more == 0
-    assert asyncio.run(blocks.preprocess_data(function, [["old"]], state)) == [["old"]]
+    for given in (sent, [[], None, 7, [0.5]], [[None], "", True, []]):
+        assert asyncio.run(blocks.preprocess_data(function, given, state)) == given
+        assert asyncio.run(blocks.preprocess_data(function, given, None)) == given
+    assert asyncio.run(blocks.preprocess_data(function, [None] * 4, state)) == [[], None, None, []]
+    for at, odd in ((0, "old"), (0, [{}]), (1, ["old"]), (2, {"old": 1}), (3, {"old": 1})):
+        with pytest.raises(Exception, match="is no choice"):
+            asyncio.run(blocks.preprocess_data(function, [*sent[:at], odd, *sent[at + 1 :]], state))
     blocks, function, state, more = grown(gr.Blocks)
     assert more > 0
-    with pytest.raises(gr.Error, match="not in the list of choices"):
-        asyncio.run(blocks.preprocess_data(function, [["old"]], state))
+    now = [["newer"], "newer", "newer", ["newer"]]
+    for at, old in enumerate(sent):
+        with pytest.raises(gr.Error, match="not in the list of choices"):
+            asyncio.run(blocks.preprocess_data(function, [*now[:at], old, *now[at + 1 :]], state))
 
 
 def test_a_queue_holds_the_requests_that_wait():

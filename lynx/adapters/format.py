@@ -83,6 +83,13 @@ class Adapter:
         if self.frames is not None and (type(self.frames) is not int or not 0 < self.frames <= MAX_FRAMES):
             raise AdapterError(f"frames is {short_repr(self.frames)}: expected 1 to {MAX_FRAMES:,} moments")
 
+    @property
+    def words(self) -> frozenset[str]:
+        """Words that a backbone of closed vocabulary lacks, and that this adapter's tuning taught."""
+        tuned = self.training.get("tune")
+        words = tuned.get("words") if isinstance(tuned, Mapping) else None
+        return frozenset(map(str, words)) if isinstance(words, list) else frozenset()
+
 
 @dataclass(frozen=True)
 class AdapterFiles:

@@ -39,13 +39,18 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
+def check_precision(precision: str) -> None:
+    """Raises: BackboneError: none of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise BackboneError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
+
+
 def pick_precision(precision: str, config: PreTrainedConfig, source: str) -> str:
     """The precision to load in: what was asked for, or what the checkpoint is quantized to already.
 
     Raises: BackboneError: none of PRECISIONS; quantized otherwise than asked for, or not by bitsandbytes.
     """
-    if precision not in PRECISIONS:
-        raise BackboneError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     own = getattr(config, "quantization_config", None)
     if own is None:
         return precision

@@ -4,7 +4,7 @@ A model always answers. These are the signs that it answers what it cannot know,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lynx.adapters.registry import AdaptedBackbone
 from lynx.backbones.base import Backbone, words_of
@@ -23,12 +23,16 @@ def doubts(
     model: AdaptedBackbone, question: str, streams: Mapping[str, Stream], evidence: Evidence
 ) -> list[str]:
     """The notes under an answer that say why it may be wrong; none where nothing speaks against it."""
-    return [*unknown_words(model.backbone, question), *unfamiliar(model, streams), *unsure(evidence)]
+    taught = {word for sense in streams if sense != VIDEO for word in model.adapter(sense).words}
+    return [*unknown_words(model.backbone, question, taught), *unfamiliar(model, streams), *unsure(evidence)]
 
 
-def unknown_words(backbone: Backbone, question: str) -> list[str]:
-    """Words of a question that a backbone of closed vocabulary was never taught."""
-    unknown = backbone.unknown_words(question)
+def unknown_words(backbone: Backbone, question: str, taught: Collection[str] = ()) -> list[str]:
+    """Words of a question that a backbone of closed vocabulary was never taught.
+
+    taught: those that the adapters which are on have taught it.
+    """
+    unknown = [word for word in backbone.unknown_words(question) if word not in taught]
     if backbone.words is not None and len(unknown) == len(words_of(question)):
         return ["the question has no word that this model was taught"]
     if not unknown:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,8 @@ from lynx.training.own_answers import OWN
 from lynx.types import VIDEO
 
 logger = logging.getLogger(__name__)
+OFTEN = 16
+"""Questions and answers that teach a word, which a closed vocabulary lacks: in fewer it is only met."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,13 @@ def training_clips(
         needed = f"needs {' or '.join(map(repr, modalities))} and its media"
         raise DataError(f"none of the {len(examples)} examples has a question that {needed}")
     return clips, kept
+
+
+def taught_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> list[str]:
+    """The words that a closed vocabulary lacks, and that these clips' questions and answers teach."""
+    turns = [f"{turn.question} {turn.answer}" for clip in clips for turn in clip.turns]
+    count = Counter(word for turn in turns for word in backbone.unknown_words(turn))
+    return sorted(word for word, times in count.items() if times >= OFTEN)
 
 
 def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> None:

@@ -43,6 +43,7 @@ from lynx.training.questions import (
     sample_questions,
     sample_sense_count,
     shuffled,
+    taught_words,
     training_data,
 )
 from lynx.training.stream_cache import Keeping, StreamCache
@@ -292,9 +293,12 @@ def tune(
             embedding.requires_grad_(False)
         for sense, name in senses.items():
             model.familiar_tokens |= _familiar(sense, name, clips, streams, config.seed)
+        report["words"] = taught_words(model.backbone, clips)
         for name, folder in named.items():
             adapter = model.adapter(name)
-            model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
+            words = sorted({*report["words"], *(adapter.words if config.warm_start else ())})
+            tuned = {**adapter.training, "tune": {**report, "words": words}}
+            model.adapters[name] = replace(adapter, training=tuned)
             if run.accelerator.is_main_process:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()

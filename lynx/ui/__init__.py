@@ -28,6 +28,7 @@ from lynx.ui.visitors import Doorkeeper
 from lynx.ui.waiting_limit import WaitingLimit
 
 logger = logging.getLogger(__name__)
+UPLOADS = Path(__file__).with_name("uploads.js").read_text(encoding="utf-8")
 
 
 def launch(
@@ -67,7 +68,8 @@ def launch(
         checks = [limit, Middleware(Doorkeeper, blocks.visitors)]
         blocks.launch(
             server_name=host, server_port=port, theme=theme(), ssr_mode=False, share=False,
-            css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            css_paths=Path(__file__).with_name("style.css"), head=f"<script>{UPLOADS}</script>",
+            footer_links=["api"],
             max_file_size=LIMITS.max_upload_bytes, allowed_paths=shown, prevent_thread_lock=True,
             app_kwargs={"middleware": checks}, mcp_server=mcp_server,
         )

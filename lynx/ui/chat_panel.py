@@ -40,7 +40,7 @@ class ChatPanel:
         """Stream an answer into the conversation; an error leaves all as it was, the question included."""
         ui, chat = self.ui, media[-1]
         try:
-            if not question.strip():
+            if not (question or "").strip():
                 raise LynxError("Type a question first.")
             request = self.request(question, *media)
             request.clip.check()
@@ -90,6 +90,10 @@ class ChatPanel:
             except LynxError as error:  # the answer stays
                 return view, views.sentence(error)
         return None
+
+    def on_suggestion(self, event: gr.SelectData) -> str:
+        """Put a question to try into the box: the one that was read, others may be offered by now."""
+        return str(event.value[0])
 
     def on_edit(self, chat: Chat, on_desk: tuple[Setup, Clip] | None, event: gr.EventData) -> Update:
         """Put an earlier question into the box; what follows it goes when it is asked."""

@@ -77,10 +77,10 @@ class EvidencePanel:
             return {ui.on_desk: on_desk}
         return {ui.on_desk: on_desk, **self.show(chat, chat.latest(*on_desk))}
 
-    def on_which(self, index: int | None, chat: Chat) -> Update:
-        """Show the evidence of another answer of the conversation."""
-        view = chat.turns[index].evidence if index is not None and index < len(chat.turns) else None
-        return self.show(chat, view)
+    def on_which(self, index: Any, chat: Chat) -> Update:
+        """Show the evidence of another answer of the conversation; of one that is there no more, none."""
+        there = isinstance(index, int) and 0 <= index < len(chat.turns)
+        return self.show(chat, chat.turns[index].evidence if there else None)
 
     def on_message(self, chat: Chat, event: gr.SelectData) -> Update:
         """The same for an answer that was clicked."""

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import gradio as gr
 
+from lynx.ui import views
 from lynx.ui.examples import ExampleClip, suggested_questions
 from lynx.ui.layout import OTHER_FILE, OWN_TRACK, Layout, Update
 from lynx.ui.model_panel import ModelPanel
@@ -58,7 +59,7 @@ class ExamplePanel:
         around = list(dict.fromkeys(map(str, found.get(VIEW, ()))))
         questions = suggested_questions(example.questions, {sense.modality for sense in senses})
         named = [sense.name for sense in senses]
-        choices = [(sense.label, sense.name) for sense in senses]
+        choices = views.sense_choices(senses)
         return {
             ui.picked: Picked(index, change, tuple(map(str, depth)), tuple(around)),
             **({} if change else self._read(tuple(map(str, depth)), tuple(around))),

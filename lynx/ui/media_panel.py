@@ -65,12 +65,13 @@ class MediaPanel:
             if request.clip.paths:
                 self.engine.read(request)
         except LynxError as error:
-            return {**self._nothing_seen(), self.ui.notice: views.notice(error)}
+            return {**self._nothing_seen(media[-1]), self.ui.notice: views.notice(error)}
         return {self.ui.opened: uuid4().hex, self.ui.notice: ""}
 
-    def _nothing_seen(self) -> Update:
+    def _nothing_seen(self, chat: Chat) -> Update:
         ui = self.ui
-        nothing = {ui.seen: None, ui.budget: "", ui.clip_notes: ""}
+        nothing: Update = {ui.seen: None, ui.budget: "", ui.clip_notes: ""}
+        nothing[ui.senses] = gr.update(choices=views.sense_choices(chat.senses))
         return {ui.seen_box: gr.update(visible=False), **nothing, **ui.no_map()}
 
     def on_media(self, *media: Any) -> Update:
@@ -82,11 +83,13 @@ class MediaPanel:
         try:
             request = self.request("", *media)
             if not request.clip.paths:
-                return self._nothing_seen()
+                return self._nothing_seen(chat)
             preview = self.engine.preview(request, self.encode)
         except LynxError as error:
-            return {**self._nothing_seen(), ui.notice: views.notice(error)}
+            return {**self._nothing_seen(chat), ui.notice: views.notice(error)}
+        lacking = [name for name in request.senses if name not in preview.frames]
         return {
+            ui.senses: gr.update(choices=views.sense_choices(chat.senses, lacking)),
             ui.seen_box: gr.update(visible=bool(preview.frames)),
             ui.seen: views.seen(preview, chat.senses),
             ui.budget: views.budget(preview, chat.labels),
@@ -123,5 +126,5 @@ class MediaPanel:
         clip = Clip(video, own_sound, recording, around, moments, track, *known)
         drawn = answer_settings(max_new_tokens, temperature)
         return Request(
-            chat.key, chat.setup, clip, ticked, chat.about(clip), question.strip(), False, *drawn
+            chat.key, chat.setup, clip, ticked, chat.about(clip), (question or "").strip(), False, *drawn
         )

@@ -52,7 +52,7 @@ class ModelPanel:
             offered = self._choose(setup.backbone, setup.adapters)
             return {ui.chat: chat, ui.notice: views.notice(error), **offered}
         chat = replace(chat, setup=setup, senses=senses, before=before)
-        choices = [(sense.label, sense.name) for sense in senses]
+        choices = views.sense_choices(senses)
         return {
             ui.chat: chat,
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
@@ -73,17 +73,17 @@ class ModelPanel:
 
         Of two of one sense the one that was chosen last is kept, unless several may be on.
         """
-        chosen = chosen or []
-        kept = list(chosen) if several else list(self.models.one_a_sense(chosen))
-        update = self._choose(backbone, kept)
-        if gone := [source for source in chosen if source not in kept]:
+        setup = chosen_setup(backbone, "auto", chosen)
+        kept = list(setup.adapters if several else self.models.one_a_sense(setup.adapters))
+        update = self._choose(setup.backbone, kept)
+        if gone := [source for source in setup.adapters if source not in kept]:
             update[self.ui.offers] = views.replaced(gone) + update[self.ui.offers]
         return update
 
-    def _choose(self, backbone: str | None, chosen: Sequence[str]) -> Update:
+    def _choose(self, backbone: str, chosen: Sequence[str]) -> Update:
         ui = self.ui
         try:
-            options = self.models.options((backbone or "").strip(), (*chosen, *self.offered))
+            options = self.models.options(backbone, (*chosen, *self.offered))
         except LynxError as error:  # no such backbone is offered
             return {ui.adapters: gr.skip(), ui.offers: views.notice(error)}
         fitting = [option.source for option in options if not option.reason]
@@ -99,5 +99,5 @@ class ModelPanel:
 
 
 def chosen_setup(backbone: str | None, precision: str, adapters: list[str] | None) -> Setup:
-    """The setup that the components' values stand for."""
-    return Setup((backbone or "").strip(), precision, tuple(adapters or ()))
+    """The setup that the components' values stand for, whether there is such a model or not."""
+    return Setup(str(backbone or "").strip(), precision, tuple(map(str, adapters or ())))

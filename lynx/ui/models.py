@@ -49,7 +49,9 @@ class ModelCache:
             if (model := self._kept(setup)) is not None:  # loaded for another visitor meanwhile
                 return model
             from lynx.adapters.format import fetch_adapter
+            from lynx.backbones.quantization import check_precision
 
+            check_precision(setup.precision)
             # folders, not names, are loaded: a Hub id must not be read as a folder of the same name
             most = self.policy.max_adapter_bytes
             adapters = [folder or fetch_adapter(source, max_bytes=most).folder for source, folder in folders]

@@ -89,18 +89,21 @@ class Page:
         loaded = [ui.chat, ui.senses, ui.compare, ui.notice, ui.hint, ui.model, *options]
         loaded += [ui.several, *ui.places.values(), ui.sound_place, ui.depth_settings]
         previewed = [ui.seen_box, ui.seen, ui.budget, ui.clip_notes, ui.notice, ui.map, ui.distances]
+        previewed.append(ui.senses)
+        # boxes that are ticked meanwhile are not in its way
+        preview = MODEL | {"show_progress_on": [ui.seen, ui.budget, ui.clip_notes]}
         desk = [*media.inputs, ui.on_desk]
         opened = blocks.load(self.reload.on_load, [ui.chat, ui.record], loaded, js=RECALL, **MODEL)
         kept = [box for box in media.inputs if box is not ui.chat]
         kept += [ui.chatbot, ui.backbone, ui.precision, ui.depth, ui.views, ui.track, ui.notice]
         restored = opened.then(self.reload.on_restore, ui.chat, kept, **ASIDE)
         # a quick visitor may have given a clip by now
-        restored.then(media.on_media, media.inputs, previewed, **MODEL)
+        restored.then(media.on_media, media.inputs, previewed, **preview)
         restored.then(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         self._remember_after(restored)
         chosen = [ui.backbone, ui.precision, ui.adapters]
         changed = ui.load.click(model.on_setup, [*chosen, ui.chat], [*loaded, ui.suggestions], **MODEL)
-        changed.success(media.on_media, media.inputs, previewed, **MODEL)
+        changed.success(media.on_media, media.inputs, previewed, **preview)
         self._remember_after(changed)
         changed.success(self.evidence.on_clip, desk, self.evidence_shown, **ASIDE)
         # while a model is being loaded another one can be chosen
@@ -130,7 +133,7 @@ class Page:
         self._remember_after(emptied)
         # a file that takes long to open, or hangs, is not waited for by those who use the model
         gr.on(changes, media.on_read, media.inputs, [ui.opened, *previewed], **aside)
-        ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **MODEL)
+        ui.opened.change(media.on_media, media.inputs, previewed, trigger_mode="always_last", **preview)
         ui.sound.change(lambda source: gr.update(visible=source == OTHER_FILE), ui.sound, ui.audio, **LIGHT)
         gr.on(files, media.on_sound, [ui.video, ui.sound, ui.audio], [ui.track, ui.heard], **ASIDE)
         ui.track.input(lambda index: index, ui.track, ui.heard, **ASIDE)
@@ -157,7 +160,7 @@ class Page:
         quiet = MODEL | {"show_progress": "minimal", "show_progress_on": ui.notice}  # the place in the queue
         sending = [ui.editing, *asking]
         asked = gr.on([ui.send.click, ui.question.submit], chat.on_send, sending, answered, **quiet)
-        picked = ui.suggestions.click(lambda sample: sample[0], ui.suggestions, ui.question, **LIGHT)
+        picked = ui.suggestions.select(chat.on_suggestion, None, ui.question, **LIGHT)
         tried = picked.then(chat.on_send, sending, answered, **quiet)
         again = ui.retry.click(chat.on_retry, media, answered, **quiet)
         found = [ui.chat, ui.shown, ui.on_desk, ui.problem]

@@ -194,6 +194,14 @@ def leave_out(senses: Sequence[Sense]) -> str:
     return "Leave out each sense" if len(added) > 1 else f"With / without {(added or ['sound'])[0]}"
 
 
+def sense_choices(senses: Sequence[Sense], lacking: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The boxes of the senses. lacking: those that are on, and find nothing in the clip."""
+    return [
+        (f"{sense.label} – not in this clip" if sense.name in lacking else sense.label, sense.name)
+        for sense in senses
+    ]
+
+
 def budget(preview: Preview, labels: Mapping[str, str]) -> str:
     """How much of the model's context the clip takes, as a bar and in words."""
     if not preview.frames:

@@ -253,13 +253,15 @@ class App(compat.lenient(gr.Blocks)):  # type: ignore[misc]
             raise gr.Error(NOT_TAKEN, print_exception=False) from error
 
     def _check(self, path: str) -> None:
-        """Raises: gr.Error for a file that was not uploaded; nothing outside is looked at."""
+        """Raises: gr.Error for a file that was not uploaded, or is gone; nothing outside is looked at."""
         if re.match(r"https?:", path, re.IGNORECASE) and not self.policy.hosted:
             return  # Gradio fetches it, from public addresses alone
         root = compat.gradio_folder()
         plain = "\0" not in path and ".." not in Path(path).parts and Path(root) in Path(path).parents
         if not plain or Path(os.path.realpath(root)) not in Path(os.path.realpath(path)).parents:
             raise gr.Error(NOT_UPLOADED, print_exception=False)
+        if not os.path.isfile(path):
+            raise gr.Error(NOT_KEPT, print_exception=False)
 
     def _told(self, message: str) -> str:
         text = conceal(message) if self.policy.hosted else message

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import lynx
 from lynx import AdapterError, BackboneError
+from lynx.adapters.format import Adapter
 from lynx.adapters.saving import save_adapter
 from lynx.backbones.familiarity import COUNT, FAMILIAR_FILE, FamiliarTokens, familiar_tokens
 from lynx.evidence.doubts import WORDS_NAMED, unsure
@@ -174,3 +175,21 @@ def test_of_many_unknown_words_a_few_are_named(root):
     chat.ask("what is " + " ".join(words), max_new_tokens=2)
     named = ", ".join(words[:WORDS_NAMED])
     assert f"words this model was never taught: {named} and {30 - WORDS_NAMED} more" in chat.notes
+
+
+def test_a_word_that_an_adapter_taught_is_known_while_it_is_on(root):
+    model = lynx.load("lynx-tiny", adapters=[str(root / "adapters" / "sounds")])
+    clip = root / "examples" / "bell" / "clip.mp4"
+    notes = {}
+    for senses in (("video", "audio"), ("video",)):
+        chat = model.chat(**dict.fromkeys(senses, clip))
+        chat.ask("what am I listening to , xyzzy ?", max_new_tokens=2)
+        notes[senses] = [note for note in chat.notes if "never taught" in note]
+    told = "words this model was never taught: "
+    assert notes == {("video", "audio"): [f"{told}xyzzy"], ("video",): [f"{told}am, i, listening, xyzzy"]}
+
+
+@pytest.mark.parametrize("tuned", [None, [], {}, {"words": None}, {"words": {"a": 1}}, {"words": "word"}])
+def test_an_adapter_that_says_no_words_taught_none(tuned):
+    assert Adapter("audio", "audio", training={"tune": tuned}).words == frozenset()
+    assert Adapter("audio", "audio", training={"tune": {"words": ["word", 7]}}).words == {"word", "7"}

@@ -8,14 +8,14 @@ import pytest
 import stages
 import torch
 
-from lynx.adapters.format import CONFIG, NEW
+from lynx.adapters.format import CONFIG, NEW, read_adapter_config
 from lynx.adapters.saving import save_adapter
 from lynx.backbones.llava_onevision import LlavaOnevision
 from lynx.config import AlignConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key, render_clip
 from lynx.errors import AdapterError, DataError
-from lynx.training import own_answers
+from lynx.training import own_answers, questions
 from lynx.training.alignment import align
 from lynx.training.options import Validation
 from lynx.training.packing import IGNORE, Packer
@@ -590,6 +590,23 @@ def test_words_that_a_closed_vocabulary_lacks_are_refused_before_anything_is_enc
             model, "audio", sounds_alone(4), replace(SHORT, steps=2), tmp_path / "own",
             allow_unknown_words=True, sampling=Sampling(replay_from="self"), progress=False,
         )  # fmt: skip
+
+
+def test_an_adapter_says_which_words_it_has_often_been_taught(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "OFTEN", 3)
+    model.backbone.words = frozenset({"what", "do", "bell", "drum"})
+    once = replace(SHORT, steps=1)
+    clips = [*sounds_alone(4), replace(sounds_alone(1)[0], id="rare", turns=(Turn("which ?", "bell"),))]
+    report = tune(model, "audio", clips, once, tmp_path, sampling=Sampling(replay_from="data"), progress=False)
+    assert report["words"] == ["hear", "sound", "you"], "and no word that was met once"
+    assert read_adapter_config(tmp_path).words == {"hear", "sound", "you"}
+    model.backbone.words |= {"hear"}
+    further = {"sampling": Sampling(replay_from="data"), "progress": False}
+    report = tune(model, "audio", sounds_alone(4), replace(once, warm_start=True), tmp_path / "2", **further)
+    assert report["words"] == ["sound", "you"]
+    assert model.adapter("audio").words == {"hear", "sound", "you"}, "with those of the tuning it goes on from"
+    tune(model, "audio", sounds_alone(2), once, tmp_path / "3", **further)
+    assert model.adapter("audio").words == frozenset(), "a fresh LoRA was taught nothing else"
 
 
 def test_the_card_shows_the_curves_of_the_runs_that_made_the_adapter(folder, model, tmp_path):

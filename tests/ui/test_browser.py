@@ -1,5 +1,6 @@
 """The page in real Chromium, offline: what a person does, in the order they do it."""
 
+import base64
 import os
 import re
 import socket
@@ -84,6 +85,16 @@ def files(tmp_path_factory):
                 again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
                 again.is_keyframe, again.stream = packet.is_keyframe, copy
                 target.mux(again)
+    with av.open(str(folder / "own.ts"), "w") as target:  # neither its name nor its codec means a thing to Chromium
+        stream = target.add_stream("mpeg2video", rate=25, width=160, height=120, pix_fmt="yuv420p")
+        for picture in pixels.repeat_interleave(6, 0).permute(0, 2, 3, 1).contiguous().numpy():
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        target.mux(stream.encode())
+    with av.open(str(folder / "sound.mkv"), "w") as target:
+        stream = target.add_stream("pcm_s16le", rate=16000, layout="mono")
+        heard = av.AudioFrame.from_ndarray((tone[None].numpy() * 32767).astype(np.int16), layout="mono")
+        heard.sample_rate = 16000
+        target.mux([*stream.encode(heard), *stream.encode()])
     (folder / "text.mp4").write_text("not a film\n" * 99)
     (folder / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
     (folder / "depth").mkdir()
@@ -429,6 +440,38 @@ def test_a_chosen_sound_track_is_heard_and_that_of_another_file_is_no_error(nons
     notes.get_by_text("2 sound tracks; #1 is heard").wait_for()
     upload(page, files / "own.mp4")
     page.wait_for_selector("#track", state="hidden")
+    budget.get_by_text("sound 16 frames").wait_for()
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_a_file_is_read_whatever_this_browser_thinks_of_its_type(nonsense, open_page, files):
+    page = open_page(nonsense, unfold=True)
+    budget, boxes = page.locator("#budget"), page.locator("#senses")
+    put(page, "#video", files / "own.ts")
+    budget.get_by_text("picture 16 frames").wait_for()
+    page.wait_for_selector("#video[data-unplayable]")
+    boxes.get_by_text("sound – not in this clip").wait_for()
+    assert page.locator("#senses input[name=audio]").is_checked(), "it is on for the next clip"
+    upload(page, files / "own.mp4")
+    budget.get_by_text("sound 16 frames").wait_for()
+    boxes.get_by_text("sound – not in this clip").wait_for(state="detached")
+    page.wait_for_selector("#video:not([data-unplayable])")
+
+    page.click("#video button[aria-label=Clear]")
+    page.evaluate(
+        """([name, content]) => {
+            const dropped = new DataTransfer();
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            dropped.items.add(new File([bytes], name));
+            const place = document.querySelector("#video button.upload-container, #video button[aria-dropeffect]");
+            place.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true }));
+        }""",
+        ["dropped.ts", base64.b64encode((files / "own.ts").read_bytes()).decode()],
+    )
+    page.locator("#clip-notes").get_by_text("'dropped.ts' has no audio track").wait_for()
+
+    page.locator("#sound label").nth(1).click()
+    put(page, "#audio", files / "sound.mkv")
     budget.get_by_text("sound 16 frames").wait_for()
     assert page.locator(".toast-body").count() == 0
 

@@ -13,7 +13,7 @@ from served import file, hosted
 import lynx
 from lynx.config import LIMITS
 from lynx.media.writer import write_video
-from lynx.ui.visitors import workspace
+from lynx.ui.visitors import FAILED, NOT_KEPT, NOT_TAKEN, workspace
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),  # Gradio's queue, of pandas
@@ -69,7 +69,7 @@ def refused(app, said, *, given=""):
     told = said.replace(given, "") if given else said
     for place in ("folder", "workspace", "checkout"):
         assert app.places[place] not in told, said
-    assert SECRET not in said and "root:" not in said and "Traceback" not in said and len(said) < 1000, said
+    assert SECRET not in said and "root:x:" not in said and "Traceback" not in said and len(said) < 1000, said
 
 
 def sent(field, value):
@@ -86,6 +86,46 @@ def test_a_file_that_nobody_uploaded(app, name, field, path):
     told = ("not uploaded here", "no longer here", "no longer kept here")
     told += ("not what this field takes", "no file", "No sense here")
     assert any(each in said for each in told), said
+
+
+def handlers(app, holds):
+    """All handlers with a component of that kind, its place, and what a new page sends to them."""
+    for function in app.blocks.fns.values():
+        sent = [None if each.stateful else each.value for each in function.inputs]
+        for at, component in enumerate(function.inputs if function.fn else ()):
+            if holds(component):
+                yield function, at, sent
+
+
+def test_a_file_that_nobody_uploaded_is_refused_before_any_handler(app):
+    """By the check of files itself, whatever else is sent: even where it could be an upload by its name."""
+    taking = list(handlers(app, lambda each: each.get_block_name() in ("video", "audio", "file")))
+    assert {function.name for function, *_ in taking} >= {"ask", "on_read", "on_send", "on_remember"}
+    for path in ("{gradio}/{guess}/a.mp4", "{gradio}/up"):
+        for function, at, sent in taking:
+            given = file(path.format(**app.places))
+            several = getattr(function.inputs[at], "file_count", "") == "multiple"
+            values = [*sent[:at], [given] if several else given, *sent[at + 1 :]]
+            said = app.call(function, values)
+            assert said == NOT_KEPT, (function.name, function.inputs[at].elem_id)
+
+
+def test_a_choice_that_is_no_longer_offered_is_answered_by_the_handler(app):
+    """Whatever was chosen before its choices changed: no handler is kept from it by Gradio."""
+    offering = list(handlers(app, lambda each: hasattr(each, "choices")))
+    found = {function.inputs[at].elem_id for function, at, _ in offering}
+    assert found == {"senses", "backbone", "precision", "adapters", "sound", "track", "unit", "up", "which"}
+    for function, at, sent in offering:
+        component = function.inputs[at]
+        several = getattr(component, "multiselect", component.get_block_name() == "checkboxgroup")
+        for stale in ("of before", -1):
+            values = [*sent[:at], [stale] if several else stale, *sent[at + 1 :]]
+            said = app.call(function, values)
+            told = (function.name, component.elem_id, stale, said)
+            assert "list of choices" not in str(said) and said not in (FAILED, NOT_TAKEN), told
+    numbers = [each for each in app.blocks.blocks.values() if each.get_block_name() == "slider"]
+    lists = list(handlers(app, lambda each: hasattr(each, "samples")))
+    assert not numbers and not lists, "a value or an index of these can be stale as well"
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
@@ -107,7 +147,7 @@ def test_files_of_the_server_are_not_served(app, path):
         except Exception as error:  # this client refuses to ask for it
             assert "nvalid" in type(error).__name__ or "URL" in str(error)
             continue
-        assert reply.status_code >= 400 and SECRET not in reply.text and "root:" not in reply.text
+        assert reply.status_code >= 400 and SECRET not in reply.text and "root:x:" not in reply.text
         for place in ("folder", "workspace", "checkout"):
             assert app.places[place] not in reply.text.replace(given, "")
 

@@ -1476,6 +1476,19 @@ def test_a_clip_is_opened_before_the_model_is_waited_for(page, engine, setup, de
     assert not refused[ui.seen_box]["visible"]
 
 
+def test_a_sense_that_finds_nothing_in_the_clip_says_so_where_it_is_ticked(page, setup, desk):
+    chat, ui = Chat("lacking", setup, SENSES), page.ui
+    plain = [(sense.label, sense.name) for sense in SENSES]
+    lacking = [plain[0], ("sound – not in this clip", "audio"), *plain[2:]]
+    for name, senses, choices in (
+        ("mute.mp4", ("video", "audio"), lacking), ("clip.mp4", ("video", "audio"), plain),
+        ("mute.mp4", ("video",), plain), (None, ("video", "audio"), plain),
+    ):  # fmt: skip
+        boxes = page.media.on_media(*media(desk, name, chat, senses))[ui.senses]
+        assert boxes["choices"] == choices and "value" not in boxes, "what is ticked is the visitor's"
+    assert page.media.on_read(*media(desk, "text.mp4", chat))[ui.senses]["choices"] == plain
+
+
 def test_notes_on_a_clip_are_said_once_in_its_conversation_and_in_the_words_of_the_page(page, setup, desk):
     chat, ui = Chat("once", setup, SENSES), page.ui
     seen = page.media.on_media(*media(desk, "mute.mp4", chat))
