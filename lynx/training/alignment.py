@@ -159,7 +159,7 @@ def align(
             raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
         report |= {"guidance_frames": guidance.frames, "config": config.to_dict(), "run": trainer.id}
         model.adapters[adapter.name] = replace(adapter, training={"align": report})
-        if trainer.accelerator.is_main_process:
+        if trainer.processes.main:
             save_adapter(model, adapter.name, out_dir)
         trainer.finish()
         undo.pop_all()

@@ -28,6 +28,7 @@ from lynx.datasets.base import Example
 from lynx.datasets.clips import render_clip
 from lynx.errors import DataError, writing
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 from lynx.types import VIDEO, TokenLayout
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,27 @@ class Guidance:
         )
         var = (deviations / count).float()
         return Guidance(keys, values, mean.float(), var, frames, count, self.backbone, self.stat_newline)
+
+    def together(self, processes: Processes) -> "Guidance":
+        """The guidance of all processes' frames, of which this is one's share."""
+        counts = processes.gather((self.frames, self.tokens))
+        frames, tokens = (sum(each) for each in zip(*counts, strict=True))
+
+        def mean(own: Tensor, share: float) -> Tensor:
+            return processes.sum(own.double() * share)
+
+        share = self.frames / frames
+        keys, values = (
+            tuple(mean(each, share).float() for each in kind) for kind in (self.keys, self.values)
+        )
+        share = self.tokens / tokens
+        token_mean = mean(self.token_mean, share)
+        apart = (self.token_mean - token_mean).square()  # how far this share's mean is from that of all
+        var = mean(self.token_var + apart, share).float()
+        return replace(
+            self, keys=keys, values=values, token_mean=token_mean.float(), token_var=var,
+            frames=frames, tokens=tokens,
+        )  # fmt: skip
 
     def check(self, backbone: Backbone) -> None:
         """Raises: DataError where these statistics are not of this backbone."""
@@ -212,8 +234,15 @@ class Accumulator:
 def guide(
     model: Lynx, examples: Sequence[Example], config: GuideConfig | None = None, progress: bool = True
 ) -> Guidance:
-    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA."""
-    config = config or GuideConfig()
+    """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA.
+
+    Processes that were launched together take a share of the clips each, and all return the same.
+    Raises: DataError: there are no clips, or fewer than processes.
+    """
+    config, processes = config or GuideConfig(), Processes(model.backbone.device)
+    if len(examples) < processes.count and processes.count > 1:
+        raise DataError(f"{len(examples)} clips are too few for {processes.count} processes: start fewer")
+    mine = processes.share(range(len(examples)))
     backbone, video = model.backbone, modalities.get(VIDEO)()
     layers = range(len(backbone.vision_attention_modules()))
     accumulator = Accumulator([backbone.windows(layer) for layer in layers])
@@ -227,7 +256,7 @@ def guide(
     size = config.batch_size + config.batch_size % 2
     waiting: list[Tensor] = []
     with model.sensing(VIDEO), recording(backbone, vision=accumulator.add_attention):
-        for i in tqdm(range(len(examples)), desc="guide", unit="clip", disable=None if progress else True):
+        for i in tqdm(mine, desc="guide", unit="clip", disable=None if progress else True):
             moments = config.frames or backbone.default_frames
             frames = render_clip({VIDEO: video}, examples[i], moments)[VIDEO]
             # The one resolution of all pseudo-frames, not the video's own: a mean needs equal positions.
@@ -236,7 +265,8 @@ def guide(
                 encode(waiting[:size])
                 del waiting[:size]
         if waiting:
-            encode(waiting, clips=len(examples))
+            encode(waiting, clips=len(mine))
     guidance = replace(accumulator.result(describe_backbone(backbone)), stat_newline=config.stat_newline)
+    guidance = guidance.together(processes) if processes.count > 1 else guidance
     logger.info("guidance over %d frames, %d tokens", guidance.frames, guidance.tokens)
     return guidance

@@ -98,12 +98,16 @@ class OwnAnswers:
             ids = generate(backbone, prompt, max_new_tokens=LONGEST)[0]
         return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def to_replay(self, progress: bool = True) -> dict[str, list[Turn]]:
-        """Questions and own answers of up to CLIPS clips, by key; {} where it knows no question's words."""
+    def to_replay(
+        self, part: tuple[int, int] = (0, 1), progress: bool = True
+    ) -> dict[str, list[Turn]]:
+        """Questions and own answers of up to CLIPS clips, by key; {} where it knows no question's words.
+
+        part: (i, k) asks about every k-th of them from the i-th on: one of k processes.
+        """
         found: dict[str, list[Turn]] = {}
-        keys = list(self.senses)[:CLIPS]
-        bar = tqdm(keys, desc="own answers", unit="clip", disable=None if progress else True)
-        for place, key in enumerate(bar):
+        mine = list(enumerate(self.senses))[:CLIPS][part[0] :: part[1]]
+        for place, key in tqdm(mine, desc="own answers", unit="clip", disable=None if progress else True):
             about = VIDEO in self.senses[key]
             pool = asked_of(self.model.backbone, ABOUT_VIDEO if about else GENERAL)
             chosen = [pool[(place * QUESTIONS + i) % len(pool)] for i in range(min(QUESTIONS, len(pool)))]

@@ -101,13 +101,15 @@ class TuningLoss:
         self.packer = Packer(model.backbone)
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
+        """loss, weight: its mean over answer tokens, and how many; accuracy and replay_accuracy: of new and
+        replayed questions, teacher forced, 0..1."""
         batch = self.choose(indices)
         packed = self.packer.pack(*batch)  # embeds (B, S, R)
         loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
         new = torch.tensor([needs_new_sense(t, self.modalities) for turns in batch.turns for t in turns])
         kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
-        return {"loss": loss} | {name: each.mean() for name, each in kinds.items() if len(each)}
+        found = {"loss": loss, "weight": (packed.labels != IGNORE).sum()}
+        return found | {name: each.mean() for name, each in kinds.items() if len(each)}
 
     def choose(self, indices: Sequence[int]) -> Batch:
         """Draw the streams and questions of these clips for one step, by torch's generator."""
@@ -231,10 +233,9 @@ def tune(
             return report
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
-        run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
-        share = run.accelerator.process_index, run.accelerator.num_processes
-        encoded = streams.prepare(data.examples, data.keys, share, progress)
-        run.accelerator.wait_for_everyone()
+        run.processes.wait()  # every process lists what is missing before any writes
+        share = run.processes.index, run.processes.count
+        encoded = sum(run.processes.gather(streams.prepare(data.examples, data.keys, share, progress)))
         streams.refresh()  # sees what other processes have encoded
         own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
         if _wants_own_answers(clips, tuple(senses), sampling):
@@ -256,7 +257,7 @@ def tune(
         for name, folder in named.items():
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
-            if run.accelerator.is_main_process:
+            if run.processes.main:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
@@ -290,11 +291,16 @@ def _wants_own_answers(
 def _own_answers(
     own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, progress: bool
 ) -> dict[str, list[Turn]]:
-    """The backbone's own answers by clip: asked once for all processes, and kept for a run that goes on."""
-    if run.accelerator.is_main_process and not (run.config.resume and path.is_file()):
-        save_turns(path, own.to_replay(progress))
-    run.accelerator.wait_for_everyone()
-    said = load_turns(path)
+    """The backbone's own answers by clip: each process asks for its share, and they are kept for a run that
+    goes on."""
+    processes = run.processes
+    if processes.once(lambda: run.config.resume and path.is_file()):
+        said = load_turns(path)
+    else:
+        shares = processes.gather(own.to_replay((processes.index, processes.count), progress))
+        said = {key: turns for share in shares for key, turns in share.items()}
+        if processes.main:
+            save_turns(path, said)
     if not said and sampling.replay_from == "self":
         raise DataError(
             "the backbone's closed vocabulary has the words of none of the general questions, so there is "
