@@ -195,6 +195,11 @@ def _align(options: Options) -> Result | str:
         action="store_true",
         help="train all the same on answers with words that a closed vocabulary does not have",
     ),
+    option(
+        "--shard",
+        action="store_true",
+        help="processes that were launched together divide the LLM's frozen weights among them",
+    ),
     option("--push", metavar="OWNER/NAME", help="put the adapter on the Hub when it is trained"),
     option("--private", action="store_true", help="with --push: nobody else may see it"),
     adapter_option,
@@ -238,7 +243,8 @@ def _tune(options: Options) -> Result | str:
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    more_options = {name: getattr(options, name) for name in ("cache", "cache_dir", "allow_unknown_words")}
+    names = ("cache", "cache_dir", "allow_unknown_words", "shard")
+    more_options = {name: getattr(options, name) for name in names}
     more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
     _save_options(options, "tune", model)

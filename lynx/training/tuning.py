@@ -33,6 +33,7 @@ from lynx.model import Lynx
 from lynx.training.options import Validation, Watch
 from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
+from lynx.training.processes import Processes
 from lynx.training.questions import (
     TrainingClip,
     needs_new_sense,
@@ -42,6 +43,7 @@ from lynx.training.questions import (
     shuffled,
     training_data,
 )
+from lynx.training.sharding import shard_llm
 from lynx.training.stream_cache import Keeping, StreamCache
 from lynx.training.trainer import Trainer, digest_of, seeded
 from lynx.training.validation import MEASURED, HeldOut
@@ -128,9 +130,10 @@ class HeldOutLoss:
     nothing is drawn; under no dropout and without gradients."""
 
     def __init__(
-        self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int
+        self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int, alike: bool = False
     ) -> None:
-        self.loss, self.lora = loss, lora
+        """alike: whether all processes have to compute the same, so that each takes all batches."""
+        self.loss, self.lora, self.alike = loss, lora, alike
         most = loss.sampling.questions or max((len(clip.turns) for clip in clips), default=1)
         parts = [(clip, clip.turns[i : i + most]) for clip in clips for i in range(0, len(clip.turns), most)]
         self.batches = [parts[i : i + batch_size] for i in range(0, len(parts), batch_size)]
@@ -143,7 +146,8 @@ class HeldOutLoss:
         """
         model, cache = self.loss.model, self.loss.cache
         sums = torch.zeros(len(MEASURED), 2, dtype=torch.float64)
-        for batch in self.batches[share[0] :: share[1]]:
+        first, step = (0, 1) if self.alike else share
+        for batch in self.batches[first::step]:
             streams = [[cache.stream(sense, clip.key) for sense in clip.senses] for clip, _ in batch]
             turns = [list(asked) for _, asked in batch]
             with model.lora.active([self.lora]):
@@ -154,7 +158,7 @@ class HeldOutLoss:
             right = right.cpu().double()
             found = ([float(loss) * tokens, tokens], *([right[of].sum(), of.sum()] for of in (new, ~new)))
             sums += torch.tensor(found, dtype=torch.float64)
-        return sums
+        return sums / (share[1] if self.alike else 1)
 
 
 def tune(
@@ -173,6 +177,7 @@ def tune(
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
     allow_unknown_words: bool = False,
+    shard: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
@@ -187,6 +192,7 @@ def tune(
     cache: whether encoded streams are kept on disk, see `Keeping`; no result depends on it. cache_dir: their
     folder, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
+    shard: whether the processes divide the LLM's frozen weights among them, see `shard_llm`.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
     answers with words that cannot be said.
     """
@@ -208,8 +214,7 @@ def tune(
         place = cache_dir or training / "streams"
         streams = StreamCache(place, model, {VIDEO: VIDEO, **senses}, frames, cache)
         asked = loss(model, tuple(senses), clips, streams, sampling)
-        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size)
-        aside = {"held_out": digest_of(*(clip.key for clip in data.held_out))}
+        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size, shard)
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
             len(clips),
@@ -223,7 +228,7 @@ def tune(
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
-            held_out=HeldOut(measure, validation, aside) if data.held_out else None,
+            held_out=_held_out(measure, validation, data.held_out),
             watch=watch,
             progress=progress,
         )
@@ -231,16 +236,19 @@ def tune(
             undo.close()  # restores the LLM side
             _load_finished(model, named, run.id)
             return report
+        processes = Processes(model.backbone.device)
+        if shard:
+            shard_llm(model.backbone, processes)
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
-        run.processes.wait()  # every process lists what is missing before any writes
-        share = run.processes.index, run.processes.count
-        encoded = sum(run.processes.gather(streams.prepare(data.examples, data.keys, share, progress)))
+        processes.wait()  # every process lists what is missing before any writes
+        share = processes.index, processes.count
+        encoded = sum(processes.gather(streams.prepare(data.examples, data.keys, share, progress)))
         streams.refresh()  # sees what other processes have encoded
-        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
-        if _wants_own_answers(clips, tuple(senses), sampling):
-            said = _own_answers(own, training / OWN_ANSWERS, run, sampling, progress)
-            clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
+        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips}, shard)
+        wanted = _wants_own_answers(clips, tuple(senses), sampling)
+        said = _own_answers(own, training / OWN_ANSWERS, run, sampling, wanted, progress)
+        clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
             trained = run.run()
         if lost := trained["without_gradient"]:
@@ -257,11 +265,19 @@ def tune(
         for name, folder in named.items():
             adapter = model.adapter(name)
             model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
-            if run.processes.main:
+            if processes.main:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
     return report
+
+
+def _held_out(
+    measure: HeldOutLoss, validation: Validation, clips: Sequence[TrainingClip]
+) -> HeldOut | None:
+    """What measures these clips in a run; None where there are none."""
+    aside = {"held_out": digest_of(*(clip.key for clip in clips))}
+    return HeldOut(measure, validation, aside) if clips else None
 
 
 def _load_finished(model: Lynx, named: Mapping[str, Path], run: str) -> None:
@@ -289,10 +305,12 @@ def _wants_own_answers(
 
 
 def _own_answers(
-    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, progress: bool
+    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, wanted: bool, progress: bool
 ) -> dict[str, list[Turn]]:
     """The backbone's own answers by clip: each process asks for its share, and they are kept for a run that
-    goes on."""
+    goes on; {} where they are not wanted."""
+    if not wanted:
+        return {}
     processes = run.processes
     if processes.once(lambda: run.config.resume and path.is_file()):
         said = load_turns(path)

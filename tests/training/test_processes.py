@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from lynx.config import AlignConfig, GuideConfig, Sampling, TuneConfig
 from lynx.datasets.base import Example
 from lynx.errors import DataError
+from lynx.model import load
 from lynx.training.alignment import align
 from lynx.training.guidance import guide
 from lynx.training.options import Validation
 from lynx.training.processes import Processes
+from lynx.training.sharding import local_bytes, shard_llm
 from lynx.training.tuning import tune
 
 FRAMES = {"frames": stages.FRAMES}
@@ -34,7 +36,7 @@ def script(folder: Path, call: str) -> list[object]:
     return [path, folder]
 
 
-def train(folder: Path, accumulate: int) -> None:
+def train(folder: Path, accumulate: int, checkpointing: str = "off", **more: object) -> None:
     """All three stages in `folder`, as many passes a step as `accumulate` says times the processes."""
     model = stages.small_model(folder.parent)
     videos = stages.clips(5, ("video",))
@@ -42,10 +44,11 @@ def train(folder: Path, accumulate: int) -> None:
     aligning = AlignConfig(steps=4, batch_size=4, accumulate=accumulate, **SMALL)
     sounds = stages.clips(5, ("audio",))
     align(model, "audio", sounds, guidance, aligning, folder / "audio", progress=False)
-    tuning = TuneConfig(steps=6, batch_size=2, accumulate=accumulate, save_every=2, **SMALL)
+    steps = {"steps": 6, "batch_size": 2, "save_every": 2, "accumulate": accumulate}
+    tuning = TuneConfig(checkpointing=checkpointing, **steps, **SMALL)
     report = tune(
         model, "audio", stages.clips(7), tuning, folder / "audio", progress=False,
-        sampling=Sampling(replay_from="self"), validation=Validation(val_share=0.3, val_every=3),
+        sampling=Sampling(replay_from="self"), validation=Validation(val_share=0.3, val_every=3), **more,
     )  # fmt: skip
     index = Processes().index
     moments = {"mean": guidance.token_mean, "var": guidance.token_var}
@@ -53,18 +56,28 @@ def train(folder: Path, accumulate: int) -> None:
     layers = {f"{i}": torch.stack(pair) for i, pair in enumerate(pairs)}
     save_file(moments | layers, folder / f"guidance-{index}")
     told = {"frames": guidance.frames, "tokens": guidance.tokens, **report}
+    told["held"] = local_bytes(model.backbone.model.get_decoder().layers)
     (folder / f"report-{index}").write_text(json.dumps(told))
+
+
+def train_twice(folder: Path) -> None:
+    """With the whole LLM in every process, then with a part of it in each."""
+    train(folder / "two", 1)
+    train(folder / "divided", 1, checkpointing="non-reentrant", shard=True)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folders of one run in two processes, and of one in a single process that accumulates twice."""
+    """The folders of one run in two processes, and of one in a single process that accumulates twice.
+
+    Beside them is one in two processes that divide the LLM, `divided`.
+    """
     folder = tmp_path_factory.mktemp("processes")
     stages.small_model(folder)
-    two, one = folder / "two", folder / "one"
-    for each in (two, one):
+    two, one, divided = (folder / name for name in ("two", "one", "divided"))
+    for each in (two, one, divided):
         each.mkdir()
-    done = launch(script(two, "train(Path(sys.argv[1]), 1)"))
+    done = launch(script(folder, "train_twice(Path(sys.argv[1]))"))
     assert done.returncode == 0, done.stderr
     train(one, 2)
     return two, one
@@ -77,6 +90,30 @@ def test_two_processes_log_the_losses_of_one_with_their_batches_together(trained
     for row, alone in zip(two, one, strict=True):
         assert row == pytest.approx(alone, rel=1e-5, abs=1e-5)
     assert len({row["loss"] for row in two}) == len(two)
+
+
+def test_a_divided_llm_learns_what_a_whole_one_does_and_its_adapter_is_whole(trained):
+    two, divided = trained[0], trained[0].with_name("divided")
+    for row, whole in zip(*(rows(each / "audio/training/tune") for each in (divided, two)), strict=True):
+        assert row == pytest.approx(whole, rel=1e-5, abs=1e-5)
+    files = [next((each / "audio").rglob("llm/*.safetensors")) for each in (divided, two)]
+    saved, expected = map(load_file, files)
+    assert saved.keys() == expected.keys()
+    for name, weight in saved.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+    reports = [json.loads((each / "report-1").read_text()) for each in (divided, two)]
+    assert reports[0]["held"] == reports[1]["held"] / 2
+    assert reports[0]["damage"] == pytest.approx(reports[1]["damage"], abs=1e-4)
+
+
+def test_what_cannot_be_divided_is_said(trained):
+    model = stages.small_model_with(trained[1])
+    with pytest.raises(DataError, match="there is one: start several by torchrun"):
+        shard_llm(model.backbone, Processes())
+    pytest.importorskip("bitsandbytes")
+    quantized = load(model.backbone.source, precision="nf4")
+    with pytest.raises(DataError, match="in bf16 or fp32, and this LLM's are in torch.uint8"):
+        shard_llm(quantized.backbone, Processes())
 
 
 @pytest.mark.parametrize("part", ["vision", "llm"])
