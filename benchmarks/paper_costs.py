@@ -78,8 +78,8 @@ DRAWN = {
     "120 s views": Drawn(1.565, 6.097),
     "scan": Drawn(0.057, 0.398),
 }
-"""As `--measure` found them on one core: clips of 640 x 360 at 24 frames a second in H.264, sound in AAC; scans
-of 32 pictures of 640 x 480 with depth."""
+"""As `--measure` found them on one core: clips of 640 x 360 at 24 frames a second in H.264, sound in AAC;
+scans of 32 pictures of 640 x 480 with depth."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,14 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         cells = [row["recipe"] + "*" * row["assumed"], f"{row['clips']:,}", f"{row['questions']:,}"]
         cells.append(f"{seen:,.0f}; {row['petaflops']['tune']:,.0f}")
         for found in row["hours"].values():
-            cells.append("-".join(f"{hours:.2g}" if hours < 10 else f"{hours:.0f}" for hours in found))
-        cells += [f"{row['cpu_hours']:.2g}", f"{row['cores_a_gpu']:.2g}", f"{row['streams_gb']:,.0f}"]
+            cells.append("-".join(map(_short, found)))
+        cells += [_short(row["cpu_hours"]), _short(row["cores_a_gpu"]), f"{row['streams_gb']:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
 
 
 MODELS = ("llava-onevision-0.5b", "qwen3-vl-2b", "llava-onevision-7b", "qwen3-vl-8b", "llava-onevision-72b")
