@@ -147,15 +147,15 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(rated, lr=config.lr, weight_decay=decay, fused=fused)
         size = batch_size or config.batch_size
         self.order = Order(examples, size, config.seed)
-        self.passes = config.accumulate * self.processes.count  # forward passes of a step
-        self.per_step = size * self.passes  # examples
+        self.passes_a_step = config.accumulate * self.processes.count  # forward passes of a step
+        self.per_step = size * self.passes_a_step  # examples
         epochs = config.epochs * examples / self.per_step  # in steps
         self.steps = math.ceil(epochs) if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
         self._best: dict[str, Tensor] = {}  # weights of the best measurement, where those are kept
         of = {**(of or {}), **(held_out.identity if held_out else {})}
         # the same for all numbers of processes that these passes are divided among
-        settings = config.to_dict() | {"accumulate": self.passes}
+        settings = config.to_dict() | {"accumulate": self.passes_a_step}
         self._identity = {**of, "config": settings, "steps": self.steps, "examples": examples}
 
     @property
@@ -262,7 +262,7 @@ class Trainer:
             number = (step * config.accumulate + part) * processes.count + processes.index
             torch.manual_seed(seed_of(config.seed, "step", number))
             found = self.loss(self.order.batch(number))
-            counted = float(found.pop("weight", 1.0)) if self.passes > 1 else 1.0
+            counted = float(found.pop("weight", 1.0)) if self.passes_a_step > 1 else 1.0
             self.accelerator.backward(found["loss"] * counted)
             told = {name: float(value.detach()) for name, value in found.items() if name != "weight"}
             mine.append((counted, told))
@@ -293,7 +293,7 @@ class Trainer:
         for name in missing:  # of senses that no clip of the batch shows
             self.weights[name].grad = torch.zeros_like(self.weights[name])
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
-        for gradient in gradients.values() if self.passes > 1 else ():
+        for gradient in gradients.values() if self.passes_a_step > 1 else ():
             gradient.copy_(self.processes.sum(gradient) / total)
         self.without_gradient -= {name for name in self.without_gradient if bool(gradients[name].any())}
         limit = self.config.max_grad_norm or math.inf
