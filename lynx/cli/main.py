@@ -62,9 +62,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(chosen: Command, options: argparse.Namespace) -> None:
-    """Run a command and print its result."""
+    """Run a command and print its result, where several processes run it by the first alone."""
+    if several := int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from lynx.backbones.quantization import pick_device
+        from lynx.training.processes import join
+
+        join(pick_device(getattr(options, "device", "auto")))
     result = chosen.run(options)
-    if result or options.json:
+    if (result or options.json) and not (several and int(os.environ.get("RANK", "0"))):
         if options.json:
             print(json.dumps(result, default=str))
         else:

@@ -151,14 +151,15 @@ def open_examples(
 ) -> Any:
     """The examples that `data_options` ask for, source by source; `senses` of each by its name.
 
-    All their recordings are opened once. used: as these senses; None: as all. folder: where it is written
-    which of them are damaged.
+    All their recordings are opened once, by one process for all. used: as these senses; None: as all.
+    folder: where it is written which of them are damaged.
 
     Raises DataError for a source of two paths, for a fold to hold out that none of several sources has, and
     for more damaged recordings than may be left out.
     """
     from lynx.datasets.checking import usable
     from lynx.datasets.sources import groups_of, open_data
+    from lynx.training.processes import Processes
 
     sources: list[tuple[str, Path | None]] = []
     for words in options.data or [["world"]]:
@@ -182,7 +183,9 @@ def open_examples(
     examples = parts[0] if len(parts) == 1 else [example for part in parts for example in part]
     if getattr(options, "check", False):
         return examples  # damaged ones too: they are to be listed
-    return usable(examples, used, options.skip_damaged, folder)
+    if not isinstance(examples, list):  # nothing to look at
+        return examples
+    return Processes().once(lambda: usable(examples, used, options.skip_damaged, folder))
 
 
 def rendering_option(text: str) -> Declare:

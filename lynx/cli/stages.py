@@ -107,6 +107,7 @@ MOVED = ("--variants", "--final-lr", "--average")
 def _guide(options: Options) -> Result | str:
     """Stage 1: gather the statistics of the token interface over reference videos."""
     from lynx.training.guidance import guide
+    from lynx.training.processes import Processes
 
     examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
     if options.check:
@@ -116,8 +117,9 @@ def _guide(options: Options) -> Result | str:
         tempfile.TemporaryFile(dir=options.out.parent).close()
     model = load_model(options)
     guidance = guide(model, examples, read_options(options, GuideConfig), workers=options.workers)
-    path = guidance.save(options.out)
-    return {"written": str(path), "frames": guidance.frames, "tokens": guidance.tokens}
+    processes = Processes(model.backbone.device)
+    processes.once(lambda: guidance.save(options.out))
+    return {"written": str(options.out), "frames": guidance.frames, "tokens": guidance.tokens}
 
 
 @command(
@@ -148,7 +150,7 @@ def _align(options: Options) -> Result | str:
     model = load_model(options)
     more = {"name": options.name, "watch": watch, "workers": options.workers}
     report = align(model, sense, examples, guidance, config, options.out, **more)
-    save_values(options.out / "training" / "align" / RUN, options.given)
+    _save_options(options, "align", model)
     return {"written": str(options.out), **report}
 
 
@@ -197,6 +199,11 @@ def _align(options: Options) -> Result | str:
         action="store_true",
         help="train all the same on answers with words that a closed vocabulary does not have",
     ),
+    option(
+        "--shard",
+        action="store_true",
+        help="processes that were launched together divide the LLM's frozen weights among them",
+    ),
     option("--push", metavar="OWNER/NAME", help="put the adapter on the Hub when it is trained"),
     option("--private", action="store_true", help="with --push: nobody else may see it"),
     adapter_option,
@@ -240,12 +247,20 @@ def _tune(options: Options) -> Result | str:
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
-    names = ("cache", "cache_dir", "workers", "allow_unknown_words")
+    names = ("cache", "cache_dir", "workers", "allow_unknown_words", "shard")
     more_options = {name: getattr(options, name) for name in names}
     more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
-    save_values(options.out / "training" / "tune" / RUN, options.given)
+    _save_options(options, "tune", model)
     return {"written": str(options.out), **report, **_pushed(options, model)}
+
+
+def _save_options(options: Options, stage: str, model: Any) -> None:
+    """Write the options of a run into its stage's folder, by one of the processes."""
+    from lynx.training.processes import Processes
+
+    path = options.out / "training" / stage / RUN
+    Processes(model.backbone.device).once(lambda: save_values(path, options.given))
 
 
 def _check_push(options: Options) -> None:
@@ -264,11 +279,10 @@ def _check_push(options: Options) -> None:
 
 def _pushed(options: Options, model: Any) -> Result:
     """What `--push` did, by one of the processes. Raises: AdapterError: the Hub refused."""
-    from accelerate import PartialState
-
     from lynx.adapters.sharing import push_adapter
+    from lynx.training.processes import Processes
 
-    if options.push is None or not PartialState().is_main_process:
+    if options.push is None or not Processes(model.backbone.device).main:
         return {}
     try:
         pushed = push_adapter(options.out, options.push, model.backbone, options.private)

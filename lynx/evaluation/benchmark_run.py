@@ -26,6 +26,7 @@ from lynx.evaluation.runner import (
 )
 from lynx.evaluation.scorers import summarize
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class BenchmarkRun:
         settings = self.settings() | {"questions": total, "without": list(without)} | shown
         count = sum(len(mine) for _, mine in asked)
         settings |= {"asked": digest_of(asked), "rows": count, **identity(model, senses)}
-        file = PredictionFile(out, settings, resume)
+        file = PredictionFile(out, settings, resume, Processes(model.backbone.device))
         keys = answer(model, asked, senses, lambda given: {"": (given, given)}, file, setting, progress)
         rows = [file.done[key].answered for key in keys]
         told = {key: value for key, value in settings.items() if key not in INTERNAL}

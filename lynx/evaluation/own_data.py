@@ -23,6 +23,7 @@ from lynx.evaluation.runner import (
 )
 from lynx.evaluation.scorers import Answered, own, summarize
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 from lynx.types import VIDEO
 
 WITH, WITHOUT, WITHHELD = "with", "without", "withheld"
@@ -67,7 +68,7 @@ def compare_own(
     settings |= {"max_new_tokens": setting.max_new_tokens, **identity(model, senses)}
     count = sum(len(mine) for _, mine in asked)
     settings |= {"asked": digest_of(asked), "rows": count * len(conditions(senses))}
-    file = PredictionFile(out, settings, resume)
+    file = PredictionFile(out, settings, resume, Processes(model.backbone.device))
     keys = answer(model, asked, senses, conditions, file, setting, progress)
     told = {key: value for key, value in settings.items() if key not in INTERNAL}
     predictions = [file.done[key] for key in keys]

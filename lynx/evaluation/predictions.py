@@ -1,7 +1,8 @@
 """The answers of a run on disk: `predictions.jsonl`, one a line, beside `run.json`, which says of what run.
 
 A killed run is gone on with where its settings are the same; what had failed is tried again. Scores are made
-from the file alone.
+from the file alone. Of several processes each answers its share: the first writes that file, the others write
+`predictions-1.jsonl`, ..., until all are put together; a run may go on with another number of them.
 """
 
 import json
@@ -16,7 +17,9 @@ from lynx.config import short_repr
 from lynx.datasets.annotations import Row, json_lines, read_json
 from lynx.errors import DataError, writing
 from lynx.evaluation.scorers import Answered
+from lynx.training.processes import Processes
 
+PARTS = "predictions-*.jsonl"
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
 OFFICIAL = "official.json"
 
@@ -110,20 +113,38 @@ def refuse_fewer(predictions: Sequence[Prediction], run: Path) -> None:
 class PredictionFile:
     """The predictions of a run, written as they come.
 
-    folder: None keeps them in memory alone. settings: what the answers depend on.
+    folder: None keeps them in memory alone. settings: what the answers depend on. processes: those that
+    answer together; each adds its share, and all know all after `exchange`.
     Raises: DataError: the folder holds those of another run, or of this one and `resume` is not asked for.
     """
 
-    def __init__(self, folder: Path | None, settings: Mapping[str, Any], resume: bool = False) -> None:
-        self.folder, self.done = folder, dict[tuple[str, str], Prediction]()
-        if folder is None:
-            return
+    def __init__(
+        self,
+        folder: Path | None,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
+        self.folder, self.processes = folder, processes or Processes()
+        self.done: dict[tuple[str, str], Prediction] = {}
+        self._added: list[Prediction] = []
+        if folder is not None:
+            place = self.processes.index
+            self._file = folder / (PARTS.replace("*", str(place)) if place else PREDICTIONS)
+            self.done = self.processes.once(lambda: self._begin(folder, settings, resume))
+
+    @staticmethod
+    def _begin(
+        folder: Path, settings: Mapping[str, Any], resume: bool
+    ) -> dict[tuple[str, str], Prediction]:
+        """Make the folder ready; returns the predictions that it has, however many processes made them."""
         with writing(folder, DataError):
             folder.mkdir(parents=True, exist_ok=True)
         file, given = folder / PREDICTIONS, json.loads(json.dumps(settings))
-        if file.exists():
+        parts = sorted(folder.glob(PARTS))
+        if there := [each for each in (file, *parts) if each.exists()]:
             if not resume:
-                raise DataError(f"{file} exists: go on with --resume, or give another --out")
+                raise DataError(f"{there[0]} exists: go on with --resume, or give another --out")
             run = read_json(folder / RUN)
             if other := [key for key in given if not isinstance(run, dict) or run.get(key) != given[key]]:
                 was = run.get(other[0]) if isinstance(run, dict) else None
@@ -131,21 +152,30 @@ class PredictionFile:
                 raise DataError(
                     f"{folder} holds a run with {other[0]} {short_repr(was)}, not {now}: give another --out"
                 )
-            _cut_torn_line(file)
-            before = read_predictions(file) if file.stat().st_size else []
-            self.done = {each.key: each for each in before if not each.answered.error}
-            _write(file, "".join(each.line for each in self.done.values()))
-        else:
-            _write(folder / RUN, json.dumps(given, indent=1) + "\n")
+            for each in there:
+                _cut_torn_line(each)
+            before = [row for each in there if each.stat().st_size for row in read_predictions(each)]
+            done = {each.key: each for each in before if not each.answered.error}
+            _write(file, "".join(each.line for each in done.values()))
+            _remove(parts)
+            return done
+        _write(folder / RUN, json.dumps(given, indent=1) + "\n")
+        return {}
 
     def add(self, predictions: Iterable[Prediction]) -> None:
         """Keep predictions, on disk at once."""
         new = list(predictions)
         self.done |= {each.key: each for each in new}
+        self._added += new
         if self.folder is not None:
-            file = self.folder / PREDICTIONS
-            with writing(file, DataError), file.open("a", encoding="utf-8") as lines:
+            with writing(self._file, DataError), self._file.open("a", encoding="utf-8") as lines:
                 lines.writelines(each.line for each in new)
+
+    def exchange(self) -> None:
+        """Tell the other processes what was added here, and learn what was there."""
+        for added in self.processes.gather(self._added):
+            self.done |= {each.key: each for each in added}
+        self._added = []
 
     def finish(
         self, keys: Sequence[tuple[str, str]], scores: Mapping[str, Any], official: Any = None
@@ -154,11 +184,17 @@ class PredictionFile:
 
         official: what the authors' own scorer reads; None where there is no such file.
         """
-        if self.folder is not None:
-            _write(self.folder / PREDICTIONS, "".join(self.done[key].line for key in keys))
-            _write(self.folder / SCORES, json.dumps(scores, indent=1) + "\n")
+        if (folder := self.folder) is None:
+            return
+
+        def write() -> None:
+            _write(folder / PREDICTIONS, "".join(self.done[key].line for key in keys))
+            _write(folder / SCORES, json.dumps(scores, indent=1) + "\n")
             if official is not None:
-                _write(self.folder / OFFICIAL, json.dumps(official, indent=1) + "\n")
+                _write(folder / OFFICIAL, json.dumps(official, indent=1) + "\n")
+            _remove(folder.glob(PARTS))
+
+        self.processes.once(write)
 
 
 def _cut_torn_line(file: Path) -> None:
@@ -167,6 +203,12 @@ def _cut_torn_line(file: Path) -> None:
     if content and not content.endswith(b"\n"):
         with writing(file, DataError):
             os.truncate(file, content.rfind(b"\n") + 1)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        with writing(file, DataError):
+            file.unlink()
 
 
 def _write(file: Path, text: str) -> None:

@@ -9,19 +9,22 @@ from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import naming
 from lynx.evaluation.metrics import Scores, score
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 
 
 def evaluate(
     model: Lynx, examples: Sequence[Example], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Ask a chat about each recording, one question of every type: its phrasings take turns.
+    """Ask a chat about each recording, one question of every type: its phrasings take turns. Processes that
+    were launched together take a share of the recordings each, and all return the same.
 
     accuracy, chance, n: of the questions of a recording's first type, which name it. by_type: of every type.
     confusion: what the recordings of each name were taken for, and how often.
     """
-    asked: list[tuple[Turn, str]] = []
-    named: list[tuple[Turn, str]] = []
-    for number, example in enumerate(examples):
+    processes = Processes(model.backbone.device)
+    mine: dict[int, list[tuple[Turn, str]]] = {}  # by the recording's number
+    for number in processes.share(range(len(examples))):
+        example, answered = examples[number], []
         media: dict[str, Any] = dict(example.media)
         with naming(example):
             chat = model.chat(**media, **asdict(example.moments))
@@ -30,11 +33,14 @@ def evaluate(
             turn = phrasings[number % len(phrasings)]
             chat.clear()
             with naming(example):
-                asked.append((turn, chat.ask(turn.question)))
-            if kind == example.turns[0].type:
-                named.append(asked[-1])
+                answered.append((turn, chat.ask(turn.question)))
+        mine[number] = answered
         if progress:
             progress(number + 1, len(examples))
+    all_answered = {number: said for each in processes.gather(mine) for number, said in each.items()}
+    asked = [said for number in sorted(all_answered) for said in all_answered[number]]
+    # the first type is asked first
+    named = [all_answered[number][0] for number in sorted(all_answered) if all_answered[number]]
     confusion: dict[str, Counter[str]] = {turn.answer: Counter() for turn, _ in named}
     for turn, answer in named:
         confusion[turn.answer][answer] += 1

@@ -25,7 +25,7 @@ from lynx.streams.key import sense_digest
 from lynx.types import VIDEO, Prompt, Stream
 
 Progress = Callable[[int, int], None]
-"""Called with the numbers of clips done and of all clips."""
+"""Called with the numbers of clips done and of all clips that are left to this process."""
 Senses = tuple[str, ...]
 INTERNAL = ("weights", "asked", "rows")
 """Settings that are no part of a report."""
@@ -153,6 +153,7 @@ def answer(
 ) -> list[tuple[str, str]]:
     """Ask every question under every condition, unless `file` has its answer; returns their keys, in order.
 
+    Each of the file's processes asks about a share of the clips that are left; all learn all answers.
     senses: of the media those that are used. Files that are missing are found before the first question.
     Raises: MediaError, naming the example: a medium cannot be read, and `setting.allow_missing` is off.
     """
@@ -162,26 +163,29 @@ def answer(
             f"{missing[0]} does not exist{more}: --allow-missing goes on, and counts their questions as wrong"
         )
     keys: list[tuple[str, str]] = []
-    batches = _Batches(model, file, setting)
-    for number, (example, mine) in enumerate(asked, 1):
+    to_do: list[tuple[Example, Senses, list[tuple[Question, Prediction]]]] = []
+    for example, mine in asked:
         present = tuple(sense for sense in senses if sense in example.media)
-        under = conditions(present)
-        rows = [(question, _unanswered(question, example, name)) for question in mine for name in under]
+        names = conditions(present)
+        rows = [(question, _unanswered(question, example, name)) for question in mine for name in names]
         keys += [row.key for _, row in rows]
-        left = [(question, row) for question, row in rows if row.key not in file.done]
-        clip = _encoded(model, example, present, setting) if left else _Clip({})
+        if left := [(question, row) for question, row in rows if row.key not in file.done]:
+            to_do.append((example, present, left))
+    batches, share = _Batches(model, file, setting), file.processes.share(to_do)
+    for number, (example, present, left) in enumerate(share, 1):
+        clip = _encoded(model, example, present, setting)
         if clip.error:
             file.add(row.failing(clip.error) for _, row in left)
-            left = []
         under = conditions(tuple(clip.streams))
-        for question, row in left:
+        for question, row in left if not clip.error else ():
             given, on = under[row.condition]
             used = [clip.streams[sense] for sense in given]
             prompt = model.backbone.compose(question.messages(setting.system), used)
             batches.add(on, replace(row, notes=clip.notes, left_out=clip.left_out), prompt, number)
         if progress:
-            progress(number, len(asked))
+            progress(number, len(share))
     batches.finish()
+    file.exchange()
     return keys
 
 

@@ -185,7 +185,7 @@ def align(
             return finished
         to_draw = trainer.steps * config.accumulate * clips  # in each process
         pictures.reader = readers.enter_context(
-            clip_reader(workers, examples, to_draw, backbone.device, trainer.accelerator.num_processes)
+            clip_reader(workers, examples, to_draw, backbone.device, trainer.processes.count)
         )
         with loss.listening(), checkpointed(backbone.model, config.checkpointing):
             with model.sensing(adapter.name, train=True):
@@ -194,7 +194,7 @@ def align(
             raise AdapterError(f"these weights never got a gradient: {', '.join(report['without_gradient'])}")
         report |= {"guidance_frames": guidance.frames, "config": config.to_dict(), "run": trainer.id}
         model.adapters[adapter.name] = replace(adapter, training={"align": report})
-        if trainer.accelerator.is_main_process:
+        if trainer.processes.main:
             save_adapter(model, adapter.name, out_dir)
         trainer.finish()
         undo.pop_all()

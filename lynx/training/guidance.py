@@ -28,6 +28,7 @@ from lynx.datasets.base import Example
 from lynx.datasets.reading import Drawing, clip_reader
 from lynx.errors import DataError, writing
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 from lynx.types import VIDEO, TokenLayout
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,27 @@ class Guidance:
         )
         var = (deviations / count).float()
         return Guidance(keys, values, mean.float(), var, frames, count, self.backbone, self.stat_newline)
+
+    def together(self, processes: Processes) -> "Guidance":
+        """The guidance of all processes' frames, of which this is one's share."""
+        counts = processes.gather((self.frames, self.tokens))
+        frames, tokens = (sum(each) for each in zip(*counts, strict=True))
+
+        def mean(own: Tensor, share: float) -> Tensor:
+            return processes.sum(own.double() * share)
+
+        share = self.frames / frames
+        keys, values = (
+            tuple(mean(each, share).float() for each in kind) for kind in (self.keys, self.values)
+        )
+        share = self.tokens / tokens
+        token_mean = mean(self.token_mean, share)
+        apart = (self.token_mean - token_mean).square()  # how far this share's mean is from that of all
+        var = mean(self.token_var + apart, share).float()
+        return replace(
+            self, keys=keys, values=values, token_mean=token_mean.float(), token_var=var,
+            frames=frames, tokens=tokens,
+        )  # fmt: skip
 
     def check(self, backbone: Backbone) -> None:
         """Raises: DataError where these statistics are not of this backbone."""
@@ -221,9 +243,14 @@ def guide(
 ) -> Guidance:
     """The guidance of a backbone over the video of `examples`, through the encoder without any LoRA.
 
+    Processes that were launched together take a share of the clips each, and all return the same.
     workers: see `clip_reader`; no result depends on them.
+    Raises: DataError: there are no clips, or fewer than processes.
     """
-    config = config or GuideConfig()
+    config, processes = config or GuideConfig(), Processes(model.backbone.device)
+    if len(examples) < processes.count and processes.count > 1:
+        raise DataError(f"{len(examples)} clips are too few for {processes.count} processes: start fewer")
+    mine = processes.share(range(len(examples)))
     backbone, video = model.backbone, modalities.get(VIDEO)()
     layers = range(len(backbone.vision_attention_modules()))
     accumulator = Accumulator([backbone.windows(layer) for layer in layers])
@@ -236,12 +263,12 @@ def guide(
     # families merge two frames into a token.
     size = config.batch_size + config.batch_size % 2
     waiting: list[Tensor] = []
-    moments, count = config.frames or backbone.default_frames, len(examples)
-    drawings = (Drawing({VIDEO: video}, examples[i], moments) for i in range(count))
+    moments, count = config.frames or backbone.default_frames, len(mine)
+    drawings = (Drawing({VIDEO: video}, examples[i], moments) for i in mine)
     with (
         model.sensing(VIDEO),
         recording(backbone, vision=accumulator.add_attention),
-        clip_reader(workers, examples, count, backbone.device) as reader,
+        clip_reader(workers, examples, count, backbone.device, processes.count) as reader,
     ):
         drawn = reader.read(drawings, AHEAD)
         for clip in tqdm(drawn, "guide", count, unit="clip", disable=None if progress else True):
@@ -251,7 +278,8 @@ def guide(
                 encode(waiting[:size])
                 del waiting[:size]
         if waiting:
-            encode(waiting, clips=len(examples))
+            encode(waiting, clips=len(mine))
     guidance = replace(accumulator.result(describe_backbone(backbone)), stat_newline=config.stat_newline)
+    guidance = guidance.together(processes) if processes.count > 1 else guidance
     logger.info("guidance over %d frames, %d tokens", guidance.frames, guidance.tokens)
     return guidance

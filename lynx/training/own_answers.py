@@ -82,11 +82,18 @@ def asked_of(backbone: Backbone, questions: Sequence[str]) -> list[str]:
 class OwnAnswers:
     """Asks a backbone, under no adapter, about clips whose streams are cached.
 
-    senses: of each clip, by its content key.
+    senses: of each clip, by its content key. alike: whether all processes have to compute the same, as where
+    they divide the LLM.
     """
 
-    def __init__(self, model: Lynx, streams: StreamCache, senses: Mapping[str, Sequence[str]]) -> None:
-        self.model, self.streams, self.senses = model, streams, senses
+    def __init__(
+        self,
+        model: Lynx,
+        streams: StreamCache,
+        senses: Mapping[str, Sequence[str]],
+        alike: bool = False,
+    ) -> None:
+        self.model, self.streams, self.senses, self.alike = model, streams, senses, alike
         self.packer = Packer(model.backbone)
 
     def answer(self, key: str, question: str) -> str:
@@ -98,12 +105,17 @@ class OwnAnswers:
             ids = generate(backbone, prompt, max_new_tokens=LONGEST)[0]
         return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def to_replay(self, progress: bool = True) -> dict[str, list[Turn]]:
-        """Questions and own answers of up to CLIPS clips, by key; {} where it knows no question's words."""
+    def to_replay(
+        self, part: tuple[int, int] = (0, 1), progress: bool = True
+    ) -> dict[str, list[Turn]]:
+        """Questions and own answers of up to CLIPS clips, by key; {} where it knows no question's words.
+
+        part: (i, k) asks about every k-th of them from the i-th on: one of k processes.
+        """
         found: dict[str, list[Turn]] = {}
-        keys = list(self.senses)[:CLIPS]
-        bar = tqdm(keys, desc="own answers", unit="clip", disable=None if progress else True)
-        for place, key in enumerate(bar):
+        first, step = (0, 1) if self.alike else part
+        mine = list(enumerate(self.senses))[:CLIPS][first::step]
+        for place, key in tqdm(mine, desc="own answers", unit="clip", disable=None if progress else True):
             about = VIDEO in self.senses[key]
             pool = asked_of(self.model.backbone, ABOUT_VIDEO if about else GENERAL)
             chosen = [pool[(place * QUESTIONS + i) % len(pool)] for i in range(min(QUESTIONS, len(pool)))]
@@ -144,7 +156,7 @@ class OwnAnswers:
         given = [self.streams.stream(sense, key) for sense in self.senses[key]]
         with self.model.lora.active(loras):
             prompt = backbone.compose([{"role": "user", "content": question}], given)
-            ids = generate(backbone, prompt, max_new_tokens=LONGEST)[0]
+            ids = generate(backbone, prompt, max_new_tokens=LONGEST, fixed=False if self.alike else None)[0]
         return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _log_probability(self, key: str, question: str, answer: str, loras: Sequence[str]) -> float:

@@ -17,6 +17,7 @@ from lynx.datasets.clips import content_key, recording_key
 from lynx.errors import DataError
 from lynx.training.options import Validation
 from lynx.training.own_answers import OWN
+from lynx.training.processes import Processes
 from lynx.types import VIDEO
 
 logger = logging.getLogger(__name__)
@@ -159,9 +160,8 @@ def training_clips(
 ) -> tuple[list[TrainingClip], list[int]]:
     """The clips that have something to ask, and the indices of their examples."""
     clips, kept = [], []
-    for i in tqdm(range(len(examples)), desc="read", unit="clip", disable=None if progress else True):
+    for i, recording in enumerate(_recording_keys(examples, progress)):
         example = examples[i]
-        recording = recording_key(example)
         if clip := training_clip(example, modalities, content_key(example, recording)):
             clips.append(replace(clip, recording=recording))
             kept.append(i)
@@ -176,6 +176,14 @@ def taught_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> list[str]
     turns = [f"{turn.question} {turn.answer}" for clip in clips for turn in clip.turns]
     count = Counter(word for turn in turns for word in backbone.unknown_words(turn))
     return sorted(word for word, times in count.items() if times >= OFTEN)
+
+
+def _recording_keys(examples: Sequence[Example], progress: bool) -> list[str]:
+    """The key of each example's media, all of whose bytes are read: by each process of a share of them."""
+    processes, silent = Processes(), None if progress else True
+    mine = tqdm(processes.share(range(len(examples))), desc="read", unit="clip", disable=silent)
+    shares = processes.gather([recording_key(examples[i]) for i in mine])
+    return [shares[i % processes.count][i // processes.count] for i in range(len(examples))]
 
 
 def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> None:

@@ -1,9 +1,10 @@
 """The one training loop: LoRA weights, a loss over example indices, AdamW with warm-up and cosine.
 
-A step depends on its number alone: the order of the data and every random draw of step k come from
-(seed, k, process), so a checkpoint holds weights and optimizer state only, and a resumed run equals an
-uninterrupted one bit for bit. LoRA gradients are small: processes average them directly, without a wrapper
-around the frozen model. Checkpoints are safetensors.
+A step depends on its number alone: the order of the data and every random draw of its forward pass i come
+from (seed, step, i), so a checkpoint holds weights and optimizer state only, and a resumed run equals an
+uninterrupted one bit for bit. The forward passes of a step are divided among `accumulate` and the processes:
+only the product of the two decides what is trained. LoRA gradients are small: processes add them up directly,
+without a wrapper around the frozen model. Checkpoints are safetensors.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError, writing
 from lynx.training.checkpoints import Checkpoints
 from lynx.training.options import NO_TRACKER, Watch
+from lynx.training.processes import Processes
 from lynx.training.run_log import RunLog
 from lynx.training.trackers import Tracked, require_tracker
 from lynx.training.validation import LOSS, PREFIX, HeldOut
@@ -32,7 +34,11 @@ from lynx.training.validation import LOSS, PREFIX, HeldOut
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[list[int]], dict[str, Tensor]]
-"""Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}."""
+"""Indices of examples -> {"loss": a scalar with gradients, other names: scalars for the log}.
+
+"weight", where it is there, is not logged: of how many things the loss is the mean. The loss of a step is
+then their mean over all its forward passes, as if there had been one.
+"""
 
 Pass = tuple[int, list[int]]
 """A forward pass that is to come: the seed of its random draws, and the indices of its examples."""
@@ -44,6 +50,8 @@ UNSHOWN = ("step", "lr", "seconds")
 """Names in the log of which a mean says nothing."""
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
+PLAIN = {"accumulate": "accumulate times processes"}
+"""What a setting of a run is, where that is not its name."""
 
 
 def warmup_cosine(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
@@ -125,7 +133,8 @@ class Trainer:
         self.expect = expect
         require_tracker(self.watch.log_with)
         self.checkpoints = Checkpoints(folder, self.watch.keep)
-        on_cpu = next(iter(self.weights.values())).device.type == "cpu"
+        device = next(iter(self.weights.values())).device
+        self.processes, on_cpu = Processes(device), device.type == "cpu"
         # one for the process: where it is a GPU, asking for the CPU here would be an error
         taken = compat.accelerate_device()
         self.accelerator = Accelerator(
@@ -144,13 +153,16 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(rated, lr=config.lr, weight_decay=decay, fused=fused)
         size = batch_size or config.batch_size
         self.order = Order(examples, size, config.seed)
-        self.per_step = size * config.accumulate * self.accelerator.num_processes  # examples
+        self.passes_a_step = config.accumulate * self.processes.count  # forward passes of a step
+        self.per_step = size * self.passes_a_step  # examples
         epochs = config.epochs * examples / self.per_step  # in steps
         self.steps = math.ceil(epochs) if config.steps is None else config.steps
         self.without_gradient = {name for name in self.weights if ".lora_B." in name}
         self._best: dict[str, Tensor] = {}  # weights of the best measurement, where those are kept
         of = {**(of or {}), **(held_out.identity if held_out else {})}
-        self._identity = {**of, "config": config.to_dict(), "steps": self.steps, "examples": examples}
+        # the same for all numbers of processes that these passes are divided among
+        settings = config.to_dict() | {"accumulate": self.passes_a_step}
+        self._identity = {**of, "config": settings, "steps": self.steps, "examples": examples}
 
     @property
     def checkpoint(self) -> Path:
@@ -187,7 +199,7 @@ class Trainer:
         with writing(self.folder, DataError):
             self.folder.mkdir(parents=True, exist_ok=True)
         start = self._resume() if self.config.resume else 0
-        main = self.accelerator.is_main_process
+        main = self.processes.main
         if main and not start:
             self.checkpoints.clear()  # of a run that is not gone on with
         tracked = Tracked(self.accelerator, self.folder, _settings(self._identity))
@@ -215,7 +227,7 @@ class Trainer:
         held_out = self.held_out
         if held_out is None or not held_out.due(step := int(row["step"]), self.steps):
             return {}
-        found = held_out.row(self.accelerator)
+        found = held_out.row(self.processes)
         if not math.isfinite(found[LOSS]):
             raise AdapterError(f"the loss on held-out clips is {found[LOSS]} at step {step}: lower lr")
         if held_out.config.keep_best and held_out.best([*log.rows, found]) == len(log.rows):
@@ -240,8 +252,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Delete the checkpoints, once the adapter is saved, unless they are to be kept."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process and not self.watch.keep:
+        self.processes.wait()
+        if self.processes.main and not self.watch.keep:
             self.checkpoints.clear()
 
     def learning_rate(self, step: int) -> float:
@@ -259,27 +271,32 @@ class Trainer:
     def _number(self, step: int, part: int) -> int:
         """Of this process's pass among those of all steps and processes."""
         at = step * self.config.accumulate + part
-        return at * self.accelerator.num_processes + self.accelerator.process_index
+        return at * self.processes.count + self.processes.index
 
     def _seed(self, number: int) -> int:
         return seed_of(self.config.seed, "step", number)
 
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; returns its row of the log: means over its forward passes."""
-        accelerator, config = self.accelerator, self.config
+        config, processes = self.config, self.processes
         for weight in self.weights.values():
             weight.grad = None
-        passes = []
+        mine = []
         for part in range(config.accumulate):
             number = self._number(step, part)
             torch.manual_seed(self._seed(number))
             found = self.loss(self.order.batch(number))
-            accelerator.backward(found["loss"] / config.accumulate)
-            passes.append({name: float(value.detach()) for name, value in found.items()})
-        row = _means(passes)
+            counted = float(found.pop("weight", 1.0)) if self.passes_a_step > 1 else 1.0
+            self.accelerator.backward(found["loss"] * counted)
+            told = {name: float(value.detach()) for name, value in found.items() if name != "weight"}
+            mine.append((counted, told))
+        passes = [each for several in processes.gather(mine) for each in several]
+        total = sum(counted for counted, _ in passes)
+        row = _means([told for _, told in passes])
+        row["loss"] = sum(counted * told["loss"] for counted, told in passes) / total
         if not math.isfinite(row["loss"]):
             raise AdapterError(f"the loss is {row['loss']} at step {step}: lower lr, or look at the data")
-        norm = self._average_and_clip_gradients()
+        norm = self._average_and_clip_gradients(total)
         lr = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
@@ -291,17 +308,17 @@ class Trainer:
             self.weights[name].data.copy_(master)  # fp32 weights share their memory with it
         return {"step": step, **row, "lr": lr, "grad_norm": norm}
 
-    def _average_and_clip_gradients(self) -> float:
-        """Average over processes, note which `lora_B` got a gradient, clip; returns the norm before."""
+    def _average_and_clip_gradients(self, total: float) -> float:
+        """The sum over processes, divided by the weight of all; note which `lora_B` got a gradient, clip;
+        returns the norm before."""
         missing = [name for name, weight in self.weights.items() if weight.grad is None]
         if lost := [name for name in missing if _is_lora(name)]:
             raise AdapterError(f"{len(lost)} weights get no gradient, such as {lost[0]}")
         for name in missing:  # of senses that no clip of the batch shows
             self.weights[name].grad = torch.zeros_like(self.weights[name])
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
-        if self.accelerator.num_processes > 1:
-            for gradient in gradients.values():
-                gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+        for gradient in gradients.values() if self.passes_a_step > 1 else ():
+            gradient.copy_(self.processes.sum(gradient) / total)
         self.without_gradient -= {name for name in self.without_gradient if bool(gradients[name].any())}
         limit = self.config.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(list(self.weights.values()), limit))
@@ -334,10 +351,10 @@ class Trainer:
         self.weights[name].data.copy_(weight)
 
     def _save(self, step: int) -> None:
-        if self.accelerator.is_main_process:
+        if self.processes.main:
             about = {"silent": sorted(self.without_gradient), "run": self._identity}
             self.checkpoints.save(self.state(), about, step)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one of this run; returns the step to go on with."""
@@ -347,7 +364,8 @@ class Trainer:
         tensors, about = self.checkpoints.load()
         was, now = _settings(about["run"]), _settings(self._identity)
         free = {*FREE, "steps"}  # a run can be made longer
-        changed = [f"{k} {was.get(k)} -> {now[k]}" for k in now if k not in free and was.get(k) != now[k]]
+        differ = [name for name in now if name not in free and was.get(name) != now[name]]
+        changed = [f"{PLAIN.get(name, name)} {was.get(name)} -> {now[name]}" for name in differ]
         if was["steps"] != now["steps"]:
             logger.warning("the run is of %s steps now, no longer of %s", now["steps"], was["steps"])
         if changed:

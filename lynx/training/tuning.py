@@ -36,6 +36,7 @@ from lynx.model import Lynx
 from lynx.training.options import Validation, Watch
 from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
+from lynx.training.processes import Processes
 from lynx.training.questions import (
     TrainingClip,
     needs_new_sense,
@@ -46,6 +47,7 @@ from lynx.training.questions import (
     taught_words,
     training_data,
 )
+from lynx.training.sharding import shard_llm
 from lynx.training.stream_cache import Keeping, StreamCache
 from lynx.training.trainer import Pass, Trainer, digest_of, seeded
 from lynx.training.validation import MEASURED, HeldOut
@@ -114,13 +116,15 @@ class TuningLoss:
         self._ahead: Iterator[tuple[Drawn, list[list[Stream]]]] = iter(())  # of the passes that are expected
 
     def __call__(self, indices: list[int]) -> dict[str, Tensor]:
-        """loss; accuracy and replay_accuracy: of new and replayed questions, teacher forced, 0..1."""
+        """loss, weight: its mean over answer tokens, and how many; accuracy and replay_accuracy: of new and
+        replayed questions, teacher forced, 0..1."""
         batch = self.choose(indices)
         packed = self.packer.pack(*batch)  # embeds (B, S, R)
         loss, right = answer_loss(self.model.backbone, packed)  # (), (Q,)
         new = torch.tensor([needs_new_sense(t, self.modalities) for turns in batch.turns for t in turns])
         kinds = {"accuracy": right[new], "replay_accuracy": right[~new]}
-        return {"loss": loss} | {name: each.mean() for name, each in kinds.items() if len(each)}
+        found = {"loss": loss, "weight": (packed.labels != IGNORE).sum()}
+        return found | {name: each.mean() for name, each in kinds.items() if len(each)}
 
     def expect(self, passes: Iterator[Pass], ahead: int) -> None:
         """Let the cache draw what these passes will show, so many clips ahead of the one that is used."""
@@ -158,9 +162,10 @@ class HeldOutLoss:
     nothing is drawn; under no dropout and without gradients."""
 
     def __init__(
-        self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int
+        self, loss: TuningLoss, lora: str, clips: Sequence[TrainingClip], batch_size: int, alike: bool = False
     ) -> None:
-        self.loss, self.lora, self.batch_size = loss, lora, batch_size
+        """alike: whether all processes have to compute the same, so that each takes all batches."""
+        self.loss, self.lora, self.batch_size, self.alike = loss, lora, batch_size, alike
         most = loss.sampling.questions or max((len(clip.turns) for clip in clips), default=1)
         parts = [(clip, clip.turns[i : i + most]) for clip in clips for i in range(0, len(clip.turns), most)]
         self.batches = [parts[i : i + batch_size] for i in range(0, len(parts), batch_size)]
@@ -173,7 +178,8 @@ class HeldOutLoss:
         """
         model, cache = self.loss.model, self.loss.cache
         sums = torch.zeros(len(MEASURED), 2, dtype=torch.float64)
-        mine = self.batches[share[0] :: share[1]]
+        first, step = (0, 1) if self.alike else share
+        mine = self.batches[first::step]
         shown = ([(clip.key, clip.senses) for clip, _ in batch] for batch in mine)
         for batch, streams in zip(mine, cache.batches(shown, self.batch_size), strict=True):
             turns = [list(asked) for _, asked in batch]
@@ -185,7 +191,7 @@ class HeldOutLoss:
             right = right.cpu().double()
             found = ([float(loss) * tokens, tokens], *([right[of].sum(), of.sum()] for of in (new, ~new)))
             sums += torch.tensor(found, dtype=torch.float64)
-        return sums
+        return sums / (share[1] if self.alike else 1)
 
 
 def tune(
@@ -205,6 +211,7 @@ def tune(
     loss: Callable[..., TuningLoss] = TuningLoss,
     trainer: Callable[..., Trainer] = Trainer,
     allow_unknown_words: bool = False,
+    shard: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM LoRA of the adapter of `modality` and write the adapter; returns the report.
@@ -220,6 +227,7 @@ def tune(
     cache_dir: their folder, in `out_dir` if None. workers: see `clip_reader`; no result depends on them.
     loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
+    shard: whether the processes divide the LLM's frozen weights among them, see `shard_llm`.
     Raises: AdapterError: there is no adapter, or a `lora_B` got no gradient. DataError: nothing to ask, or
     answers with words that cannot be said.
     """
@@ -241,8 +249,7 @@ def tune(
         place = cache_dir or training / "streams"
         streams = StreamCache(place, model, {VIDEO: VIDEO, **senses}, frames, cache)
         asked = loss(model, tuple(senses), clips, streams, sampling)
-        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size)
-        aside = {"held_out": digest_of(*(clip.key for clip in data.held_out))}
+        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size, shard)
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
             len(clips),
@@ -256,7 +263,7 @@ def tune(
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
-            held_out=HeldOut(measure, validation, aside) if data.held_out else None,
+            held_out=_held_out(measure, validation, data.held_out),
             watch=watch,
             expect=partial(asked.expect, ahead=config.batch_size),
             progress=progress,
@@ -265,21 +272,23 @@ def tune(
             undo.close()  # restores the LLM side
             _load_finished(model, named, run.id)
             return report
+        processes = Processes(model.backbone.device)
+        if shard:
+            shard_llm(model.backbone, processes)
         for name in replaced:
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
-        run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
-        share = run.accelerator.process_index, run.accelerator.num_processes
+        processes.wait()  # every process lists what is missing before any writes
+        share = processes.index, processes.count
         to_draw = min(len(clips), run.steps * config.accumulate * config.batch_size)  # at least, in a process
         streams.reader = readers.enter_context(
             clip_reader(workers, data.examples, to_draw, model.backbone.device, share[1])
         )
-        encoded = streams.prepare(data.examples, data.keys, share, progress)
-        run.accelerator.wait_for_everyone()
+        encoded = sum(processes.gather(streams.prepare(data.examples, data.keys, share, progress)))
         streams.refresh()  # sees what other processes have encoded
-        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
-        if _wants_own_answers(clips, tuple(senses), sampling):
-            said = _own_answers(own, training / OWN_ANSWERS, run, sampling, progress)
-            clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
+        own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips}, shard)
+        wanted = _wants_own_answers(clips, tuple(senses), sampling)
+        said = _own_answers(own, training / OWN_ANSWERS, run, sampling, wanted, progress)
+        clips[:] = [replace(clip, turns=(*clip.turns, *said.get(clip.key, ()))) for clip in clips]
         with checkpointed(model.backbone.model, config.checkpointing), model.lora.active([lora], [lora]):
             trained = run.run()
         if lost := trained["without_gradient"]:
@@ -299,11 +308,19 @@ def tune(
             words = sorted({*report["words"], *(adapter.words if config.warm_start else ())})
             tuned = {**adapter.training, "tune": {**report, "words": words}}
             model.adapters[name] = replace(adapter, training=tuned)
-            if run.accelerator.is_main_process:
+            if processes.main:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
     return report
+
+
+def _held_out(
+    measure: HeldOutLoss, validation: Validation, clips: Sequence[TrainingClip]
+) -> HeldOut | None:
+    """What measures these clips in a run; None where there are none."""
+    aside = {"held_out": digest_of(*(clip.key for clip in clips))}
+    return HeldOut(measure, validation, aside) if clips else None
 
 
 def _load_finished(model: Lynx, named: Mapping[str, Path], run: str) -> None:
@@ -331,13 +348,20 @@ def _wants_own_answers(
 
 
 def _own_answers(
-    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, progress: bool
+    own: OwnAnswers, path: Path, run: Trainer, sampling: Sampling, wanted: bool, progress: bool
 ) -> dict[str, list[Turn]]:
-    """The backbone's own answers by clip: asked once for all processes, and kept for a run that goes on."""
-    if run.accelerator.is_main_process and not (run.config.resume and path.is_file()):
-        save_turns(path, own.to_replay(progress))
-    run.accelerator.wait_for_everyone()
-    said = load_turns(path)
+    """The backbone's own answers by clip: each process asks for its share, and they are kept for a run that
+    goes on; {} where they are not wanted."""
+    if not wanted:
+        return {}
+    processes = run.processes
+    if processes.once(lambda: run.config.resume and path.is_file()):
+        said = load_turns(path)
+    else:
+        shares = processes.gather(own.to_replay((processes.index, processes.count), progress))
+        said = {key: turns for share in shares for key, turns in share.items()}
+        if processes.main:
+            save_turns(path, said)
     if not said and sampling.replay_from == "self":
         raise DataError(
             "the backbone's closed vocabulary has the words of none of the general questions, so there is "

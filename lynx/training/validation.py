@@ -6,10 +6,10 @@ All of it follows from the rows of the run's log, so a run that goes on decides 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from lynx.training.options import Validation
+from lynx.training.processes import Processes
 
 PREFIX = "val_"
 """Before the names of what is measured, in the log."""
@@ -33,11 +33,9 @@ class HeldOut:
         """Whether it is measured after step 0..steps-1; after the last one it always is."""
         return (step + 1) % self.config.val_every == 0 or step + 1 == steps
 
-    def row(self, accelerator: Accelerator) -> dict[str, float]:
+    def row(self, processes: Processes) -> dict[str, float]:
         """Loss and accuracies now, named as in the log; the same in all processes, which share the work."""
-        sums = self.measure((accelerator.process_index, accelerator.num_processes))  # (3, 2)
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").cpu()
+        sums = processes.sum(self.measure((processes.index, processes.count)))  # (3, 2)
         pairs = zip(MEASURED, sums.tolist(), strict=True)
         return {PREFIX + name: total / count for name, (total, count) in pairs if count}
 

@@ -10,6 +10,7 @@ from lynx.errors import DataError
 from lynx.evaluation.batch_answers import answer_alone, answer_batch
 from lynx.evaluation.metrics import Scores, score
 from lynx.model import Lynx
+from lynx.training.processes import Processes
 from lynx.types import VIDEO, Prompt
 from lynx.world.balanced_sampling import Question, sample_balanced, split_evenly, subsample, types_for
 from lynx.world.dataset import RENDERERS
@@ -60,6 +61,17 @@ class AllAnswers:
     withheld: dict[str, Answers] = field(default_factory=lambda: defaultdict(dict))
     stock: Answers = field(default_factory=dict)
 
+    def together(self, processes: Processes) -> "AllAnswers":
+        """Those of all processes."""
+        everything = AllAnswers()
+        for given, withheld, stock in processes.gather((dict(self.given), dict(self.withheld), self.stock)):
+            for senses, answers in given.items():
+                everything.given[senses].update(answers)
+            for sense, answers in withheld.items():
+                everything.withheld[sense].update(answers)
+            everything.stock.update(stock)
+        return everything
+
 
 def evaluate(
     model: Lynx, modality: str, n: int = 1000, seed: int = 0, progress: Progress | None = None,
@@ -105,9 +117,10 @@ def collect_answers(
     a single new sense also without that sense, its adapter on.
 
     stock: ask about video through stock `generate` too. Each clip is read and encoded once; questions under
-    the same condition are answered side by side.
+    the same condition are answered side by side. Processes that were launched together take a share of the
+    clips each, and all return the same.
     """
-    answers = AllAnswers()
+    answers, processes = AllAnswers(), Processes(model.backbone.device)
     waiting: dict[tuple[Senses, Senses], dict[Question, Prompt]] = defaultdict(dict)  # by senses and adapters
 
     def fill(given: Senses, on: Senses) -> None:
@@ -121,8 +134,9 @@ def collect_answers(
     groups: dict[int, list[Question]] = defaultdict(list)
     for question in conditions:
         groups[question.index].append(question)
+    mine = processes.share(sorted(groups))
     # The next clips are drawn while one is being asked about.
-    clips = stream_clips(SPLIT, seed, groups, cache or default_cache(), senses=senses)
+    clips = stream_clips(SPLIT, seed, mine, cache or default_cache(), senses=senses)
     for number, (index, clip) in enumerate(clips, 1):
         media: dict[str, Any] = {VIDEO: clip, **{sense: sense_path(clip, sense) for sense in senses}}
         streams = model.chat(**media).encode()
@@ -140,10 +154,10 @@ def collect_answers(
         for key in [key for key, prompts in waiting.items() if len(prompts) >= BATCH]:
             fill(*key)
         if progress:
-            progress(number, len(groups))
+            progress(number, len(mine))
     for key in list(waiting):
         fill(*key)
-    return answers
+    return answers.together(processes)
 
 
 def summarize(

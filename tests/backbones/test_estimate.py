@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import lynx
-from lynx import BackboneError
+from lynx import BackboneError, DataError
 from lynx.adapters.format import Adapter
 from lynx.backbones import CATALOG, FAMILIES
-from lynx.backbones.estimate import describe, estimate
+from lynx.backbones.estimate import describe, estimate, estimate_tuning
 from lynx.cli.main import main
 from lynx.config import LoraSettings
 from lynx.types import sample_times
@@ -191,3 +191,25 @@ def test_the_app_says_it_before_anything_is_loaded():
     assert "No backbone" in page.model.on_plan("no such thing", "auto", [])
     assert not engine.models._models
     assert set(MENU) <= {EMBEDDED, *CATALOG}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "precision", "measured"),
+    [("llava-onevision-0.5b", "bf16", 16.0), ("llava-onevision-7b", "bf16", 72.8),
+     ("llava-onevision-7b", "nf4", 63.4)],
+)  # fmt: skip
+def test_what_tuning_takes_is_near_what_it_took_on_a_gpu(backbone, precision, measured):
+    """Peaks of `benchmarks.real_size` in docs/results.md: 16 frames, four questions, not checkpointed."""
+    found = estimate_tuning(backbone, frames=16, precision=precision, checkpointing="off")
+    assert 0.98 * measured < found.total / 1e9 < 1.15 * measured
+
+
+def test_cards_that_divide_an_llm_hold_its_layers_once_together():
+    whole, eighth = (estimate_tuning("llava-onevision-7b", processes=count) for count in (1, 8))
+    layer = 2 * 3584 * (3584 + 512) + 3 * 3584 * 18_944
+    layer += 3584 + 2 * 512 + 2 * 3584  # biases of q, k, v; norms
+    assert whole.weights - eighth.weights == 2 * layer * 28 * 7 // 8 - 2 * 2 * layer
+    assert whole.lora == 161_480_704 * 16 + 33_492_992 * 2, "weights, gradients, copies, two moments"
+    assert eighth.lora == whole.lora and eighth.activations == whole.activations
+    with pytest.raises(DataError, match="an LLM in nf4 cannot be divided"):
+        estimate_tuning("llava-onevision-7b", precision="nf4", processes=2)

@@ -1,64 +1,27 @@
 """The training loop: order, learning rate, exact resume, and refusals."""
 
 import importlib.util
-import json
 import logging
 import math
-import os
 import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import stages
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from safetensors.torch import load_file
+from fits import CONFIG, POINTS, Fit, Judged, rows
+from launched import PATHS
 from torch import nn
 
 from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
-from lynx.training.options import Validation, Watch
+from lynx.training.options import Watch
 from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
-from lynx.training.validation import HeldOut
-
-CONFIG = TrainConfig(lr=0.05, steps=7, batch_size=2, save_every=2, seed=3)
-POINTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-PATHS = os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3))
-"""Where another process finds this module, the helpers of all tests, and lynx."""
-
-
-class Fit:
-    """A linear fit with dropout, which may stop like a killed process does: without a word."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.weights = {
-            "x.lora_A.weight": nn.Parameter(torch.randn(3, 4, generator=generator)),
-            "x.lora_B.weight": nn.Parameter(torch.zeros(2, 3)),
-        }
-        self.stop_at, self.calls, self.seen = stop_at, 0, []
-
-    def loss(self, indices):
-        if self.calls == self.stop_at:
-            raise KeyboardInterrupt
-        self.calls += 1
-        self.seen.append(indices)
-        a, b = list(self.weights.values())[:2]
-        noisy = nn.functional.dropout(POINTS[indices], 0.3)
-        return {"loss": (noisy @ a.T @ b.T - 1).square().mean(), "spread": noisy.std()}
-
-    def trainer(self, folder: Path, config: TrainConfig = CONFIG, **more) -> Trainer:
-        return Trainer(self.weights, len(POINTS), self.loss, config, folder, progress=False, **more)
-
-
-def rows(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def test_learning_rate_rises_and_falls(tmp_path):
@@ -175,7 +138,7 @@ def test_a_killed_process_can_be_resumed(tmp_path):
     script = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from test_trainer import Fit\n"
+        "from pathlib import Path; from fits import Fit\n"
         "fit = Fit(); loss = fit.loss\n"
         "def fatal(indices):\n"
         "    if fit.calls == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -269,46 +232,6 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
         torch.testing.assert_close(one, two)
 
 
-PROCESSES = """
-import os, sys
-sys.path[:0] = sys.argv[1].split(os.pathsep)
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from safetensors.torch import save_file
-from test_trainer import CONFIG, POINTS, Judged, replace
-fit = Judged(val_every=1, keep_best=True)
-a, b = fit.weights.values()
-fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
-trainer = fit.trainer(Path(sys.argv[2]), replace(CONFIG, steps=3))
-assert trainer.accelerator.num_processes == 2
-report = trainer.run()
-assert report["batch"] == 4, report
-file = Path(sys.argv[2]) / str(trainer.accelerator.process_index)
-save_file({n: w.detach() for n, w in fit.weights.items()}, file)
-trainer.accelerator.end_training()
-"""
-
-
-def test_two_processes_equal_one_with_their_batches_together_and_share_the_measuring(tmp_path):
-    (tmp_path / "script.py").write_text(PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(tmp_path / "script.py"), PATHS, str(tmp_path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    fit = Judged(val_every=1, keep_best=True)
-    a, b = fit.weights.values()
-    fit.loss = lambda indices: {"loss": (POINTS[indices] @ a.T @ b.T - 1).square().mean()}
-    fit.trainer(tmp_path / "one", replace(CONFIG, steps=3, batch_size=4)).run()
-    ranks = [load_file(tmp_path / str(rank)) for rank in range(2)]
-    for name, weight in fit.weights.items():
-        assert ranks[0][name].equal(ranks[1][name])
-        torch.testing.assert_close(ranks[0][name], weight.detach())
-    together, alone = rows(tmp_path), rows(tmp_path / "one")
-    assert len(together) == 3 and together[0]["val_accuracy"] == 0.75
-    assert [row["val_loss"] for row in together] == pytest.approx([row["val_loss"] for row in alone])
-
-
 def test_epochs_count_examples(tmp_path):
     config = replace(CONFIG, steps=None, epochs=1.5)
     assert Fit().trainer(tmp_path, config).steps == math.ceil(1.5 * 5 / 2)
@@ -393,28 +316,6 @@ def test_a_run_leaves_its_curve_and_says_once_where_it_cannot_be_drawn(tmp_path,
 
 
 # --- held-out clips --------------------------------------------------------------------------------
-
-
-class Judged(Fit):
-    """A fit that is measured on points of its own; `losses` in place of them: what to say, in turn."""
-
-    def __init__(self, stop_at=None, losses=None, **settings):
-        super().__init__(stop_at)
-        self.settings, self.losses, self.measured = settings, losses, []
-
-    def measure(self, share):
-        a, b = list(self.weights.values())[:2]
-        part = POINTS[share[0] :: share[1]]
-        with torch.no_grad():
-            error = float((part @ a.T @ b.T - 1).square().mean())
-        if self.losses:
-            error = self.losses[len(self.measured)]
-        self.measured.append([weight.detach().clone() for weight in self.weights.values()])
-        return torch.tensor([[error * len(part), len(part)], [3, 4], [0, 0]], dtype=torch.float64)
-
-    def trainer(self, folder, config=CONFIG):
-        held_out = HeldOut(self.measure, Validation(**self.settings), {"held_out": "points"})
-        return super().trainer(folder, config, held_out=held_out)
 
 
 def test_held_out_clips_are_measured_every_few_steps_and_after_the_last(tmp_path):
