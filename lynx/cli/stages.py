@@ -237,10 +237,19 @@ def _tune(options: Options) -> Result | str:
     trained = options.modality if more else modality
     model = load_model(options)
     more_options = {name: getattr(options, name) for name in ("cache", "cache_dir", "allow_unknown_words")}
-    more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
+    more_options |= {"data": _data_text(options), "sampling": sampling}
+    more_options |= {"validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)
     return {"written": str(options.out), **report, **_pushed(options, model)}
+
+
+def _data_text(options: Options) -> str:
+    """The data of a run in a few words, without the paths of this machine."""
+    sources = options.data or [["world"]]
+    paths = [Path(words[1]) if len(words) > 1 else options.data_path for words in sources]
+    named = zip((words[0] for words in sources), paths, strict=True)
+    return ", ".join(name if path is None else f"{name} {path.name}" for name, path in named)
 
 
 def _check_push(options: Options) -> None:

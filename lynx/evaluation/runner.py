@@ -20,6 +20,7 @@ from lynx.errors import DataError, MediaError
 from lynx.evaluation.batch_answers import answer_batch, likeliest
 from lynx.evaluation.predictions import Prediction, PredictionFile
 from lynx.evaluation.scorers import Answered
+from lynx.evaluation.tuned_on import tuning_role
 from lynx.model import Lynx
 from lynx.streams.key import sense_digest
 from lynx.types import VIDEO, Prompt, Stream
@@ -166,9 +167,11 @@ def answer(
     for number, (example, mine) in enumerate(asked, 1):
         present = tuple(sense for sense in senses if sense in example.media)
         under = conditions(present)
-        rows = [(question, _unanswered(question, example, name)) for question in mine for name in under]
-        keys += [row.key for _, row in rows]
-        left = [(question, row) for question, row in rows if row.key not in file.done]
+        pairs = [(question, name) for question in mine for name in under]
+        keys += [(question.id, name) for question, name in pairs]
+        new = [(question, name) for question, name in pairs if (question.id, name) not in file.done]
+        role = tuning_role(model, example, senses) if new else ""
+        left = [(question, _unanswered(question, example, name, role)) for question, name in new]
         clip = _encoded(model, example, present, setting) if left else _Clip({})
         if clip.error:
             file.add(row.failing(clip.error) for _, row in left)
@@ -185,10 +188,13 @@ def answer(
     return keys
 
 
-def _unanswered(question: Question, example: Example, condition: str) -> Prediction:
+def _unanswered(question: Question, example: Example, condition: str, role: str) -> Prediction:
     turn = question.turn
-    answered = Answered(question.id, "", turn.references, turn.options, turn.type, turn.groups, turn.metric)
-    return Prediction(answered, example.id, turn.question, condition)
+    answered = Answered(
+        question.id, "", turn.references, turn.options, turn.type, turn.groups, turn.metric,
+        clip=example.id, tuned_on=role,
+    )  # fmt: skip
+    return Prediction(answered, turn.question, condition)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
+from lynx.adapters.tuned_on import TunedOn
 from lynx.backbones import Backbone
 from lynx.backbones.familiarity import CLIPS, FamiliarTokens, familiar_tokens
 from lynx.backbones.memory import checkpointed
@@ -31,7 +32,7 @@ from lynx.datasets.base import Example, Turn
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.training.options import Validation, Watch
-from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
+from lynx.training.own_answers import OWN, OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.questions import (
     TrainingClip,
@@ -166,6 +167,7 @@ def tune(
     validation: Validation | None = None,
     held_out: Sequence[Example] = (),
     watch: Watch | None = None,
+    data: str = "",
     cache: Keeping = "auto",
     cache_dir: str | Path | None = None,
     loss: Callable[..., TuningLoss] = TuningLoss,
@@ -182,6 +184,7 @@ def tune(
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
     whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
+    data: what the examples are, in a few words, for the adapter's description.
     cache: whether encoded streams are kept on disk, see `Keeping`; no result depends on it. cache_dir: their
     folder, in `out_dir` if None. loss, trainer: classes that a recipe replaces.
     allow_unknown_words: of answers, in a backbone with a closed vocabulary, which has no tokens for them.
@@ -193,10 +196,10 @@ def tune(
     senses = {model.adapter(name).modality: name for name in named}
     validation = validation or Validation()
     validation.check(bool(held_out) or validation.val_share > 0)
-    data = training_data(examples, tuple(senses), validation, held_out, config.seed, progress)
-    clips = data.clips
+    found = training_data(examples, tuple(senses), validation, held_out, config.seed, progress)
+    clips = found.clips
     if not allow_unknown_words:
-        refuse_unknown_words(model.backbone, [*clips, *data.held_out])
+        refuse_unknown_words(model.backbone, [*clips, *found.held_out])
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
@@ -206,8 +209,8 @@ def tune(
         place = cache_dir or training / "streams"
         streams = StreamCache(place, model, {VIDEO: VIDEO, **senses}, frames, cache)
         asked = loss(model, tuple(senses), clips, streams, sampling)
-        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size)
-        aside = {"held_out": digest_of(*(clip.key for clip in data.held_out))}
+        measure = HeldOutLoss(asked, lora, found.held_out, config.batch_size)
+        aside = {"held_out": digest_of(*(clip.key for clip in found.held_out))}
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
             len(clips),
@@ -221,7 +224,7 @@ def tune(
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
-            held_out=HeldOut(measure, validation, aside) if data.held_out else None,
+            held_out=HeldOut(measure, validation, aside) if found.held_out else None,
             watch=watch,
             progress=progress,
         )
@@ -233,7 +236,7 @@ def tune(
             logger.warning("the LLM LoRA of %r is replaced by a fresh one", name)
         run.accelerator.wait_for_everyone()  # every process lists what is missing before any writes
         share = run.accelerator.process_index, run.accelerator.num_processes
-        encoded = streams.prepare(data.examples, data.keys, share, progress)
+        encoded = streams.prepare(found.examples, found.keys, share, progress)
         run.accelerator.wait_for_everyone()
         streams.refresh()  # sees what other processes have encoded
         own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips})
@@ -244,7 +247,9 @@ def tune(
             trained = run.run()
         if lost := trained["without_gradient"]:
             raise AdapterError(f"these weights never got a gradient: {', '.join(lost)}")
-        report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
+        asked_of = sum(turn.type != OWN for clip in clips for turn in clip.turns)
+        report = {"stage": "tune", "examples": len(clips), "questions": asked_of}
+        report |= {"held_out": len(found.held_out), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "cache": streams.keep, "run": run.id}
         report["damage"] = asdict(damage := own.damage([lora]))
@@ -254,8 +259,11 @@ def tune(
         for sense, name in senses.items():
             model.familiar_tokens |= _familiar(sense, name, clips, streams, config.seed)
         for name, folder in named.items():
-            adapter = model.adapter(name)
-            model.adapters[name] = replace(adapter, training={**adapter.training, "tune": report})
+            adapter = model.adapter(name)  # figures that were measured are those of its former weights
+            before = model.tuned_on.get(name) if config.warm_start else None
+            model.tuned_on[name] = found.tuned_on | (before or TunedOn())
+            described = {**adapter.training, "data": data, "tune": report}
+            model.adapters[name] = replace(adapter, training=described, metrics={})
             if run.accelerator.is_main_process:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
@@ -384,6 +392,7 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
     adapters = {name: model.adapters[name] for name in names}
     embeddings = {name: model.type_embeddings[name] for name in names if name in model.type_embeddings}
     familiar = {name: model.familiar_tokens[name] for name in names if name in model.familiar_tokens}
+    tuned_on = {name: model.tuned_on[name] for name in names if name in model.tuned_on}
     users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
     for name in names:
         for lora in model.llm_loras(name):
@@ -397,9 +406,11 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
             model.remove_lora(name, "llm")
             model.type_embeddings.pop(name, None)
             model.familiar_tokens.pop(name, None)
+            model.tuned_on.pop(name, None)
         model.adapters |= adapters
         model.type_embeddings |= embeddings
         model.familiar_tokens |= familiar
+        model.tuned_on |= tuned_on
         for lora, (settings, tensors) in loras.items():
             keeper = next((name for name in others if lora in model.llm_loras(name)), None)
             if keeper is None:  # no other adapter used it, so it was removed
