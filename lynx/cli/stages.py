@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def _checked(options: Options, examples: Sequence[Any], senses: Sequence[str], *
     result = found.to_dict() if options.json else _as_table(found)
     if found.problems:
         show(result)
-        raise LynxError(f"{len(found.problems)} problems: {'; '.join(found.problems)}")
+        count = len(found.problems)
+        raise LynxError(f"{count} problem{'s' * (count > 1)}: {'; '.join(found.problems)}")
     return result
 
 
@@ -73,10 +75,14 @@ def _as_table(found: "Preflight") -> str:
         **{f"  that need {name or 'what is not said'}": n for name, n in data.senses.items()},
         "  about a sense that is not there": data.elsewhere,
         **{f"examples with {sense}": n for sense, n in data.media.items()},
-        "damaged": len(data.damaged), "longest prompt, tokens": found.longest, "context": found.context,
-        "memory of a conversation, GB": found.memory / 1e9, "disk for streams, GB": found.disk / 1e9,
+        "damaged": len(data.damaged), "memory of a conversation, GB": found.memory / 1e9,
     }  # fmt: skip
-    return table([{"what": name, "there": value} for name, value in rows.items()])
+    if found.longest:  # questions are trained on
+        rows |= {"longest prompt, tokens": found.longest, "context": found.context}
+        rows |= {"clips held out": found.held_out, "disk for streams, GB": found.disk / 1e9}
+    if found.steps:
+        rows["steps"] = found.steps
+    return "\n".join([table([{"what": name, "there": value} for name, value in rows.items()]), *found.notes])
 
 
 def _watch(options: Options) -> Watch:
@@ -231,8 +237,12 @@ def _tune(options: Options) -> Result | str:
     )
     held_out = _held_out(options, drawn)
     if options.check:
-        unknown = options.allow_unknown_words
-        return _checked(options, examples, tuple(options.modality), allow_unknown_words=unknown)
+        adapters = _adapters_to_tune(options, config)
+        senses = tuple(adapters[name].modality for name in options.modality)
+        more_options = {"adapters": {adapter.modality: adapter for adapter in adapters.values()}}
+        more_options |= {"allow_unknown_words": options.allow_unknown_words, "held_out": held_out}
+        more_options |= {"config": config, "val_share": validation.val_share}
+        return _checked(options, examples, senses, **more_options)
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
@@ -242,6 +252,22 @@ def _tune(options: Options) -> Result | str:
     report = tune(model, trained, examples, config, options.out, **more_options)
     save_values(options.out / "training" / "tune" / RUN, options.given)
     return {"written": str(options.out), **report, **_pushed(options, model)}
+
+
+def _adapters_to_tune(options: Options, config: TuneConfig) -> dict[str, Any]:
+    """The adapters that `lynx tune` would train, by the names that --modality gives; of one that is not there
+    what `lynx align` would make."""
+    from lynx.adapters.format import CONFIG, Adapter, current_folder, read_adapter_config, resolve_adapter
+
+    given = [resolve_adapter(source) for source in options.adapter]
+    found = {}
+    for name in options.modality:
+        own = options.out if len(options.modality) == 1 else options.out / name
+        folders = [each for each in (*given, own) if (current_folder(each) / CONFIG).is_file()]
+        named = [each for each in map(read_adapter_config, folders) if name in (each.name, each.modality)]
+        adapter = replace(named[0], name=named[0].modality) if named else Adapter(name, name)
+        found[name] = replace(adapter, token_pooling=config.token_pooling, placement=config.placement)
+    return found
 
 
 def _data_text(options: Options) -> str:

@@ -36,19 +36,14 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a clip; before: the turns of a dialog that it follows, with their true answers."""
+    """A question about a clip."""
 
     id: str
     turn: Turn
-    before: tuple[Turn, ...] = ()
 
     def messages(self, system: str = "") -> list[dict[str, str]]:
         """What the model is told."""
-        told = [{"role": "system", "content": system}] if system else []
-        for turn in self.before:
-            told.append({"role": "user", "content": turn.question})
-            told.append({"role": "assistant", "content": turn.answer})
-        return [*told, {"role": "user", "content": self.turn.question}]
+        return [*([{"role": "system", "content": system}] if system else []), *self.turn.messages]
 
 
 Asked = list[tuple[Example, list[Question]]]
@@ -65,7 +60,8 @@ def questions_of(examples: Iterable[Example], dialog: bool = False) -> Asked:
     for number, example in enumerate(examples):
         turns = example.turns
         whole = [
-            Question(t.id or f"{number}-{i}", t, turns[:i] if dialog else ()) for i, t in enumerate(turns)
+            Question(turn.id or f"{number}-{i}", turn.following(turns[:i]) if dialog else turn)
+            for i, turn in enumerate(turns)
         ]
         found.append((example, whole[-1:] if dialog else whole))
         ids.update(question.id for question in found[-1][1])

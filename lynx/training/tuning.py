@@ -119,7 +119,8 @@ class TuningLoss:
             senses, turns = sample_questions(clip, self.modalities, self.sampling, sense_count)
             batch.streams.append([self.cache.stream(sense, clip.key) for sense in senses])
             batch.turns.append(turns)
-        return batch
+        given = any(turn.before for turns in batch.turns for turn in turns)  # a conversation of its own
+        return batch._replace(conversation=conversation and not given)
 
 
 class HeldOutLoss:
