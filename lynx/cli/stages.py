@@ -239,10 +239,11 @@ def _tune(options: Options) -> Result | str:
     if options.check:
         adapters = _adapters_to_tune(options, config)
         senses = tuple(adapters[name].modality for name in options.modality)
-        more_options = {"adapters": {adapter.modality: adapter for adapter in adapters.values()}}
-        more_options |= {"allow_unknown_words": options.allow_unknown_words, "held_out": held_out}
-        more_options |= {"config": config, "val_share": validation.val_share}
-        return _checked(options, examples, senses, **more_options)
+        return _checked(
+            options, examples, senses, held_out=held_out, config=config, val_share=validation.val_share,
+            adapters={adapter.modality: adapter for adapter in adapters.values()},
+            allow_unknown_words=options.allow_unknown_words,
+        )  # fmt: skip
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)

@@ -52,7 +52,7 @@ class Packer:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._prompts: dict[tuple[str | bool, ...], list[int]] = {}
+        self._prompts: dict[tuple[bool, tuple[str, ...]], list[int]] = {}
         self._answers: dict[str, list[int]] = {}
         self._follow_ups: dict[str, list[int]] = {}
 
@@ -62,7 +62,7 @@ class Packer:
         context: text before the first question in the same message; such prompts are not cached.
         """
         messages = turn.messages
-        known = (*(message["content"] for message in messages), with_media)
+        known = with_media, tuple(message["content"] for message in messages)
         prompt = self._prompts.get(known) if not context else None
         if prompt is None:
             if context:

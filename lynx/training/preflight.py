@@ -95,7 +95,8 @@ def preflight(
     for sense in senses or (VIDEO,):
         if not summary.media.get(sense):
             problems.append(f"no example has {sense!r}")
-    longest, disk, steps, aside, notes = 0, 0, 0, 0, ()
+    longest, disk, steps, aside = 0, 0, 0, 0
+    notes: tuple[str, ...] = ()
     if asks:
         sizes = _Sizes(model, needed, frames or backbone.default_frames, check)
         disk = sizes.kept(every) * _itemsize(backbone, precision, device) * backbone.token_width
