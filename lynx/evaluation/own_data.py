@@ -12,6 +12,7 @@ from lynx.errors import DataError
 from lynx.evaluation.predictions import Prediction, PredictionFile, refuse_fewer
 from lynx.evaluation.runner import (
     INTERNAL,
+    NO_QUESTIONS,
     Progress,
     Senses,
     Setting,
@@ -53,7 +54,7 @@ def compare_own(
     added = tuple(sense for sense in senses if sense != VIDEO)
     everything = questions_of(examples)
     if not everything:
-        raise DataError("the data have no questions; expected turns with a question and an answer")
+        raise DataError(NO_QUESTIONS)
     asked = draw(everything, n, seed)
     if added and not any(sense in example.media for example, _ in asked for sense in added):
         raise DataError(f"no row has a medium for an added sense of the model: it has {', '.join(added)}")

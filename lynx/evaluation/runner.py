@@ -30,6 +30,7 @@ Progress = Callable[[int, int], None]
 Senses = tuple[str, ...]
 INTERNAL = ("weights", "asked", "rows")
 """Settings that are no part of a report."""
+NO_QUESTIONS = "the data have no questions; expected turns with a question and an answer"
 SHOWN = 10
 """Maximum missing files that are named."""
 
@@ -264,6 +265,8 @@ def identity(model: Lynx, senses: Senses) -> dict[str, Any]:
 
 def check(examples: Sequence[Example], asked: Asked, system: str = "") -> dict[str, Any]:
     """What a data set has, without a model: questions by type, media found and missing, the first prompt."""
+    if not asked:
+        raise DataError(NO_QUESTIONS)
     missing = missing_files(examples)
     every = {path for each in examples for source in each.media.values() for path in paths_of(source)}
     kinds = Counter(question.turn.type for _, mine in asked for question in mine)

@@ -104,10 +104,16 @@ def preflight(
         there = [clip for clip in clips if clip is not None]
         longest = max((sizes.longest(clip, every[int(clip.key)]) for clip in there), default=0)
         problems += _wrong_questions(backbone, there, senses, allow_unknown_words)
-        notes = _unknown_in_questions(backbone, there)
-        trained = sum(int(clip.key) < len(examples) for clip in there)
-        aside = max(1, round(val_share * trained)) if val_share else 0
-        steps = _steps(config, trained - aside) if config else 0
+        notes += _unknown_in_questions(backbone, there)
+        trained = [clip for clip in there if int(clip.key) < len(examples)]
+        recordings, others = ({_recording(e) for e in part} for part in (examples, held_out))
+        if val_share and (aside := max(1, round(val_share * len(recordings)))) >= len(recordings):
+            text = f"val_share is {val_share:g}, of {len(recordings)} recordings"
+            problems.append(f"{text}: none would be left to train on")
+        if seen := len(recordings & others):
+            notes += (f"{seen} of {len(others)} held-out recordings are trained on, too",)
+        left = len(trained) - round(len(trained) * aside / len(recordings))
+        steps = _steps(config, left) if config else 0
         if longest >= backbone.context:
             problems.append(f"the longest prompt has {longest} tokens, {source} takes {backbone.context}")
     return Preflight(
@@ -121,6 +127,12 @@ def preflight(
         steps=steps,
         notes=notes,
     )
+
+
+def _recording(example: Example) -> str:
+    """What tells an example's media from others, as far as is known without reading them."""
+    media = sorted(example.media.items()) if isinstance(example.media, dict) else example.id
+    return example.key or repr(media)
 
 
 class _Sizes:
@@ -166,8 +178,7 @@ class _Sizes:
         """Tokens of all streams that are kept: rows about the same moments of the same media share them."""
         found: dict[str, int] = {}
         for place, example in enumerate(examples):
-            media = sorted(example.media.items()) if isinstance(example.media, dict) else example.id
-            name = example.key or repr((media, example.moments))
+            name = repr((_recording(example), example.moments))
             if name not in found:
                 found[name] = sum(self.of(place, example)[1].values())
         return sum(found.values())
@@ -224,5 +235,5 @@ def _unknown_in_questions(backbone: Backbone, clips: Sequence[TrainingClip]) -> 
         return ()
     listed = ", ".join(f"{word} ({count})" for word, count in lacking.most_common(WORDS))
     more = f" and {len(lacking) - WORDS} more" if len(lacking) > WORDS else ""
-    text = f"{backbone.source} was never taught {len(lacking)} words of the questions: {listed}{more}"
+    text = f"{backbone.source} was never taught {len(lacking)} of the questions' words: {listed}{more}"
     return (f"{text}; it reads them letter by letter, so that what they mean has to be learned here",)

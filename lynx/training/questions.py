@@ -189,6 +189,6 @@ def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> N
         listed = ", ".join(f"{word} ({lacking[word]})" for word in often[:20])
         more = f" and {len(often) - 20} more" if len(often) > 20 else ""
         raise DataError(
-            f"{backbone.source} has a closed vocabulary, and {len(lacking)} words of the answers are not in "
-            f"it: {listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
+            f"{backbone.source} has a closed vocabulary, which lacks {len(lacking)} of the answers' words: "
+            f"{listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
         )
