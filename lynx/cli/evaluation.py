@@ -190,7 +190,7 @@ def _eval_jsonl(options: Options) -> Result | str:
     lenient = options.check or options.allow_missing
     examples = open_data("jsonl", options.file, missing=lenient)
     if options.check:
-        return check(examples, questions_of(examples))
+        return check(examples, questions_of(examples)) | _checked_media(options, examples)
     model = load_model(options)
     setting = _setting(options, options.max_new_tokens)
     with progress("clips") as tell:
@@ -200,6 +200,16 @@ def _eval_jsonl(options: Options) -> Result | str:
     if options.card:
         _put_on_card(options, "jsonl", options.file, for_card(report))
     return report if options.json else "\n".join([table(side_by_side(report["scores"])), *remarks(report)])
+
+
+def _checked_media(options: Options, examples: Any) -> Result:
+    """What else would go wrong with one's own data: damaged recordings, words that cannot be said."""
+    from lynx.backbones.loading import read_words
+    from lynx.datasets.checking import find_damaged
+    from lynx.evaluation.own_data import unknown_words
+
+    damaged = list(map(str, find_damaged(examples).damaged))
+    return {"damaged": damaged, "cannot_say": unknown_words(read_words(options.backbone), examples)}
 
 
 @command(

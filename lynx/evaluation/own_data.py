@@ -7,6 +7,7 @@ from typing import Any
 
 from lynx.adapters.model_card import TABLE
 from lynx.adapters.tuned_on import HELD_OUT, NEW, TRAINED
+from lynx.backbones import Backbone
 from lynx.datasets.base import Example
 from lynx.errors import DataError
 from lynx.evaluation.predictions import Prediction, PredictionFile, refuse_fewer
@@ -142,11 +143,20 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     ]
     told += [f"{count} answers were given without {sense}" for sense, count in report["left_out"].items()]
     told += warnings_of(report)
-    if report["clips"] < FEW:
+    if report.get("clips", FEW) < FEW:
         text = f"the intervals are of {report['clips']} clips, drawn anew again and again"
         told.append(f"{text}: of so few they are rough, and rather too narrow")
     failed = sum(part["failed"] for columns in report["scores"].values() for part in columns.values())
     return [*told, f"{failed} answers are missing and count as wrong"] if failed else told
+
+
+def unknown_words(backbone: Backbone, examples: Sequence[Example]) -> dict[str, int]:
+    """Words that a backbone with a closed vocabulary lacks, of questions none of whose answers it can say."""
+    found: Counter[str] = Counter()
+    for turn in (turn for example in examples for turn in example.turns):
+        lacking = [backbone.unknown_words(answer) for answer in turn.references]
+        found.update(sorted(lacking, key=len)[0])
+    return dict(found.most_common())
 
 
 def _value(metric: str) -> str:
