@@ -28,6 +28,8 @@ from lynx.types import VIDEO, sample_times
 
 MINUTE = 60.0
 """Seconds that a recording is taken to last where that is not known."""
+SHAPES = ((64, 64), (128, 512), (1024, 1024))
+"""(height, width) of frames that are tried: a family that keeps the video's shape has more tokens of some."""
 WORDS = 20
 """Unknown words that are listed, at most."""
 
@@ -140,8 +142,8 @@ class _Sizes:
 
     def __init__(self, model: Lynx, senses: Sequence[str], frames: int, check: Check) -> None:
         self.model, self.senses, self.frames, self.check = model, senses, frames, check
-        small, large = (model.backbone.tokens(frames, (side, side)) for side in (64, 1024))
-        self._own_shape = small != large  # whether the tokens of a video depend on its frames' shape
+        # whether the tokens of a video depend on its frames' shape
+        self._own_shape = len({model.backbone.tokens(frames, shape) for shape in SHAPES}) > 1
         self._shapes: dict[str, tuple[int, int] | None] = {}
 
     def of(self, place: int, example: Example) -> tuple[int, dict[str, int]]:
