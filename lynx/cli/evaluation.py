@@ -72,8 +72,10 @@ def _check_run(options: Options) -> None:
     """Raises: DataError: an option that could not do what it says; found out now, not after hours."""
     if options.resume and options.out is None:
         raise DataError("--resume goes on with the run in --out: say which")
-    if options.card and (options.score or options.check):
-        raise DataError("--card needs a run of the model: leave out --score and --check")
+    if options.check:
+        return
+    if options.card and options.score:
+        raise DataError("--card needs a run of the model: leave out --score")
     if options.card and (len(options.adapter) != 1 or not Path(options.adapter[0]).is_dir()):
         raise DataError("--card is for the card of one adapter in a folder of yours: give it with --adapter")
 

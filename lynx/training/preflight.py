@@ -18,6 +18,7 @@ from lynx.datasets.checking import Check, Summary, find_damaged, summarize
 from lynx.errors import DataError, MediaError
 from lynx.modalities.video import Video
 from lynx.model import Lynx
+from lynx.training.packing import Packer
 from lynx.training.questions import (
     TrainingClip,
     needs_new_sense,
@@ -144,6 +145,7 @@ class _Sizes:
         self.model, self.senses, self.frames, self.check = model, senses, frames, check
         # whether the tokens of a video depend on its frames' shape
         self._own_shape = len({model.backbone.tokens(frames, shape) for shape in SHAPES}) > 1
+        self.packer = Packer(model.backbone)
         self._shapes: dict[str, tuple[int, int] | None] = {}
 
     def of(self, place: int, example: Example) -> tuple[int, dict[str, int]]:
@@ -193,12 +195,8 @@ class _Sizes:
         if VIDEO in clip.senses:
             lasts = self.check.lasts.get(int(clip.key), MINUTE)
             media += backbone.captions(sample_times(lasts, moments))
-        said = (
-            len(backbone.prompt_ids(turn.messages, with_media=True))
-            + len(backbone.answer_ids(turn.answer))
-            for turn in clip.turns
-        )
-        return media + max(said)
+        asked = map(self.packer.ask, clip.turns)
+        return media + max(len(each.prompt) + len(each.answer) for each in asked)
 
 
 def _steps(config: TuneConfig, clips: int) -> int:

@@ -78,7 +78,7 @@ def test_a_card_needs_an_adapter_of_ones_own_and_a_run(place, capsys):
     for more, said in (
         ([], "--card is for the card of one adapter"),
         (["--adapter", "audio"], "--card is for the card of one adapter"),
-        (["--check"], "--card needs a run of the model"),
+        (["--score", "predictions.jsonl"], "--card needs a run of the model"),
     ):
         assert main(["eval", "jsonl", "val.jsonl", "--card", *more]) == 1
         assert said in capsys.readouterr().err
