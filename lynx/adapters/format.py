@@ -5,6 +5,7 @@
     vision/  llm/                 two plain PEFT folders; one of them may be absent
     type_embedding.safetensors    where it was tuned with one
     familiar_tokens.safetensors   what its clips in training looked like: `lynx.backbones.familiarity`
+    tuned_on.safetensors          which recordings these were: `lynx.adapters.tuned_on`
 
 Reading is strict. All of an adapter is checked against the backbone before anything of the model is touched:
 exact names and shapes, the projector it was trained on, no pickles, no path out of its folder.
@@ -26,6 +27,7 @@ from torch import Tensor
 from lynx import compat, hub, modalities
 from lynx.adapters.lora_options import PEFT_CONFIG, check_targets, parse_settings
 from lynx.adapters.shipped import CONFIG, local_adapter, shipped
+from lynx.adapters.tuned_on import HELD_OUT, TRAINED, TUNED_ON_FILE, TunedOn
 from lynx.backbones import Backbone
 from lynx.backbones.familiarity import COUNT, DIRECTIONS, FAMILIAR_FILE, LIMIT, FamiliarTokens
 from lynx.config import LIMITS, LoraSettings, TokenPooling, read_json_object, short_repr
@@ -43,7 +45,8 @@ _PEFT_FILES = tuple(f"{part}/{file}" for part in PARTS for file in (PEFT_CONFIG,
 CURVE = "curve.png"
 CURVES = {stage: f"training/{stage}/{CURVE}" for stage in ("align", "tune")}
 """The picture of each stage's run, which the card shows."""
-FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, FAMILIAR_FILE, *_PEFT_FILES, *CURVES.values())
+FILES = (CONFIG, "README.md", TYPE_EMBEDDING_FILE, FAMILIAR_FILE, TUNED_ON_FILE, *_PEFT_FILES)
+FILES += tuple(CURVES.values())
 """Every file that an adapter may have."""
 NEW = ".new"
 """Subfolder of an adapter: a complete newer one that an interrupted save has not moved into place yet."""
@@ -53,6 +56,8 @@ LFS_POINTER = b"version https://git-lfs"
 """How a file begins that stands for one that Git LFS has not fetched."""
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 """Kinds of numbers that weights may be stored as, in the words of safetensors."""
+DIGESTS = ("I64",)
+"""The kind of the digests of recordings."""
 
 _MATRIX = re.compile(r"\.lora_([AB])\.weight$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -99,6 +104,7 @@ class AdapterFiles:
     parts: dict[str, tuple[LoraSettings, dict[str, Tensor]]]
     type_embedding: Tensor | None = None  # (D,)
     familiar: FamiliarTokens | None = None
+    tuned_on: TunedOn | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,6 +164,7 @@ def inspect_adapter(folder: Path) -> Adapter:
     for file in (TYPE_EMBEDDING_FILE, FAMILIAR_FILE):
         if os.path.lexists(folder / file):
             _read_shapes(folder / file)
+    _read_tuned_on(folder / TUNED_ON_FILE)
     return adapter
 
 
@@ -173,7 +180,7 @@ def read_adapter(folder: Path, backbone: Backbone) -> AdapterFiles:
     if os.path.lexists(path):
         embedding = _read_tensors(path, {TYPE_EMBEDDING: (backbone.width,)})[TYPE_EMBEDDING]
     familiar = _read_familiar(folder / FAMILIAR_FILE, backbone.token_width)
-    return AdapterFiles(adapter, parts, embedding, familiar)
+    return AdapterFiles(adapter, parts, embedding, familiar, _read_tuned_on(folder / TUNED_ON_FILE))
 
 
 def _read_familiar(path: Path, width: int) -> FamiliarTokens | None:
@@ -182,6 +189,15 @@ def _read_familiar(path: Path, width: int) -> FamiliarTokens | None:
     count, *_ = (*_read_shapes(path).get(DIRECTIONS, ()), COUNT)
     tensors = _read_tensors(path, {DIRECTIONS: (max(1, min(count, COUNT)), width), LIMIT: (1,)})
     return FamiliarTokens(tensors[DIRECTIONS].float(), float(tensors[LIMIT]))
+
+
+def _read_tuned_on(path: Path) -> TunedOn | None:
+    if not os.path.lexists(path):
+        return None
+    shapes = _read_shapes(path, DIGESTS)
+    if shapes.keys() != {TRAINED, HELD_OUT} or any(len(shape) != 1 for shape in shapes.values()):
+        raise AdapterError(f"{path} has {shapes}, expected two lists of digests, {TRAINED} and {HELD_OUT}")
+    return TunedOn(**{name: frozenset(digests.tolist()) for name, digests in load_file(path).items()})
 
 
 def _settings(folder: Path) -> dict[str, LoraSettings]:
@@ -278,8 +294,8 @@ def _refuse_unsafe(folder: Path) -> None:
             raise AdapterError(f"{path} leads out of the adapter's folder, to {target}")
 
 
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a file's tensors, from its header alone; all are of floating-point numbers."""
+def _read_shapes(path: Path, kinds: tuple[str, ...] = PRECISIONS) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a file's tensors, from its header alone; all are of these kinds of numbers."""
     if not os.path.isfile(path):
         raise AdapterError(f"{path} is missing, or no plain file: the adapter is incomplete")
     try:
@@ -295,7 +311,7 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118
                 part = file.get_slice(key)
-                if (kind := part.get_dtype()) not in PRECISIONS:
+                if (kind := part.get_dtype()) not in kinds:
                     words = {"I": "int", "U": "uint", "F": "float", "C": "complex"}
                     kind = words.get(kind[0], kind[0]) + kind[1:]
                     raise AdapterError(

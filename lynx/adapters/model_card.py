@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 COMMAND = "command"
 """Key in the metrics of the command that measured the values beside it."""
+TABLE = "table"
+"""Key in the metrics of rows by number, which the card shows as a table; all have the first one's columns."""
 
 GAP = "\n\n"
 
@@ -34,6 +36,7 @@ def model_card(adapter: "Adapter", where: str, curves: Sequence[str] = ()) -> st
         fields |= {"base_model": on_hub[0], "base_model_relation": "adapter"}
     sense = adapter.name if adapter.name.isidentifier() else adapter.modality
     modality = modalities.find(adapter.modality) or Video  # a card needs no sense that is installed here
+    pictures = "".join(f"![The run of {Path(each).parent.name}]({each}){GAP}" for each in curves)
     file, question = modality.example_file, modality.example_questions[0]
     return hub.model_card(
         fields,
@@ -63,7 +66,7 @@ with model.using():                 # without the adapter: the stock model, bit 
 
 ## Trained
 
-{"".join(f"![The run of {Path(each).parent.name}]({each}){GAP}" for each in curves)}{_json(adapter.training)}
+{_trained(adapter.training)}{pictures}{_json(adapter.training)}
 """,
     )
 
@@ -77,9 +80,48 @@ def _measured(metrics: Mapping[str, Any]) -> str:
     for title, figures in groups.items():
         if figures:
             command = f"    {figures[COMMAND]}\n\n" if COMMAND in figures else ""
-            lines = (f"- {key}: {value}" for key, value in figures.items() if key != COMMAND)
-            texts.append(title + command + "\n".join(lines))
+            listed = {key: value for key, value in figures.items() if key not in (COMMAND, TABLE)}
+            lines = "\n".join(f"- {key}: {value}" for key, value in listed.items())
+            texts.append(title + command + lines + _table(figures.get(TABLE)))
     return "\n\n".join(texts) if metrics else "Not measured yet."
+
+
+def _table(rows: Any) -> str:
+    """Rows as a table of Markdown; "" where there are none."""
+    found = [row for row in rows.values() if isinstance(row, Mapping)] if isinstance(rows, Mapping) else []
+    if not found:
+        return ""
+    columns = list(found[0])
+    cells = [columns, ["---"] * len(columns), *([str(row.get(key, "")) for key in columns] for row in found)]
+    lines = (" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in cells)
+    return GAP + "\n".join(f"| {line} |" for line in lines)
+
+
+def _trained(training: Mapping[str, Any]) -> str:
+    """A paragraph on how much it was tuned on, and what that did to the backbone; "" where it is not said."""
+    tune = training.get("tune")
+    tune = tune if isinstance(tune, Mapping) else {}
+    parts = []
+    if "questions" in tune:
+        text = "Tuned on {examples} clips with {questions} questions, in {steps} steps of {batch} clips; "
+        parts.append(_filled(text + "{held_out} clips were held out.", tune))
+    text = "With the sense on, {agreement:.0%} of {n} general questions get the answer that the backbone "
+    text += "gives without it, and its answers are {nats:+.2f} nats less probable."
+    parts.append(_filled(text, tune.get("damage")))
+    said = " ".join(part for part in parts if part)
+    return said and said + GAP
+
+
+def _filled(text: str, values: Any) -> str:
+    """A text with its figures; "" where one of them is no number, or none was measured."""
+    items = values.items() if isinstance(values, Mapping) else ()
+    numbers = {key: value for key, value in items if isinstance(value, int | float)}
+    if not numbers.get("n", 1):
+        return ""
+    try:
+        return text.format(**numbers)
+    except (KeyError, ValueError):
+        return ""
 
 
 def _json(values: Mapping[str, Any]) -> str:

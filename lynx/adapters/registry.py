@@ -11,6 +11,7 @@ from torch import Tensor
 from lynx import modalities
 from lynx.adapters.format import Adapter, read_adapter, resolve_adapter
 from lynx.adapters.lora import LoraBank
+from lynx.adapters.tuned_on import TunedOn
 from lynx.backbones import Backbone
 from lynx.backbones.familiarity import FamiliarTokens
 from lynx.config import LoraSettings
@@ -32,6 +33,7 @@ class AdaptedBackbone:
         self.adapters: dict[str, Adapter] = {}
         self.type_embeddings: dict[str, Tensor] = {}
         self.familiar_tokens: dict[str, FamiliarTokens] = {}  # by adapter
+        self.tuned_on: dict[str, TunedOn] = {}  # by adapter, where that is known
         self._loras: dict[tuple[str, str], str] = {}  # (adapter, part) -> name in `lora`; some share one
         self.lock = threading.RLock()
 
@@ -62,6 +64,8 @@ class AdaptedBackbone:
                 self.type_embeddings[adapter.name] = files.type_embedding.to(self.backbone.device)
             if files.familiar is not None:
                 self.familiar_tokens[adapter.name] = files.familiar
+            if files.tuned_on is not None:
+                self.tuned_on[adapter.name] = files.tuned_on
             undo.pop_all()
         return adapter
 
@@ -122,6 +126,7 @@ class AdaptedBackbone:
                 self.remove_lora(name, part)
             self.type_embeddings.pop(name, None)
             self.familiar_tokens.pop(name, None)
+            self.tuned_on.pop(name, None)
             del self.adapters[name]
 
     def parts(self, name: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from lynx.adapters.format import (
     TYPE_EMBEDDING_FILE,
     WEIGHTS,
     Adapter,
+    read_adapter_config,
 )
 from lynx.adapters.lora import lora_config
 from lynx.adapters.model_card import model_card
 from lynx.adapters.registry import AdaptedBackbone
+from lynx.adapters.tuned_on import TUNED_ON_FILE
 from lynx.backbones import Backbone
 from lynx.backbones.familiarity import FAMILIAR_FILE
 from lynx.errors import AdapterError
@@ -82,10 +84,12 @@ def save_adapter(
                 _write_tensors({TYPE_EMBEDDING: embedding}, partial / TYPE_EMBEDDING_FILE)
             if (familiar := model.familiar(adapter.name)) is not None:
                 familiar.save(partial / FAMILIAR_FILE)
+            if (tuned_on := model.tuned_on.get(adapter.name)) is not None:
+                tuned_on.save(partial / TUNED_ON_FILE)
             for place, picture in curves.items():
                 (partial / place).parent.mkdir(parents=True)
                 (partial / place).write_bytes(picture)
-            card = model_card(Adapter(**values), f"adapters/{adapter.name}", list(curves))
+            card = model_card(Adapter(**values), _place(folder, adapter.name), list(curves))
             (partial / "README.md").write_text(card, encoding="utf-8")
             text = json.dumps({"format": FORMAT, **values}, indent=2) + "\n"
             (partial / CONFIG).write_text(text, encoding="utf-8")
@@ -96,6 +100,32 @@ def save_adapter(
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
     return folder
+
+
+def save_metrics(folder: Path, name: str, figures: Mapping[str, Any]) -> None:
+    """Put figures under a name into the description of a folder's adapter and into its card, in place of what
+    stood under it. Raises: AdapterError: there is no adapter, or it cannot be written."""
+    try:
+        finish_saving(folder)
+        adapter = read_adapter_config(folder)
+        shown = {name: _json_value(figures)}
+        adapter = replace(adapter, metrics={k: v for k, v in adapter.metrics.items() if k != name} | shown)
+        curves = [place for place in CURVES.values() if (folder / place).is_file()]
+        text = json.dumps({"format": FORMAT, **asdict(adapter)}, indent=2) + "\n"
+        for file, content in (
+            (CONFIG, text),
+            ("README.md", model_card(adapter, _place(folder, adapter.name), curves)),
+        ):
+            half = folder / f".{file}.half"
+            half.write_text(content, encoding="utf-8")
+            os.replace(half, folder / file)
+    except OSError as error:
+        raise AdapterError(f"cannot write the figures to {folder}: {error}") from error
+
+
+def _place(folder: Path, name: str) -> str:
+    """The folder for the code of a card: as it was given, or without the path of this machine."""
+    return f"adapters/{name}" if folder.is_absolute() else folder.as_posix()
 
 
 def _curves(stages: Mapping[str, Any], *roots: Path) -> dict[str, bytes]:

@@ -1,10 +1,12 @@
 """`lynx eval`: the benchmarks, one's own data, the miniature world, labeled recordings."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lynx.cli.registry import (
+    COMMANDS,
     Declare,
     Options,
     Parser,
@@ -17,9 +19,12 @@ from lynx.cli.registry import (
     model_options,
     open_examples,
     option,
+    parser_of,
     progress,
     table,
 )
+from lynx.cli.run_config import as_words
+from lynx.config import LIMITS
 from lynx.errors import DataError
 
 
@@ -46,6 +51,8 @@ def _run_options(samples: str) -> Declare:
         group.add_argument("--check", action="store_true", help=text)
         text = "score the predictions of an earlier run; no model"
         group.add_argument("--score", type=Path, metavar="FILE", help=text)
+        text = "put the figures into the adapter's description and its card"
+        group.add_argument("--card", action="store_true", help=text)
 
     return declare
 
@@ -61,9 +68,36 @@ def _setting(options: Options, max_new_tokens: int) -> Any:
     )
 
 
-def _check_resume(options: Options) -> None:
+def _check_run(options: Options) -> None:
+    """Raises: DataError: an option that could not do what it says; found out now, not after hours."""
     if options.resume and options.out is None:
         raise DataError("--resume goes on with the run in --out: say which")
+    if options.check:
+        return
+    if options.card and options.score:
+        raise DataError("--card needs a run of the model: leave out --score")
+    if options.card and (len(options.adapter) != 1 or not Path(options.adapter[0]).is_dir()):
+        raise DataError("--card is for the card of one adapter in a folder of yours: give it with --adapter")
+
+
+UNNAMED = ("out", "resume", "card", "adapter", "data")
+"""Options that a card's command does not say, or says by the last part of their paths."""
+
+
+def _put_on_card(options: Options, name: str, data: Path, figures: Result) -> None:
+    """Write figures into the one adapter's folder, under the command that made them."""
+    from lynx.adapters.model_card import COMMAND
+    from lynx.adapters.saving import save_metrics
+
+    folder = Path(options.adapter[0])
+    where = [data.name] if name == "jsonl" else ["--data", data.name]
+    parser = parser_of(COMMANDS["eval jsonl" if name == "jsonl" else "eval"])
+    said = {key: value for key, value in options.given.items() if key not in UNNAMED}
+    words = as_words(parser, {k: v for k, v in said.items() if v != parser.get_default(k)}, "")
+    command = shlex.join(["lynx", "eval", name, *where, "--adapter", folder.name, *words])
+    title = " ".join(["eval", name, data.name, *(f"without {sense}" for sense in said.get("without", ()))])
+    title = "".join(filter(str.isprintable, title))[: LIMITS.max_json_name]
+    save_metrics(folder, title, {COMMAND: command, **figures})
 
 
 def _benchmark_name(parser: Parser) -> None:
@@ -104,10 +138,11 @@ def _eval_benchmark(options: Options) -> Result:
     The video is given, and every sense that an adapter is loaded for. Also: lynx eval jsonl (own data),
     lynx eval world, lynx eval recordings.
     """
-    from lynx.evaluation.benchmark_run import BenchmarkRun, score_benchmark
+    from lynx.evaluation.benchmark_run import BenchmarkRun, for_card, score_benchmark
     from lynx.evaluation.benchmarks import get
     from lynx.evaluation.predictions import RUN, read_predictions
 
+    _check_run(options)
     benchmark = get(options.benchmark)
     if options.score:
         return score_benchmark(benchmark, read_predictions(options.score), options.score.parent / RUN)
@@ -118,12 +153,14 @@ def _eval_benchmark(options: Options) -> Result:
     )
     if options.check:
         return run.check()
-    _check_resume(options)
     setting = replace(_setting(options, benchmark.max_new_tokens), choose=options.choose)
     run.dataset.files(run.folder, run.split or run.dataset.evaluated)  # found out before a model is loaded
     model = load_model(options)
     with progress("clips") as tell:
-        return run.evaluate(model, setting, options.without, options.out, options.resume, tell)
+        report = run.evaluate(model, setting, options.without, options.out, options.resume, tell)
+    if options.card:
+        _put_on_card(options, benchmark.name, options.data, for_card(report))
+    return report
 
 
 @command(
@@ -142,10 +179,11 @@ def _eval_jsonl(options: Options) -> Result | str:
     on: what was learned of the answers' words, without the sense.
     """
     from lynx.datasets.sources import open_data
-    from lynx.evaluation.own_data import compare_own, remarks, score_own, side_by_side
+    from lynx.evaluation.own_data import compare_own, for_card, remarks, score_own, side_by_side
     from lynx.evaluation.predictions import RUN, read_predictions
     from lynx.evaluation.runner import check, questions_of
 
+    _check_run(options)
     if options.score:
         report = score_own(read_predictions(options.score), options.score.parent / RUN)
         return report if options.json else table(side_by_side(report["scores"]))
@@ -154,15 +192,26 @@ def _eval_jsonl(options: Options) -> Result | str:
     lenient = options.check or options.allow_missing
     examples = open_data("jsonl", options.file, missing=lenient)
     if options.check:
-        return check(examples, questions_of(examples))
-    _check_resume(options)
+        return check(examples, questions_of(examples)) | _checked_media(options, examples)
     model = load_model(options)
     setting = _setting(options, options.max_new_tokens)
     with progress("clips") as tell:
         report = compare_own(
             model, examples, setting, options.out, options.resume, tell, options.n, options.seed
         )
+    if options.card:
+        _put_on_card(options, "jsonl", options.file, for_card(report))
     return report if options.json else "\n".join([table(side_by_side(report["scores"])), *remarks(report)])
+
+
+def _checked_media(options: Options, examples: Any) -> Result:
+    """What else would go wrong with one's own data: damaged recordings, words that cannot be said."""
+    from lynx.backbones.loading import read_words
+    from lynx.datasets.checking import find_damaged
+    from lynx.evaluation.own_data import unknown_words
+
+    damaged = list(map(str, find_damaged(examples).damaged))
+    return {"damaged": damaged, "cannot_say": unknown_words(read_words(options.backbone), examples)}
 
 
 @command(

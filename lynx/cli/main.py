@@ -83,8 +83,7 @@ def _set_logging(verbose: bool) -> None:
     Progress bars are shown in a terminal only; elsewhere a line now and then says how far it is. What a run
     has found and where it goes on is said everywhere.
     """
-    told = ["lynx.training.trainer", "lynx.training.tuning", "lynx.datasets.checking"]
-    for name in told:
+    for name in ("lynx.training", "lynx.datasets"):
         logging.getLogger(name).setLevel(logging.INFO)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")

@@ -88,7 +88,7 @@ def planned(recipe: Mapping[str, Any], data: Path, out: Path) -> Iterator[tuple[
         values = shared | filled(recipe["eval"], data=data, benchmark=benchmark)
         del values["benchmark"]
         folder = out / benchmark
-        values |= {"adapter": [adapter], "out": str(folder), "resume": folder.exists()}
+        values |= {"adapter": [adapter], "out": str(folder), "resume": folder.exists(), "card": True}
         yield f"eval {benchmark}", "eval", [benchmark, *_words("eval", values)]
 
 

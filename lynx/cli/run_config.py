@@ -21,8 +21,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises: DataError: there is none."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise DataError(f"{path}: {twice[0]!r} stands twice in it")
+            return super().construct_mapping(node, deep)
+
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -40,7 +47,8 @@ def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
     if path is None or FLAG not in parser.format_usage():
         return list(words)
     typed = {word.partition("=")[0] for word in words if word.startswith("--")}
-    values = {name: value for name, value in read_yaml(path).items() if _flag(name) not in typed}
+    values = {name: value for name, value in read_yaml(path).items()
+              if _flag(name) not in typed or name in UNSAVED}  # fmt: skip
     return [*as_words(parser, values, str(path)), *words]
 
 
@@ -55,14 +63,20 @@ def as_words(parser: argparse.ArgumentParser, values: Mapping[str, Any], source:
         flag = _flag(name)
         if (action := actions.get(flag)) is None or name in UNSAVED:
             raise DataError(f"{source}: {parser.prog} has no option {name!r}")
-        words += _words_of(action, flag, value)
+        try:
+            words += _words_of(action, flag, value)
+        except DataError as error:
+            raise DataError(f"{source}: {name} is {short_repr(value)}, expected {error}") from error
     return words
 
 
 def _words_of(action: argparse.Action, flag: str, value: Any) -> list[str]:
+    """The words of one option. Raises: DataError: what the value should be."""
     if value is None:
         return []
     if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise DataError("true or false")
         if isinstance(action, argparse.BooleanOptionalAction) and not value:
             return [f"--no-{flag[2:]}"]
         return [flag] if value else []
@@ -71,6 +85,8 @@ def _words_of(action: argparse.Action, flag: str, value: Any) -> list[str]:
         each = [item if isinstance(item, list) else [item] for item in several]
         return [word for item in each for word in (flag, *map(_word, item))]
     if isinstance(value, list):
+        if action.nargs is None:
+            raise DataError("one value, and no list")
         return [flag, *map(_word, several)] if several else []
     return [flag, _word(value)]
 

@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,8 @@ def _checked(options: Options, examples: Sequence[Any], senses: Sequence[str], *
     result = found.to_dict() if options.json else _as_table(found)
     if found.problems:
         show(result)
-        raise LynxError(f"{len(found.problems)} problems: {'; '.join(found.problems)}")
+        count = len(found.problems)
+        raise LynxError(f"{count} problem{'s' * (count > 1)}: {'; '.join(found.problems)}")
     return result
 
 
@@ -76,10 +78,14 @@ def _as_table(found: "Preflight") -> str:
         **{f"  that need {name or 'what is not said'}": n for name, n in data.senses.items()},
         "  about a sense that is not there": data.elsewhere,
         **{f"examples with {sense}": n for sense, n in data.media.items()},
-        "damaged": len(data.damaged), "longest prompt, tokens": found.longest, "context": found.context,
-        "memory of a conversation, GB": found.memory / 1e9, "disk for streams, GB": found.disk / 1e9,
+        "damaged": len(data.damaged), "memory of a conversation, GB": found.memory / 1e9,
     }  # fmt: skip
-    return table([{"what": name, "there": value} for name, value in rows.items()])
+    if found.longest:  # questions are trained on
+        rows |= {"longest prompt, tokens": found.longest, "context": found.context}
+        rows |= {"clips held out": found.held_out, "disk for streams, GB": found.disk / 1e9}
+    if found.steps:
+        rows["steps"] = found.steps
+    return "\n".join([table([{"what": name, "there": value} for name, value in rows.items()]), *found.notes])
 
 
 def _watch(options: Options) -> Watch:
@@ -242,14 +248,20 @@ def _tune(options: Options) -> Result | str:
     )
     held_out = _held_out(options, drawn)
     if options.check:
-        unknown = options.allow_unknown_words
-        return _checked(options, examples, tuple(options.modality), allow_unknown_words=unknown)
+        adapters = _adapters_to_tune(options, config)
+        senses = tuple(adapters[name].modality for name in options.modality)
+        return _checked(
+            options, examples, senses, held_out=held_out, config=config, val_share=validation.val_share,
+            adapters={adapter.modality: adapter for adapter in adapters.values()},
+            allow_unknown_words=options.allow_unknown_words,
+        )  # fmt: skip
     (modality, *more) = options.modality
     trained = options.modality if more else modality
     model = load_model(options)
     names = ("cache", "cache_dir", "workers", "allow_unknown_words", "shard")
     more_options = {name: getattr(options, name) for name in names}
-    more_options |= {"sampling": sampling, "validation": validation, "held_out": held_out, "watch": watch}
+    more_options |= {"data": _data_text(options), "sampling": sampling}
+    more_options |= {"validation": validation, "held_out": held_out, "watch": watch}
     report = tune(model, trained, examples, config, options.out, **more_options)
     _save_options(options, "tune", model)
     return {"written": str(options.out), **report, **_pushed(options, model)}
@@ -261,6 +273,30 @@ def _save_options(options: Options, stage: str, model: Any) -> None:
 
     path = options.out / "training" / stage / RUN
     Processes(model.backbone.device).once(lambda: save_values(path, options.given))
+
+
+def _adapters_to_tune(options: Options, config: TuneConfig) -> dict[str, Any]:
+    """The adapters that `lynx tune` would train, by the names that --modality gives; of one that is not there
+    what `lynx align` would make."""
+    from lynx.adapters.format import CONFIG, Adapter, current_folder, read_adapter_config, resolve_adapter
+
+    given = [resolve_adapter(source) for source in options.adapter]
+    found = {}
+    for name in options.modality:
+        own = options.out if len(options.modality) == 1 else options.out / name
+        folders = [each for each in (*given, own) if (current_folder(each) / CONFIG).is_file()]
+        named = [each for each in map(read_adapter_config, folders) if name in (each.name, each.modality)]
+        adapter = replace(named[0], name=named[0].modality) if named else Adapter(name, name)
+        found[name] = replace(adapter, token_pooling=config.token_pooling, placement=config.placement)
+    return found
+
+
+def _data_text(options: Options) -> str:
+    """The data of a run in a few words, without the paths of this machine."""
+    sources = options.data or [["world"]]
+    paths = [Path(words[1]) if len(words) > 1 else options.data_path for words in sources]
+    named = zip((words[0] for words in sources), paths, strict=True)
+    return ", ".join(name if path is None else f"{name} {path.name}" for name, path in named)
 
 
 def _check_push(options: Options) -> None:

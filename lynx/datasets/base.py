@@ -1,7 +1,7 @@
 """Examples for training and evaluation: each is one clip's media with questions about them."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lynx.types import MediaSource, Moments
@@ -25,11 +25,25 @@ class Turn:
     metric: str = ""  # one of METRICS; "": the right option where there are some, else exact match
     id: str = ""  # of the question, where its data set names it
     groups: tuple[tuple[str, str], ...] = ()  # more that scores are split by: ("duration", "short")
+    before: tuple[tuple[str, str], ...] = ()  # questions and answers of the conversation that it follows
 
     @property
     def references(self) -> tuple[str, ...]:
         """All answers that are right."""
         return self.answers or (self.answer,)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What is said up to the question: the conversation with its given answers, and the question."""
+        told = []
+        for question, answer in self.before:
+            told.append({"role": "user", "content": question})
+            told.append({"role": "assistant", "content": answer})
+        return [*told, {"role": "user", "content": self.question}]
+
+    def following(self, turns: "Iterable[Turn]") -> "Turn":
+        """The turn behind others, with their true answers."""
+        return replace(self, before=tuple((turn.question, turn.answer) for turn in turns))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -133,13 +134,14 @@ Uses = dict[str, tuple[str, MediaSource]]
 class Check:
     """What is damaged, in the examples' order, the places of the examples that have it, and of how many.
 
-    seconds: of all recordings that could be opened, each once.
+    seconds: of all recordings that could be opened, each once. lasts: those of an example, by its place.
     """
 
     damaged: list[Damage]
     examples: set[int]
     recordings: int
     seconds: float = 0.0
+    lasts: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,15 @@ def find_damaged(
             raise
     damaged: dict[tuple[Files, str], Damage] = {}
     places: set[int] = set()
+    lasts: dict[int, float] = {}
     for place, example in enumerate(examples):
-        for files, problem in _problems_of(example, senses, problems, durations).items():
+        if leader := _length_of(example, senses, durations):
+            lasts[place] = leader.seconds
+        for files, problem in _problems_of(example, senses, problems, leader).items():
             damaged.setdefault((files, problem), Damage(tuple(map(str, files)), example.id, problem))
             places.add(place)
     lengths = (max((durations.get(use, 0.0) for use in uses), default=0.0) for uses in used.values())
-    return Check(list(damaged.values()), places, len(used), sum(lengths))
+    return Check(list(damaged.values()), places, len(used), sum(lengths), lasts)
 
 
 def _recordings(example: Example, senses: Sequence[str] | None) -> dict[Files, Uses]:
@@ -244,25 +249,39 @@ def _check(files: Files, uses: Uses, problems: dict[str, str], durations: dict[s
 
 
 def _problems_of(
-    example: Example, senses: Sequence[str] | None, problems: dict[str, str], durations: dict[str, float]
+    example: Example, senses: Sequence[str] | None, problems: dict[str, str], leader: "_Length | None"
 ) -> dict[Files, str]:
     """Which recordings of an example cannot be used, or end before the part that it is about, and why."""
     found: dict[Files, str] = {}
-    lasts: dict[str, float] = {}
-    files_of: dict[str, Files] = {}
     for files, uses in _recordings(example, senses).items():
-        for use, (sense, _) in uses.items():
+        for use in uses:
             if use in problems:
                 found.setdefault(files, problems[use])
-            elif use in durations:
-                lasts[sense], files_of[sense] = durations[use], files
-    if lasts and not found:
-        leader = leading(lasts)
+    if leader is not None and not found:
         try:
-            example.moments.part(lasts[leader])
+            example.moments.part(leader.seconds)
         except MediaError as error:
-            found[files_of[leader]] = str(error)
+            found[leader.files] = str(error)
     return found
+
+
+class _Length(NamedTuple):
+    """How long an example's clip is, and the files that say so."""
+
+    seconds: float
+    files: Files
+
+
+def _length_of(
+    example: Example, senses: Sequence[str] | None, durations: dict[str, float]
+) -> _Length | None:
+    """How long an example's clip is, as far as its recordings could be opened."""
+    found: dict[str, _Length] = {}
+    for files, uses in _recordings(example, senses).items():
+        for use, (sense, _) in uses.items():
+            if use in durations:
+                found[sense] = _Length(durations[use], files)
+    return found[leading({sense: each.seconds for sense, each in found.items()})] if found else None
 
 
 def _suggestion(damaged: int, recordings: int) -> str:

@@ -8,9 +8,10 @@ The path of the source is the mapping, YAML or JSON, beside which the paths in i
     annotations: [train.json]            # arrays of rows, or JSON lines
     media: {video: "videos/{video}", audio: "sound/{video_stem}.wav"}
     senses: [audio]                      # what the answers need; left out where that is not known
+    history: true                        # a turn follows those before it, whose answers are given
 
-`{field}` is a field of the row, `{field_stem}` the same without its suffix. Later turns of a conversation are
-questions of their own. A row becomes one of `lynx.datasets.jsonl`, which checks it.
+`{field}` is a field of the row, `{field_stem}` the same without its suffix. Without `history` later turns of
+a conversation are questions of their own. A row becomes one of `lynx.datasets.jsonl`, which checks it.
 """
 
 import json
@@ -28,7 +29,7 @@ from lynx.errors import DataError
 MARKS = re.compile(r"<(image|video|audio|speech)>\s*")
 """Where LLaVA's own code puts media; here the backbone decides."""
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
-KEYS = ("annotations", "media", "senses", "type")
+KEYS = ("annotations", "media", "senses", "type", "history")
 
 
 def open_instruct(name: str, path: str | Path | None, wanted: Wanted) -> list[Example]:
@@ -96,7 +97,7 @@ def _as_jsonl(row: Any, mapping: Mapping[str, Any], number: int) -> dict[str, An
         raise DataError(f"media needs the field {error}, the row has {', '.join(row)}") from error
     turns = [
         {"question": question, "answer": answer, "senses": mapping.get("senses") or []}
-        | ({"type": mapping["type"]} if "type" in mapping else {})
+        | {key: mapping[key] for key in ("type", "history") if key in mapping}
         for question, answer in _turns(row["conversations"])
     ]
     return {"id": fields.get("id", str(number)), "media": media, "turns": turns}

@@ -4,7 +4,9 @@
      "turns": [{"question": "what do you hear ?", "answer": "a bell", "type": "sound", "senses": ["audio"]}]}
 
 A turn may have `answers`, all that are right; `options`, of which the answer is one (its text or letter):
-the question ends with them, and is answered by a letter; and `metric`, one of METRICS, for evaluation.
+the question ends with them, and is answered by a letter; and `metric`, one of METRICS, for evaluation. With
+`history` it follows a conversation whose answers are given, in training and in evaluation: a list of
+questions with answers, or true, which stands for the turns before it.
 
 null is the same as leaving a key out. A row may have `start` and `end`, the seconds that are looked
 at, and `frames`, or `fps` and `max_frames`: how many moments of them. In place of a path a medium may be an
@@ -17,7 +19,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -220,6 +222,12 @@ def _metric(value: Any) -> str:
     return str(value)
 
 
+def _history(value: Any) -> bool | list[Any]:
+    if not isinstance(value, bool | list):
+        raise _wrong(value, 'true, for the turns before it, or a list of {"question": ..., "answer": ...}')
+    return value
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong(value, 'a list of {"question": ..., "answer": ...}')
@@ -244,8 +252,10 @@ MOMENTS = ("start", "end", "frames", "max_frames", "fps")
 """The keys of a row that say which moments are looked at."""
 TURN: Table = {
     "question": _words, "answer": _words, "type": _text, "senses": _names, "answers": _several,
-    "options": _several, "metric": _metric,
+    "options": _several, "metric": _metric, "history": _history,
 }  # fmt: skip
+SAID: Table = {"question": _words, "answer": _words}
+"""The keys of a turn of a conversation that is given."""
 RECORDING: Table = {
     "path": _file_name, "track": _integer(0, "the number of a stream, as `lynx inspect` lists them"),
     "unit": _of_depth(parse_unit), "up": _of_depth(parse_up), "fps": _positive("frames a second"),
@@ -311,7 +321,9 @@ class _Row:
         }
         if not media:
             raise DataError(f"there is no medium; expected {MEDIA}")
-        turns = [self._turn(turn, f"turns[{i}]", media) for i, turn in enumerate(row.get("turns", ()))]
+        turns: list[Turn] = []
+        for i, turn in enumerate(row.get("turns", ())):
+            turns.append(self._turn(turn, f"turns[{i}]", media, turns))
         for lost in {sense for turn in turns for sense in turn.senses} - media.keys():
             note = f"a question needs {lost}, which the row has no medium for: training leaves it out"
             self.notes.setdefault(note, self.number)
@@ -346,7 +358,7 @@ class _Row:
                     raise DataError(f'"{said}" is {error}') from error
         return values
 
-    def _turn(self, turn: Any, place: str, media: Mapping[str, Any]) -> Turn:
+    def _turn(self, turn: Any, place: str, media: Mapping[str, Any], earlier: Sequence[Turn]) -> Turn:
         needed = 'a turn needs "question" and "answer"'
         values = self._checked(turn, TURN, place, f"an object: {needed}")
         if "answers" in values:
@@ -354,13 +366,26 @@ class _Row:
         if missing := [key for key in ("question", "answer") if key not in values]:
             raise DataError(f'{needed}, {place} has no text as "{missing[0]}": {short_repr(turn)}')
         senses = [self._sense(sense, media, f"{place}.senses") for sense in values.get("senses", ())]
+        history = values.pop("history", False)
         asked = Turn(**{**values, "senses": tuple(senses)})
+        if history:
+            asked = asked.following(earlier if history is True else self._said(history, f"{place}.history"))
         if asked.answers and asked.answer not in asked.answers:
             given = short_repr(asked.answer)
             raise DataError(f'"answer" of {place} is {given}, which is none of its answers')
         if asked.metric == "options" and not asked.options:
             raise DataError(f'"metric" of {place} is options, and it has none')
         return _choice(asked, place) if asked.options else asked
+
+    def _said(self, history: list[Any], place: str) -> list[Turn]:
+        """The turns of a conversation that is given."""
+        needed, turns = 'an object: a turn needs "question" and "answer"', []
+        for i, said in enumerate(history):
+            values = self._checked(said, SAID, f"{place}[{i}]", needed)
+            if len(values) < len(SAID):
+                raise DataError(f"{place}[{i}] is {short_repr(said)}; expected {needed}")
+            turns.append(Turn(**values))
+        return turns
 
     def _sense(self, sense: str, media: Mapping[str, Any] | tuple[()], place: str) -> str:
         """The name of a sense: of the row's media, of a modality, or one that only an adapter may have."""

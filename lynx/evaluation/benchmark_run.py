@@ -1,10 +1,13 @@
 """A benchmark on a folder: its questions asked and scored, or its folder looked at."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lynx.adapters.model_card import TABLE
+from lynx.adapters.tuned_on import NEW
 from lynx.datasets.base import Example
 from lynx.datasets.public import PublicDataset
 from lynx.errors import DataError
@@ -25,8 +28,11 @@ from lynx.evaluation.runner import (
     senses_of,
 )
 from lynx.evaluation.scorers import summarize
+from lynx.evaluation.tuned_on import NO_RECORD, TUNED_ON, counted, overlap, warnings_of
 from lynx.model import Lynx
 from lynx.training.processes import Processes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,15 @@ class BenchmarkRun:
         settings |= {"asked": digest_of(asked), "rows": count, **identity(model, senses)}
         file = PredictionFile(out, settings, resume, Processes(model.backbone.device))
         keys = answer(model, asked, senses, lambda given: {"": (given, given)}, file, setting, progress)
-        rows = [file.done[key].answered for key in keys]
+        predictions = [file.done[key] for key in keys]
+        rows = [each.answered for each in predictions]
         told = {key: value for key, value in settings.items() if key not in INTERNAL}
-        told |= {"subset": len(rows) < total, "left_out": left_out([file.done[key] for key in keys])}
+        told |= {"subset": len(rows) < total, "left_out": left_out(predictions)}
+        told |= overlap(model, predictions, senses)
+        for warning in warnings_of(told):
+            logger.warning("%s", warning)
         scores = told | summarize(rows, self.benchmark.judge()(rows))
-        file.finish(keys, scores, self.benchmark.official([file.done[key] for key in keys]))
+        file.finish(keys, scores, self.benchmark.official(predictions))
         return scores
 
 
@@ -112,4 +122,21 @@ def score_benchmark(benchmark: Benchmark, predictions: Sequence[Prediction], run
     """The scores of the predictions of a run. Raises: DataError: there are fewer than it has."""
     refuse_fewer(predictions, run)
     rows = [each.answered for each in predictions]
-    return {"benchmark": benchmark.name} | summarize(rows, benchmark.judge()(rows))
+    told = {"benchmark": benchmark.name, TUNED_ON: counted(predictions)}
+    return told | summarize(rows, benchmark.judge()(rows))
+
+
+def for_card(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark's scores as figures for the card of the adapter that they are of: in percent, those of
+    captions times 100."""
+    keys = ("split", "prompt", "frames", "n", "failed", "subset")
+    counts = {key: report[key] for key in keys if report[key] is not None}
+    counts["of these new to it"] = "not known" if report[NO_RECORD] else report[TUNED_ON][NEW]
+    counts |= {f"note {number}": text for number, text in enumerate(warnings_of(report), 1)}
+    metrics = {name: value for name, value in report.items() if isinstance(value, dict) and "mean" in value}
+    rows = [
+        {"metric": name, "%": f"{100 * value['mean']:.1f}", "95 %": f"{100 * value['low']:.1f}-"
+         f"{100 * value['high']:.1f}"}
+        for name, value in metrics.items()
+    ]  # fmt: skip
+    return counts | {TABLE: {str(i): row for i, row in enumerate(rows, 1)}}

@@ -44,13 +44,35 @@ RESAMPLES = 1000
 """Samples, with replacement, that a bootstrap interval is taken from."""
 
 
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The bootstrap 95 % interval of a mean: 2.5 % and 97.5 % of the means of resampled values."""
+def interval(
+    values: Sequence[float], clips: Sequence[str] | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """The bootstrap 95 % interval of a mean: 2.5 % and 97.5 % of the means of resampled values.
+
+    clips: what each value is of; values of one clip depend on each other, so clips are drawn as well, whole,
+    and the wider interval counts (of few clips that of the values). None: each value is of another clip.
+    Where all n clips are 0, or all 1, resampling would show no doubt: the end in question is then that of the
+    exact binomial (Clopper-Pearson) interval, 1 - 0.025^(1/n) or 0.025^(1/n).
+    """
     if not values:
         raise DataError("no values to take an interval of; at least one is needed")
-    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
-    means = [array[rng.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
+    array = np.asarray(values, dtype=np.float64)
+    if set(values) in ({0.0}, {1.0}):
+        end = 0.025 ** (1 / len(set(clips or range(len(array)))))
+        return (end, 1.0) if values[0] else (0.0, 1 - end)
+    low, high = _resampled(array, np.ones(len(array)), seed)
+    if clips is not None and len(set(clips)) < len(array):
+        _, place = np.unique(clips, return_inverse=True)
+        lower, higher = _resampled(np.bincount(place, array), np.bincount(place), seed)
+        low, high = min(low, lower), max(high, higher)
+    return low, high
+
+
+def _resampled(sums: "np.ndarray", counts: "np.ndarray", seed: int) -> tuple[float, float]:
+    """2.5 % and 97.5 % of the mean over groups that are drawn with replacement; of each its sum and count."""
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(len(sums), size=len(sums)) for _ in range(RESAMPLES))
+    low, high = np.quantile([sums[mine].sum() / counts[mine].sum() for mine in drawn], (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -13,7 +13,7 @@ def video_mme(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     for each in predictions:
         row = each.answered
         video = {"video_id": row.id.rpartition("-")[0], **dict(row.groups), "questions": []}
-        videos.setdefault(each.clip, video)["questions"].append(
+        videos.setdefault(row.clip, video)["questions"].append(
             {
                 "question_id": row.id,
                 "task_type": row.type,

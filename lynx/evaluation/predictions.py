@@ -29,7 +29,6 @@ class Prediction:
     """An answered question, under one condition, with what was shown and asked."""
 
     answered: Answered
-    clip: str
     prompt: str
     condition: str = ""
     notes: tuple[str, ...] = ()
@@ -75,9 +74,11 @@ class Prediction:
             tuple((str(name), str(value)) for name, value in groups.items()),
             values["metric"],
             values["error"],
+            values["clip"],
+            str(values.get("tuned_on", "")),
         )
         lists = (tuple(map(str, values.get(key, ()))) for key in ("notes", "left_out"))
-        return cls(answered, values["clip"], values["prompt"], values["condition"], *lists)
+        return cls(answered, values["prompt"], values["condition"], *lists)
 
 
 def read_predictions(file: Path) -> list[Prediction]:

@@ -20,6 +20,7 @@ from lynx.errors import DataError, MediaError
 from lynx.evaluation.batch_answers import answer_batch, likeliest
 from lynx.evaluation.predictions import Prediction, PredictionFile
 from lynx.evaluation.scorers import Answered
+from lynx.evaluation.tuned_on import tuning_role
 from lynx.model import Lynx
 from lynx.streams.key import sense_digest
 from lynx.types import VIDEO, Prompt, Stream
@@ -29,25 +30,21 @@ Progress = Callable[[int, int], None]
 Senses = tuple[str, ...]
 INTERNAL = ("weights", "asked", "rows")
 """Settings that are no part of a report."""
+NO_QUESTIONS = "the data have no questions; expected turns with a question and an answer"
 SHOWN = 10
 """Maximum missing files that are named."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a clip; before: the turns of a dialog that it follows, with their true answers."""
+    """A question about a clip."""
 
     id: str
     turn: Turn
-    before: tuple[Turn, ...] = ()
 
     def messages(self, system: str = "") -> list[dict[str, str]]:
         """What the model is told."""
-        told = [{"role": "system", "content": system}] if system else []
-        for turn in self.before:
-            told.append({"role": "user", "content": turn.question})
-            told.append({"role": "assistant", "content": turn.answer})
-        return [*told, {"role": "user", "content": self.turn.question}]
+        return [*([{"role": "system", "content": system}] if system else []), *self.turn.messages]
 
 
 Asked = list[tuple[Example, list[Question]]]
@@ -64,7 +61,8 @@ def questions_of(examples: Iterable[Example], dialog: bool = False) -> Asked:
     for number, example in enumerate(examples):
         turns = example.turns
         whole = [
-            Question(t.id or f"{number}-{i}", t, turns[:i] if dialog else ()) for i, t in enumerate(turns)
+            Question(turn.id or f"{number}-{i}", turn.following(turns[:i]) if dialog else turn)
+            for i, turn in enumerate(turns)
         ]
         found.append((example, whole[-1:] if dialog else whole))
         ids.update(question.id for question in found[-1][1])
@@ -163,16 +161,18 @@ def answer(
             f"{missing[0]} does not exist{more}: --allow-missing goes on, and counts their questions as wrong"
         )
     keys: list[tuple[str, str]] = []
-    to_do: list[tuple[Example, Senses, list[tuple[Question, Prediction]]]] = []
+    to_do: list[tuple[Example, Senses, list[tuple[Question, str]]]] = []
     for example, mine in asked:
         present = tuple(sense for sense in senses if sense in example.media)
-        names = conditions(present)
-        rows = [(question, _unanswered(question, example, name)) for question in mine for name in names]
-        keys += [row.key for _, row in rows]
-        if left := [(question, row) for question, row in rows if row.key not in file.done]:
-            to_do.append((example, present, left))
+        under = conditions(present)
+        pairs = [(question, name) for question in mine for name in under]
+        keys += [(question.id, name) for question, name in pairs]
+        if new := [(question, name) for question, name in pairs if (question.id, name) not in file.done]:
+            to_do.append((example, present, new))
     batches, share = _Batches(model, file, setting), file.processes.share(to_do)
-    for number, (example, present, left) in enumerate(share, 1):
+    for number, (example, present, new) in enumerate(share, 1):
+        role = tuning_role(model, example, senses)
+        left = [(question, _unanswered(question, example, name, role)) for question, name in new]
         clip = _encoded(model, example, present, setting)
         if clip.error:
             file.add(row.failing(clip.error) for _, row in left)
@@ -189,10 +189,13 @@ def answer(
     return keys
 
 
-def _unanswered(question: Question, example: Example, condition: str) -> Prediction:
+def _unanswered(question: Question, example: Example, condition: str, role: str) -> Prediction:
     turn = question.turn
-    answered = Answered(question.id, "", turn.references, turn.options, turn.type, turn.groups, turn.metric)
-    return Prediction(answered, example.id, turn.question, condition)
+    answered = Answered(
+        question.id, "", turn.references, turn.options, turn.type, turn.groups, turn.metric,
+        clip=example.id, tuned_on=role,
+    )  # fmt: skip
+    return Prediction(answered, turn.question, condition)
 
 
 @dataclass(frozen=True)
@@ -266,6 +269,8 @@ def identity(model: Lynx, senses: Senses) -> dict[str, Any]:
 
 def check(examples: Sequence[Example], asked: Asked, system: str = "") -> dict[str, Any]:
     """What a data set has, without a model: questions by type, media found and missing, the first prompt."""
+    if not asked:
+        raise DataError(NO_QUESTIONS)
     missing = missing_files(examples)
     every = {path for each in examples for source in each.media.values() for path in paths_of(source)}
     kinds = Counter(question.turn.type for _, mine in asked for question in mine)

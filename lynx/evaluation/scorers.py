@@ -30,6 +30,8 @@ class Answered:
     groups: tuple[tuple[str, str], ...] = ()  # more that it is counted by: ("duration", "short")
     metric: str = ""  # one of METRICS, where the row itself asks for it
     error: str = ""  # why there is no prediction
+    clip: str = ""  # that it is about: answers about one clip are right or wrong together
+    tuned_on: str = ""  # what the clip was for the adapter, see `lynx.evaluation.tuned_on`; "": not known
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,12 @@ def summarize(rows: Sequence[Answered], judged: Judged) -> dict[str, Any]:
     if judged.parsed is not None:
         unclear = zip(judged.parsed, rows, strict=True)
         summary["unparsed"] = sum(said is None and not row.error for said, row in unclear)
+    clips = [row.clip or str(place) for place, row in enumerate(rows)]
     for name, values in judged.values.items():
-        low, high = interval(values)
+        low, high = interval(values, clips)
         summary[name] = {"mean": fmean(values), "low": low, "high": high}
     summary |= judged.corpus
-    grouped = {"type": [row.type for row in rows]}
+    grouped = {"type": [row.type for row in rows], "tuned_on": [row.tuned_on for row in rows]}
     for row in rows:
         for name, _ in row.groups:
             grouped.setdefault(name, [dict(each.groups).get(name, "") for each in rows])

@@ -6,6 +6,8 @@
 | backbone, precision, rendering, pooling, weights of the vision LoRA | `sense_digest` |
 | moments, placement, type embedding | `stream_key` |
 
+What a clip is made from, apart from how it is looked at, is told by `recording_digests`.
+
 The cache on disk holds tokens before they are placed and marked: it names its folders by `sense_digest` and
 the clips in them by `media_key`. LoRAs are identified by their weights, not by their names.
 """
@@ -14,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +30,16 @@ from lynx.errors import DataError
 from lynx.modalities.base import Modality
 from lynx.modalities.multi_view import View, views_of
 from lynx.modalities.video import Video
-from lynx.types import VIDEO, DepthClip, Frames, MediaSource, Recording, Waveform, tensor_bytes
+from lynx.types import (
+    VIDEO,
+    DepthClip,
+    FileSource,
+    Frames,
+    MediaSource,
+    Recording,
+    Waveform,
+    tensor_bytes,
+)
 
 if TYPE_CHECKING:
     from lynx.adapters.registry import AdaptedBackbone
@@ -66,12 +77,49 @@ def media_key(media: Mapping[str, MediaSource], known: str = "") -> str:
     """32 hex digits that identify a clip's media: from `known` where given, else from the bytes."""
     digest = hashlib.blake2b(json.dumps([known, sorted(media)]).encode(), digest_size=16)
     for sense in sorted(media) if not known else ():
-        try:
-            files = modalities.get(sense).files
-        except DataError:  # a medium that no sense here reads
-            files = Modality.files
-        _feed(digest, files, media[sense])
+        _feed(digest, _files_of(sense), media[sense])
     return digest.hexdigest()
+
+
+def recording_digests(media: Mapping[str, MediaSource], known: str = "") -> frozenset[int]:
+    """Numbers of 64 bits that identify the recordings of a clip, whatever senses they are used as.
+
+    Of a file they are made of its bytes, so that its name and its tracks do not matter. known: as in
+    `media_key`.
+    """
+    if known:
+        return frozenset([_number(hashlib.blake2b(known.encode()))])
+    return frozenset(
+        _number(digest) for sense, source in media.items() for digest in _recordings(sense, source)
+    )
+
+
+def _recordings(sense: str, source: MediaSource) -> "Iterator[hashlib.blake2b]":
+    if isinstance(source, Mapping | View):
+        for view in views_of(source).values():
+            yield from _recordings(VIDEO, view.clip)
+        return
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(source, FileSource):
+        path = Recording.of(source).path
+        if not path.exists():
+            return
+        _feed_files(digest, _files_of(sense) if path.is_dir() else lambda file: [file], Recording(path))
+    else:
+        _feed(digest, Modality.files, source)
+    yield digest
+
+
+def _number(digest: "hashlib.blake2b") -> int:
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def _files_of(sense: str) -> Callable[[Path], list[Path]]:
+    """Which files a sense reads of a path; of one that is not installed here, the path itself."""
+    try:
+        return modalities.get(sense).files
+    except DataError:
+        return Modality.files
 
 
 def _feed(digest: "hashlib.blake2b", files: Callable[[Path], list[Path]], source: MediaSource) -> None:

@@ -52,20 +52,22 @@ class Packer:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._prompts: dict[tuple[str, bool], list[int]] = {}
+        self._prompts: dict[tuple[bool, tuple[str, ...]], list[int]] = {}
         self._answers: dict[str, list[int]] = {}
         self._follow_ups: dict[str, list[int]] = {}
 
     def ask(self, turn: Turn, with_media: bool = True, context: str = "") -> Asked:
         """A turn in tokens: the prompt is the one a chat composes, the answer ends with the end token.
 
-        context: text before the question in the same message; such prompts are not cached.
+        context: text before the first question in the same message; such prompts are not cached.
         """
-        known = turn.question, with_media
+        messages = turn.messages
+        known = with_media, tuple(message["content"] for message in messages)
         prompt = self._prompts.get(known) if not context else None
         if prompt is None:
-            message = {"role": "user", "content": f"{context} {turn.question}" if context else turn.question}
-            prompt = self.backbone.prompt_ids([message], with_media)
+            if context:
+                messages[0]["content"] = f"{context} {messages[0]['content']}"
+            prompt = self.backbone.prompt_ids(messages, with_media)
             if not context:
                 self._prompts[known] = prompt
         if turn.answer not in self._answers:
@@ -73,7 +75,8 @@ class Packer:
         return Asked(prompt, self._answers[turn.answer])
 
     def converse(self, turns: Sequence[Turn], with_media: bool = True, context: str = "") -> list[Asked]:
-        """The turns as one conversation: a prompt is what the chat template puts behind the answer before.
+        """Turns without a history of their own as one conversation: a prompt is what the template puts
+        behind the answer before.
 
         Some templates write a past answer's header differently; here it stays as generated.
         """

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lynx.adapters.tuned_on import TunedOn
 from lynx.backbones import Backbone
 from lynx.config import Sampling
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import content_key, recording_key
 from lynx.errors import DataError
+from lynx.streams.key import recording_digests
 from lynx.training.options import Validation
 from lynx.training.own_answers import OWN
 from lynx.training.processes import Processes
@@ -29,13 +31,15 @@ OFTEN = 16
 class TrainingClip:
     """A clip to train on: its content key, its senses, and the questions that they can answer.
 
-    recording: the key of its media, of which other clips may be other moments.
+    recording: the key of its media, of which other clips may be other moments. files: digests of what they
+    are read from, which clips of other senses may share.
     """
 
     key: str
     senses: tuple[str, ...]
     turns: tuple[Turn, ...]
     recording: str = ""
+    files: frozenset[int] = frozenset()
 
 
 def training_clip(example: Example, modalities: Sequence[str], key: str) -> TrainingClip | None:
@@ -111,6 +115,12 @@ class TrainingData:
         """The content keys of the examples."""
         return [clip.key for clip in (*self.clips, *self.held_out)]
 
+    @property
+    def tuned_on(self) -> TunedOn:
+        """The recordings of both, for whoever evaluates what comes of them."""
+        parts = ((file for clip in clips for file in clip.files) for clips in (self.clips, self.held_out))
+        return TunedOn(*map(frozenset, parts))
+
 
 def training_data(
     examples: Sequence[Example],
@@ -163,7 +173,8 @@ def training_clips(
     for i, recording in enumerate(_recording_keys(examples, progress)):
         example = examples[i]
         if clip := training_clip(example, modalities, content_key(example, recording)):
-            clips.append(replace(clip, recording=recording))
+            files = recording_digests(example.media, example.key)
+            clips.append(replace(clip, recording=recording, files=files))
             kept.append(i)
     if not any(needs_new_sense(turn, modalities) for clip in clips for turn in clip.turns):
         needed = f"needs {' or '.join(map(repr, modalities))} and its media"
@@ -196,6 +207,6 @@ def refuse_unknown_words(backbone: Backbone, clips: Sequence[TrainingClip]) -> N
         listed = ", ".join(f"{word} ({lacking[word]})" for word in often[:20])
         more = f" and {len(often) - 20} more" if len(often) > 20 else ""
         raise DataError(
-            f"{backbone.source} has a closed vocabulary, and {len(lacking)} words of the answers are not in "
-            f"it: {listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
+            f"{backbone.source} has a closed vocabulary, which lacks {len(lacking)} of the answers' words: "
+            f"{listed}{more}. Take a backbone with an open one, other words, or --allow-unknown-words"
         )

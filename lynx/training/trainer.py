@@ -48,6 +48,8 @@ VECTOR_RATE = 10.0
 learning rate, and a LoRA acts through sums of many products of numbers, a vector by each number alone."""
 UNSHOWN = ("step", "lr", "seconds")
 """Names in the log of which a mean says nothing."""
+FEW_STEPS = 20
+"""Steps below which a run that was told its epochs says how few they are."""
 FREE = frozenset({"save_every", "resume", "epochs"})
 """Settings that do not affect a run's result (`epochs` does so through the number of steps)."""
 PLAIN = {"accumulate": "accumulate times processes"}
@@ -202,6 +204,11 @@ class Trainer:
         main = self.processes.main
         if main and not start:
             self.checkpoints.clear()  # of a run that is not gone on with
+            if self.config.steps is None and self.steps < FEW_STEPS:
+                logger.warning(
+                    "%g epochs of %d examples are %d steps: few, give --steps or --epochs for more",
+                    self.config.epochs, self.order.examples, self.steps,
+                )  # fmt: skip
         tracked = Tracked(self.accelerator, self.folder, _settings(self._identity))
         log = RunLog(self.folder, start, self.steps, tracked, writes=main, progress=self.progress)
         if self._best and len(log.rows) < start:

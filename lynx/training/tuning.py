@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from lynx.adapters.format import CONFIG, TYPE_EMBEDDING, current_folder
 from lynx.adapters.lora import merge
 from lynx.adapters.saving import save_adapter
+from lynx.adapters.tuned_on import TunedOn
 from lynx.backbones import Backbone
 from lynx.backbones.familiarity import CLIPS, FamiliarTokens, familiar_tokens
 from lynx.backbones.memory import checkpointed
@@ -34,7 +35,7 @@ from lynx.datasets.reading import clip_reader
 from lynx.errors import AdapterError, DataError
 from lynx.model import Lynx
 from lynx.training.options import Validation, Watch
-from lynx.training.own_answers import OwnAnswers, load_turns, save_turns
+from lynx.training.own_answers import OWN, OwnAnswers, load_turns, save_turns
 from lynx.training.packing import IGNORE, Packed, Packer
 from lynx.training.processes import Processes
 from lynx.training.questions import (
@@ -145,7 +146,8 @@ class TuningLoss:
             senses, turns = sample_questions(clip, self.modalities, self.sampling, sense_count)
             drawn.shown.append((clip.key, senses))
             drawn.turns.append(turns)
-        return drawn
+        given = any(turn.before for turns in drawn.turns for turn in turns)  # a conversation of its own
+        return drawn._replace(conversation=conversation and not given)
 
     def choose(self, indices: Sequence[int]) -> Batch:
         """Draw the streams and questions of these clips for one step, by torch's generator."""
@@ -205,6 +207,7 @@ def tune(
     validation: Validation | None = None,
     held_out: Sequence[Example] = (),
     watch: Watch | None = None,
+    data: str = "",
     cache: Keeping = "auto",
     cache_dir: str | Path | None = None,
     workers: int | None = None,
@@ -223,6 +226,7 @@ def tune(
 
     validation: what is held out of `examples`, beside `held_out`; how often these clips are measured, and
     whether the weights that did best are kept. watch: what is kept of the run, and where it is shown.
+    data: what the examples are, in a few words, for the adapter's description.
     cache: whether encoded streams are kept on disk, see `Keeping`; the streams are the same but for rounding.
     cache_dir: their folder, in `out_dir` if None. workers: see `clip_reader`; no result depends on them.
     loss, trainer: classes that a recipe replaces.
@@ -236,10 +240,10 @@ def tune(
     senses = {model.adapter(name).modality: name for name in named}
     validation = validation or Validation()
     validation.check(bool(held_out) or validation.val_share > 0)
-    data = training_data(examples, tuple(senses), validation, held_out, config.seed, progress)
-    clips = data.clips
+    found = training_data(examples, tuple(senses), validation, held_out, config.seed, progress)
+    clips = found.clips
     if not allow_unknown_words:
-        refuse_unknown_words(model.backbone, [*clips, *data.held_out])
+        refuse_unknown_words(model.backbone, [*clips, *found.held_out])
     training, frames = out_dir / "training" / "tune", config.frames or model.backbone.default_frames
     with model.lock, ExitStack() as undo, ExitStack() as readers:
         replaced = [name for name in named if model.llm_loras(name) and not config.warm_start]
@@ -249,7 +253,7 @@ def tune(
         place = cache_dir or training / "streams"
         streams = StreamCache(place, model, {VIDEO: VIDEO, **senses}, frames, cache)
         asked = loss(model, tuple(senses), clips, streams, sampling)
-        measure = HeldOutLoss(asked, lora, data.held_out, config.batch_size, shard)
+        measure = HeldOutLoss(asked, lora, found.held_out, config.batch_size, shard)
         run = trainer(
             model.lora.tensors(lora) | {f"{TYPE_EMBEDDING}.{n}": e for n, e in embeddings.items()},
             len(clips),
@@ -263,7 +267,7 @@ def tune(
                 "streams": {sense: place.name for sense, place in streams.folders.items()},
                 **sampling.to_dict(),
             },
-            held_out=_held_out(measure, validation, data.held_out),
+            held_out=_held_out(measure, validation, found.held_out),
             watch=watch,
             expect=partial(asked.expect, ahead=config.batch_size),
             progress=progress,
@@ -281,9 +285,9 @@ def tune(
         share = processes.index, processes.count
         to_draw = min(len(clips), run.steps * config.accumulate * config.batch_size)  # at least, in a process
         streams.reader = readers.enter_context(
-            clip_reader(workers, data.examples, to_draw, model.backbone.device, share[1])
+            clip_reader(workers, found.examples, to_draw, model.backbone.device, share[1])
         )
-        encoded = sum(processes.gather(streams.prepare(data.examples, data.keys, share, progress)))
+        encoded = sum(processes.gather(streams.prepare(found.examples, found.keys, share, progress)))
         streams.refresh()  # sees what other processes have encoded
         own = OwnAnswers(model, streams, {clip.key: clip.senses for clip in clips}, shard)
         wanted = _wants_own_answers(clips, tuple(senses), sampling)
@@ -293,7 +297,9 @@ def tune(
             trained = run.run()
         if lost := trained["without_gradient"]:
             raise AdapterError(f"these weights never got a gradient: {', '.join(lost)}")
-        report = {"stage": "tune", "examples": len(clips), "encoded": encoded, **trained}
+        asked_of = sum(turn.type != OWN for clip in clips for turn in clip.turns)
+        report = {"stage": "tune", "examples": len(clips), "questions": asked_of}
+        report |= {"held_out": len(found.held_out), "encoded": encoded, **trained}
         report |= {"config": config.to_dict(), "sampling": sampling.to_dict()}
         report |= {"modalities": list(senses), "cache": streams.keep, "run": run.id}
         report["damage"] = asdict(damage := own.damage([lora]))
@@ -304,10 +310,12 @@ def tune(
             model.familiar_tokens |= _familiar(sense, name, clips, streams, config.seed)
         report["words"] = taught_words(model.backbone, clips)
         for name, folder in named.items():
-            adapter = model.adapter(name)
+            adapter = model.adapter(name)  # figures that were measured are those of its former weights
+            before = model.tuned_on.get(name) if config.warm_start else None
+            model.tuned_on[name] = found.tuned_on | (before or TunedOn())
             words = sorted({*report["words"], *(adapter.words if config.warm_start else ())})
-            tuned = {**adapter.training, "tune": {**report, "words": words}}
-            model.adapters[name] = replace(adapter, training=tuned)
+            described = {**adapter.training, "data": data, "tune": {**report, "words": words}}
+            model.adapters[name] = replace(adapter, training=described, metrics={})
             if processes.main:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
@@ -451,6 +459,7 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
     adapters = {name: model.adapters[name] for name in names}
     embeddings = {name: model.type_embeddings[name] for name in names if name in model.type_embeddings}
     familiar = {name: model.familiar_tokens[name] for name in names if name in model.familiar_tokens}
+    tuned_on = {name: model.tuned_on[name] for name in names if name in model.tuned_on}
     users: dict[str, list[str]] = {}  # LoRA -> those of `names` that use it
     for name in names:
         for lora in model.llm_loras(name):
@@ -464,9 +473,11 @@ def _llm_restorer(model: Lynx, names: Sequence[str]) -> Callable[[], None]:
             model.remove_lora(name, "llm")
             model.type_embeddings.pop(name, None)
             model.familiar_tokens.pop(name, None)
+            model.tuned_on.pop(name, None)
         model.adapters |= adapters
         model.type_embeddings |= embeddings
         model.familiar_tokens |= familiar
+        model.tuned_on |= tuned_on
         for lora, (settings, tensors) in loras.items():
             keeper = next((name for name in others if lora in model.llm_loras(name)), None)
             if keeper is None:  # no other adapter used it, so it was removed

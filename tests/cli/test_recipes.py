@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import layouts
 import pytest
 from stages import clips
 
@@ -96,3 +97,54 @@ def test_a_wrong_change_is_named(folder, change, reason):
         read_recipe(folder / "recipe.yaml", [change])
     with pytest.raises(DataError, match="has no option 'stepz'"):
         list(planned(read_recipe(folder / "recipe.yaml", ["tune.stepz=1"]), folder, folder))
+
+
+SMALL = ("backbone=lynx-tiny", "tune.allow_unknown_words=true", "guide.frames=2", "align.frames=2")
+SMALL += ("tune.frames=2", "align.steps=1", "tune.steps=1")
+
+
+def layout(name, folder):
+    """A folder as a recipe of the paper expects it, with a train split."""
+    if name == "llava-video":
+        for benchmark in ("video-mme", "mvbench", "mlvu"):
+            layouts.WRITERS[benchmark](folder / benchmark)
+        layouts.clip(folder / "videos" / "a.mp4")
+        said = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "a bell"}]
+        layouts.dump(folder / "train.json", [{"id": "a", "video": "a.mp4", "conversations": said}])
+        media = "media: {video: 'videos/{video}', high_fps: 'videos/{video}'}"
+        (folder / "mapping.yaml").write_text(f"annotations: [train.json]\n{media}\n")
+        return
+    layouts.WRITERS[name](folder)
+    for file in folder.rglob("*test*.json"):
+        train = file.with_name(file.name.replace("test", "train"))
+        if name in ("music-avqa", "sqa3d"):
+            train.write_text(file.read_text())
+
+
+@pytest.mark.parametrize("name", [path.stem.removesuffix("-0.5b") for path in PAPER[::2]])
+def test_the_paper_s_recipes_are_checked_on_folders_in_their_layout(name, tmp_path, capsys):
+    layout(name, tmp_path / "data")
+    recipe = next(path for path in PAPER if path.stem == f"{name}-0.5b")
+    words = ["run", str(recipe), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--check"]
+    code = main([*words, "--json", *(word for change in SMALL for word in ("--set", change))])
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    found = json.loads(out.out)
+    assert found["tune"]["ready"] and found["tune"]["data"]["elsewhere"] == 0
+    measured = {key: each["media"]["missing"] for key, each in found.items() if key.startswith("eval ")}
+    assert len(measured) == (3 if name == "llava-video" else 1) and set(measured.values()) == {0}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_the_paper_runs_to_its_scores_and_its_card(tmp_path, capsys):
+    layout("avqa", tmp_path / "data")
+    recipe = next(path for path in PAPER if path.stem == "avqa-0.5b")
+    words = ["run", str(recipe), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--json"]
+    words += [word for change in (*SMALL, "eval.frames=2") for word in ("--set", change)]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)["eval avqa"]
+    assert found["tuned_on"] == {"trained": 3, "held_out": 0, "new": 0}, "the clips of both splits are the same"
+    card = (tmp_path / "out" / "adapter" / "README.md").read_text()
+    assert "### eval avqa data" in card and "3 questions are about recordings that the adapter was" in card
+    assert main(words) == 0, "it goes on from where it was, which is its end"
+    assert json.loads(capsys.readouterr().out)["eval avqa"] == found

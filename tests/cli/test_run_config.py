@@ -47,6 +47,10 @@ def test_what_is_typed_counts_more(tmp_path):
         ("json: true", "no option 'json'"),
         ("- 5", "expected options by name"),
         ("a: [", "is not YAML"),
+        ("resume: maybe", "run.yaml: resume is 'maybe', expected true or false"),
+        ("steps: [1, 2]", "run.yaml: steps is [1, 2], expected one value, and no list"),
+        ("steps: 1\nlr: 0.1\nsteps: 2", "run.yaml: 'steps' stands twice in it"),
+        ("config: other.yaml", "no option 'config'"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path, capsys, text, reason):

@@ -43,6 +43,12 @@ def test_conversations_become_questions_with_their_media(folder):
     )  # fmt: skip
 
 
+def test_with_history_a_turn_follows_those_before_it(folder):
+    (folder / "map.yaml").write_text(MAPPING + "history: true\n")
+    (example,) = open_data("instruct", folder / "map.yaml")
+    assert [turn.before for turn in example.turns] == [(), (("What is it?", "A bell."),)]
+
+
 def test_lines_and_the_names_of_the_hub_s_messages_too(folder):
     said = [
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "<video>What?"},

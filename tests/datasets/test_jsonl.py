@@ -11,6 +11,7 @@ import pytest
 
 from lynx.config import Limits
 from lynx.datasets import json_lines
+from lynx.datasets.base import Turn
 from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.modalities.multi_view import View
@@ -306,9 +307,31 @@ def test_options_are_asked_with_the_question_and_answered_by_a_letter(tmp_path):
     assert one_turn(tmp_path, answer="B", options=["cat", "dog"]) == turn
 
 
+def test_a_question_may_follow_a_conversation_that_is_given(tmp_path):
+    asked = {"question": "and then ?", "answer": "rain"}
+    given = [{"question": "what first ?", "answer": "a dog"}]
+    turns = [
+        {"question": "which ?", "options": ["cat", "dog"], "answer": "dog"},
+        {**asked, "history": True}, {**asked, "history": given}, {**asked, "history": False}, asked,
+    ]  # fmt: skip
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "train.jsonl").write_text(json.dumps({"media": {"video": "a.mp4"}, "turns": turns}))
+    first, after, behind, *alone = open_data("jsonl", tmp_path)[0].turns
+    assert after.before == ((first.question, "B"),)  # as they were put, with their true answers
+    assert behind.messages == [
+        {"role": "user", "content": "what first ?"}, {"role": "assistant", "content": "a dog"},
+        {"role": "user", "content": "and then ?"},
+    ]  # fmt: skip
+    assert alone == [Turn("and then ?", "rain")] * 2
+
+
 @pytest.mark.parametrize(
     ("turn", "said"),
     [
+        ({"answer": "a", "history": "yes"}, r"turns\[0\].history\" is 'yes'; expected true"),
+        ({"answer": "a", "history": [{"question": "b"}]}, r"history\[0\] is .*needs \"question\" and"),
+        ({"answer": "a", "history": [{"q": "b", "answer": "c"}]}, r"unknown key 'turns\[0\].history\[0\].q'"),
+        ({"answer": "a", "history": ["b"]}, r"history\[0\] is 'b'; expected an object"),
         ({"answer": "cow", "options": ["cat", "dog"]}, "'cow'; expected one of its options"),
         ({"answer": "C", "options": ["cat", "dog"]}, "'C'; expected one of its options"),
         ({"answer": "cat", "options": ["cat", "cat"]}, "options that are the same"),

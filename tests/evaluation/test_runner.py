@@ -314,9 +314,12 @@ def test_own_data_with_without_and_withheld(root, own_file, tmp_path, capsys):
         *(["exact", "all", "2"], ["exact", "sound", "2"]),
         *(["options", "all", "2"], ["options", "color", "2"], ["rouge_l", "all", "2"]),
     ]
-    assert "(0.0-0.0)" in lines[0] or "(100.0-100.0)" in lines[0]
+    # two answers that are all wrong, or all right: 1 - 0.025^(1/2) of an exact interval, of one clip id 0.975
+    assert "0.0 (0.0-97.5)" in lines[0] or "100.0 (2.5-100.0)" in lines[0]
     assert main([*words, "--check"]) == 0
-    assert json.loads(capsys.readouterr().out)["by_type"] == {"": 2, "color": 2, "sound": 2}
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["by_type"] == {"": 2, "color": 2, "sound": 2}
+    assert (checked["damaged"], checked["cannot_say"]) == ([], {})
 
 
 def test_a_sense_that_works_is_better_with_than_without_and_withheld(root):
@@ -327,7 +330,10 @@ def test_a_sense_that_works_is_better_with_than_without_and_withheld(root):
     figures = {name: part["exact"]["mean"] for name, part in report["scores"]["exact"].items()}
     assert report["scores"]["exact"]["with"]["n"] >= 16
     assert figures["with"] > 0.85 and max(figures["without"], figures["withheld"]) < 0.6
-    assert remarks(report) == []
+    few, unknown = sorted(remarks(report), key=len)[::-1]
+    assert "intervals are of" in few and unknown == (
+        "the adapter audio does not say which recordings it was tuned on"
+    )
     assert remarks(
         {"not_used": {"depth": 3}, "left_out": {"audio": 2}, "scores": {"exact": {"with": {"failed": 1}}}}
     ) == [

@@ -132,12 +132,27 @@ def test_own_data_is_scored_as_its_rows_ask():
 
 
 def test_intervals_hold_the_mean_and_narrow():
-    assert interval([1.0] * 5) == (1, 1)
     low, high = interval([0.0, 1.0] * 50)
     assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)  # 0.5 +- 1.96 * 0.05
     assert interval([0.0, 1.0] * 50) == (low, high)
     with pytest.raises(DataError, match="no values"):
         interval([])
+
+
+def test_intervals_of_few_values_show_their_doubt():
+    # Clopper-Pearson: 0 of 6 may be as much as 1 - 0.025^(1/6), 6 of 6 as little as 0.025^(1/6)
+    assert interval([0.0] * 6) == pytest.approx((0, 0.459258), abs=1e-6)
+    assert interval([1.0] * 6) == pytest.approx((0.540742, 1), abs=1e-6)
+    assert interval([0.0]) == pytest.approx((0, 0.975))
+    # values of one clip depend on each other: two clips are no more than two values
+    alone = interval([1.0, 1.0, 0.0, 0.0] * 10)
+    clips = [str(i // 10) for i in range(40)]
+    together = interval([1.0] * 10 + [0.0] * 20 + [1.0] * 10, clips)
+    assert together == (0, 1) and alone == pytest.approx((0.35, 0.65), abs=0.03)
+    assert interval([1.0] * 40, clips) == pytest.approx((0.025 ** (1 / 4), 1))
+    assert interval([1.0, 0.0] * 20, ["a", "b"] * 20) == (0, 1)
+    # two clips that are alike say nothing when they are drawn: the values' own interval is the wider one
+    assert interval([1.0, 0.0, 0.0, 1.0], ["a", "a", "b", "b"]) == interval([1.0, 0.0, 0.0, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import lynx
 from lynx.adapters.format import PARTS
 from lynx.media.thumbnails import THUMBNAIL_PIXELS, thumbnails
 from lynx.modalities.multi_view import View
-from lynx.streams.key import media_key, stream_key
-from lynx.types import Frames
+from lynx.streams.key import media_key, recording_digests, stream_key
+from lynx.types import Frames, Recording
 
 
 @pytest.fixture
@@ -138,6 +138,26 @@ def test_a_view_that_is_a_folder_of_pictures_is_known_by_these_pictures(named, t
     changed = media_key({"multi_view": source})
     (tmp_path / "times.txt").write_text("0\n5\n")
     assert len({before, changed, media_key({"multi_view": source})}) == 3
+
+
+def test_recordings_are_known_by_their_bytes_whatever_their_names_and_senses(tmp_path):
+    files = {"a.mp4": b"one", "copy.mov": b"one", "b.mp4": b"two", "rgb/1.jpg": b"three"}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    one = recording_digests({"video": tmp_path / "a.mp4"})
+    assert len(one) == 1 and one == recording_digests({"audio": Recording(tmp_path / "copy.mov", track=2)})
+    views = {"left": View(tmp_path / "b.mp4", 1.5)}
+    both = recording_digests({"video": tmp_path / "a.mp4", "multi_view": views})
+    assert len(both) == 2 and one < both and one.isdisjoint(recording_digests({"video": tmp_path / "b.mp4"}))
+    scene = recording_digests({"video": tmp_path / "rgb"})
+    assert len(scene) == 1
+    (tmp_path / "rgb").rename(tmp_path / "moved")
+    assert recording_digests({"video": tmp_path / "moved"}) == scene
+    assert recording_digests({"video": tmp_path / "gone.mp4"}) == frozenset()
+    assert recording_digests({"video": clip()}) == recording_digests({"video": clip()}) != one
+    assert len(recording_digests({"audio": sound()}, "world-7")) == 1
+    assert recording_digests({}, "world-7") != recording_digests({}, "world-8")
 
 
 def test_a_file_that_lay_still_is_hashed_once_and_anew_after_a_change(tmp_path, monkeypatch):

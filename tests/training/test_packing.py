@@ -16,7 +16,7 @@ from lynx.training.tuning import (
 def alone(model, streams, turn):
     """Logits (answer tokens, V) of one question in a sequence of its own, and the answer's ids."""
     backbone = model.backbone
-    prompt = backbone.compose([{"role": "user", "content": turn.question}], streams)
+    prompt = backbone.compose(turn.messages, streams)
     ids = backbone.tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([[*ids, backbone.tokenizer.eos_token_id]])
     embeds = torch.cat([prompt.inputs_embeds, backbone.model.get_input_embeddings()(ids)], 1)
@@ -29,6 +29,8 @@ def test_packed_questions_get_the_logits_of_separate_sequences(model):
     examples = stages.clips(3)
     streams = [streams_of(model, example) for example in examples]
     turns = [list(example.turns[: 4 - i]) for i, example in enumerate(examples)]  # rows of unequal length
+    turns[0][1] = turns[0][1].following(turns[0][2:])  # a question behind a conversation that is given
+    turns[2][0] = turns[2][0].following(turns[0][:1])
     streams[1] = streams[1][:1]  # and one clip without sound
     packed = Packer(model.backbone).pack(streams, turns)
     hidden = model.backbone.model.get_decoder()(

@@ -578,7 +578,7 @@ def test_own_answers_keep_what_the_backbone_could_do(model, tmp_path):
 
 def test_words_that_a_closed_vocabulary_lacks_are_refused_before_anything_is_encoded(model, tmp_path):
     model.backbone.words = frozenset({"bell"})
-    with pytest.raises(DataError, match=r"1 words of the answers are not in it: drum \(2\)"):
+    with pytest.raises(DataError, match=r"lacks 1 of the answers' words: drum \(2\)"):
         tune(model, "audio", sounds_alone(4), SHORT, tmp_path, progress=False)
     assert not (tmp_path / "training").exists()
     tune(
