@@ -23,6 +23,7 @@ from lynx.evaluation.runner import Asked, Question, Senses, Setting, answer
 from lynx.lmms.documents import Document, of_messages, of_visuals
 from lynx.lmms.options import Generation, ModelOptions
 from lynx.model import load
+from lynx.training.processes import Processes
 from lynx.types import VIDEO, Frames, MediaSource
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class LynxModel(ABC):
         for (system, limit), numbers in alike.items():
             setting = Setting(system, max_new_tokens=limit, batch_size=self.options.batch_size)
             asked = self._asked({number: (names[number], documents[number]) for number in numbers})
-            file = PredictionFile(None, {})
+            file = PredictionFile(None, {}, processes=Processes(alone=True))  # lmms-eval shares out
             answer(self.model, asked, self.senses, lambda given: {"": (given, given)}, file, setting)
             said |= {int(id): each.answered.prediction for (id, _), each in file.done.items()}
         return [generation.cut(said[number]) for number, generation in enumerate(wanted)]
@@ -130,8 +131,8 @@ class LynxModel(ABC):
         for number, (name, document) in documents.items():
             if document.clip not in clips:
                 clips[document.clip] = self._example(name, document), []
-            turn = Turn(document.question, "")
-            clips[document.clip][1].append(Question(str(number), turn, document.before))
+            turn = Turn(document.question, "").following(document.before)
+            clips[document.clip][1].append(Question(str(number), turn))
         return list(clips.values())
 
     def _example(self, name: str, document: Document) -> Example:

@@ -29,12 +29,15 @@ def join(device: torch.device) -> None:
 
 
 class Processes:
-    """Those that work together. index: of this one, from 0. count: of all. device: of what they add up."""
+    """Those that work together. index: of this one, from 0. count: of all. device: of what they add up.
 
-    def __init__(self, device: torch.device = CPU) -> None:
-        if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
+    alone: this one works for itself, however many were launched.
+    """
+
+    def __init__(self, device: torch.device = CPU, alone: bool = False) -> None:
+        if not alone and dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
             join(device)
-        several = dist.is_available() and dist.is_initialized()
+        several = not alone and dist.is_available() and dist.is_initialized()
         self.device = device
         self.index, self.count = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 

@@ -314,7 +314,7 @@ def tune(
             before = model.tuned_on.get(name) if config.warm_start else None
             model.tuned_on[name] = found.tuned_on | (before or TunedOn())
             words = sorted({*report["words"], *(adapter.words if config.warm_start else ())})
-            described = {**adapter.training, "data": data, "tune": {**report, "words": words}}
+            described = {**adapter.training, **({"data": data} if data else {}), "tune": {**report, "words": words}}
             model.adapters[name] = replace(adapter, training=described, metrics={})
             if processes.main:
                 save_adapter(model, name, folder, run=out_dir)
