@@ -24,6 +24,7 @@ OPTIONAL = (
     "bitsandbytes",
     "scipy",
     "matplotlib",
+    "lmms_eval",
 )
 
 # A package that is not listed may be used anywhere. A path ends with / where it means a folder.
@@ -44,6 +45,7 @@ CONFINED = {
         "lynx/world/",
     ),
     "huggingface_hub": ("lynx/hub.py",),
+    "lmms_eval": ("lynx/lmms/",),
     "PIL": ("lynx/media/", "lynx/visualization/", "lynx/ui/", "lynx/world/"),
 }
 TOP_LEVEL = 9

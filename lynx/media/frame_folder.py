@@ -6,7 +6,7 @@ they are spread.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +15,15 @@ from typing import Self
 
 import av
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lynx.config import LIMITS
+from lynx.config import LIMITS, short_repr
 from lynx.errors import MediaError
 from lynx.media.numbered_files import TIMES, end_of, in_order, read_times, times_at_rate, unix_times
 from lynx.media.picture import Size, fit, framed, inside, over_black
-from lynx.types import EPSILON, FileSource, MediaInfo, Recording, Track, VideoTrack
+from lynx.types import EPSILON, FileSource, Frames, MediaInfo, Recording, Track, VideoTrack
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
@@ -33,6 +34,8 @@ COLOR = ".color"
 """End of the names of pictures that lie beside depth maps in one folder (7-Scenes)."""
 ORIENTATION = 274  # EXIF tag
 WHAT = "pictures"
+PICTURE_SIDE = 1280
+"""Longest side of pictures that are given by themselves, in pixels: as of a video's."""
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on files that are damaged or of another kind."""
 
@@ -141,11 +144,47 @@ class FrameFolder:
         if size != displayed:
             shown_at = f"all are shown at {displayed[0]}x{displayed[1]}"
             notes[f"{self.path.name}: its pictures differ in size, {shown_at}"] = None
-        room = fit(*displayed, max_side)
-        if (fitted := inside(size, room)) != size:
-            frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
-            rgb = frame.reformat(*fitted, interpolation="AREA").to_ndarray()
-        return framed(rgb, room)
+        return _at_size(rgb, fit(*displayed, max_side))
+
+
+def frames_of(pictures: Sequence[Image.Image | str | Path], rate: float) -> Frames:
+    """Pictures, in memory or files, as frames, `rate` a second: all at the size of the first, between bars.
+
+    Raises MediaError naming one that is damaged, too large or no picture.
+    """
+    read, notes = [], dict[str, None]()
+    for number, picture in enumerate(pictures, 1):
+        rgb, remark = _opened_rgb(picture)
+        if remark:
+            notes[f"picture {number}: {remark}"] = None
+        read.append(rgb)
+    height, width = read[0].shape[:2]
+    if any(each.shape != read[0].shape for each in read):
+        notes[f"the pictures differ in size, all are shown at {width}x{height}"] = None
+    room = fit(width, height, PICTURE_SIDE)
+    pixels = np.stack([_at_size(each, room) for each in read])  # (T, H, W, 3)
+    times = torch.arange(len(read), dtype=torch.float64) / rate
+    frames = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Frames(frames, times, len(read) / rate, notes=tuple(notes))
+
+
+def _opened_rgb(picture: Image.Image | str | Path) -> tuple[np.ndarray, str]:
+    """As `_rgb`, of a picture in memory or a file."""
+    if isinstance(picture, Image.Image):
+        return _rgb(picture)
+    if not isinstance(picture, str | Path):
+        raise MediaError(f"{short_repr(picture)} is no picture: expected one of Pillow, or a file")
+    with _opened(Path(picture)) as image:
+        return _rgb(image)
+
+
+def _at_size(rgb: np.ndarray, room: Size) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at that size, between bars where it has another shape."""
+    size = (rgb.shape[1], rgb.shape[0])
+    if (fitted := inside(size, room)) != size:
+        frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
+        rgb = frame.reformat(*fitted, interpolation="AREA").to_ndarray()
+    return framed(rgb, room)
 
 
 @contextmanager

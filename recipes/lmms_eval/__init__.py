@@ -1,0 +1,1 @@
+"""A task of two rows, and an environment, for lynx as a model of lmms-eval."""
