@@ -2,7 +2,7 @@
 
 `answer_batch` computes what the prompts about a clip share once and writes all answers side by side.
 `answer_alone` asks transformers' own `generate`, one prompt at a time: what a chat does. `likeliest` does not
-let it answer, but takes the likeliest of a few words; `log_likelihood` is that of a whole text.
+let it answer, but takes the likeliest of a few words.
 """
 
 from collections.abc import Sequence
@@ -95,30 +95,6 @@ def likeliest(backbone: Backbone, prompt: Prompt, words: Sequence[str]) -> str:
     )
     logits = output.logits[0, -1].float()  # (V,)
     return max(words, key=lambda word: float(logits[tokens[word]].max()))
-
-
-@torch.no_grad()
-def log_likelihood(backbone: Backbone, prompt: Prompt, text: str) -> tuple[float, bool]:
-    """Log-probability, in nats, of an answer that begins with this text, and whether the greedy answer does.
-
-    Under the adapters that are on. Raises: BackboneError: the text has no tokens.
-    """
-    ids = backbone.tokenizer.encode(text, add_special_tokens=False)
-    if not ids:
-        raise BackboneError(f"the answer {text!r} has no tokens, of which there could be a likelihood")
-    said = torch.tensor([ids], device=backbone.device)  # (1, n)
-    given = torch.cat([prompt.input_ids, said], 1)  # (1, S + n)
-    embeds = torch.cat([prompt.inputs_embeds, backbone.embed(said)], 1)
-    behind = prompt.position_ids[..., -1:] + 1 + torch.arange(len(ids), device=backbone.device)
-    output = backbone.model(
-        **backbone.inputs(given, embeds),
-        attention_mask=F.pad(prompt.attention_mask, (0, len(ids)), value=1),
-        position_ids=torch.cat([prompt.position_ids, behind], -1),
-        logits_to_keep=len(ids) + 1, use_cache=False,
-    )
-    scores = output.logits[:, :-1].float().log_softmax(-1)  # (1, n, V): before each of them
-    greedy = bool((scores.argmax(-1) == said).all())
-    return float(scores.gather(-1, said[..., None]).sum()), greedy
 
 
 def _tokens_of(backbone: Backbone, word: str) -> list[int]:

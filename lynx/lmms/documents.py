@@ -103,18 +103,15 @@ def _split(content: str | Sequence[Content]) -> tuple[str, list[Content]]:
 def _flat(part: Content) -> Content:
     """A medium with its keys at one level: lmms-eval may put a dict where its address stands."""
     inner = part.get("url")
-    return {**part, **inner} if isinstance(inner, Mapping) else part
+    return {"type": part["type"], **inner} if isinstance(inner, Mapping) else part
 
 
 def _media(shown: Sequence[Content]) -> dict[str, Any]:
     """The fields of a `Document` that say its media."""
     found: dict[str, Any] = {}
-    pictures = [each["url"] for each in shown if each["type"] == "image"]
-    if pictures:
+    if pictures := [each.get("url") for each in shown if each["type"] == "image"]:
         found["video"] = frames_of(pictures, PICTURE_RATE)
-    for each in shown:
-        if each["type"] == "image":
-            continue
+    for each in (each for each in shown if each["type"] != "image"):
         # lmms-eval takes .webm for a sound.
         sound = "array" in each or (each["type"] == "audio" and not str(each.get("url")).endswith(".webm"))
         kind = "sound" if sound else "video"

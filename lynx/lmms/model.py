@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lynx.datasets.base import Example, Turn
-from lynx.datasets.clips import naming
 from lynx.errors import DataError, LynxError, MediaError
-from lynx.evaluation.batch_answers import log_likelihood
 from lynx.evaluation.predictions import PredictionFile
 from lynx.evaluation.runner import Asked, Question, Senses, Setting, answer
 from lynx.lmms.documents import Document, of_messages, of_visuals
@@ -93,11 +91,14 @@ class LynxModel(ABC):
         return said
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Of each answer its log-probability in nats, and whether it is the greedy one. Raises: LynxError."""
-        raise LynxError("likelihoods are computed for simple tasks: run them with --force_simple")
+        """Raises: LynxError: lmms-eval 0.7.3 makes a text of each pair that is returned, then fails on it."""
+        raise LynxError(
+            "lmms-eval 0.7.3 fails on tasks that compare likelihoods (loglikelihood, multiple_choice) with "
+            "any model: take a task that generates, or lynx eval --choose likelihood"
+        )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Raises: LynxError: lynx looks at one clip before the first question, and gets no further ones."""
+        """Raises: LynxError: lynx looks at one clip, before the first question."""
         raise LynxError("lynx does not answer tasks in several rounds (generate_until_multi_round)")
 
     def _answers(self, requests: Sequence[Any]) -> list[str]:
@@ -184,30 +185,6 @@ class SimpleModel(LynxModel):
         """The document and how it is answered."""
         text, wanted, visuals, *where = args
         return of_visuals(text, visuals(self.row(*where))), Generation.of(wanted)
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Of each answer its log-probability in nats, and whether it is the greedy one.
-
-        The space before it is left out: behind a chat template an answer begins at once.
-        Raises: LynxError: a document cannot be read, or there is none.
-        """
-        found = []
-        for request in tqdm(requests, desc="lynx", unit="answer", disable=self._rank > 0):
-            if len(request.args) < 6:
-                raise LynxError("an answer without a question (acc_mutual_info) has no likelihood here")
-            text, target, visuals, *where = request.args
-            row = self.row(*where)
-            said = (target(row) if callable(target) else target).lstrip()
-            document = of_visuals(text, visuals(row))
-            example = self._example(_name(request.args), document)
-            with naming(example):
-                streams = self.model.chat(**example.media, **asdict(example.moments)).encode()
-            told = Question("", Turn(document.question, ""), document.before).messages(document.system)
-            prompt = self.model.backbone.compose(told, [streams[sense] for sense in example.media])
-            with self.model.using(*example.media):
-                found.append(log_likelihood(self.model.backbone, prompt, said))
-        self._tell_left_out()
-        return found
 
 
 class ChatModel(LynxModel):

@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
 
 
 class LynxSimple(SimpleModel, lmms):
-    """By `--force_simple`: tasks of `doc_to_visual` and `doc_to_text`, and those that compare likelihoods."""
+    """By `--force_simple`: for tasks of `doc_to_visual` and `doc_to_text`."""
 
     is_simple = True
 
