@@ -109,7 +109,8 @@ def _flat(part: Content) -> Content:
 def _media(shown: Sequence[Content]) -> dict[str, Any]:
     """The fields of a `Document` that say its media."""
     found: dict[str, Any] = {}
-    if pictures := [each.get("url") for each in shown if each["type"] == "image"]:
+    pictures: list[Any] = [each.get("url") for each in shown if each["type"] == "image"]
+    if pictures:
         found["video"] = frames_of(pictures, PICTURE_RATE)
     for each in (each for each in shown if each["type"] != "image"):
         # lmms-eval takes .webm for a sound.

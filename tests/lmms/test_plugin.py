@@ -44,8 +44,8 @@ def test_lmms_eval_accepts_the_classes_that_are_declared(root):
 
 
 @needs_lmms_eval
-@pytest.mark.parametrize(("senses", "more", "right"), [("video+audio", [], 1.0), ("audio", ["--force_simple"], 1.0)])
-def test_lmms_eval_runs_the_task_of_two_rows(root, tmp_path, senses, more, right):
+@pytest.mark.parametrize(("senses", "more"), [("video+audio", []), ("audio", ["--force_simple"])])
+def test_lmms_eval_runs_the_task_of_two_rows(root, tmp_path, senses, more):
     command = [sys.executable, "-m", "lmms_eval", "--model", "lynx", "--tasks", "lynx_two_rows"]
     command += ["--model_args", f"adapter=audio,senses={senses}", "--include_path", "recipes/lmms_eval"]
     command += ["--batch_size", "2", "--output_path", str(tmp_path), *more]
@@ -53,4 +53,4 @@ def test_lmms_eval_runs_the_task_of_two_rows(root, tmp_path, senses, more, right
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     results = list(tmp_path.rglob("*_results.json"))
     assert len(results) == 1, run.stderr[-2000:]  # it exits with 0 after an error, too
-    assert json.loads(results[0].read_text())["results"]["lynx_two_rows"]["accuracy,none"] == right
+    assert json.loads(results[0].read_text())["results"]["lynx_two_rows"]["accuracy,none"] == 1
