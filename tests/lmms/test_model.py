@@ -12,6 +12,7 @@ from PIL import Image
 
 import lynx
 from lynx.errors import AdapterError, DataError, LynxError, MediaError
+from lynx.evaluation.batch_answers import answer_alone
 from lynx.lmms.documents import PICTURE_RATE
 from lynx.lmms.model import ChatModel, SimpleModel
 from lynx.media.frame_folder import frames_of
@@ -95,6 +96,34 @@ def test_each_request_ends_where_it_asks_for(clips):
     whole, short, cut = opened(SimpleModel, asked, batch_size=8).generate_until(each)
     assert " and " in whole and cut == whole.partition(" and")[0]
     assert whole.startswith(short) and len(short) < len(whole)
+
+
+def test_the_system_message_and_the_turns_before_are_told(clips):
+    told = [{"role": "user", "content": SOUND}, {"role": "assistant", "content": "bell"}]
+    asked = [
+        {"dialog": [{"role": "system", "content": "count"}], "question": COLOR},
+        {"dialog": [], "question": "how many times ?"},
+        {"dialog": [*told], "question": "how many times ?"},
+    ]
+
+    def dialog(row):
+        shown = [{"type": "video", "url": clips["bell"]}]
+        whole = [*row["dialog"], {"role": "user", "content": row["question"]}]
+        first = next(each for each in whole if each["role"] == "user")
+        content = [*shown, {"type": "text", "text": first["content"]}]
+        return [each if each is not first else {"role": "user", "content": content} for each in whole]
+
+    model = opened(ChatModel, asked, adapter="audio", senses="audio", batch_size=8)
+    given = [SimpleNamespace(args=(None, dialog, GREEDY, i, "clips", "test")) for i in range(len(asked))]
+    backbone = model.model.backbone
+    streams = list(model.model.chat(audio=clips["bell"]).encode().values())
+    alone = []
+    for row in asked:
+        prompt = backbone.compose([*row["dialog"], {"role": "user", "content": row["question"]}], streams)
+        with model.model.using("audio"):
+            alone.append(answer_alone(backbone, prompt))
+    assert model.generate_until(given) == alone
+    assert len(set(alone)) == 3
 
 
 def test_a_clip_is_encoded_once_for_the_questions_about_it(clips, monkeypatch):
