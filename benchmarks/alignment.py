@@ -7,12 +7,13 @@ pass with the same LoRA and optimizer. Random weights; 1152 wide, 16 heads, 27 x
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from benchmarks import interleaved, report
+from benchmarks import ROOT, interleaved, report
 
 
 def main() -> None:
@@ -41,9 +42,11 @@ def wide_backbone(folder: Path, layers: int) -> Path:
         SiglipVisionConfig,
     )
 
-    from tests.checkpoints import LLAVA_TEMPLATE, tokenizer, write
+    sys.path.append(str(ROOT / "tests"))  # where small checkpoints are made
+    import families
 
-    words = tokenizer()
+    small = families.FAMILIES["llava_onevision"]
+    words = small.tokenizer()
     ids = words.convert_tokens_to_ids
     vision = SiglipVisionConfig(
         hidden_size=1152, intermediate_size=4304, num_hidden_layers=layers, num_attention_heads=16,
@@ -59,7 +62,7 @@ def wide_backbone(folder: Path, layers: int) -> Path:
     )  # fmt: skip
     model = LlavaOnevisionForConditionalGeneration(config)
     size = {"size": {"height": 384, "width": 384}}
-    return write(folder, model, words, LLAVA_TEMPLATE, size, std=None)
+    return families.base.write(folder, model, words, small.template, size, std=None)
 
 
 def measure(source: Path, frames: int, rounds: int) -> dict[str, object]:

@@ -30,6 +30,10 @@ MAX_BYTES = 2**29
 """Maximum bytes of the matrices that are kept because several LoRAs are on, or because those of one have
 another precision than the model."""
 
+SMALL = range(2**12 + 1, 2**17 + 1)
+"""How many entries a bf16 matrix has whose product with one token is faster in fp32 on a CPU. Of more than
+2^12 entries torch lets oneDNN make the product, where a call takes 11 us; to convert many takes longer."""
+
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -101,13 +105,23 @@ def with_lora(forward: Forward, a: Tensor, b: Tensor, scale: float) -> Forward:
     """`forward` of a layer plus `scale` times b a x. a: (r, in), b: (out, r)."""
     a_t, b_t, width = a.t()[None], b.t()[None], a.shape[1]
     batched = a.dtype is torch.float32  # in bf16 a CPU is slow at products with a transposed matrix
+    a_x, b_x = one_token_product(a), one_token_product(b)
 
     def fused(x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        if batched and x.ndim == 3 and x.numel() == width:  # for one token two calls cost less than three
+        if x.numel() != width:
+            return torch.add(forward(x), F.linear(F.linear(x, a), b), alpha=scale)
+        if batched and x.ndim == 3:  # for one token two calls cost less than three
             return torch.baddbmm(forward(x), torch.bmm(x, a_t), b_t, alpha=scale)
-        return torch.add(forward(x), F.linear(F.linear(x, a), b), alpha=scale)
+        return torch.add(forward(x), b_x(a_x(x)), alpha=scale)
 
     return fused
+
+
+def one_token_product(matrix: Tensor) -> Forward:
+    """The function of x (..., in), one token, that gives matrix x (..., out). matrix: (out, in)."""
+    if matrix.dtype is torch.bfloat16 and matrix.device.type == "cpu" and matrix.numel() in SMALL:
+        return lambda x: F.linear(x.float(), matrix.float()).to(x.dtype)
+    return lambda x: F.linear(x, matrix)
 
 
 class LoraBank:

@@ -60,7 +60,22 @@ def same(one, other):
 @pytest.mark.parametrize("names", [("first_llm",), BOTH, ("second_vision",)])
 @pytest.mark.parametrize("shape", [(2, 5), (1, 1), (5,)])
 def test_loras_that_are_on_compute_what_peft_does(folder, precision, names, shape):
-    model = loaded(folder, precision)
+    compare_with_peft(loaded(folder, precision), names, shape)
+
+
+@pytest.mark.parametrize("rank", [16, 128])
+def test_products_of_one_token_that_are_made_in_fp32_are_what_peft_computes_in_bf16(folder, rank):
+    model = lynx.load(folder, precision="bf16")
+    random_adapter(model, "first", parts=())
+    lora = model.add_lora("first", "llm", LoraSettings(rank, 1.0, 0.0))
+    weights = model.lora.tensors(lora).values()
+    for weight in weights:
+        torch.nn.init.normal_(weight)
+    assert any(weight.numel() in lora_module.SMALL for weight in weights) == (rank == 128)
+    compare_with_peft(model, (lora,), (1, 1))
+
+
+def compare_with_peft(model, names, shape):
     inputs = model.backbone.dtype, model.backbone.device, shape
     layers = [layer for layer in model.lora._layers.values() if names[0] in compat.lora_names(layer.peft)]
     assert len(layers) == len(model.lora.tensors(names[0])) // 2
