@@ -322,7 +322,7 @@ def test_turns_switches_and_comparisons_compute_only_what_is_new(family):
     random_adapter(family, "audio")
     chat = family.chat(video=clip(), audio=sound(), frames=6)
     media, on, off = sum(chat.plan.tokens.values()), ("video", "audio"), ("video",)
-    with computed(family) as tokens:
+    with computed(family) as tokens, frames_encoded(family) as passes:
         chat.ask(QUESTION, max_new_tokens=6)
         chat.ask("and now ?", max_new_tokens=6)
         assert tokens[0] > media and tokens[1] < 60
@@ -336,6 +336,9 @@ def test_turns_switches_and_comparisons_compute_only_what_is_new(family):
         chat.undo()
         chat.ask("and last ?", max_new_tokens=6)
         assert tokens[6] < 60
+        chat.clear()
+        chat.ask(QUESTION, max_new_tokens=6)
+        assert passes == [6, 6], "each sense went through the tower once, in the first turn"
     for senses in (on, off):
         chat.senses["audio"] = "audio" in senses
         chat.ask(QUESTION, max_new_tokens=6)
