@@ -5,7 +5,8 @@
 In one process, in turn: the stock model; lynx with an adapter loaded that is off, with one on, with two on;
 the same in PEFT's own layers. Steps of one token behind a prompt, with rows recorded nowhere, on one thread.
 Beside it what switching an adapter on and off costs, the first time and later, and what an answer costs whose
-steps have fixed shapes (`lynx/backbones/fixed_step.py`), which on a CPU are not captured.
+steps have fixed shapes (`lynx/backbones/fixed_step.py`), which on a CPU are not captured. `lora_bytes`: how
+large an adapter is beside the linear layers that it is on, since a step reads both once.
 """
 
 import argparse
@@ -85,7 +86,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         }
         for name in arms
     }
-    return {"arms": found, "switching_ms": switching(bank), "fixed_steps": answers(ours, options.rounds)}
+    linears = (layer.weight.nbytes for layer in compat.lora_layers(peft).values())
+    size = sum(weight.nbytes for weight in bank.tensors(NAMES[0]).values()) / sum(linears)
+    more = {"switching_ms": switching(bank), "fixed_steps": answers(ours, options.rounds)}
+    return {"arms": found, "lora_bytes": round(size, 3), **more}
 
 
 def alternating(arms: dict[str, Callable[[], float]], number: int) -> dict[str, float]:
