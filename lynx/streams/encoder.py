@@ -44,8 +44,8 @@ class StreamEncoder(AdaptedBackbone):
     def stream(self, sense: str, source: Any, times: Tensor, key: str | None = None) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
-        A stream that is still in `streams` is returned as it is, or with the placement and type embedding that
-        its sense has by now. key: its `stream_key`, if that is known.
+        A stream that is still in `streams` is returned as it is, or with the placement and type embedding of
+        its sense by now. key: its `stream_key`, if that is known.
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:

@@ -1,5 +1,5 @@
-"""The key that names a stream: digests of everything that determines its tokens and, behind a dash, its marks,
-made here alone. Tokens that are only marked otherwise are not encoded again.
+"""The key that names a stream: digests of everything that determines its tokens and, behind a dash, of its
+marks, made here alone. Tokens that are only marked otherwise are not encoded again.
 
 | part | where it is hashed |
 |---|---|
