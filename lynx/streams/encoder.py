@@ -73,13 +73,14 @@ class StreamEncoder(AdaptedBackbone):
     def stream(self, sense: str, source: Any, times: Tensor, key: str | None = None) -> Stream:
         """The stream of a sense in a recording at `times` (T,) seconds; its frames are thumbnails.
 
-        A stream that is still in `streams` is returned as it is. key: its `stream_key`, if that is known.
+        A stream that is still in `streams` is returned as it is, or with the placement and type embedding of
+        its sense by now. key: its `stream_key`, if that is known.
         Raises: MediaError, AdapterError: the source cannot be that sense.
         """
         with self.lock:
-            key = key or self.stream_key(sense, source, times)
-            if (kept := self.streams.get(key)) is not None:
-                return kept
+            name = (key or self.stream_key(sense, source, times)).partition("-")[0]
+            if (kept := self.streams.get(name)) is not None:
+                return self._marked(kept, name)
             # In parts: only one part of a long clip's full-size frames is in memory at a time.
             encoded, small = [], []
             total = len(times)  # of the video, which has one picture a moment
@@ -95,7 +96,7 @@ class StreamEncoder(AdaptedBackbone):
             )
             stream = self._placed(sense, whole, *join(encoded, len(small[0])))
             with suppress(ValueError):  # larger than the whole cache: not kept
-                self.streams[key] = stream
+                self.streams[name] = stream
             return stream
 
     def drop_kept(self, in_use: int) -> bool:
@@ -120,6 +121,13 @@ class StreamEncoder(AdaptedBackbone):
         """Frames (T, 3, H, W) uint8, of a video of so many in all -> what the tower takes (T', 3, h, w)."""
         backbone = self.backbone
         return backbone.video_pixels(frames, total) if sense == VIDEO else backbone.pixels(frames)
+
+    def _marked(self, stream: Stream, name: str) -> Stream:
+        """A kept stream with the placement and the type embedding that its sense has now."""
+        placement, embedding = self.placement(stream.sense), self.type_embedding(stream.sense)
+        if stream.placement != placement or stream.type_embedding is not embedding:
+            self.streams[name] = stream = replace(stream, placement=placement, type_embedding=embedding)
+        return stream
 
     def _placed(self, sense: str, frames: Frames, tokens: Tensor, layout: TokenLayout) -> Stream:
         """The stream of tokens (n, R): pooled, with their seconds, cells, placement and type embedding."""

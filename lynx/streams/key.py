@@ -1,10 +1,11 @@
-"""The key that names a stream: a digest of everything that determines its tokens, made here alone.
+"""The key that names a stream: digests of everything that determines its tokens and, behind a dash, of its
+marks, made here alone. Tokens that are only marked otherwise are not encoded again.
 
 | part | where it is hashed |
 |---|---|
 | media: the bytes of every file that the sense reads (`Modality.files`), or what is in memory | `media_key` |
 | backbone, precision, rendering, pooling, weights of the vision LoRA | `sense_digest` |
-| moments, placement, type embedding | `stream_key` |
+| the sense's name, moments; behind the dash placement and type embedding | `stream_key` |
 
 What a clip is made from, apart from how it is looked at, is told by `recording_digests`.
 
@@ -53,11 +54,12 @@ the file system's clock would not be noticed."""
 
 def stream_key(model: "AdaptedBackbone", sense: str, source: MediaSource, times: Tensor) -> str:
     """The name of the stream of a source at `times` (T,) seconds, as `model` would encode it now."""
-    digest = sense_digest(model, sense, sense=sense, placement=model.placement(sense), times=times.tolist())
+    digest = sense_digest(model, sense, sense=sense, times=times.tolist())
     _feed(digest, model.modality(sense).files, source)
+    marks = hashlib.blake2b(model.placement(sense).encode(), digest_size=8)
     if (embedding := model.type_embedding(sense)) is not None:
-        digest.update(tensor_bytes(embedding))
-    return digest.hexdigest()
+        marks.update(tensor_bytes(embedding))
+    return f"{digest.hexdigest()}-{marks.hexdigest()}"
 
 
 def sense_digest(model: "AdaptedBackbone", sense: str, /, **more: Any) -> "hashlib.blake2b":
