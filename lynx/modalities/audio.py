@@ -354,7 +354,7 @@ class Heard:
         for where, second, silent in (("begins", begins, times < begins), ("ends", ends, times >= ends)):
             if count := int(silent.sum()):
                 silence = f"{count} of {len(times)} moments {'is' if count == 1 else 'are'} silent"
-                notes += (f"the sound {where} at {second:.1f} s: {silence}",)
+                notes += (f"the sound {where} at {second:{'.1f' if second >= 1 else '.2g'}} s: {silence}",)
         return notes
 
 

@@ -35,7 +35,7 @@ class Layout:
         self.setup, self.backbones, self.examples, self.policy = setup, backbones, examples, policy
         self.chat = gr.State(Chat("", setup))
         gr.HTML(views.HEADER, elem_id="header")
-        self.hint = gr.HTML(views.hint(setup), elem_id="hint")
+        self.hint = gr.HTML(views.hint(setup, backbones), elem_id="hint")
         # three places of a grid, see style.css: on a phone they follow one another
         with gr.Row(elem_id="desk", equal_height=False):
             with gr.Column(min_width=0, elem_id="clip"):

@@ -58,7 +58,7 @@ class ModelPanel:
             ui.senses: gr.update(choices=choices, value=[sense.name for sense in senses]),
             ui.compare: gr.update(value=views.leave_out(senses), interactive=len(senses) > 1),
             ui.notice: "",
-            ui.hint: views.hint(setup, self.models.trained_on(setup)),
+            ui.hint: views.hint(setup, ui.backbones, self.models.trained_on(setup)),
             ui.model: gr.update(label=views.model_line(setup, senses)),
             **{place: gr.update(visible=kind in chat.places) for kind, place in ui.places.items()},
             # who loads two of one sense, here or when the app is started, keeps them

@@ -32,7 +32,7 @@ WORLD = "the miniature world"
 """What the adapters say they were trained on that sense the world of the embedded backbone."""
 HINT = """
 <div class="hint"><b>lynx-tiny knows only its miniature world</b> of colored shapes and {}.<span class="more">
-Other recordings need a real backbone, loaded below.</span></div>
+Other recordings need a real backbone{}.</span></div>
 """
 DEPTH = "Depth: maps, video or mesh"
 VIEWS = "Further views: videos"
@@ -79,15 +79,17 @@ DISTANCES = (
 """Columns of the table of distances: the figure, its title, its format."""
 
 
-def hint(setup: Setup, trained_on: Sequence[str] = ()) -> str:
+def hint(setup: Setup, backbones: Sequence[str], trained_on: Sequence[str] = ()) -> str:
     """What the embedded backbone cannot do; nothing for a real one.
 
-    trained_on: what the adapters say they were trained on.
+    backbones: those that the page offers. trained_on: what the adapters say they were trained on.
     """
     if setup.backbone != types.EMBEDDED:
         return ""
     more = [f"<b>{escape(data)}</b>" for data in trained_on if data != WORLD]
-    return HINT.format(", ".join(more) or "a few sounds")
+    others = any(name != types.EMBEDDED for name in backbones)
+    where = ", loaded below" if others else ", which is not offered here"
+    return HINT.format(", ".join(more) or "a few sounds", where)
 
 
 def backbone_choices(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -231,7 +231,7 @@ def test_sound_from_a_file_equals_sound_from_memory(tmp_path):
 
 def long_sound(path, seconds=60, loud=55):
     """Noise that is loud in the second `loud` alone."""
-    noise = np.random.default_rng(0).normal(0, 0.02, seconds * RATE).clip(-1, 1)
+    noise = np.random.default_rng(0).normal(0, 0.02, round(seconds * RATE)).clip(-1, 1)
     noise[loud * RATE : (loud + 1) * RATE] *= 10
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
@@ -274,6 +274,8 @@ def test_moments_without_sound_are_counted_in_a_note(tmp_path):
     later = Audio().render(path, 10.0 + sample_times(2.0, 4))
     assert not later.pixels.any() and later.notes == ("the sound ends at 4.0 s: 4 of 4 moments are silent",)
     assert list(Audio().parts(path, sample_times(8.0, 16), 4))[-1].notes == frames.notes
+    brief = Audio().render(long_sound(tmp_path / "brief.wav", 0.032, 1), sample_times(0.16, 4))
+    assert brief.notes == ("the sound ends at 0.032 s: 3 of 4 moments are silent",)
 
 
 def test_a_lone_sound_is_spread_over_its_own_length_and_a_clip_over_its_picture(tmp_path):

@@ -597,14 +597,15 @@ def test_an_adapter_says_which_words_it_has_often_been_taught(model, tmp_path, m
     model.backbone.words = frozenset({"what", "do", "bell", "drum"})
     once = replace(SHORT, steps=1)
     clips = [*sounds_alone(4), replace(sounds_alone(1)[0], id="rare", turns=(Turn("which ?", "bell"),))]
-    report = tune(model, "audio", clips, once, tmp_path, sampling=Sampling(replay_from="data"), progress=False)
+    further = {"sampling": Sampling(replay_from="data"), "progress": False}
+    report = tune(model, "audio", clips, once, tmp_path, **further)
     assert report["words"] == ["hear", "sound", "you"], "and no word that was met once"
     assert read_adapter_config(tmp_path).words == {"hear", "sound", "you"}
     model.backbone.words |= {"hear"}
-    further = {"sampling": Sampling(replay_from="data"), "progress": False}
-    report = tune(model, "audio", sounds_alone(4), replace(once, warm_start=True), tmp_path / "2", **further)
+    again = replace(once, warm_start=True)
+    report = tune(model, "audio", sounds_alone(4), again, tmp_path / "2", **further)
     assert report["words"] == ["sound", "you"]
-    assert model.adapter("audio").words == {"hear", "sound", "you"}, "with those of the tuning it goes on from"
+    assert model.adapter("audio").words == {"hear", "sound", "you"}, "those of the tuning before stay"
     tune(model, "audio", sounds_alone(2), once, tmp_path / "3", **further)
     assert model.adapter("audio").words == frozenset(), "a fresh LoRA was taught nothing else"
 

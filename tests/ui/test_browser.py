@@ -85,7 +85,7 @@ def files(tmp_path_factory):
                 again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
                 again.is_keyframe, again.stream = packet.is_keyframe, copy
                 target.mux(again)
-    with av.open(str(folder / "own.ts"), "w") as target:  # neither its name nor its codec means a thing to Chromium
+    with av.open(str(folder / "own.ts"), "w") as target:  # whose name and codec Chromium does not know
         stream = target.add_stream("mpeg2video", rate=25, width=160, height=120, pix_fmt="yuv420p")
         for picture in pixels.repeat_interleave(6, 0).permute(0, 2, 3, 1).contiguous().numpy():
             target.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
@@ -463,8 +463,9 @@ def test_a_file_is_read_whatever_this_browser_thinks_of_its_type(nonsense, open_
             const dropped = new DataTransfer();
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
             dropped.items.add(new File([bytes], name));
-            const place = document.querySelector("#video button.upload-container, #video button[aria-dropeffect]");
-            place.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true }));
+            const place = document.querySelector("#video :is(.upload-container, [aria-dropeffect])");
+            const drop = { dataTransfer: dropped, bubbles: true, cancelable: true };
+            place.dispatchEvent(new DragEvent("drop", drop));
         }""",
         ["dropped.ts", base64.b64encode((files / "own.ts").read_bytes()).decode()],
     )

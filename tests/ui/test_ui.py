@@ -1312,11 +1312,13 @@ def test_adapters_say_what_they_were_trained_on_and_how_good_they_are(page, worl
 
 
 def test_the_banner_speaks_of_the_adapters_that_are_loaded():
-    tiny = Setup()
-    assert "a few sounds" in views.hint(tiny, ("the miniature world",))
-    both = views.hint(tiny, ("the miniature world", "<i>whale</i> songs"))
+    tiny, offered = Setup(), ("lynx-tiny", "qwen2.5-vl-3b")
+    assert "a few sounds" in views.hint(tiny, offered, ("the miniature world",))
+    assert "backbone, loaded below" in views.hint(tiny, offered)
+    assert "backbone, which is not offered here" in views.hint(tiny, ("lynx-tiny",))
+    both = views.hint(tiny, offered, ("the miniature world", "<i>whale</i> songs"))
     assert "&lt;i&gt;whale&lt;/i&gt; songs" in both and "a few sounds" not in both
-    assert views.hint(Setup("qwen2.5-vl-3b"), ("the miniature world",)) == ""
+    assert views.hint(Setup("qwen2.5-vl-3b"), offered, ("the miniature world",)) == ""
 
 
 def test_an_answer_has_the_length_and_the_temperature_that_were_asked_for(page, setup, desk):
