@@ -1,6 +1,6 @@
 """What stage 3 without a cache costs: reading and drawing, a step, memory.
 
-    python -m benchmarks.streaming [--clips 2000] [--rounds 5] [--workers 1] [--threads 1]
+    python -m benchmarks.streaming [--clips 2000] [--rounds 3] [--workers 1] [--threads 1]
 
 Reading: clips a second that 0, 1 and 2 worker processes read and draw, video and sound, while nothing else
 is done; their start is not counted. Step: seconds of a training step whose clips `--workers` draw ahead,
@@ -10,7 +10,7 @@ process and its workers together (PSS: what they share counts once) while it tra
 The clips are scenes of the miniature world in H.264 and AAC, FILES of them under `--clips` names. The
 backbone has lynx-tiny's architecture and random weights. Seconds are of the wall, since the work is in
 several processes: it wants a quiet machine with `--threads` + `--workers` cores, where a step takes longer
-than its workers need for its clips (`reading_s` below `step_s`). About 4 minutes.
+than its workers need for its clips (`reading_s` below `step_s`). About 5 minutes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clips", type=int, default=2000, help="that are trained on in all")
-    parser.add_argument("--rounds", type=int, default=5, help="of reading, and of steps")
+    parser.add_argument("--rounds", type=int, default=3, help="of reading, and of steps")
     parser.add_argument("--workers", type=int, default=1, help="of the training")
     parser.add_argument("--threads", type=int, default=1, help="of the model")
     options = parser.parse_args()

@@ -71,7 +71,8 @@ class Backbone(ABC):
     """How many moments are looked at where neither the user nor the catalog nor the checkpoint says it."""
     frames_per_pass: ClassVar[int] = 16
     """Maximum number of frames that go through the tower at once, so that memory does not grow with the clip.
-    Even, since some families merge two frames; a frame's tokens depend on no frame of another pass."""
+    Even, since some families merge two frames; a frame's tokens depend on no other frames than those that it
+    is merged with, so that several clips may share a pass."""
 
     def __init__(
         self,

@@ -41,6 +41,12 @@ def _keeping(text: str) -> str:
     return text
 
 
+def _processes(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: give 0 or more")
+    return int(text)
+
+
 def _stage_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where the result is written")
     text = "YAML with options by name, such as the run.yaml of an earlier run; what is typed counts more"
@@ -49,7 +55,7 @@ def _stage_options(parser: Parser) -> None:
     parser.add_argument("--check", action="store_true", help=text)
     text = "processes that read and draw clips ahead of the steps that need them; 0: the one that trains "
     text += "(default: as many as there are cores left over, 4 at most; 0 where media are in memory or few)"
-    parser.add_argument("--workers", type=int, metavar="N", help=text)
+    parser.add_argument("--workers", type=_processes, metavar="N", help=text)
     data_options()(parser)
     model_options()(parser)
 

@@ -60,7 +60,7 @@ class ClipReader:
 
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers
-        self._processes = Workers(workers, decoder_threads=1)
+        self._processes = Workers(workers, threads=1)
         # each waits for one of the processes
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="clip reader")
         self._here = Lock()  # what no worker can draw is drawn one at a time

@@ -55,7 +55,9 @@ GRACE = 5
 MESHES_ARE_READ_BY = ("trimesh", "trimesh.ray.ray_pyembree")
 """Imported by a worker before its memory is limited, where they are installed."""
 decoder_threads = 0
-"""Threads of each of FFmpeg's decoders in this process; 0: as many as there are cores."""
+"""Threads of a decoder of FFmpeg in this process; 0: as many as there are cores."""
+BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that say how many threads numpy's library of linear algebra has."""
 
 
 class NotSent(pickle.PicklingError):
@@ -81,12 +83,12 @@ def separate() -> bool:
 class Workers:
     """Processes that answer calls, at most `most` at a time, each started when it is needed. Thread-safe.
 
-    max_bytes: of the memory that one may take beside its libraries; 0: no limit. decoder_threads: of FFmpeg
-    in each, 0: as many as there are cores.
+    max_bytes: of the memory that one may take beside its libraries; 0: no limit. threads: of FFmpeg and of
+    numpy in each, 0: as many as there are cores; torch has one.
     """
 
-    def __init__(self, most: int, max_bytes: int = 0, decoder_threads: int = 0) -> None:
-        self.most, self.max_bytes, self.decoder_threads = most, max_bytes, decoder_threads
+    def __init__(self, most: int, max_bytes: int = 0, threads: int = 0) -> None:
+        self.most, self.max_bytes, self.threads = most, max_bytes, threads
         self.possible = resource is not None
         self.forget()
 
@@ -100,12 +102,14 @@ class Workers:
 
     def call(self, function: Callable[..., T], args: tuple[Any, ...], about: str, seconds: float) -> T:
         """As the module's `call`. Raises: NotSent: these cannot be pickled, or not be found there."""
+        if not self.possible:
+            return function(*args)
         with self._free:
             with self._lock:  # the last used one, which may still hold this file
                 worker = self._idle.pop() if self._idle else None
             if worker is None or not worker.alive:
                 try:
-                    worker = _Connection(self.max_bytes, self.decoder_threads)
+                    worker = _Connection(self.max_bytes, self.threads)
                 except OSError as error:
                     logger.warning("no worker can be started (%s): files are read in this process", error)
                     self.possible = False
@@ -119,7 +123,9 @@ class Workers:
             finally:
                 with self._lock:
                     self._busy.remove(worker)
-                    if worker.alive:
+                    if self._closed:
+                        worker.end()
+                    elif worker.alive:
                         self._idle.append(worker)
 
     def close(self) -> None:
@@ -136,13 +142,14 @@ class Workers:
 class _Connection:
     """One worker, as its parent has it. Raises OSError if there can be none, MediaError if it is slow."""
 
-    def __init__(self, max_bytes: int, decoder_threads: int) -> None:
+    def __init__(self, max_bytes: int, threads: int) -> None:
         self.max_bytes = max_bytes
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         known = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         known |= {"CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "2"}  # one a thread is 64 MB each
+        known |= dict.fromkeys(BLAS, str(threads)) if threads else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lynx.media.worker", str(max_bytes), str(decoder_threads)],
+            [sys.executable, "-m", "lynx.media.worker", str(max_bytes), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | known,

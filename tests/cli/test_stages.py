@@ -51,8 +51,18 @@ def test_tuning_is_measured_on_held_out_clips_of_its_own_or_of_another_file(data
     again = [*words[:3], "--out", str(out), "--config", str(run), "--json"]
     assert main(again) == 0, "finished already, by the options it has saved"
     assert json.loads(capsys.readouterr().out)["run"] == report["run"]
-    assert main([*words, "--val-share", "0.25", "--keep-best"]) == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == 3
+    more = ["--val-share", "0.25", "--keep-best", "--cache", "off", "--cache-dir", str(out), "--workers"]
+    assert main([*words, *more, "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["examples"], report["encoded"], report["cache"]) == (3, 0, "off")
+    assert "workers: 1" in run.read_text()
+
+
+@pytest.mark.parametrize("stage", ["guide", "align", "tune"])
+def test_workers_are_a_number_of_processes(stage, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([stage, "--out", "out", "--workers", "-1"])
+    assert "'-1' is no number of processes" in capsys.readouterr().err
 
 
 def test_options_that_would_do_nothing_are_refused_before_anything_is_read(data, out, capsys):

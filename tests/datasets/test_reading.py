@@ -178,3 +178,8 @@ def test_how_many_workers_there_are(files, monkeypatch, asked, many, device, pro
         assert reader.workers == 0, "media in memory are there already"
     with clip_reader(None, open_data("world", n=1), 1000, GPU) as reader:
         assert reader.workers == reading.MOST, "those of the world are drawn when they are looked at"
+
+
+def test_a_negative_number_of_workers_is_refused(files):
+    with pytest.raises(DataError, match="workers is -1; it must be at least 0"):
+        clip_reader(-1, files, 1, CPU).__enter__()

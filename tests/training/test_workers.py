@@ -41,7 +41,7 @@ def test_tuning_without_a_cache_has_the_same_bits_whoever_draws_and_wherever_it_
     given = {"sampling": Sampling(drop_modality=0.3, conversation=0.5, drop_video=0.2), "progress": False}
     given |= {"validation": Validation(val_share=0.3, val_every=2), "cache": "off"}
     models, reports = {}, {}
-    for count in (0, 1, 2):
+    for count in (0, 2):
         models[count] = stages.small_model_with(folder)
         out = tmp_path / f"{count}"
         reports[count] = tune(models[count], "audio", files, config, out, workers=count, **given)
@@ -54,7 +54,7 @@ def test_tuning_without_a_cache_has_the_same_bits_whoever_draws_and_wherever_it_
     assert len(rows(tmp_path / "resumed")) == 3 and not stages.clip_workers()
     assert (tmp_path / "resumed" / "training" / "tune" / "checkpoint.safetensors").exists()
     reports["resumed"] = tune(*again, workers=1, **given)
-    for name in (1, 2, "resumed"):
+    for name in (2, "resumed"):  # by two workers, then by one
         assert rows(tmp_path / f"{name}") == rows(tmp_path / "0")
         assert same_weights(models[0], models[name], "audio_llm")
         assert reports[name]["damage"] == reports[0]["damage"] and reports[name]["cache"] == "off"
