@@ -21,7 +21,7 @@ def evaluate(
     accuracy, chance, n: of the questions of a recording's first type, which name it. by_type: of every type.
     confusion: what the recordings of each name were taken for, and how often.
     """
-    processes = Processes(model.backbone.device)
+    processes = Processes()
     mine: dict[int, list[tuple[Turn, str]]] = {}  # by the recording's number
     for number in processes.share(range(len(examples))):
         example, answered = examples[number], []

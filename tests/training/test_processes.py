@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,9 +201,8 @@ def fit_by_command(folder: Path, stop_at: int | None) -> None:
 
 
 def test_an_error_in_one_process_ends_all_and_one_goes_on_where_two_were(tmp_path):
-    begun = time.monotonic()
-    done = launch(script(tmp_path, "fit_by_command(Path(sys.argv[1]), 5)"))
-    assert done.returncode != 0 and time.monotonic() - begun < 60
+    done = launch(script(tmp_path, "fit_by_command(Path(sys.argv[1]), 5)"))  # in less than its timeout
+    assert done.returncode != 0
     assert "process 1: clip 3 is damaged" in done.stderr
     assert "process 0: " not in done.stderr or "process 0: another process has ended" in done.stderr
     with pytest.raises(DataError, match=r"other settings \(accumulate times processes 2 -> 3\)"):
