@@ -102,7 +102,7 @@ def checkpoint(name: str) -> Path:
     family = families.FAMILIES[row.family]
     words = family.tokenizer(size=row.geometry["text_config"]["vocab_size"])
     config, small = AutoConfig.for_model(row.family, **row.geometry), family.model(words, tied=False).config
-    for key in ("image_token_id", "video_token_id"):
+    for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
         if hasattr(small, key):
             setattr(config, key, getattr(small, key))
     config.text_config.eos_token_id, config.text_config.bos_token_id = words.eos_token_id, None

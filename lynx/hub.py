@@ -28,6 +28,9 @@ from lynx.errors import AdapterError, writing
 
 logger = logging.getLogger(__name__)
 
+InvalidField = errors.StrictDataclassError
+"""What transformers raises of a configuration with a value of another type."""
+
 CACHE = str(HF_HUB_CACHE)
 """Folder of the Hub's cache."""
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -53,6 +52,7 @@ _DESCRIPTION = ("config.json", *_PROCESSORS, "lynx_tiny.json")
 """Files from which sizes, tokens and memory are read."""
 _REFUSALS = (
     OSError, ImportError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    hub.InvalidField,
 )  # fmt: skip
 """What stock code raises of values that it does not expect."""
 _CHECKPOINT = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors", FAMILIAR_FILE)
@@ -145,7 +145,7 @@ def _explain(problem: str) -> Iterator[None]:
     except SafetensorError as error:
         advice = "a file of its weights is damaged or cut off, copy or download it again"
         raise BackboneError(f"{problem}: {advice} ({error})") from error
-    except (*_REFUSALS, StrictDataclassError) as error:
+    except _REFUSALS as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -86,18 +86,15 @@ def verify(
 
     adapters: that are switched on and off; without any, a random one. video: a clip; one is drawn where not
     given. progress: called with each check's name before it begins.
-    Raises: LynxError: the backbone, an adapter or the clip cannot be loaded at all.
+    Raises: LynxError: the backbone or the clip cannot be read; an adapter that cannot is a check that fails.
     """
     begin, before = time.perf_counter(), used_bytes()
     with peak_bytes() as peak:
         model = Lynx(lynx.backbones.load_backbone(source, precision, device))
         run = _Run(model, str(source), video if video is not None else drawn_clip(), precision, device)
-        checks = []
-        for name, check in run.checks(tuple(adapters)).items():
-            progress(name)
-            checks.append(Check(name, *_tried(check)))
-    progress("decoding")  # behind the peak, since the bandwidth is measured with a gigabyte
-    checks.append(Check("decoding", *_tried(run.speed)))
+        checks = _all_of(run.checks(), progress)
+    # Behind the peak: the estimate is without adapters, and the bandwidth is measured with a gigabyte.
+    checks += _all_of({**run.switches(adapters), "decoding": run.speed}, progress)
     checks.append(Check("memory", *run.memory(peak[0] - before)))
     environment = {name: _version(name) for name in PACKAGES} | {
         "python": platform.python_version(), "system": platform.platform(terse=True),
@@ -145,9 +142,8 @@ class _Run:
             return "int8" if config.load_in_8bit else "nf4"
         return "fp32" if self.backbone.dtype == torch.float32 else "bf16"
 
-    def checks(self, adapters: tuple[str | Path, ...]) -> dict[str, Callable[[], tuple[str, str]]]:
-        """All but those of speed and memory, by name, adapters last of what can fail."""
-        switched = {f"adapter {each} on and off": partial(self.adapter, each) for each in adapters}
+    def checks(self) -> dict[str, Callable[[], tuple[str, str]]]:
+        """Those of the backbone alone, by name."""
         return {
             "weights": self.weights,
             "LoRA targets": self.targets,
@@ -156,9 +152,14 @@ class _Run:
             "no adapter: an answer": self.answer,
             "no adapter: a second turn": self.second_turn,
             "attention rows": self.rows,
-            **(switched or {"an adapter on and off": partial(self.adapter, None)}),
             DESCRIBE: self.says,
         }
+
+    def switches(self, adapters: Sequence[str | Path]) -> dict[str, Callable[[], tuple[str, str]]]:
+        """Those of adapters, by name; of a random one where there are none."""
+        if not adapters:
+            return {"an adapter on and off": partial(self.adapter, None)}
+        return {f"adapter {each} on and off": partial(self.adapter, each) for each in adapters}
 
     def weights(self) -> tuple[str, str]:
         """None missing, which loading has checked, and none that has no place."""
@@ -387,6 +388,17 @@ def bandwidth(device: torch.device) -> float:
         float((block @ vector)[0])
         best = max(best, block.nbytes / (time.perf_counter() - start))
     return best
+
+
+def _all_of(
+    checks: dict[str, Callable[[], tuple[str, str]]], progress: Callable[[str], object]
+) -> list[Check]:
+    """Their outcomes, in this order."""
+    found = []
+    for name, check in checks.items():
+        progress(name)
+        found.append(Check(name, *_tried(check)))
+    return found
 
 
 def _tried(check: Callable[[], tuple[str, str]]) -> tuple[str, str]:

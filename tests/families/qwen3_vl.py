@@ -37,7 +37,8 @@ class SmallQwen3VL(SmallQwen25VL):
         return Qwen3VLForConditionalGeneration(config)
 
     def stock_media(self, backbone, video):
-        patches, grid = patchify(backbone.video_pixels(video.pixels))
+        side = backbone.model.config.vision_config.patch_size
+        patches, grid = patchify(backbone.video_pixels(video.pixels), side)
         pads = "<|video_pad|>" * (len(patches) // 4 // int(grid[0, 0]))
         times = video.times.tolist()
         times += times[-1:] * (len(times) % 2)
