@@ -54,12 +54,10 @@ def main() -> None:
     if options.peak:
         print(json.dumps(peak_of(options.source, options.frames, options.peak)))
         return
-    figures: dict[str, Any] = {}
     if options.only != "attribution":
-        figures["recording"] = recording_costs(options.tokens, options.rounds)
+        report("evidence", recording=recording_costs(options.tokens, options.rounds))
     if options.only != "recording":
-        figures["attribution"] = attribution_costs(options.rounds, options.frames, options.answers)
-    report("evidence", **figures)
+        report("evidence", attribution=attribution_costs(options.rounds, options.frames, options.answers))
 
 
 # --- recording attention --------------------------------------------------------------------------

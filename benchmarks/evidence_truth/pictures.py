@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from benchmarks.evidence_truth.measures import on_cells
-from benchmarks.evidence_truth.questions import TYPES, Case, ask_task, tasks
+from benchmarks.evidence_truth.questions import TYPES, Case, ask_task, load, tasks
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION
 from lynx.visualization.interface_chart import require_matplotlib
 
@@ -48,8 +48,6 @@ def draw_plot(figures: dict[str, Any], path: Path) -> None:
 def draw_examples(seed: int, folder: Path) -> None:
     """A picture for a question of each sense: the frames, the heat of attention and that of attribution, each
     with the truth's outline. They are the first right answers of the seed."""
-    from benchmarks.evidence_truth.run import load
-
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks(len(TYPES["picture"]), seed, list(TYPES)):
         if task.type in EXAMPLES:

@@ -1,10 +1,16 @@
-"""The questions that are measured: each task asks one type, about clips that no other task looks at."""
+"""The questions that are measured, and the model that is asked: each task asks one type, about clips that no
+other task looks at."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import torch
+
+import lynx
+from benchmarks import ROOT
 from lynx.evidence.evidence import Evidence
 from lynx.model import Lynx
 from lynx.session import Session
@@ -16,6 +22,7 @@ from lynx.world.questions.asking import Asked, ask_instances
 from lynx.world.questions.types import QUESTION_TYPES
 from lynx.world.scene.scene import COLORS, Scene, draw_scene, scene_rng
 
+ADAPTERS = ("audio", "depth", "high_fps", "multi_view")
 SPLIT = "test"
 USE = 103
 """Last part of the questions' seeds: they are independent of training's and of other evaluations'."""
@@ -43,6 +50,13 @@ TYPES: Mapping[str, tuple[str, ...]] = {
 }
 PATIENCE = 60
 """Clips looked at for one question before its type's answers need no longer be balanced."""
+
+
+@lru_cache(maxsize=1)
+def load() -> Lynx:
+    """The model with the adapters of all four senses, as a user has it."""
+    torch.set_num_threads(1)
+    return lynx.load("lynx-tiny", [ROOT / "adapters" / sense for sense in ADAPTERS])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import lynx
-from benchmarks import ROOT
 from benchmarks.evidence_truth.maps import COSTLY, all_maps
 from benchmarks.evidence_truth.measures import curves, mass, needed_nats, on_cells, pointing
-from benchmarks.evidence_truth.questions import Case, Task, ask_task
+from benchmarks.evidence_truth.questions import Case, Task, ask_task, load
 from benchmarks.evidence_truth.sanity import agreement, follow
 from lynx.evidence.methods import ATTENTION, ATTRIBUTION
 from lynx.model import Lynx
@@ -28,7 +25,6 @@ from lynx.types import VIDEO
 from lynx.world.places import Places
 from lynx.world.scene.scene import Item
 
-ADAPTERS = ("audio", "depth", "high_fps", "multi_view")
 CURVES = (ATTRIBUTION, ATTENTION, "gradient_x_attention", "hiding")
 Row = dict[str, Any]
 
@@ -41,13 +37,6 @@ class Plan:
     costly: int
     curves: int
     checks: int
-
-
-@lru_cache(maxsize=1)
-def load() -> Lynx:
-    """The model with the adapters of all four senses, as a user has it."""
-    torch.set_num_threads(1)
-    return lynx.load("lynx-tiny", [ROOT / "adapters" / sense for sense in ADAPTERS])
 
 
 def run_all(work: Sequence[Task], plan: Plan, folder: Path, workers: int) -> dict[Task, list[Row]]:

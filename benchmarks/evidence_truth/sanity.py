@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.evidence_truth.measures import mass, on_cells, pointing
-from benchmarks.evidence_truth.questions import Case, open_session
+from benchmarks.evidence_truth.questions import Case, load, open_session
 from lynx.evidence.evidence import Evidence
 from lynx.evidence.integrated_gradients import integrated_gradients
 from lynx.evidence.methods import ATTRIBUTION
@@ -69,9 +69,7 @@ def agreement(model: Lynx, evidence: Evidence, needed: Sequence[str]) -> dict[st
 @lru_cache(maxsize=1)
 def _drawn_model() -> Lynx:
     """The same model with an LLM drawn anew."""
-    from benchmarks.evidence_truth import run
-
-    model = run.load.__wrapped__()
+    model = load.__wrapped__()
     draw_anew(model)
     return model
 

@@ -148,11 +148,12 @@ def open_examples(
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
     used: Sequence[str] | None = None,
     folder: Path | None = None,
+    asks: bool = True,
 ) -> Any:
     """The examples that `data_options` ask for, source by source; `senses` of each by its name.
 
     All their recordings are opened once. used: as these senses; None: as all. folder: where it is written
-    which of them are damaged.
+    which of them are damaged. asks: whether their questions are of use.
 
     Raises DataError for a source of two paths, for a fold to hold out that none of several sources has, and
     for more damaged recordings than may be left out.
@@ -182,7 +183,7 @@ def open_examples(
     examples = parts[0] if len(parts) == 1 else [example for part in parts for example in part]
     if getattr(options, "check", False):
         return examples  # damaged ones too: they are to be listed
-    return usable(examples, used, options.skip_damaged, folder)
+    return usable(examples, used, options.skip_damaged, folder, asks)
 
 
 def rendering_option(text: str) -> Declare:

@@ -111,7 +111,7 @@ def _guide(options: Options) -> Result | str:
     """Stage 1: gather the statistics of the token interface over reference videos."""
     from lynx.training.guidance import guide
 
-    examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
+    examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent, asks=False)
     if options.check:
         return _checked(options, examples, (), asks=False)
     with writing(options.out, DataError):  # found out now, not after hours
@@ -147,7 +147,8 @@ def _align(options: Options) -> Result | str:
         examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
         return _checked(options, examples, (options.modality,), asks=False)
     guidance = Guidance.load(options.guidance)  # before the data is looked through
-    examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
+    alone = (options.modality,)
+    examples = open_examples(options, senses=lambda name: alone, folder=options.out, asks=False)
     model = load_model(options)
     report = align(model, sense, examples, guidance, config, options.out, name=options.name, watch=watch)
     save_values(options.out / "training" / "align" / RUN, options.given)

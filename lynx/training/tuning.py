@@ -263,13 +263,19 @@ def tune(
             adapter = model.adapter(name)  # figures that were measured are those of its former weights
             before = model.tuned_on.get(name) if config.warm_start else None
             model.tuned_on[name] = found.tuned_on | (before or TunedOn())
-            described = {**adapter.training, "data": data, "tune": report}
+            described = _described(adapter.training, data, report)
             model.adapters[name] = replace(adapter, training=described, metrics={})
             if run.accelerator.is_main_process:
                 save_adapter(model, name, folder, run=out_dir)
         run.finish()
         undo.pop_all()
     return report
+
+
+def _described(training: Mapping[str, Any], data: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter says of its training once it is tuned; data: on what, where that is known."""
+    kept = {name: value for name, value in training.items() if name != "data"}
+    return {**kept, **({"data": data} if data else {}), "tune": report}
 
 
 def _load_finished(model: Lynx, named: Mapping[str, Path], run: str) -> None:

@@ -9,8 +9,7 @@ import torch
 from benchmarks import ROOT
 from benchmarks.evidence_truth.maps import all_maps, merged, record_layers, relevance, rollout
 from benchmarks.evidence_truth.measures import area, mass, needed_nats, pointing
-from benchmarks.evidence_truth.questions import TYPES, ask_task, tasks
-from benchmarks.evidence_truth.run import load
+from benchmarks.evidence_truth.questions import TYPES, ask_task, load, tasks
 from benchmarks.evidence_truth.sanity import spearman
 from benchmarks.evidence_truth.summary import mean_interval, wilson
 
