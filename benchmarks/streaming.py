@@ -127,7 +127,7 @@ class Training:
         from lynx.training.questions import training_clip
         from lynx.training.stream_cache import StreamCache
         from lynx.training.trainer import Trainer
-        from lynx.training.tuning import TuningLoss
+        from lynx.training.tuning_loss import TuningLoss
         from lynx.world.pretraining.model import build_backbone, save_backbone
 
         save_backbone(*build_backbone(0), folder / "backbone", {})
@@ -193,7 +193,7 @@ class Training:
 
     def answer(self, *batch: Any) -> None:
         """A step of the LLM alone: forward, backward and optimizer, which moves other weights."""
-        from lynx.training.tuning import answer_loss
+        from lynx.training.tuning_loss import answer_loss
 
         weights = list(self.trainer.weights.values())
         for weight in weights:

@@ -43,7 +43,7 @@ def measure(folder: Path, clips: int, rounds: int) -> dict[str, object]:
     from lynx.training.questions import training_clip
     from lynx.training.stream_cache import StreamCache
     from lynx.training.trainer import Trainer, seed_of
-    from lynx.training.tuning import TuningLoss, answer_loss
+    from lynx.training.tuning_loss import TuningLoss, answer_loss
     from lynx.world.pretraining.model import build_backbone, save_backbone
 
     save_backbone(*build_backbone(0), folder / "backbone", {})

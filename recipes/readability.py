@@ -27,7 +27,7 @@ from lynx.modalities.multi_view import MultiView
 from lynx.model import Lynx
 from lynx.training.alignment import align
 from lynx.training.packing import Packer
-from lynx.training.tuning import answer_loss
+from lynx.training.tuning_loss import answer_loss
 
 FOLDER = ROOT / "runs" / "readability"
 SENSES: dict[str, tuple[Modality, str]] = {

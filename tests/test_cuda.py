@@ -138,13 +138,13 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     for model in (whole, broken):
         random_adapter(model, "audio", parts=("vision",))
     tune(whole, "audio", stages.clips(5), config, tmp_path / "whole", progress=False)
-    losses = iter([lynx.training.tuning.answer_loss] * 3)
+    losses = iter([lynx.training.tuning_loss.answer_loss] * 3)
 
     def three_times(*given):
         return next(losses)(*given)
 
     with monkeypatch.context() as patch, pytest.raises(StopIteration):
-        patch.setattr(lynx.training.tuning, "answer_loss", three_times)
+        patch.setattr(lynx.training.tuning_loss, "answer_loss", three_times)
         tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
     tune(broken, "audio", stages.clips(5), config, tmp_path / "broken", progress=False)
     weights = broken.lora.tensors("audio_llm")

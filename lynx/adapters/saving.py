@@ -111,14 +111,19 @@ def save_metrics(folder: Path, name: str, figures: Mapping[str, Any]) -> None:
         shown = {name: _json_value(figures)}
         adapter = replace(adapter, metrics={k: v for k, v in adapter.metrics.items() if k != name} | shown)
         curves = [place for place in CURVES.values() if (folder / place).is_file()]
-        text = json.dumps({"format": FORMAT, **asdict(adapter)}, indent=2) + "\n"
-        for file, content in (
-            (CONFIG, text),
-            ("README.md", model_card(adapter, _place(folder, adapter.name), curves)),
-        ):
-            half = folder / f".{file}.half"
-            half.write_text(content, encoding="utf-8")
-            os.replace(half, folder / file)
+        texts = {
+            CONFIG: json.dumps({"format": FORMAT, **asdict(adapter)}, indent=2) + "\n",
+            "README.md": model_card(adapter, _place(folder, adapter.name), curves),
+        }
+        halves = {folder / name: folder / f".{name}.half" for name in texts}
+        try:
+            for half, text in zip(halves.values(), texts.values(), strict=True):
+                half.write_text(text, encoding="utf-8")
+            for place, half in halves.items():
+                os.replace(half, place)
+        finally:
+            for half in halves.values():
+                half.unlink(missing_ok=True)
     except OSError as error:
         raise AdapterError(f"cannot write the figures to {folder}: {error}") from error
 

@@ -1,5 +1,6 @@
 """`lynx eval`: the benchmarks, one's own data, the miniature world, labeled recordings."""
 
+import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,14 @@ from lynx.cli.registry import (
     option,
     parser_of,
     progress,
+    show,
     table,
 )
 from lynx.cli.run_config import as_words
 from lynx.config import LIMITS
-from lynx.errors import DataError
+from lynx.errors import AdapterError, DataError
+
+logger = logging.getLogger(__name__)
 
 
 def _run_options(samples: str) -> Declare:
@@ -84,8 +88,11 @@ UNNAMED = ("out", "resume", "card", "adapter", "data")
 """Options that a card's command does not say, or says by the last part of their paths."""
 
 
-def _put_on_card(options: Options, name: str, data: Path, figures: Result) -> None:
-    """Write figures into the one adapter's folder, under the command that made them."""
+def _put_on_card(options: Options, name: str, data: Path, figures: Result, result: Result | str) -> None:
+    """Write figures into the one adapter's folder, under the command that made them.
+
+    Raises: AdapterError: it cannot be written; then the command's result is printed before.
+    """
     from lynx.adapters.model_card import COMMAND
     from lynx.adapters.saving import save_metrics
 
@@ -97,7 +104,11 @@ def _put_on_card(options: Options, name: str, data: Path, figures: Result) -> No
     command = shlex.join(["lynx", "eval", name, *where, "--adapter", folder.name, *words])
     title = " ".join(["eval", name, data.name, *(f"without {sense}" for sense in said.get("without", ()))])
     title = "".join(filter(str.isprintable, title))[: LIMITS.max_json_name]
-    save_metrics(folder, title, {COMMAND: command, **figures})
+    try:
+        save_metrics(folder, title, {COMMAND: command, **figures})
+    except AdapterError:
+        show(result)
+        raise
 
 
 def _benchmark_name(parser: Parser) -> None:
@@ -159,7 +170,7 @@ def _eval_benchmark(options: Options) -> Result:
     with progress("clips") as tell:
         report = run.evaluate(model, setting, options.without, options.out, options.resume, tell)
     if options.card:
-        _put_on_card(options, benchmark.name, options.data, for_card(report))
+        _put_on_card(options, benchmark.name, options.data, for_card(report), report)
     return report
 
 
@@ -199,9 +210,11 @@ def _eval_jsonl(options: Options) -> Result | str:
         report = compare_own(
             model, examples, setting, options.out, options.resume, tell, options.n, options.seed
         )
+    told = "\n".join([table(side_by_side(report["scores"])), *remarks(report)])
+    result = report if options.json else told
     if options.card:
-        _put_on_card(options, "jsonl", options.file, for_card(report))
-    return report if options.json else "\n".join([table(side_by_side(report["scores"])), *remarks(report)])
+        _put_on_card(options, "jsonl", options.file, for_card(report), result)
+    return result
 
 
 def _checked_media(options: Options, examples: Any) -> Result:
@@ -258,9 +271,15 @@ def _eval_world(options: Options) -> Result:
 def _eval_recordings(options: Options) -> Result:
     """Ask a chat what the recordings held out, or all, are: accuracy, chance, what is taken for what."""
     from lynx.evaluation.recordings import evaluate
+    from lynx.evaluation.runner import senses_of
+    from lynx.evaluation.tuned_on import overlap_of_recordings, warnings_of
 
     # without --held-out the whole folder, which should then not have been trained on
     examples = open_examples(options, split="test" if options.held_out else "train")
     model = load_model(options, "sounds")
     with progress("recordings") as tell:
-        return {"held_out": options.held_out, **evaluate(model, examples, tell)}
+        report = {"held_out": options.held_out, **evaluate(model, examples, tell)}
+    report |= overlap_of_recordings(model, examples, senses_of(model))
+    for warning in warnings_of(report):
+        logger.warning("%s", warning)
+    return report

@@ -148,11 +148,12 @@ def open_examples(
     senses: Callable[[str], tuple[str, ...] | None] = lambda name: None,
     used: Sequence[str] | None = None,
     folder: Path | None = None,
+    asks: bool = True,
 ) -> Any:
     """The examples that `data_options` ask for, source by source; `senses` of each by its name.
 
     All their recordings are opened once, by one process for all. used: as these senses; None: as all.
-    folder: where it is written which of them are damaged.
+    folder: where it is written which of them are damaged. asks: whether their questions are of use.
 
     Raises DataError for a source of two paths, for a fold to hold out that none of several sources has, and
     for more damaged recordings than may be left out.
@@ -185,7 +186,7 @@ def open_examples(
         return examples  # damaged ones too: they are to be listed
     if not isinstance(examples, list):  # nothing to look at
         return examples
-    return Processes().once(lambda: usable(examples, used, options.skip_damaged, folder))
+    return Processes().once(lambda: usable(examples, used, options.skip_damaged, folder, asks))
 
 
 def rendering_option(text: str) -> Declare:

@@ -121,7 +121,7 @@ def _guide(options: Options) -> Result | str:
     from lynx.training.guidance import guide
     from lynx.training.processes import Processes
 
-    examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent)
+    examples = open_examples(options, senses=lambda name: ("video",), folder=options.out.parent, asks=False)
     if options.check:
         return _checked(options, examples, (), asks=False)
     with writing(options.out, DataError):  # found out now, not after hours
@@ -158,7 +158,8 @@ def _align(options: Options) -> Result | str:
         examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
         return _checked(options, examples, (options.modality,), asks=False)
     guidance = Guidance.load(options.guidance)  # before the data is looked through
-    examples = open_examples(options, senses=lambda name: (options.modality,), folder=options.out)
+    alone = (options.modality,)
+    examples = open_examples(options, senses=lambda name: alone, folder=options.out, asks=False)
     model = load_model(options)
     more = {"name": options.name, "watch": watch, "workers": options.workers}
     report = align(model, sense, examples, guidance, config, options.out, **more)

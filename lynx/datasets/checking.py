@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,18 +84,20 @@ def usable(
     senses: Sequence[str] | None = None,
     tolerance: Tolerance | None = None,
     folder: Path | None = None,
+    asks: bool = True,
     progress: bool = True,
 ) -> Sequence[Example]:
     """The examples whose recordings can be read, where no more are damaged than `tolerance` allows: none.
 
     senses: those of their media that will be used; None: all. folder: where the list of what is damaged goes,
-    as `damaged.json`, or `skipped.json` if the rest is returned.
+    as `damaged.json`, or `skipped.json` if the rest is returned. asks: whether their questions are of use.
     Raises: DataError: too much is damaged; it says what.
     """
     if not isinstance(examples, list):  # made when they are asked for, such as the world's
         return examples
     check = find_damaged(examples, senses, progress)
-    logger.info("%s", summarize(examples, check))
+    summary = summarize(examples, check)
+    logger.info("%s", summary if asks else replace(summary, questions=0, elsewhere=0))
     damaged, recordings = check.damaged, check.recordings
     if folder is not None:
         for name in LISTS:  # of an earlier run
@@ -165,7 +167,8 @@ class Summary:
 
     def __str__(self) -> str:
         media = ", ".join(f"{count} with {sense}" for sense, count in self.media.items())
-        text = f"{self.examples} examples ({media}), {self.hours:.2f} h, {self.questions} questions"
+        text = f"{self.examples} examples ({media}), {self.hours:.2f} h"
+        text += f", {self.questions} questions" * bool(self.questions)
         if self.elsewhere:
             text += f", {self.elsewhere} of them about a sense that their example does not have"
         return text

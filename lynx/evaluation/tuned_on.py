@@ -32,15 +32,27 @@ def tuning_role(model: Lynx, example: Example, senses: Sequence[str]) -> str:
 def overlap(model: Lynx, predictions: Iterable[Prediction], senses: Sequence[str]) -> dict[str, Any]:
     """For a report: questions about recordings that were tuned on, and about ones that were held out while
     tuning; the adapters that do not say what they were tuned on."""
-    tuned = [name for name in _adapters(model, senses) if model.llm_loras(name)]
-    unsaid = [name for name in tuned if name not in model.tuned_on]
-    return {TUNED_ON: counted(predictions), NO_RECORD: unsaid}
+    return {TUNED_ON: counted(predictions), NO_RECORD: _unsaid(model, senses)}
+
+
+def overlap_of_recordings(model: Lynx, examples: Iterable[Example], senses: Sequence[str]) -> dict[str, Any]:
+    """The same of recordings that are asked one question each."""
+    found = Counter(tuning_role(model, example, senses) for example in examples)
+    return {TUNED_ON: _in_order(found), NO_RECORD: _unsaid(model, senses)}
 
 
 def counted(predictions: Iterable[Prediction]) -> dict[str, int]:
     """How many questions are about recordings of each kind, where that is known."""
-    found = Counter({each.answered.id: each.answered.tuned_on for each in predictions}.values())
-    return {role: found[role] for role in (TRAINED, HELD_OUT, NEW)}
+    return _in_order(Counter({each.answered.id: each.answered.tuned_on for each in predictions}.values()))
+
+
+def _in_order(found: Mapping[str, int]) -> dict[str, int]:
+    return {role: found.get(role, 0) for role in (TRAINED, HELD_OUT, NEW)}
+
+
+def _unsaid(model: Lynx, senses: Sequence[str]) -> list[str]:
+    tuned = [name for name in _adapters(model, senses) if model.llm_loras(name)]
+    return [name for name in tuned if name not in model.tuned_on]
 
 
 def warnings_of(report: Mapping[str, Any]) -> list[str]:

@@ -35,9 +35,10 @@ class Processes:
     """
 
     def __init__(self, device: torch.device = CPU, alone: bool = False) -> None:
-        if not alone and dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
+        launched = dist.is_available() and not alone
+        if launched and dist.is_torchelastic_launched() and not dist.is_initialized():
             join(device)
-        several = not alone and dist.is_available() and dist.is_initialized()
+        several = launched and dist.is_initialized()
         self.device = device
         self.index, self.count = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 

@@ -14,7 +14,7 @@ import torch
 from lynx.datasets.base import Example, Turn
 from lynx.datasets.clips import naming
 from lynx.model import Lynx
-from lynx.training.tuning import Batch
+from lynx.training.tuning_loss import Batch
 from recipes.real_sounds.data import ANIMAL, ANIMALS, AUDIO, CLASSES, DIGIT, DIGITS, SOUND
 from recipes.real_sounds.training import RegularizedLoss
 

@@ -21,7 +21,8 @@ from lynx.model import Lynx
 from lynx.training.packing import Packed
 from lynx.training.questions import needs_new_sense
 from lynx.training.trainer import Trainer, warmup_cosine
-from lynx.training.tuning import TuningLoss, answer_loss, tune
+from lynx.training.tuning import tune
+from lynx.training.tuning_loss import TuningLoss, answer_loss
 from lynx.types import Stream
 from recipes.real_sounds.mixup import WeightedClip, mixed
 

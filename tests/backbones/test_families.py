@@ -29,7 +29,8 @@ from lynx.model import Lynx
 from lynx.training.alignment import AlignmentLoss, align
 from lynx.training.guidance import guide
 from lynx.training.packing import IGNORE, Packer
-from lynx.training.tuning import answer_loss, tune
+from lynx.training.tuning import tune
+from lynx.training.tuning_loss import answer_loss
 from lynx.types import Prompt, sample_times
 
 QUESTION = [{"role": "user", "content": "what is it ?"}]

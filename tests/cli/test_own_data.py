@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -82,6 +83,18 @@ def test_a_card_needs_an_adapter_of_ones_own_and_a_run(place, capsys):
     ):
         assert main(["eval", "jsonl", "val.jsonl", "--card", *more]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_figures_that_cannot_be_put_on_the_card_are_told_and_the_card_stays(root, place, capsys):
+    adapter = shutil.copytree(root / "adapters" / "audio", place / "mine")
+    before = [(adapter / name).read_bytes() for name in ("lynx_config.json", "README.md")]
+    words = ["eval", "jsonl", "val.jsonl", "--adapter", "mine", "--frames", "2", "--max-new-tokens", "1"]
+    (adapter / ".README.md.half").mkdir()  # in the way of the second of the two files
+    assert main([*words, "--n", "1", "--card"]) == 1
+    out = capsys.readouterr()
+    assert "cannot write the figures to mine" in out.err and out.out.startswith("metric")
+    assert [(adapter / name).read_bytes() for name in ("lynx_config.json", "README.md")] == before
+    assert not (adapter / ".lynx_config.json.half").exists()
 
 
 def test_a_check_of_questions_opens_their_recordings_and_reads_their_words(place, capsys):

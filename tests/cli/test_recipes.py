@@ -143,7 +143,7 @@ def test_a_recipe_of_the_paper_runs_to_its_scores_and_its_card(tmp_path, capsys)
     words += [word for change in (*SMALL, "eval.frames=2") for word in ("--set", change)]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)["eval avqa"]
-    assert found["tuned_on"] == {"trained": 3, "held_out": 0, "new": 0}, "the clips of both splits are the same"
+    assert found["tuned_on"] == {"trained": 3, "held_out": 0, "new": 0}, "both splits are of the same clips"
     card = (tmp_path / "out" / "adapter" / "README.md").read_text()
     assert "### eval avqa data" in card and "3 questions are about recordings that the adapter was" in card
     assert main(words) == 0, "it goes on from where it was, which is its end"

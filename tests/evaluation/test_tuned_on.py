@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import wave
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,13 @@ from safetensors.torch import save_file
 
 from lynx.adapters.format import inspect_adapter
 from lynx.adapters.tuned_on import TUNED_ON_FILE, TunedOn
+from lynx.cli.main import main
 from lynx.config import TuneConfig
 from lynx.datasets.base import Example
 from lynx.errors import AdapterError
 from lynx.evaluation.own_data import compare_own, for_card, remarks
 from lynx.evaluation.runner import Setting
+from lynx.streams.key import recording_digests
 from lynx.training.options import Validation
 from lynx.training.tuning import tune
 
@@ -117,6 +120,23 @@ def test_a_damaged_record_is_refused(folder, tmp_path, tensors, said):
         inspect_adapter(copy)
     (copy / TUNED_ON_FILE).unlink()
     inspect_adapter(copy)
+
+
+def test_labelled_recordings_are_known_again_by_the_command_that_asks_about_them(folder, tmp_path, capsys):
+    sounds = tmp_path / "sounds"
+    for pitch, name in enumerate(("bell", "drum")):
+        (sounds / name).mkdir(parents=True)
+        with wave.open(str(sounds / name / "1-a.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 8000, "NONE", ""))
+            file.writeframes(bytes([0, 0, pitch, 40]) * 4000)
+    copy = shutil.copytree(folder / "audio", tmp_path / "audio")
+    TunedOn(recording_digests({"audio": sounds / "bell/1-a.wav"})).save(copy / TUNED_ON_FILE)
+    words = ["eval", "recordings", "--data", "labelled", str(sounds), "--adapter", str(copy)]
+    assert main([*words, "--backbone", str(folder / "backbone0"), "--json"]) == 0
+    out = capsys.readouterr()
+    report = json.loads(out.out)
+    assert report["tuned_on"] == {"trained": 1, "held_out": 0, "new": 1} and report["no_record"] == []
+    assert "1 questions are about recordings that the adapter was tuned on" in out.err
 
 
 def test_roles():

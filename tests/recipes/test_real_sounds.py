@@ -19,7 +19,7 @@ from lynx.evaluation.recordings import evaluate
 from lynx.media.audio import read_audio
 from lynx.training.questions import training_clip
 from lynx.training.stream_cache import StreamCache
-from lynx.training.tuning import answer_loss
+from lynx.training.tuning_loss import answer_loss
 from lynx.types import Stream
 from lynx.world.pretraining.text import REAL_SOUNDS, vocabulary
 from recipes.real_sounds import crossvalidation

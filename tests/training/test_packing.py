@@ -8,9 +8,7 @@ from torch.nn import functional as F
 
 from lynx.datasets.base import Turn
 from lynx.training.packing import IGNORE, Packer, attention_mask, shared_length
-from lynx.training.tuning import (
-    answer_loss,
-)
+from lynx.training.tuning_loss import answer_loss
 
 
 def alone(model, streams, turn):

@@ -29,7 +29,8 @@ from lynx.training.questions import (
     training_data,
 )
 from lynx.training.stream_cache import StreamCache
-from lynx.training.tuning import HeldOutLoss, TuningLoss, answer_loss, tune
+from lynx.training.tuning import tune
+from lynx.training.tuning_loss import HeldOutLoss, TuningLoss, answer_loss
 from lynx.types import Moments, sample_times
 
 SHORT = TuneConfig(
@@ -272,9 +273,9 @@ class Killed:
     """The loss of a run that ends in its n-th step, like a process that is killed."""
 
     def __init__(self, monkeypatch, steps):
-        import lynx.training.tuning
+        import lynx.training.tuning_loss
 
-        whole, self.steps = lynx.training.tuning.answer_loss, steps
+        whole, self.steps = lynx.training.tuning_loss.answer_loss, steps
 
         def loss(*arguments):
             self.steps -= 1
@@ -282,7 +283,7 @@ class Killed:
                 raise KeyboardInterrupt
             return whole(*arguments)
 
-        monkeypatch.setattr(lynx.training.tuning, "answer_loss", loss)
+        monkeypatch.setattr(lynx.training.tuning_loss, "answer_loss", loss)
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(folder, model, tmp_path, monkeypatch):

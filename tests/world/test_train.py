@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from lynx.errors import DataError
 from lynx.training.packing import Packer
-from lynx.training.tuning import answer_loss
+from lynx.training.tuning_loss import answer_loss
 from lynx.world.dataset import frame_numbers
 from lynx.world.pretraining.batches import SCENES, joint_batch, text_batch, vision_batch
 from lynx.world.pretraining.loop import MuonAdamW, Phase

@@ -24,7 +24,7 @@ from lynx.datasets.sources import open_data
 from lynx.errors import DataError
 from lynx.model import Lynx, load
 from lynx.training.packing import Packer
-from lynx.training.tuning import answer_loss
+from lynx.training.tuning_loss import answer_loss
 from lynx.types import VIDEO, Stream, sample_times
 from lynx.world.pretraining.batches import joint_batch, text_batch, vision_batch
 from lynx.world.pretraining.dense import DenseHeads, accuracy
