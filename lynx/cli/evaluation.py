@@ -95,6 +95,7 @@ def _put_on_card(options: Options, name: str, data: Path, figures: Result, resul
     """
     from lynx.adapters.model_card import COMMAND
     from lynx.adapters.saving import save_metrics
+    from lynx.training.processes import Processes
 
     folder = Path(options.adapter[0])
     where = [data.name] if name == "jsonl" else ["--data", data.name]
@@ -105,7 +106,7 @@ def _put_on_card(options: Options, name: str, data: Path, figures: Result, resul
     title = " ".join(["eval", name, data.name, *(f"without {sense}" for sense in said.get("without", ()))])
     title = "".join(filter(str.isprintable, title))[: LIMITS.max_json_name]
     try:
-        save_metrics(folder, title, {COMMAND: command, **figures})
+        Processes().once(lambda: save_metrics(folder, title, {COMMAND: command, **figures}))
     except AdapterError:
         show(result)
         raise

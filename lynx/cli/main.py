@@ -22,7 +22,7 @@ from lynx.cli import (  # noqa: F401  they register
     stages,
     world,
 )
-from lynx.cli.registry import COMMANDS, Command, Result, parse
+from lynx.cli.registry import COMMANDS, Command, Result, parse, speaks
 from lynx.errors import LynxError
 
 EXAMPLES = (
@@ -63,13 +63,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(chosen: Command, options: argparse.Namespace) -> None:
     """Run a command and print its result, where several processes run it by the first alone."""
-    if several := int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from lynx.backbones.quantization import pick_device
         from lynx.training.processes import join
 
         join(pick_device(getattr(options, "device", "auto")))
     result = chosen.run(options)
-    if (result or options.json) and not (several and int(os.environ.get("RANK", "0"))):
+    if (result or options.json) and speaks():
         if options.json:
             print(json.dumps(result, default=str))
         else:
@@ -84,7 +84,7 @@ def _set_logging(verbose: bool) -> None:
     has found and where it goes on is said everywhere.
     """
     for name in ("lynx.training", "lynx.datasets"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.INFO if speaks() else logging.WARNING)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         return

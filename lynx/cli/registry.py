@@ -5,6 +5,7 @@ What a command needs is imported when it runs: `lynx --help` costs no torch.
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -277,9 +278,15 @@ def _own_adapter(sense: str, backbone: str) -> Path | None:
     return folder if len(embedded) == 1 else None
 
 
+def speaks() -> bool:
+    """Whether this process prints: the first of those that a launcher started together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def show(result: Result | str) -> None:
     """Print a result before an error that it explains."""
-    print(result if isinstance(result, str) else json.dumps(result, default=str))
+    if speaks():
+        print(result if isinstance(result, str) else json.dumps(result, default=str))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

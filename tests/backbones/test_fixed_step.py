@@ -240,7 +240,9 @@ def test_the_script_for_a_gpu_runs_small_without_one_and_says_so(monkeypatch, ca
     gpu.main()
     out, err = capsys.readouterr()
     cases = json.loads(out)["cases"]
-    assert list(cases) == ["small, fp32", "small, nf4"] and "no CUDA device here" in err
+    names = ("llava-onevision-0.5b", "llava-onevision-7b", "qwen3-vl-2b", "smolvlm2-500m")
+    assert list(cases) == [f"{name}, {precision}" for precision in ("fp32", "nf4") for name in names]
+    assert "no CUDA device here" in err
     for case in cases.values():
         assert case["fixed_steps"] == "2 in use, 0 captured" and case["weights_gb_a_token"] > 0
         assert len(case["arms"]) == 5
