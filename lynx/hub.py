@@ -224,7 +224,7 @@ def _explained(repo: str, revision: str | None, failed: str) -> Iterator[None]:
             reason = "it cannot be reached, and the cache holds only a part: download it again with a network"
         elif is_offline_mode():
             reason = "offline (HF_HUB_OFFLINE), and that revision is not in the cache: "
-            reason += "download it with a network"
+            reason += f"download it with a network (hf download {repo})"
         elif isinstance(error, errors.LocalEntryNotFoundError | errors.HTTPError) and status is None:
             reason = "it cannot be reached, and the cache does not have it: check the id and the network"
         else:

@@ -16,7 +16,7 @@ from lynx import compat
 from lynx.backbones.attention import PACKED
 from lynx.backbones.base import Backbone
 from lynx.backbones.sizes import VisionSizes
-from lynx.errors import BackboneError
+from lynx.errors import MediaError
 from lynx.types import PLACEMENTS, Stream, TokenLayout
 
 
@@ -88,12 +88,12 @@ class Qwen25VL(Backbone):
     def video_size(self, size: tuple[int, int], frames: int) -> tuple[int, int]:
         """(height, width) that a frame of so many gets, of a video of that size, as stock has it.
 
-        Raises: BackboneError: stock refuses such a shape.
+        Raises: MediaError: stock refuses such a shape.
         """
         try:
             return self._stock_size(size, frames)
         except ValueError as error:
-            raise BackboneError(
+            raise MediaError(
                 f"the video's frames are {size[1]} x {size[0]} pixels, which {self.source} does not take "
                 f"({error}): give a video that is cropped or padded to a shape less narrow"
             ) from error

@@ -164,7 +164,7 @@ def _eval_benchmark(options: Options) -> Result:
         benchmark, options.data, options.split, options.prompt, n=options.n, seed=options.seed
     )
     if options.check:
-        return run.check()
+        return _checked(options, run.check())
     setting = replace(_setting(options, benchmark.max_new_tokens), choose=options.choose)
     run.dataset.files(run.folder, run.split or run.dataset.evaluated)  # found out before a model is loaded
     model = load_model(options)
@@ -204,7 +204,8 @@ def _eval_jsonl(options: Options) -> Result | str:
     lenient = options.check or options.allow_missing
     examples = open_data("jsonl", options.file, missing=lenient)
     if options.check:
-        return check(examples, questions_of(examples)) | _checked_media(options, examples)
+        found = check(examples, questions_of(examples)) | _checked_media(options, examples)
+        return _checked(options, found)
     model = load_model(options)
     setting = _setting(options, options.max_new_tokens)
     with progress("clips") as tell:
@@ -216,6 +217,16 @@ def _eval_jsonl(options: Options) -> Result | str:
     if options.card:
         _put_on_card(options, "jsonl", options.file, for_card(report), result)
     return result
+
+
+def _checked(options: Options, found: Result) -> Result:
+    """What `--check` prints. Raises: DataError: the run would end at media that are missing or damaged."""
+    counts = {"missing": found["media"]["missing"], "damaged": len(found.get("damaged", ()))}
+    if any(counts.values()) and not options.allow_missing:
+        show(found)
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        raise DataError(f"media: {told}; --allow-missing goes on, and counts their questions as wrong")
+    return found
 
 
 def _checked_media(options: Options, examples: Any) -> Result:

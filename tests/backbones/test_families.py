@@ -24,7 +24,7 @@ from lynx.backbones.attention import recording
 from lynx.backbones.memory import checkpointed
 from lynx.config import AlignConfig, GuideConfig, LoraSettings, Sampling, TuneConfig
 from lynx.datasets.base import Example, Turn
-from lynx.errors import DataError
+from lynx.errors import DataError, MediaError
 from lynx.model import Lynx
 from lynx.training.alignment import AlignmentLoss, align
 from lynx.training.guidance import guide
@@ -84,11 +84,11 @@ def test_a_clip_of_any_shape_has_as_many_tokens_as_were_counted_or_is_refused_in
     backbone, video = model.backbone, clip(*shape)
     if kind.startswith("qwen") and max(shape[1:]) > 200 * min(shape[1:]):
         said = rf"frames are {shape[2]} x {shape[1]} pixels.*smaller than 200.*cropped or padded"
-        with pytest.raises(BackboneError, match=said):
+        with pytest.raises(MediaError, match=said):
             backbone.tokens(shape[0], shape[1:])
-        with pytest.raises(BackboneError, match=said):
+        with pytest.raises(MediaError, match=said):
             backbone.video_pixels(video.pixels)
-        with pytest.raises(BackboneError, match=said):
+        with pytest.raises(MediaError, match=said):
             model.chat(video=video, frames=shape[0])
     else:
         chat = model.chat(video=video, frames=shape[0])

@@ -102,8 +102,11 @@ def test_a_check_of_questions_opens_their_recordings_and_reads_their_words(place
     said = {"question": "what ?", "answers": ["a dachshund barking", "a barking dog"]}
     row = {"media": {"video": "IMG_0005.mp4"}, "turns": [said]}
     (place / "val.jsonl").write_text(json.dumps(row))
-    assert main(["eval", "jsonl", "val.jsonl", "--check", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert main(["eval", "jsonl", "val.jsonl", "--check", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert "media: 1 damaged; --allow-missing" in err
+    found = json.loads(out)
+    assert main(["eval", "jsonl", "val.jsonl", "--check", "--allow-missing"]) == 0
     assert found["cannot_say"] == {"barking": 1} and "IMG_0005.mp4" in found["damaged"][0]
     (place / "none.jsonl").write_text(json.dumps({"media": {"video": "IMG_0001.mp4"}}))
     assert main(["eval", "jsonl", "none.jsonl", "--check"]) == 1
