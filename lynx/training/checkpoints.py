@@ -1,18 +1,48 @@
-"""Checkpoints of a run: safetensors with metadata. The newest has one name, older ones are named by step."""
+"""Checkpoints of a run: safetensors with metadata. The newest has one name, older ones are named by step.
+
+A folder has one run at a time: a second one would mix its log with the first one's.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lynx.errors import DataError, writing
+from lynx.training.processes import Processes
 
 CHECKPOINT = "checkpoint.safetensors"
 OLDER = "checkpoint-*.safetensors"
+LOCK = ".lock"
+"""The file that a run holds while it writes to its folder; of one that is killed the system lets go."""
+
+
+@contextmanager
+def one_run(folder: Path, processes: Processes) -> Iterator[None]:
+    """Inside the `with` these processes alone write to the folder. Raises: DataError: another run does."""
+    lock = FileLock(folder / LOCK)
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(
+                f"another run is writing to {folder}: wait until it has ended, or give another --out"
+            ) from error
+        except NotImplementedError:  # of a disk that has no locks
+            pass
+
+    processes.once(take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Checkpoints:

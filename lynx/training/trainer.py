@@ -24,7 +24,7 @@ from lynx import compat
 from lynx.adapters.format import CONFIG, current_folder, read_adapter_config
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError, writing
-from lynx.training.checkpoints import Checkpoints
+from lynx.training.checkpoints import Checkpoints, one_run
 from lynx.training.options import NO_TRACKER, Watch
 from lynx.training.processes import Processes
 from lynx.training.run_log import RunLog
@@ -195,11 +195,15 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step; returns the report, with the means of the last tenth of the steps.
 
-        Raises: DataError: the folder holds the checkpoint of another run. AdapterError: a weight of a LoRA
-        gets no gradient, or the loss is not finite.
+        Raises: DataError: the folder holds the checkpoint of another run, or another run is writing there.
+        AdapterError: a weight of a LoRA gets no gradient, or the loss is not finite.
         """
         with writing(self.folder, DataError):
             self.folder.mkdir(parents=True, exist_ok=True)
+        with one_run(self.folder, self.processes):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         start = self._resume() if self.config.resume else 0
         main = self.processes.main
         if main and not start:

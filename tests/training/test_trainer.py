@@ -13,6 +13,7 @@ import stages
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
+from filelock import FileLock
 from fits import CONFIG, POINTS, Fit, Judged, rows
 from launched import PATHS
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from lynx.backbones.memory import checkpointed
 from lynx.config import TrainConfig
 from lynx.errors import AdapterError, DataError
+from lynx.training.checkpoints import LOCK
 from lynx.training.options import Watch
 from lynx.training.trainer import VECTOR_RATE, Order, Trainer, seed_of, seeded, warmup_cosine
 
@@ -164,6 +166,17 @@ def test_a_finished_run_leaves_its_log_and_no_checkpoint(tmp_path):
     assert report["parameters"] == 3 * 4 + 2 * 3
     assert (report["modules"], report["steps"], report["batch"]) == (1, 7, 2)
     assert report["last"]["loss"] == rows(tmp_path)[-1]["loss"]
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    lock = FileLock(tmp_path / LOCK)
+    with lock:
+        with pytest.raises(DataError, match="another run is writing to .*wait until it has ended"):
+            Fit().trainer(tmp_path).run()
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    Fit().trainer(tmp_path).run()
+    with lock.acquire(timeout=0):  # it is free again
+        assert len(rows(tmp_path)) == CONFIG.steps
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
