@@ -93,14 +93,13 @@ def download(
 
 def _measured(repo: str, revision: str | None, names: Sequence[str], max_bytes: int) -> bool:
     """Whether the Hub can be asked how large these files are. Raises: AdapterError: more than the most."""
-    api = huggingface_hub.HfApi()
-    try:
-        files = list(api.list_repo_tree(repo, recursive=True, revision=revision))
+    try:  # one request; a listing of the repository is tried again for half a minute where nobody answers
+        files = huggingface_hub.HfApi().get_paths_info(repo, list(names), revision=revision)
     except errors.HfHubHTTPError:  # an answer, and a refusal
         raise
     except (errors.HTTPError, ConnectionError):
         return False
-    size = sum(getattr(file, "size", 0) for file in files if file.path in names)
+    size = sum(getattr(file, "size", 0) for file in files)
     if size > max_bytes:
         found, most = amount(size, "bytes"), amount(max_bytes, "bytes")
         raise AdapterError(f"{repo!r} has {found} on the Hub: at most {most} of an adapter are fetched here")

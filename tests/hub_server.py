@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 OWNER, READER = "hf_of_the_owner", "hf_of_somebody_else"  # tokens
 
@@ -69,6 +69,10 @@ class Hub:
         files = self.find(token, repo, revision)[1].items()
         return [{"type": "file", "path": k, "size": len(v), "oid": git_blob(v)} for k, v in files]
 
+    def paths(self, token: str, body: bytes, repo: str, revision: str) -> Any:
+        asked = parse_qs(body.decode())["paths"]
+        return [file for file in self.tree(token, body, repo, revision) if file["path"] in asked]
+
     def resolve(self, token: str, body: bytes, repo: str, revision: str, name: str) -> bytes:
         files = self.find(token, repo, revision)[1]
         if name not in files or name in self.lost:
@@ -107,6 +111,7 @@ REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
 ROUTES = {
     rf"/api/models/{REPO}(/revision/{REVISION})?": Hub.info,
     rf"/api/models/{REPO}/tree/{REVISION}": Hub.tree,
+    rf"/api/models/{REPO}/paths-info/{REVISION}": Hub.paths,
     rf"/{REPO}/resolve/{REVISION}/(?P<name>.+)": Hub.resolve,
     rf"/api/models/{REPO}/(?P<action>preupload|commit)/main": Hub.write,
     r"/api/(repos/)?(?P<action>create|validate-yaml)": Hub.write,
