@@ -36,6 +36,8 @@ FRAMES, BATCH, QUESTIONS = 8, 4, 4
 """Frames of a clip, clips of a step, questions of a clip."""
 BLOCK, SKIPPED = 10, 2
 """Steps that are timed in a row, and those before them, whose clips were drawn while nothing was done."""
+READ = 256
+"""Clips that are read in a round, at most: several seconds, of which the wait for the last one is little."""
 WINDOW = 100
 """Clips over which memory is averaged: behind the first so many, and the last ones."""
 SENSES = ("video", "audio")
@@ -91,7 +93,7 @@ def reading(examples: Sequence[Example], rounds: int) -> dict[str, Any]:
     from lynx.modalities import get
 
     senses = {sense: get(sense)() for sense in SENSES}
-    drawings = [Drawing(senses, example, FRAMES) for example in examples[: 4 * FILES]]
+    drawings = [Drawing(senses, example, FRAMES) for example in examples[:READ]]
     speeds: dict[int, list[float]] = {0: [], 1: [], 2: []}
     readers = {count: ClipReader(count) for count in speeds}
 
