@@ -1,5 +1,6 @@
 """What the tests of the three stages share: a small random backbone and a few clips of noise."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def clips(n: int, senses: tuple[str, ...] = ("video", "audio"), seed: int = 0) -
     """`n` clips of 2 s: noise to see, a tone of one of two pitches to hear, and questions about both."""
     generator = torch.Generator().manual_seed(seed)
     return [_clip(i, senses, generator) for i in range(n)]
+
+
+def written(place: Path, n: int, question: str = "what sound ?", answer: str = "bell") -> list[str]:
+    """The clips as files of a folder; returns their rows of a .jsonl, each with a question about sound."""
+    rows = []
+    for example in clips(n):
+        name = f"{example.id}.mp4"
+        write_video(place / name, example.media["video"].pixels, 2, example.media["audio"])
+        turn = {"question": question, "answer": answer, "senses": ["audio"]}
+        media = {"video": name, "audio": name}
+        rows.append(json.dumps({"id": example.id, "media": media, "turns": [turn]}))
+    return rows
 
 
 def _clip(i: int, senses: tuple[str, ...], generator: torch.Generator) -> Example:

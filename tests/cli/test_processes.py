@@ -6,11 +6,10 @@ from pathlib import Path
 import layouts
 import pytest
 from launched import launch
-from stages import clips
+from stages import written
 
 from lynx.cli.main import main
 from lynx.cli.registry import COMMANDS, parse
-from lynx.media.writer import write_video
 
 RECIPE = """
 backbone: lynx-tiny
@@ -28,12 +27,7 @@ TWICE = ["--set", "align.accumulate=2", "--set", "tune.accumulate=2"]
 def folder(tmp_path_factory):
     """Four clips with a question each, a recipe, a benchmark."""
     place = tmp_path_factory.mktemp("data")
-    rows = []
-    for example in clips(4):
-        write_video(place / f"{example.id}.mp4", example.media["video"].pixels, 2, example.media["audio"])
-        turn = {"question": "which sound do you hear ?", "answer": "a bell", "senses": ["audio"]}
-        media = {"video": f"{example.id}.mp4", "audio": f"{example.id}.mp4"}
-        rows.append(json.dumps({"id": example.id, "media": media, "turns": [turn]}))
+    rows = written(place, 4, "which sound do you hear ?", "a bell")
     (place / "train.jsonl").write_text("\n".join(rows))
     (place / "recipe.yaml").write_text(RECIPE)
     layouts.music_avqa(place / "music")

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import layouts
 import pytest
-from stages import clips
+from stages import written
 
 from lynx.cli.main import main
 from lynx.cli.recipes import planned, read_recipe
 from lynx.config import AlignConfig, TuneConfig
 from lynx.errors import DataError
-from lynx.media.writer import write_video
 
 PAPER = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))
 RECIPE = """
@@ -27,12 +26,7 @@ tune: {data: [[jsonl, "{data}/train.jsonl"]], frames: 2, steps: 2, rank: 2, batc
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("data")
-    rows = []
-    for example in clips(3):
-        write_video(place / f"{example.id}.mp4", example.media["video"].pixels, 2, example.media["audio"])
-        turn = {"question": "what sound ?", "answer": "bell", "senses": ["audio"]}
-        media = {"video": f"{example.id}.mp4", "audio": f"{example.id}.mp4"}
-        rows.append(json.dumps({"id": example.id, "media": media, "turns": [turn]}))
+    rows = written(place, 3)
     (place / "train.jsonl").write_text("\n".join(rows))
     (place / "recipe.yaml").write_text(RECIPE)
     return place

@@ -5,10 +5,9 @@ import json
 import shutil
 
 import pytest
-from stages import clips
+from stages import written
 
 from lynx.cli.main import main
-from lynx.media.writer import write_video
 
 SHORT = ("--frames", "2", "--rank", "2", "--batch-size", "2", "--replay-from", "data", "--json")
 
@@ -17,12 +16,7 @@ SHORT = ("--frames", "2", "--rank", "2", "--batch-size", "2", "--replay-from", "
 def data(tmp_path_factory):
     """Six clips in train.jsonl, two of them in val.jsonl as well, and an adapter that is not aligned."""
     place = tmp_path_factory.mktemp("data")
-    rows = []
-    for example in clips(6):
-        write_video(place / f"{example.id}.mp4", example.media["video"].pixels, 2, example.media["audio"])
-        turn = {"question": "what sound ?", "answer": "bell", "senses": ["audio"]}
-        media = {"video": f"{example.id}.mp4", "audio": f"{example.id}.mp4"}
-        rows.append(json.dumps({"id": example.id, "media": media, "turns": [turn]}))
+    rows = written(place, 6)
     (place / "train.jsonl").write_text("\n".join(rows[:4]))
     (place / "val.jsonl").write_text("\n".join(rows[4:]))
     guidance = str(place / "guidance.safetensors")
