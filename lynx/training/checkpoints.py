@@ -4,6 +4,7 @@ A folder has one run at a time: a second one would mix its log with the first on
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 from lynx.errors import DataError, writing
 from lynx.training.processes import Processes
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.safetensors"
 OLDER = "checkpoint-*.safetensors"
 LOCK = ".lock"
@@ -29,14 +32,15 @@ def one_run(folder: Path, processes: Processes) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
 
     def take() -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DataError(
-                f"another run is writing to {folder}: wait until it has ended, or give another --out"
-            ) from error
-        except NotImplementedError:  # of a disk that has no locks
-            pass
+        with writing(folder, DataError):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise DataError(
+                    f"another run is writing to {folder}: wait until it has ended, or give another --out"
+                ) from error
+            except NotImplementedError:  # of a disk that has no locks
+                logger.warning("%s cannot be locked: start no second run there meanwhile", folder)
 
     processes.once(take)
     try:

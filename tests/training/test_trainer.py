@@ -179,6 +179,12 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         assert len(rows(tmp_path)) == CONFIG.steps
 
 
+def test_a_folder_whose_lock_cannot_be_taken_is_one_sentence(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(DataError, match="cannot write .*is there room"):
+        Fit().trainer(tmp_path).run()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     Fit().trainer(tmp_path).run()
     with pytest.raises(DataError, match=r"other settings \(lr 0.05 -> 0.1\).*--no-resume"):
